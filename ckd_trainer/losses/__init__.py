@@ -1,0 +1,24 @@
+"""Distillation losses: tensors in, scalar out; nothing here knows a model, a trainer or a task."""
+
+from ckd_trainer.losses.geometry import Gram, gram
+from ckd_trainer.losses.logits import classification_logit_loss, regression_logit_loss, span_logit_loss
+from ckd_trainer.losses.relations import (
+    contextual_relation_losses,
+    layer_gram,
+    pair_loss,
+    triple_loss,
+    word_gram,
+)
+
+__all__ = [
+    "Gram",
+    "classification_logit_loss",
+    "contextual_relation_losses",
+    "gram",
+    "layer_gram",
+    "pair_loss",
+    "regression_logit_loss",
+    "span_logit_loss",
+    "triple_loss",
+    "word_gram",
+]

@@ -1,0 +1,68 @@
+"""Soft targets: the teacher's logits as what the student should say (Hinton et al. 2015)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def classification_logit_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, scale_by_temperature: bool = True
+) -> Tensor:
+    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), mean over examples.
+
+    Args:
+        student_logits, teacher_logits: (batch, labels).
+        temperature: T, above 0.
+        scale_by_temperature: False drops the T^2, as the CKD authors' code does.
+
+    Returns:
+        a scalar.
+    """
+    log_student = (_float(student_logits) / temperature).log_softmax(-1)
+    log_teacher = (_float(teacher_logits) / temperature).log_softmax(-1)
+    loss = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return loss * temperature**2 if scale_by_temperature else loss
+
+
+def regression_logit_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """mse(z_S / T, z_T / T), mean over examples; logits are (batch, 1)."""
+    return F.mse_loss(_float(student_logits) / temperature, _float(teacher_logits) / temperature)
+
+
+def span_logit_loss(
+    student_start: Tensor,
+    student_end: Tensor,
+    teacher_start: Tensor,
+    teacher_end: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    scale_by_temperature: bool = True,
+) -> Tensor:
+    """Mean of the classification loss over start positions and over end positions.
+
+    Args:
+        student_start, student_end, teacher_start, teacher_end: (batch, length).
+        mask: (batch, length), true or 1 where an answer may start or end; other positions do not count.
+    """
+    losses = [
+        classification_logit_loss(
+            _among(student, mask),
+            _among(teacher, mask),
+            temperature=temperature,
+            scale_by_temperature=scale_by_temperature,
+        )
+        for student, teacher in ((student_start, teacher_start), (student_end, teacher_end))
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+def _float(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _among(logits: Tensor, mask: Tensor) -> Tensor:
+    # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN; a quarter of the
+    # smallest number leaves room for the division by the temperature and for the softmax.
+    logits = _float(logits)
+    return logits.masked_fill(~mask.bool(), torch.finfo(logits.dtype).min / 4)
