@@ -1,0 +1,261 @@
+"""The options of the scripts, as dataclasses for `HfArgumentParser`.
+
+Each `help` text is the documentation of its option. What a value alone can tell (ranges, combinations) is checked
+here; what needs data or models is checked where those are loaded. Everything not listed here is a field of
+`transformers.TrainingArguments`.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ckd_trainer.errors import InputError
+from ckd_trainer.layer_mapping import parse_layer_mapping
+
+DISTANCES = {"cosine": ("kl",), "l2": ("l1", "mse", "smooth_l1")}  # distance -> the losses that compare it
+
+
+def _option(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class CKDArguments:
+    """What is distilled, and with which weight.
+
+    The training loss is `(1 - alpha) task + alpha logits + wr_distance_weight WR-distance + wr_angle_weight WR-angle
+    + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`. With `alpha` 0 and all weights 0 the student is
+    fine-tuned without a teacher (the control run).
+
+    Example::
+
+        CKDArguments(alpha=0.9, temperature=3.0, wr_distance_weight=1.0, wr_angle_weight=10.0)
+    """
+
+    # alpha and temperature: the middle of the published settings; all four weights 1: no term is preferred.
+    alpha: float = _option(
+        0.7, "Weight of the teacher's logits, in [0, 1]; the task loss on the labels has weight 1 - alpha."
+    )
+    temperature: float = _option(3.0, "Softens the logits of teacher and student before they are compared; above 0.")
+    scale_by_temperature: bool = _option(
+        True,
+        "Multiply the classification logit loss by temperature squared, so that its gradient does not shrink with the "
+        "temperature (Hinton et al. 2015). false: as in the CKD authors' code.",
+    )
+    wr_distance_weight: float = _option(
+        1.0, "Weight of the word relation's distances (pairs of tokens); 0 turns it off."
+    )
+    wr_angle_weight: float = _option(1.0, "Weight of the word relation's angles (triples of tokens); 0 turns it off.")
+    ltr_distance_weight: float = _option(
+        1.0, "Weight of the layer-transforming relation's distances (pairs of layers); 0 turns it off."
+    )
+    ltr_angle_weight: float = _option(
+        1.0, "Weight of the layer-transforming relation's angles (triples of layers); 0 turns it off."
+    )
+    # Window 21: Park et al. 2021, section 4.
+    window_size: int | None = _option(
+        21,
+        "Tokens around each token (itself in the middle, so an odd number) whose angles are compared; none for all "
+        "tokens of the text.",
+    )
+    distance: Literal["cosine", "l2"] = _option(
+        "cosine", "How far two hidden states are apart: cosine, or l2 for the squared Euclidean distance."
+    )
+    distance_loss: Literal["kl", "l1", "mse", "smooth_l1"] = _option(
+        "kl",
+        "Compares the distances of teacher and student: kl with distance cosine (softmax over the other items); l1, "
+        "mse or smooth_l1 with distance l2.",
+    )
+    normalize_distances: bool = _option(
+        False,
+        "Divide l2 distances by their mean over the pairs of a set that are apart, for teacher and student each.",
+    )
+    angle_loss: Literal["mse", "l1", "smooth_l1"] = _option("mse", "Compares the cosines of the angles.")
+    relation_temperature: float = _option(
+        1.0, "Divides the cosines before the softmax of distance_loss kl; above 0 (1 in the paper)."
+    )
+    wr_layer_mapping: str = _option(
+        "emb+skip",
+        "Which student and teacher layers the word relation matches: skip, emb+skip, last, final, emb, emb+final, "
+        "triple, uniform, or pairs STUDENT:TEACHER such as 0:0,1:2,3:6 (0 is the embedding output).",
+    )
+    ltr_layer_mapping: str = _option(
+        "emb+skip",
+        "Which layers the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}, but it is a share of the loss: give a number from 0 to 1.")
+        for name in ("temperature", "relation_temperature"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value}, but logits are divided by it: give a number above 0.")
+        for name in ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+        if self.window_size is not None and (self.window_size < 1 or self.window_size % 2 == 0):
+            raise InputError(
+                f"window_size is {self.window_size}, but a token sits in the middle of its window: give an odd number "
+                "such as 21, or none for all tokens."
+            )
+        if self.distance_loss not in DISTANCES[self.distance]:
+            raise InputError(
+                f"distance_loss {self.distance_loss} does not compare distance {self.distance}: give "
+                f"{' or '.join(DISTANCES[self.distance])}."
+            )
+        for name in ("wr_layer_mapping", "ltr_layer_mapping"):
+            try:
+                parse_layer_mapping(getattr(self, name))
+            except ValueError as error:
+                raise InputError(f"{name}: {error}") from None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """{term: weight} of the terms that compare with the teacher, those with weight 0 left out."""
+        weights = {
+            "logits": self.alpha,
+            "wr_distance": self.wr_distance_weight,
+            "wr_angle": self.wr_angle_weight,
+            "ltr_distance": self.ltr_distance_weight,
+            "ltr_angle": self.ltr_angle_weight,
+        }
+        return {term: weight for term, weight in weights.items() if weight > 0}
+
+    @classmethod
+    def fine_tuning(cls):
+        """The control run: the task loss alone, no teacher."""
+        return cls(alpha=0, wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0)
+
+
+@dataclass
+class ModelArguments:
+    """Where teacher and student come from."""
+
+    model_name_or_path: str | None = _option(
+        None,
+        "The student (or, in run_teacher.py, the model to fine-tune): a folder or a model id on the Hub. With "
+        "student_init random only its configuration and tokenizer are read.",
+    )
+    teacher_model_name_or_path: str | None = _option(
+        None, "The fine-tuned teacher: a folder or a model id on the Hub. Not needed for the control run."
+    )
+    student_init: Literal["pretrained", "teacher_layers", "random"] = _option(
+        "pretrained",
+        "Where the student's weights come from: model_name_or_path (pretrained), chosen layers of the teacher "
+        "(teacher_layers), or nowhere (random).",
+    )
+    student_num_layers: int | None = _option(
+        None, "Number of student layers for student_init teacher_layers or random; the configuration's own by default."
+    )
+    student_layers: str | None = _option(
+        None,
+        "For student_init teacher_layers: the teacher layers to copy, from 1, such as 2,4,6. By default those that "
+        "wr_layer_mapping matches.",
+    )
+    student_config: dict | str | None = _option(
+        None,
+        'Overrides of the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
+        "in a recipe, JSON on the command line).",
+    )
+    trust_remote_code: bool = _option(False, "Run model code that comes with a model on the Hub.")
+
+    def __post_init__(self):
+        self.student_config = _mapping("student_config", self.student_config)
+        if self.student_num_layers is not None and self.student_num_layers < 1:
+            raise InputError(f"student_num_layers is {self.student_num_layers}: give 1 or more.")
+        if self.student_init == "pretrained":
+            for name in ("student_num_layers", "student_layers", "student_config"):
+                if getattr(self, name):
+                    raise InputError(
+                        f"{name} is set, but student_init pretrained loads the student as it is: set student_init to "
+                        "teacher_layers or random."
+                    )
+        if self.student_layers and self.student_init != "teacher_layers":
+            raise InputError("student_layers is set, but only student_init teacher_layers reads it.")
+        if self.student_config and self.student_init != "random":
+            raise InputError("student_config is set, but only student_init random reads it.")
+        if self.student_layers:
+            try:
+                layers = [int(layer) for layer in self.student_layers.split(",")]
+            except ValueError:
+                raise InputError(
+                    f"student_layers is {self.student_layers!r}: give teacher layers such as 2,4,6."
+                ) from None
+            if self.student_num_layers not in (None, len(layers)):
+                raise InputError(
+                    f"student_layers names {len(layers)} layers, but student_num_layers is {self.student_num_layers}."
+                )
+
+
+@dataclass
+class GlueArguments:
+    """Which texts and labels to train and evaluate on: a GLUE task, or own files."""
+
+    task_name: str | None = _option(
+        None, "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave out for own files."
+    )
+    data_dir: str | None = _option(
+        None,
+        "A folder in the classic GLUE layout (data_dir/CoLA/train.tsv, ...), or the folder of the one task. By "
+        "default GLUE comes from the Hub (nyu-mll/glue).",
+    )
+    train_file: str | None = _option(
+        None, "Own training data: .csv, .tsv, .json/.jsonl (one object a line) or .parquet."
+    )
+    validation_file: str | None = _option(None, "Own validation data, in the same columns.")
+    test_file: str | None = _option(None, "Own test data, in the same columns; labels are not needed.")
+    text_column: str = _option("text", "Column of own files that holds the text (or the first of a pair).")
+    text_pair_column: str | None = _option(None, "Column of own files that holds the second text of a pair.")
+    label_column: str = _option("label", "Column of own files that holds the label.")
+    regression: bool = _option(False, "The label of own files is a number to predict, not a class.")
+    max_seq_length: int = _option(128, "Longer texts are cut to this many tokens.")
+    pad_to_max_length: bool = _option(
+        False,
+        "Pad every text to max_seq_length (for hardware that wants one shape) instead of to the longest of its batch.",
+    )
+    max_train_samples: int | None = _option(None, "Use only this many training examples, drawn with the run's seed.")
+    max_eval_samples: int | None = _option(None, "Use only the first so many examples of each validation set.")
+    max_predict_samples: int | None = _option(None, "Use only the first so many examples of each test set.")
+
+    def __post_init__(self):
+        files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
+        if self.task_name and files:
+            raise InputError(f"task_name is {self.task_name}, but {files[0]} is set as well: give one or the other.")
+        if not self.task_name and not files:
+            raise InputError(
+                "there is no data to use: give task_name for a GLUE task, or train_file and validation_file."
+            )
+        if self.data_dir and not self.task_name:
+            raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: give 1 or more.")
+
+
+@dataclass
+class RunArguments:
+    """How a run treats its folder and when it stops early."""
+
+    overwrite_output_dir: bool = _option(
+        False, "Delete the checkpoints and results of the earlier run in output_dir and start anew."
+    )
+    early_stopping_patience: int | None = _option(
+        None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
+    )
+
+
+def _mapping(name, value):
+    """Returns the mapping that an option holds, given as such or as JSON text."""
+    if value is None or isinstance(value, dict):
+        return value
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name} is {value!r}, which is not JSON ({error}).") from None
+    if not isinstance(parsed, dict):
+        raise InputError(f'{name} is {value!r}: give a mapping such as {{"hidden_size": 256}}.')
+    return parsed

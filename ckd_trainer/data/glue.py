@@ -1,0 +1,287 @@
+"""GLUE tasks and own files as one thing: texts and labels, tokenized inputs, metrics and prediction files.
+
+    python -m ckd_trainer.data.glue submission outputs/glue_*_ckd --output glue_submission.zip
+
+zips the prediction files of several runs for the GLUE server.
+"""
+
+import argparse
+import difflib
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets import Dataset
+
+from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
+from ckd_trainer.data.submission import write_predictions, zip_submission
+from ckd_trainer.data.tables import open_table
+from ckd_trainer.errors import InputError, command_line
+from ckd_trainer.metrics.glue import GlueMetric
+
+__all__ = [
+    "GLUE_TASKS",
+    "GlueTask",
+    "TextTask",
+    "compute_metrics_for",
+    "load_task",
+    "main",
+    "tokenize",
+    "write_predictions",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TextTask:
+    """Texts with labels to train and evaluate on. Each set holds the text columns and `label`; test sets no label.
+
+    The label is the index into `label_names`, or a number where those are None (regression). `validation` and `test`
+    hold sets by key: "" for the only or first one, "mismatched" for MNLI's second.
+    """
+
+    name: str
+    train: Dataset | None
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+    text_columns: tuple[str, ...]
+    label_names: list[str] | None
+    best_metric: str
+
+    @property
+    def is_regression(self):
+        return self.label_names is None
+
+    @property
+    def metrics(self):
+        """The names of the scores that `compute_metrics_for` reports."""
+        if self.name in GLUE_TASKS:
+            return GLUE_TASKS[self.name].metrics
+        return ("pearson", "spearmanr") if self.is_regression else ("accuracy", "f1")
+
+
+def load_task(arguments, *, seed, splits=("train", "validation", "test")):
+    """Loads a GLUE task from the Hub or from a folder, or own files.
+
+    Args:
+        arguments: A `GlueArguments`; its `max_*_samples` cut the sets.
+        seed: Draws the training examples when `max_train_samples` is set.
+        splits: What to load; the other sets stay None or empty. The classes of own files are the labels of
+            `train_file`, which is read for them even where "train" is not asked for.
+
+    Returns:
+        A `TextTask`. The classes of own files are sorted, numerically if all of them are whole numbers.
+
+    Raises:
+        InputError: an unknown task, a missing file or column, a malformed row, an unknown or empty label.
+
+    Example::
+
+        task = load_task(GlueArguments(task_name="rte", data_dir="glue"), seed=0, splits=("train", "validation"))
+        task.validation[""][0]  # {"sentence1": "Dana Reeve, ...", "sentence2": "Christopher ...", "label": 1}
+    """
+    if arguments.task_name is None:
+        task = _load_own_files(arguments, splits)
+    elif arguments.task_name not in GLUE_TASKS:
+        near = difflib.get_close_matches(arguments.task_name.lower(), GLUE_TASKS, n=1, cutoff=0.0)[0]
+        raise InputError(
+            f"task_name is {arguments.task_name!r}, which is no GLUE task; the nearest is {near} (there are "
+            f"{', '.join(GLUE_TASKS)})."
+        )
+    else:
+        glue = GLUE_TASKS[arguments.task_name]
+        read = _folder_reader(glue, Path(arguments.data_dir).expanduser()) if arguments.data_dir else _hub_reader(glue)
+        task = _load_glue(glue, read, splits)
+    if task.train is not None and (arguments.max_train_samples or len(task.train)) < len(task.train):
+        rows = random.Random(seed).sample(range(len(task.train)), arguments.max_train_samples)
+        task.train = task.train.select(sorted(rows))
+    for sets, limit in ((task.validation, arguments.max_eval_samples), (task.test, arguments.max_predict_samples)):
+        for key, data in sets.items():
+            sets[key] = data.select(range(min(limit or len(data), len(data))))
+    return task
+
+
+def _load_glue(glue, read, splits):
+    """`read(split, file, labelled)` returns a Dataset, or None where a second set ("mismatched") is missing."""
+
+    def read_sets(sets, labelled):
+        data = {key: read(*place, labelled=labelled, needed=not key) for key, place in sets.items()}
+        return {key: part for key, part in data.items() if part is not None}
+
+    return TextTask(
+        name=glue.name,
+        train=read("train", "train.tsv", labelled=True, needed=True) if "train" in splits else None,
+        validation=read_sets(glue.validation, True) if "validation" in splits else {},
+        test=read_sets(glue.test, False) if "test" in splits else {},
+        text_columns=glue.text_columns,
+        label_names=list(glue.label_names) if glue.label_names else None,
+        best_metric=glue.best_metric,
+    )
+
+
+def _hub_reader(glue):
+    try:
+        parts = datasets.load_dataset("nyu-mll/glue", glue.name)
+    except OSError as error:  # ConnectionError and "not found" among them
+        raise InputError(
+            f"{glue.name} cannot be loaded from nyu-mll/glue ({error}): check the network, or give data_dir, a folder "
+            "in the classic GLUE layout."
+        ) from error
+
+    def read(split, file, *, labelled, needed):
+        data = parts[split].select_columns([*glue.text_columns, *(["label"] if labelled else [])])
+        if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
+            raise InputError(
+                f"nyu-mll/glue has the labels {data.features['label'].names} for {glue.name}, not "
+                f"{list(glue.label_names)}: this is another version of the data; give data_dir instead."
+            )
+        return data
+
+    return read
+
+
+def _folder_reader(glue, data_dir):
+    if not data_dir.is_dir():
+        raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
+    folder = data_dir / glue.folder
+    if not folder.is_dir():
+        folder = data_dir
+    there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+
+    def read(split, file, *, labelled, needed):
+        path = folder / file
+        if not path.is_file():
+            if needed:
+                raise InputError(
+                    f"{path} is missing: {folder} holds {there}. Give the folder that holds {glue.folder}/{file}, or "
+                    "other files as train_file and validation_file without task_name."
+                )
+            logger.warning("%s is missing, so %s is left out: only the matched set is used.", path, split)
+            return None
+        table = open_table(path, columns=glue.file_columns if labelled else None)
+        texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
+        known = f"{glue.name} has"
+        return _encode(table, texts, glue.file_label_column if labelled else None, glue.file_labels, known)
+
+    return read
+
+
+def _load_own_files(arguments, splits):
+    # Names of our own: a text column of the file may be called "label".
+    texts = {"text": arguments.text_column}
+    if arguments.text_pair_column:
+        texts["text_pair"] = arguments.text_pair_column
+
+    def open_split(split):
+        path = getattr(arguments, f"{split}_file")
+        if not path:
+            why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
+            raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
+        return open_table(path)
+
+    train, names = None, None
+    if "train" in splits or not arguments.regression:
+        train = open_split("train")
+    if not arguments.regression:
+        names = _class_names(train, arguments.label_column)
+    known = "the training data have"
+
+    def read(split):
+        table = train if split == "train" else open_split(split)
+        return _encode(table, texts, None if split == "test" else arguments.label_column, names, known)
+
+    return TextTask(
+        name="own_files",
+        train=read("train") if "train" in splits else None,
+        validation={"": read("validation")} if "validation" in splits else {},
+        test={"": read("test")} if "test" in splits else {},
+        text_columns=tuple(texts),
+        label_names=names,
+        best_metric="pearson" if arguments.regression else "accuracy",
+    )
+
+
+def _class_names(table, column):
+    words = set(table.words(column))
+    if len(words) == 1:
+        raise InputError(f"{table.source}: every label ({column!r}) is {words.pop()!r}: give two classes or more.")
+    try:
+        return sorted(words, key=lambda word: (int(word), word))
+    except ValueError:
+        return sorted(words)
+
+
+def _encode(table, texts, label_column, names, known):
+    """Returns the texts (new name -> column) and the label, if there is one, as an index into `names` or a number."""
+    data = {name: table.texts(column) for name, column in texts.items()}
+    if label_column is None:
+        return Dataset.from_dict(data)
+    if names is None:
+        return Dataset.from_dict({**data, "label": table.numbers(label_column)})
+    words = table.words(label_column)
+    indices = {name: index for index, name in enumerate(names)}
+    for row, word in enumerate(words):
+        if word not in indices:
+            raise InputError(
+                f"{table.place(row)}: the label ({label_column!r}) is {word!r}, but {known} {', '.join(names)}."
+            )
+    return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
+
+
+def tokenize(dataset, task, tokenizer, arguments):
+    """Turns a set of `task` into model inputs: `input_ids`, `attention_mask` and so on, and `labels` if it has labels.
+
+    Texts are cut to `arguments.max_seq_length` tokens (of a pair the longer one first) and not padded, which is the
+    collator's work, unless `arguments.pad_to_max_length` is set.
+    """
+
+    def encode(batch):
+        inputs = tokenizer(
+            *(batch[column] for column in task.text_columns),
+            truncation=True,
+            max_length=arguments.max_seq_length,
+            padding="max_length" if arguments.pad_to_max_length else False,
+        )
+        return {**inputs, "labels": batch["label"]} if "label" in batch else dict(inputs)
+
+    return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+
+
+def compute_metrics_for(task):
+    """Returns the `compute_metrics` of a `Trainer` for the task: `EvalPrediction` -> scores by name (`GlueMetric`)."""
+    own = "regression" if task.is_regression else "classification"
+    metric = GlueMetric(config_name=task.name if task.name in GLUE_TASKS else own, keep_in_memory=True)
+
+    def compute_metrics(prediction):
+        logits = np.asarray(prediction.predictions)
+        predictions = logits.reshape(-1) if task.is_regression else logits.argmax(-1)
+        return metric.compute(predictions=predictions, references=prediction.label_ids)
+
+    return compute_metrics
+
+
+@command_line
+def main(argv=None):
+    """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
+    parser = argparse.ArgumentParser(prog="python -m ckd_trainer.data.glue", description="Work with GLUE files.")
+    submission = parser.add_subparsers(dest="command", required=True).add_parser(
+        "submission", help="zip the prediction files of run folders for the GLUE server"
+    )
+    submission.add_argument("folders", nargs="+", metavar="DIR", help="a run folder with prediction files")
+    submission.add_argument("--output", default="glue_submission.zip", help="the zip file (default: %(default)s)")
+    submission.add_argument("--overwrite", action="store_true", help="replace an existing zip file")
+    options = parser.parse_args(argv)
+    # AX is the server's diagnostic set: optional, predicted by an MNLI model.
+    names = [name for task in GLUE_TASKS.values() for name in task.submission.values()] + ["AX.tsv"]
+    found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
+    print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
+    if missing:
+        print(f"Missing: {', '.join(missing)}. The server wants all but AX.tsv, which is optional.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Prediction files as the GLUE server takes them, and the one zip file of several runs."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
+from ckd_trainer.errors import InputError
+
+
+def write_predictions(task, name, logits, output_dir):
+    """Writes what the model predicts for a test set: for GLUE tasks the file that the GLUE server takes.
+
+    The file has the header `index<tab>prediction` and a row per example in order: the label as GLUE writes it, or for
+    STS-B the score, clipped to [0, 5], with 3 decimals. Other tasks get `predictions.tsv` with label names, or scores
+    in full precision.
+
+    Args:
+        task: A `TextTask`.
+        name: The key of the test set in `task.test`.
+        logits: Of shape (examples, classes), or (examples,) or (examples, 1) for scores.
+        output_dir: The folder; made if missing.
+
+    Returns:
+        The path of the file. It is written whole or not at all.
+    """
+    logits = np.asarray(logits)
+    glue = GLUE_TASKS.get(task.name)
+    if task.is_regression:
+        scores = logits.reshape(-1)
+        words = [f"{score:.3f}" for score in scores.clip(0, 5)] if glue else [str(score) for score in scores]
+    else:
+        labels = glue.file_labels if glue else task.label_names
+        words = [labels[index] for index in logits.argmax(-1)]
+    path = Path(output_dir) / (glue.submission[name] if glue else "predictions.tsv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    lines = ["index\tprediction", *(f"{index}\t{word}" for index, word in enumerate(words))]
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+    return path
+
+
+def zip_submission(folders, output, names, *, overwrite=False):
+    """Zips every file with one of the names that lies in one of the folders or in its `predictions` folder.
+
+    Args:
+        folders: Run folders.
+        output: The zip file to write.
+        names: The files that a submission may hold, such as "CoLA.tsv".
+        overwrite: Replace an existing output.
+
+    Returns:
+        The names that went in, and those that were not found, both in the order of `names`.
+
+    Raises:
+        InputError: a folder is missing, a file is in two folders, there is nothing to zip, the output exists.
+    """
+    output = Path(output)
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder: give run folders that hold prediction files.")
+    if output.exists() and not overwrite:
+        raise InputError(f"{output} exists: give another --output, or --overwrite to replace it.")
+    found = {}
+    for name in names:
+        places = [folder / inner / name for folder in folders for inner in (".", "predictions")]
+        paths = [path for path in places if path.is_file()]
+        if len(paths) > 1:
+            raise InputError(f"{name} is there twice, in {paths[0].parent} and {paths[1].parent}: leave one out.")
+        if paths:
+            found[name] = paths[0]
+    if not found:
+        raise InputError(
+            f"no prediction file ({', '.join(names)}) in {', '.join(map(str, folders))}: run with --do_predict first."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(output.name + ".tmp")  # a crash leaves no half zip behind
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in found.items():
+            archive.write(path, name)
+    os.replace(temporary, output)
+    return list(found), [name for name in names if name not in found]
