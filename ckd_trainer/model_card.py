@@ -1,0 +1,81 @@
+"""The model card of a student: its teacher, the losses, the recipe and the results."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from ckd_trainer.run_folder import PACKAGES, RECIPE, write_atomically
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+_TIMINGS = ("runtime", "per_second", "preparation_time")
+
+
+def write_model_card(trainer, model_name: str | None = None, language=None, license=None, tags=None, **_) -> None:
+    """Writes README.md into the output folder of a `DistillationTrainer`, from what it and the folder know.
+
+    Args:
+        model_name, language, license, tags: as for `Trainer.create_model_card`, whose other arguments are not used.
+    """
+    folder = Path(trainer.args.output_dir)
+    model_name = model_name or folder.name
+    teacher = trainer.teacher_model
+    tags = [tags] if isinstance(tags, str) else list(tags or [])
+    card = ModelCard.from_template(
+        ModelCardData(
+            language=language,
+            license=license,
+            library_name="transformers",
+            tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
+            base_model=_hub_id(teacher) if teacher is not None else _hub_id(trainer.model),
+        ),
+        template_path=str(TEMPLATE),
+        name=model_name,
+        model_id=trainer.hub_model_id or model_name,
+        teacher=_public(teacher.name_or_path) if teacher is not None else None,
+        models=[_row("this model", trainer.model)] + ([_row("teacher", teacher)] if teacher is not None else []),
+        loss=trainer.objective.describe(),
+        results=_results(trainer.state.log_history),
+        recipe=_recipe(folder / RECIPE),
+        versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),
+    )
+    write_atomically(folder / "README.md", str(card).rstrip() + "\n")
+
+
+def _results(log_history: list[dict]) -> dict[str, float]:
+    """Returns the latest value of each evaluation metric, without timings."""
+    latest = {}
+    for entry in log_history:
+        latest |= {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+    return {name: f"{value:.4f}" for name, value in latest.items() if not name.endswith(_TIMINGS)}
+
+
+def _recipe(path: Path) -> str | None:
+    """Returns the text of the run's resolved recipe without unset options; None for a trainer used without scripts."""
+    if not path.is_file():
+        return None
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = {key: _public(value) for key, value in options.items() if value is not None}
+    return yaml.safe_dump(options, sort_keys=False)
+
+
+def _row(name: str, model) -> dict:
+    config = model.config
+    return {
+        "name": name,
+        "parameters": f"{model.num_parameters():,}",
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+    }
+
+
+def _public(value):
+    """Returns a value without the folders of an absolute path, which say nothing outside this machine."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _hub_id(model) -> str | None:
+    """Returns the model's id on the Hub, None where it came from a local folder or from nowhere."""
+    name = model.name_or_path
+    return name if name and not Path(name).exists() and not Path(name).is_absolute() else None

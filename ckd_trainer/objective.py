@@ -1,0 +1,150 @@
+"""Which terms the distillation loss has, with which weights, on which layers."""
+
+import logging
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.errors import InputError
+from ckd_trainer.layer_mapping import Pairs, format_pairs, resolve_layer_mapping, unmatched_layers
+from ckd_trainer.losses import (
+    classification_logit_loss,
+    layer_gram,
+    pair_loss,
+    regression_logit_loss,
+    triple_loss,
+    word_gram,
+)
+from ckd_trainer.teacher import TeacherSignals
+
+logger = logging.getLogger(__name__)
+
+# What a term reads of the models beside their logits; a term without a row reads the logits alone.
+READS = {
+    "wr_distance": "hidden_states",
+    "wr_angle": "hidden_states",
+    "ltr_distance": "hidden_states",
+    "ltr_angle": "hidden_states",
+}
+
+
+class CKDObjective:
+    """Computes the terms that have a weight above 0, and nothing for the others.
+
+    Args:
+        args: weights and definitions.
+        student_layers, teacher_layers: number of layers of the two models.
+        regression: the logits are a score, not one per class.
+
+    Attributes:
+        weights: {term: weight} of the terms that compare with the teacher, weight above 0; empty in the control run.
+        task_weight: weight of the student's own loss on the labels, 1 - alpha.
+        wr_pairs, ltr_pairs: the matched (student state, teacher state) of either relation; empty where it is off.
+
+    Raises:
+        InputError: a layer mapping that does not fit the two depths, or an active layer-transforming relation with
+            fewer than three matched layers.
+    """
+
+    def __init__(self, args: CKDArguments, student_layers: int, teacher_layers: int, *, regression: bool = False):
+        self.args = args
+        self.regression = regression
+        self.task_weight = 1 - args.alpha
+        self.weights = args.weights
+        self.student_layers, self.teacher_layers = depths = student_layers, teacher_layers
+        self.wr_pairs = _pairs("wr_layer_mapping", args, *depths) if self._reads("wr") else []
+        self.ltr_pairs = _pairs("ltr_layer_mapping", args, *depths) if self._reads("ltr") else []
+        if self.ltr_pairs and len(self.ltr_pairs) < 3:
+            raise InputError(
+                f"ltr_layer_mapping {args.ltr_layer_mapping} matches {len(self.ltr_pairs)} layers "
+                f"({format_pairs(self.ltr_pairs)}) of a {student_layers}-layer student and a {teacher_layers}-layer "
+                "teacher, but with fewer than three its distances are constant and teach nothing: use uniform, or set "
+                "ltr_distance_weight and ltr_angle_weight to 0."
+            )
+
+    @property
+    def model_outputs(self) -> dict[str, bool]:
+        """What to ask each forward for. Asked for outright, as a model's own configuration may say otherwise."""
+        read = {READS.get(term) for term in self.weights}
+        return {f"output_{kind}": kind in read for kind in ("hidden_states", "attentions")}
+
+    def _reads(self, relation: str) -> bool:
+        return any(term.startswith(f"{relation}_") for term in self.weights)
+
+    def describe(self) -> str:
+        """Returns the plan in one line: the weighted terms and the matched layers."""
+        terms = [f"{self.task_weight:g} task"] + [f"{weight:g} {term}" for term, weight in self.weights.items()]
+        layers = [
+            f"{relation} on layers {format_pairs(pairs)}"
+            for relation, pairs in (("word relation", self.wr_pairs), ("layer-transforming relation", self.ltr_pairs))
+            if pairs
+        ]
+        return "; ".join([f"loss = {' + '.join(terms)}", *layers])
+
+    def log_plan(self) -> None:
+        """Logs the plan, and a warning where a skip mapping leaves student layers out."""
+        logger.info(self.describe())
+        args = self.args
+        for option, pairs in (("wr_layer_mapping", self.wr_pairs), ("ltr_layer_mapping", self.ltr_pairs)):
+            unmatched = unmatched_layers(pairs, self.student_layers) if pairs else []
+            if unmatched and getattr(args, option) in ("skip", "emb+skip"):
+                logger.warning(
+                    "%s %s leaves student layers %s without a teacher layer, as %d and %d layers share too small a "
+                    "divisor; uniform matches them all.",
+                    option,
+                    getattr(args, option),
+                    ", ".join(map(str, unmatched)),
+                    self.student_layers,
+                    self.teacher_layers,
+                )
+
+    def __call__(self, student: ModelOutput, teacher: TeacherSignals, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Returns the unweighted terms, named as in `weights`, as scalars.
+
+        Args:
+            student: the student's output, run with `model_outputs`.
+            teacher: signals of the same batch, of the teacher layers that the pairs name.
+            attention_mask: (batch, length).
+        """
+        args, terms = self.args, {}
+        if "logits" in self.weights:
+            if self.regression:
+                terms["logits"] = regression_logit_loss(student.logits, teacher.logits, temperature=args.temperature)
+            else:
+                terms["logits"] = classification_logit_loss(
+                    student.logits,
+                    teacher.logits,
+                    temperature=args.temperature,
+                    scale_by_temperature=args.scale_by_temperature,
+                )
+        relations = (
+            ("wr", self.wr_pairs, word_gram, teacher.word_gram, args.window_size),
+            ("ltr", self.ltr_pairs, layer_gram, teacher.layer_gram, None),
+        )
+        for relation, pairs, gram_of, teacher_gram, window_size in relations:
+            if not pairs:
+                continue
+            student_gram, mask = gram_of([student.hidden_states[state] for state, _ in pairs], attention_mask)
+            if f"{relation}_distance" in self.weights:
+                terms[f"{relation}_distance"] = pair_loss(
+                    student_gram,
+                    teacher_gram,
+                    mask,
+                    distance=args.distance,
+                    distance_loss=args.distance_loss,
+                    relation_temperature=args.relation_temperature,
+                    normalize_distances=args.normalize_distances,
+                )
+            if f"{relation}_angle" in self.weights:
+                terms[f"{relation}_angle"] = triple_loss(
+                    student_gram, teacher_gram, mask, angle_loss=args.angle_loss, window_size=window_size
+                )
+        return terms
+
+
+def _pairs(option: str, args: CKDArguments, student_layers: int, teacher_layers: int) -> Pairs:
+    try:
+        return resolve_layer_mapping(getattr(args, option), student_layers, teacher_layers)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from None

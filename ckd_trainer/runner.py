@@ -1,0 +1,194 @@
+"""What all scripts share: start a run, train, evaluate, predict, and leave its record."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from ckd_trainer.arguments import RunArguments
+from ckd_trainer.errors import InputError
+from ckd_trainer.recipe import resolved_recipe
+from ckd_trainer.run_folder import check_output_dir, is_trained, write_record
+
+logger = logging.getLogger(__name__)
+
+
+def start(*arguments) -> tuple[dict, str | None]:
+    """Sets up logging and seeds, and claims the output folder. Nothing is written yet.
+
+    Args:
+        arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
+
+    Returns:
+        the resolved recipe, and the checkpoint to resume from (None for none).
+
+    Raises:
+        InputError: the folder holds another run, or early stopping without what it needs.
+    """
+    args = _one(TrainingArguments, arguments)
+    run_args = _one(RunArguments, arguments)
+    _set_up_logging(args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
+    if run_args.early_stopping_patience is not None and not args.load_best_model_at_end:
+        raise InputError(
+            "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the best "
+            "checkpoint. Set it, with eval_strategy and save_strategy alike."
+        )
+    recipe = resolved_recipe(*arguments)
+    with args.main_process_first(desc="checking the output folder"):
+        checkpoint = check_output_dir(args, recipe, overwrite=run_args.overwrite_output_dir)
+    set_seed(args.seed)
+    return recipe, checkpoint
+
+
+def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
+    """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
+
+    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright.
+
+    Raises:
+        InputError: the recipe names a metric that the evaluation does not report.
+    """
+    if not args.load_best_model_at_end:
+        return
+    if args.metric_for_best_model == "loss":
+        args.metric_for_best_model, args.greater_is_better = best_metric, True
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name not in (*metrics, "loss"):
+        raise InputError(
+            f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
+            "and loss."
+        )
+
+
+def run(
+    trainer: Trainer,
+    *,
+    recipe: dict,
+    checkpoint: str | None,
+    early_stopping_patience: int | None,
+    evaluation: dict[str, Dataset],
+    prediction: dict[str, Dataset],
+    write_predictions: Callable[[str, np.ndarray, Path], Path],
+) -> dict[str, float]:
+    """Trains, evaluates and predicts as the arguments ask, and leaves a complete run folder.
+
+    Args:
+        trainer: with its datasets.
+        recipe, checkpoint: from `start`.
+        early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
+        evaluation: labelled datasets by name; "" reports as eval_*, another name as eval_<name>_*.
+        prediction: datasets to predict, by name.
+        write_predictions: writes the file for a name, its logits in the dataset's order, and a folder.
+
+    Returns:
+        all metrics, as in all_results.json.
+    """
+    args, metrics = trainer.args, {}
+    if not is_trained(args):
+        if args.should_save:
+            write_record(args, recipe)
+        if args.do_train:
+            if early_stopping_patience is not None:
+                trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+            metrics |= _train(trainer, checkpoint)
+    if args.do_eval:
+        metrics |= _evaluate(trainer, evaluation)
+    for name, dataset in prediction.items() if args.do_predict else ():
+        logits = predict_in_order(trainer, dataset)
+        if args.should_save:
+            path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
+            logger.warning("Predictions written to %s", path)
+    if args.do_train:
+        trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def predict_in_order(trainer: Trainer, dataset: Dataset) -> np.ndarray:
+    """Returns the logits of a dataset without labels, row by row in its order.
+
+    `Trainer` groups evaluation batches by length too where training does, and returns the predictions in that order.
+    """
+    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "sequential"
+    try:
+        return trainer.predict(dataset).predictions
+    finally:
+        trainer.args.train_sampling_strategy = strategy
+
+
+def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats: int = 30) -> dict[str, float]:
+    """Returns what the model costs in production: parameters, size of the weights in MB (10^6 bytes), latency.
+
+    Args:
+        inputs: one example as a batch; `latency_ms` is the median time of its forward.
+    """
+    parameters = list(model.parameters())
+    training, times = model.training, []
+    model.eval()
+    with torch.inference_mode():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            model(**inputs)
+            if model.device.type != "cpu":
+                torch.accelerator.synchronize()
+            times.append(time.perf_counter() - started)
+    model.train(training)
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "model_size_mb": round(sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6, 3),
+        "latency_ms": round(1000 * float(np.median(times)), 3),
+    }
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    metrics["train_samples"] = len(trainer.train_dataset)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)  # last: says that training is complete
+    return metrics
+
+
+def _evaluate(trainer: Trainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
+    metrics = {}
+    for name, dataset in evaluation.items():
+        prefix = f"eval_{name}" if name else "eval"
+        metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
+        metrics[f"{prefix}_samples"] = len(dataset)
+    example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
+    metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    return metrics
+
+
+def _model_inputs(trainer: Trainer, row: dict) -> dict:
+    names = trainer.processing_class.model_input_names
+    return {name: value for name, value in row.items() if name in names}
+
+
+def _one(kind, arguments):
+    return next(instance for instance in arguments if isinstance(instance, kind))
+
+
+def _set_up_logging(args: TrainingArguments) -> None:
+    """Logs of this package and of transformers on stdout, warnings alone from all processes but the first."""
+    logging.basicConfig(
+        format="%(asctime)s %(name)s %(levelname)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    level = args.get_process_log_level()
+    logging.getLogger("ckd_trainer").setLevel(logging.INFO if args.should_log else logging.ERROR)
+    transformers.utils.logging.set_verbosity(level)
+    datasets.utils.logging.set_verbosity(level)

@@ -1,0 +1,120 @@
+"""Classification and regression of texts, from arguments to a run folder: what run_teacher and run_glue_ckd share."""
+
+import logging
+
+import torch
+from datasets import Dataset
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue import TextTask, compute_metrics_for, load_task, tokenize, write_predictions
+from ckd_trainer.errors import InputError
+from ckd_trainer.models import ModelPair, check_encodings
+from ckd_trainer.objective import CKDObjective
+from ckd_trainer.run_folder import is_trained
+from ckd_trainer.runner import run, start, use_best_metric
+from ckd_trainer.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+CHECKED_EXAMPLES = 256  # of the validation set: do the tokenizers agree, does the teacher know the task
+
+
+def run_text_classification(
+    model_args: ModelArguments,
+    data_args: GlueArguments,
+    ckd_args: CKDArguments,
+    run_args: RunArguments,
+    args: TrainingArguments,
+) -> dict[str, float]:
+    """Fine-tunes or distils as the arguments say and returns the metrics of all_results.json.
+
+    Raises:
+        InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
+            configurations and tokenizers, and the data.
+    """
+    recipe, checkpoint = start(model_args, data_args, ckd_args, run_args, args)
+    trains = args.do_train and not is_trained(args)
+    if is_trained(args):  # by an earlier call of this run
+        model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
+    elif not args.do_train and model_args.student_init != "pretrained":
+        raise InputError(
+            f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
+        )
+    if not trains:
+        ckd_args = CKDArguments.fine_tuning()
+
+    pair = ModelPair(model_args, ckd_args.wr_layer_mapping, distils=bool(ckd_args.weights))
+    pair.check_max_length(data_args.max_seq_length)
+    if pair.distils:  # raises where a layer mapping does not fit
+        CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
+    reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
+    task = load_task(data_args, seed=args.seed, splits=[split for split, wanted in reads.items() if wanted])
+    use_best_metric(args, task.best_metric, task.metrics)
+    pair.set_labels(task.label_names)
+    sample = next(iter([*task.validation.values(), *task.test.values(), task.train]))
+    sample = sample.shuffle(seed=args.seed).select(range(min(CHECKED_EXAMPLES, len(sample))))
+    if pair.distils:
+        texts = zip(*(sample[name] for name in task.text_columns), strict=True)
+        check_encodings(pair.tokenizer, pair.teacher_tokenizer, texts)
+
+    with args.main_process_first(desc="tokenizing"):
+        train, validation, test = (
+            {name: tokenize(split, task, pair.teacher_tokenizer, data_args) for name, split in splits.items()}
+            for splits in ({"": task.train} if trains else {}, task.validation, task.test)
+        )
+    student, teacher = pair.load()
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        ckd_args=ckd_args,
+        args=args,
+        train_dataset=train.get(""),
+        eval_dataset=validation.get(""),
+        data_collator=DataCollatorWithPadding(pair.teacher_tokenizer),
+        processing_class=pair.tokenizer,
+        compute_metrics=compute_metrics_for(task),
+    )
+    if teacher is not None and "" in validation:
+        warn_of_chance(trainer, tokenize(sample, task, pair.teacher_tokenizer, data_args), task)
+    return run(
+        trainer,
+        recipe=recipe,
+        checkpoint=checkpoint,
+        early_stopping_patience=run_args.early_stopping_patience,
+        evaluation=validation,
+        prediction=test,
+        write_predictions=lambda name, logits, folder: write_predictions(task, name, logits, folder),
+    )
+
+
+def warn_of_chance(trainer: DistillationTrainer, sample: Dataset, task: TextTask) -> None:
+    """Warns loudly where the teacher's answers on a labelled sample have nothing to do with the labels.
+
+    Measured by a correlation that chance leaves at 0 whatever the balance of the classes (Matthews, or Pearson for
+    scores), whose standard error by chance is 1 / sqrt(n); below two of them the teacher is taken to guess.
+    """
+    device, logits = trainer.args.device, []
+    for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
+        logits.append(trainer.teacher({name: value.to(device) for name, value in batch.items()}).logits.cpu())
+    logits, labels = torch.cat(logits).float(), sample["labels"]
+    if task.is_regression:
+        correlation = float(pearsonr(logits[:, 0], labels).statistic)
+        result = f"Pearson correlation {correlation:.3f}"
+    else:
+        answers = logits.argmax(-1)
+        correlation = matthews_corrcoef(labels, answers)
+        result = f"accuracy {accuracy_score(labels, answers):.3f}, Matthews correlation {correlation:.3f}"
+    if not correlation > 2 / len(labels) ** 0.5:
+        logger.warning(
+            "THE TEACHER SCORES AT CHANCE: %s on %d validation examples. A student learns nothing from it. Was it "
+            "fine-tuned on this task, with these labels in this order (%s)?",
+            result,
+            len(labels),
+            ", ".join(task.label_names or ["a score"]),
+        )
+    else:
+        logger.info("The teacher on %d validation examples: %s.", len(labels), result)

@@ -1,0 +1,176 @@
+"""`transformers.Trainer` with a teacher.
+
+`DistillationTrainer` differs from `Trainer` in five places: `compute_loss` adds the terms that compare the student
+with the teacher, `log` reports each of them, `prediction_step` keeps only logits, the columns that the teacher reads
+stay in the batch, and the model card tells of the distillation. Everything else is `Trainer`.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+
+from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.errors import InputError
+from ckd_trainer.model_card import write_model_card
+from ckd_trainer.models import label_order
+from ckd_trainer.objective import CKDObjective
+from ckd_trainer.teacher import LiveTeacher, forward_arguments
+
+logger = logging.getLogger(__name__)
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student with Contextual Knowledge Distillation.
+
+    The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The teacher runs in
+    eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it. The log
+    holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...), averaged
+    over the finite steps since the last log and over all processes, and `nonfinite_steps`, the count of the others.
+    Evaluation reports the student's task loss and metrics alone.
+
+    With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
+    be given; training is then that of `Trainer`, bit for bit. One difference is on purpose: the mean loss of a batch
+    is divided by the number of gradient accumulation steps, which `Trainer` leaves out for BERT-like classifiers, so
+    that 1 x 32 and 4 x 8 examples train alike.
+
+    Args:
+        teacher: a fine-tuned model with the student's labels; labels in another order are put in the student's.
+        ckd_args: weights and definitions of the terms; the defaults where left out.
+        args, kwargs: as for `Trainer`.
+
+    Raises:
+        InputError: no teacher while a term needs it, labels that do not fit, or a layer mapping that does not.
+
+    Example::
+
+        trainer = DistillationTrainer(
+            model=student,
+            teacher=teacher,
+            ckd_args=CKDArguments(alpha=0.9, wr_angle_weight=10.0),
+            args=TrainingArguments("out"),
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=tokenizer,
+        )
+        trainer.train()
+    """
+
+    # `compute_loss` returns the mean over a batch, not yet divided by the number of accumulated batches.
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args, teacher: PreTrainedModel | None = None, ckd_args: CKDArguments | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
+        # and keeps `Trainer` from multiplying the loss by the number of processes.
+        self.model_accepts_loss_kwargs = False
+        self.ckd_args = ckd_args or CKDArguments()
+        config = self.model.config
+        self.objective = CKDObjective(
+            self.ckd_args,
+            config.num_hidden_layers,
+            # Without a teacher only the control run is left, which matches no layers.
+            teacher.config.num_hidden_layers if teacher is not None else config.num_hidden_layers,
+            regression=config.num_labels == 1,
+        )
+        if self.objective.weights and teacher is None:
+            raise InputError(
+                f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
+                "set alpha and the weights to 0 for plain fine-tuning."
+            )
+        self._teacher, self.teacher_model, self._teacher_only_inputs = None, None, set()
+        if self.objective.weights:
+            self.teacher_model = teacher
+            self._teacher_only_inputs = forward_arguments(teacher) - forward_arguments(self.model)
+            self._label_order = label_order(teacher.config, config)
+            if self._label_order is not None:
+                logger.warning(
+                    "The teacher has its labels in the order %s, the student in %s: the teacher's logits are put in "
+                    "the student's order.",
+                    list(teacher.config.id2label.values()),
+                    list(config.id2label.values()),
+                )
+        self._running_means = _RunningMeans(["task", *self.objective.weights])
+        self.objective.log_plan()
+
+    @property
+    def teacher(self) -> LiveTeacher | None:
+        """The source of the teacher's signals, None in the control run; Accelerate places the model at first use."""
+        if self._teacher is None and self.teacher_model is not None:
+            self._teacher = LiveTeacher(
+                self.accelerator.prepare_model(self.teacher_model, evaluation_mode=True),
+                model_outputs=self.objective.model_outputs,
+                word_layers=[layer for _, layer in self.objective.wr_pairs],
+                layer_layers=[layer for _, layer in self.objective.ltr_pairs],
+                label_order=self._label_order,
+            )
+        return self._teacher
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Returns the distillation loss of a training batch, the task loss of an evaluation batch."""
+        if not model.training or self.teacher is None:
+            loss, outputs = super().compute_loss(model, self._student_inputs(inputs), return_outputs=True)
+            terms = {"task": loss}
+        else:
+            if "attention_mask" not in inputs:  # nothing is padded
+                inputs = inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
+            signals = self.teacher(inputs)
+            student_inputs = self._student_inputs(inputs) | self.objective.model_outputs
+            task_loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
+            terms = self.objective(outputs, signals, inputs["attention_mask"])
+            loss = sum(weight * terms[term] for term, weight in self.objective.weights.items())
+            if self.objective.task_weight:
+                loss = loss + self.objective.task_weight * task_loss
+            terms["task"] = task_loss
+        if model.training:
+            self._running_means.add(loss, terms)
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
+        if ignore_keys is None:
+            ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", [])
+        ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
+        return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
+
+    def log(self, logs, start_time=None):
+        """Adds the terms' means to a training log."""
+        if "loss" in logs:
+            logs = logs | self._running_means.drain(self.accelerator)
+        super().log(logs, start_time)
+
+    def create_model_card(self, **kwargs):
+        """Writes a model card that names the teacher and the losses, see `ckd_trainer.model_card`."""
+        if self.is_world_process_zero():
+            write_model_card(self, **kwargs)
+
+    def _set_signature_columns_if_needed(self):
+        # Columns that the student's forward does not take leave the dataset, unless the teacher's does.
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += sorted(self._teacher_only_inputs - set(self._signature_columns))
+
+    def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in inputs.items() if name not in self._teacher_only_inputs}
+
+
+class _RunningMeans:
+    """Sums the terms on the device, so that a step waits for nothing; one transfer when they are read."""
+
+    def __init__(self, terms: list[str]):
+        self.terms = sorted(terms)
+        self.sums = None  # one per term, then the number of finite steps, then of others
+
+    def add(self, loss: Tensor, terms: dict[str, Tensor]):
+        values = torch.stack([terms[name].detach().float() for name in self.terms])
+        finite = torch.isfinite(loss.detach())
+        row = torch.cat([torch.where(finite, values, 0), torch.stack([finite, ~finite]).float()])
+        self.sums = row if self.sums is None else self.sums + row
+
+    def drain(self, accelerator) -> dict[str, float]:
+        """Returns the means over steps and processes since the last call, and forgets them."""
+        *sums, finite, others = accelerator.reduce(self.sums, reduction="sum").tolist()
+        self.sums = None
+        means = [total / finite if finite else float("nan") for total in sums]
+        names = [f"loss_{term}" for term in self.terms]
+        return dict(zip(names, means, strict=True)) | {"nonfinite_steps": int(others)}

@@ -1,0 +1,29 @@
+"""Distil a teacher into a student on a GLUE task, or on your own labelled texts.
+
+    python run_glue_ckd.py recipes/glue_rte_ckd.yaml
+    accelerate launch run_glue_ckd.py recipes/glue_rte_ckd.yaml --learning_rate 3e-5 --seed 1
+
+    python run_glue_ckd.py --train_file train.csv --validation_file dev.csv --text_column review \\
+        --teacher_model_name_or_path my-teacher --student_init teacher_layers --student_num_layers 3 \\
+        --output_dir my-student --do_train --do_eval
+
+The same command takes up an interrupted run. With alpha 0 and all weights 0 the student is fine-tuned without a
+teacher. All options: --help.
+"""
+
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.errors import command_line
+from ckd_trainer.recipe import parse_recipe
+from ckd_trainer.text_classification import run_text_classification
+
+
+@command_line
+def main(argv):
+    arguments = parse_recipe((ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments), argv)
+    return run_text_classification(*arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Recipes and options: conversions, precedence, round trips, and every refusal that needs no data or model."""
+
+import dataclasses
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.errors import InputError
+from ckd_trainer.recipe import parse_recipe, resolved_recipe
+
+ALL = (ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments)
+DATA = ["--task_name", "rte", "--output_dir", "out"]
+
+
+def parse(tmp_path, text="", *command_line, kinds=ALL):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task_name: rte\noutput_dir: out\n" + text, encoding="utf-8")
+    return parse_recipe(kinds, [str(recipe), *command_line])
+
+
+def test_yaml_values_take_the_type_of_their_field(tmp_path):
+    model, glue, ckd, run, args = parse(
+        tmp_path,
+        "learning_rate: 2e-5\nwarmup_steps: 0.1\neval_strategy: no\nwindow_size: null\nalpha: 1\n"
+        "student_init: random\nstudent_config: {hidden_size: 64}\nscale_by_temperature: no\nmax_train_samples: 10\n",
+    )
+    assert args.learning_rate == 2e-5 and args.warmup_steps == 0.1
+    assert args.eval_strategy == "no"
+    assert ckd.window_size is None and ckd.alpha == 1.0 and ckd.scale_by_temperature is False
+    assert model.student_config == {"hidden_size": 64} and glue.max_train_samples == 10
+
+
+def test_command_line_wins(tmp_path):
+    recipe = "learning_rate: 2e-5\nwindow_size: null\nmax_train_samples: 5\noverwrite_output_dir: true\n"
+    *_, glue, ckd, run, args = parse(
+        tmp_path,
+        recipe,
+        "--learning-rate=3e-5",
+        "--window_size",
+        "7",
+        "--max_train_samples",
+        "none",
+        "--overwrite_output_dir",
+        "false",
+    )
+    assert args.learning_rate == 3e-5 and ckd.window_size == 7
+    assert glue.max_train_samples is None and run.overwrite_output_dir is False
+
+
+def test_none_stays_a_word_where_the_field_wants_one(tmp_path):
+    assert parse(tmp_path, "report_to: none\n")[-1].report_to == []
+    assert parse(tmp_path, "", "--report_to", "none")[-1].report_to == []
+    assert parse(tmp_path, "report_to: null\n")[-1].report_to == []
+
+
+def test_resolved_recipe_gives_the_same_options_again(tmp_path):
+    text = "learning_rate: 3e-5\nwindow_size: null\nbf16: true\neval_strategy: epoch\nsave_strategy: epoch\n"
+    text += "load_best_model_at_end: true\nstudent_init: random\nstudent_config: {hidden_size: 64}\nseed: 3\n"
+    text += "train_sampling_strategy: group_by_length\nreport_to: tensorboard\nwarmup_steps: 0.06\nhub_token: secret\n"
+    first = parse(tmp_path, text)
+    recipe = resolved_recipe(*first)
+    assert "secret" not in str(recipe) and recipe["learning_rate"] == 3e-5
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    second = parse_recipe(ALL, [str(tmp_path / "again.yaml")])
+    assert resolved_recipe(*second) == recipe
+    assert second[:4] == first[:4]
+    differing = {
+        key for key, value in first[4].to_dict().items() if value != second[4].to_dict()[key] and key != "hub_token"
+    }
+    assert differing == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rat: 1e-5\n", "learning_rat is no known option: did you mean learning_rate?"),
+        ("qqqqqq: 1\n", "qqqqqq is no known option: see --help"),
+        ("learning_rate: fast\n", "learning_rate.*'fast'"),
+        ("num_train_epochs: [1, 2]\n", "num_train_epochs|2"),
+        ("per_device_train_batch_size: 3.5\n", "per_device_train_batch_size.*'3.5'"),
+        ("max_seq_length: null\n", "max_seq_length has no value"),
+        ("do_train: perhaps\n", "do_train"),
+        ("eval_strategy: epochs\n", "eval_strategy.*'epochs'"),
+        ("student_init: layers\n", "student_init.*'layers'"),
+        ("window_size: 20\n", "window_size is 20.*odd number"),
+        ("window_size: -1\n", "window_size is -1"),
+        ("wr_distance_weight: -1\n", "wr_distance_weight is -1.0"),
+        ("ltr_angle_weight: .nan\n", "ltr_angle_weight is nan"),
+        ("temperature: 0\n", "temperature is 0.0.*above 0"),
+        ("relation_temperature: 0\n", "relation_temperature is 0.0"),
+        ("alpha: 1.5\n", "alpha is 1.5.*from 0 to 1"),
+        ("distance: l2\n", "distance_loss kl does not compare distance l2: give l1 or mse or smooth_l1"),
+        ("distance_loss: mse\n", "distance_loss mse does not compare distance cosine: give kl"),
+        ("wr_layer_mapping: skipping\n", "wr_layer_mapping: 'skipping' is no layer mapping"),
+        ("ltr_layer_mapping: 1:2,1:2\n", "ltr_layer_mapping: .*twice"),
+        ("train_file: a.csv\n", "task_name is rte, but train_file is set as well"),
+        ("max_seq_length: 0\n", "max_seq_length is 0"),
+        ("student_num_layers: 3\n", "student_num_layers is set, but student_init pretrained"),
+        ("student_init: teacher_layers\nstudent_num_layers: 0\n", "student_num_layers is 0"),
+        ("student_init: random\nstudent_config: '[1]'\n", "student_config is .*give a mapping"),
+        ("student_init: random\nstudent_config: '{'\n", "student_config is .*not JSON"),
+        ("student_init: random\nstudent_layers: 1,2\n", "only student_init teacher_layers reads it"),
+        ("student_init: teacher_layers\nstudent_layers: a,b\n", "give teacher layers such as 2,4,6"),
+        ("student_init: teacher_layers\nstudent_layers: 2,4\nstudent_num_layers: 3\n", "names 2 layers"),
+        ("load_best_model_at_end: true\neval_strategy: epoch\nsave_strategy: steps\n", "load_best_model_at_end"),
+        ("- a\n- b\n", "is not YAML|is no recipe"),
+        ("a: [\n", "is not YAML"),
+    ],
+)
+def test_refused_with_the_value_and_the_reason(tmp_path, text, words):
+    with pytest.raises(InputError, match=words):
+        parse(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("command_line", "words"),
+    [
+        (["nothing.yaml"], "cannot read the recipe nothing.yaml: No such file"),
+        ([*DATA, "--learning_rat", "1"], "learning_rat is no known option: did you mean learning_rate?"),
+        ([*DATA, "--window", "5"], "window is no known option: did you mean window_size?"),  # no abbreviations
+        ([*DATA, "--alpha", "x"], "alpha.*'x'"),
+        ([*DATA, "stray"], "stray is no known option"),
+        (["--output_dir", "out"], "there is no data to use"),
+        (["--output_dir", "out", "--data_dir", "x", "--train_file", "y"], "data_dir is set without task_name"),
+    ],
+)
+def test_command_line_refusals(command_line, words):
+    with pytest.raises(InputError, match=words):
+        parse_recipe(ALL, command_line)
+
+
+def test_wrong_type_in_a_recipe_names_the_recipe(tmp_path):
+    with pytest.raises(InputError, match="recipe.yaml: .*learning_rate"):
+        parse(tmp_path, "learning_rate: fast\n")
+
+
+@pytest.mark.parametrize("kind", ALL[:-1])
+def test_every_option_is_documented(kind):
+    assert len(dataclasses.fields(kind)) >= 2
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"].endswith((".", "command line).")), field.name
+
+
+def test_control_run_has_no_weights():
+    assert CKDArguments.fine_tuning().weights == {}
+    assert set(CKDArguments().weights) == {"logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle"}

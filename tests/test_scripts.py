@@ -1,0 +1,348 @@
+"""The scripts through their `main`: whole runs on tiny models, and the files they leave."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import save_tokenizer, sentences, tiny_model, write_tsv
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import run_glue_ckd
+import run_teacher
+from ckd_trainer.run_folder import last_checkpoint
+
+QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
+QUICK += ["--report_to", "none", "--logging_steps", "2", "--disable_tqdm", "true"]
+EPOCHS = ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end"]
+STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
+
+
+def distil(teacher, output, *options):
+    return run_glue_ckd.main(
+        ["--teacher_model_name_or_path", str(teacher), "--output_dir", str(output), *STUDENT, *QUICK, *options]
+    )
+
+
+def results(folder):
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def logged(folder):
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """A teacher that run_teacher.py has fine-tuned to tell good from bad sentences."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_model().save_pretrained(folder / "base")
+    save_tokenizer(folder / "base")
+    train = write_tsv(folder / "train.tsv", sentences(96))
+    validation = write_tsv(folder / "validation.tsv", sentences(22, seed=1))
+    metrics = run_teacher.main(
+        ["--model_name_or_path", str(folder / "base"), "--output_dir", str(folder / "trained"), "--do_train"]
+        + ["--train_file", str(train), "--validation_file", str(validation), "--max_seq_length", "32", "--do_eval"]
+        + [*QUICK, *EPOCHS, "--num_train_epochs", "6", "--train_sampling_strategy", "group_by_length"]
+    )
+    assert metrics["eval_accuracy"] > 0.9
+    return folder / "trained"
+
+
+@pytest.fixture
+def trained_teacher(trained_once, tmp_path):
+    return shutil.copytree(trained_once, tmp_path / "trained")
+
+
+def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, capsys):
+    output = tmp_path / "student"
+    options = ["--do_train", "--do_eval", "--do_predict", "--train_sampling_strategy", "group_by_length", *EPOCHS]
+    metrics = distil(trained_teacher, output, *text_files, *options)
+    assert "THE TEACHER SCORES AT CHANCE" not in capsys.readouterr().out
+
+    left = results(output)
+    assert left["eval_accuracy"] == metrics["eval_accuracy"] > 0.8
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert left["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert left["model_size_mb"] == round(4 * left["parameters"] / 1e6, 3) and left["latency_ms"] > 0
+    assert (left["train_samples"], left["eval_samples"]) == (96, 22)
+
+    log = [entry for entry in logged(output) if "loss" in entry]
+    assert len(log) == 12  # 2 epochs of 12 steps, every second
+    terms = {f"loss_{term}" for term in ("task", "logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle")}
+    assert all(terms | {"nonfinite_steps"} <= set(entry) for entry in log)
+
+    recipe = yaml.safe_load((output / "recipe.yaml").read_text())
+    assert recipe["student_num_layers"] == 2 and recipe["alpha"] == 0.7 and recipe["learning_rate"] == 3e-3
+    record = json.loads((output / "run.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__ and record["processes"] == 1
+
+    card = (output / "README.md").read_text()
+    assert "A student of `trained`" in card and f"| accuracy | {left['eval_accuracy']:.4f} |" in card
+    assert "0.3 task + 0.7 logits + 1 wr_distance" in card and str(tmp_path) not in card
+
+    classify = pipeline("text-classification", model=str(output))
+    texts = [text for text, _ in sentences(13, seed=2)]
+    said = [answer["label"] for answer in classify(texts)]
+    assert set(said) == {"bad", "good"}
+    # The prediction file has the test set's order, though batches are grouped by length.
+    lines = (output / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert lines == ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(said))]
+
+
+def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher, text_files, tmp_path):
+    output = tmp_path / "student"
+    options = ["--do_train", *text_files, *EPOCHS, "--num_train_epochs", "30", "--early_stopping_patience", "2"]
+    distil(trained_teacher, output, *options)
+    state = json.loads((output / "trainer_state.json").read_text())
+    scores = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry]
+    assert state["best_metric"] == max(scores)
+    assert len(scores) < 30 and scores[-2:] <= [max(scores)] * 2
+    best = load_file(f"{state['best_model_checkpoint']}/model.safetensors")
+    final = load_file(output / "model.safetensors")
+    assert all(torch.equal(best[name], final[name]) for name in best)
+
+
+def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path):
+    options = ["--do_train", *text_files, "--save_strategy", "steps", "--save_steps", "3"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    distil(trained_teacher, whole, *options)
+    distil(trained_teacher, cut, *options)
+    for path in cut.iterdir():  # as a run killed after step 7 leaves its folder
+        if path.name.startswith("checkpoint-"):
+            if int(path.name.split("-")[1]) > 6:
+                shutil.rmtree(path)
+        elif path.name != "recipe.yaml":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert last_checkpoint(cut).endswith("checkpoint-6")
+    distil(trained_teacher, cut, *options)
+    ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [entry["step"] for entry in logged(cut)] == [entry["step"] for entry in logged(whole)]
+
+
+def test_half_written_checkpoint_is_passed_over(tmp_path):
+    for step in (4, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-4" / "trainer_state.json").touch()
+    assert last_checkpoint(tmp_path).endswith("checkpoint-4")
+
+
+def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text_files, tmp_path):
+    output = tmp_path / "student"
+    distil(trained_teacher, output, *text_files, "--do_train", "--do_eval")
+    before = results(output)
+    weights = (output / "model.safetensors").read_bytes()
+    again = distil(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--do_predict")
+    assert again["eval_accuracy"] == before["eval_accuracy"] and "train_loss" not in again
+    assert results(output)["train_runtime"] == before["train_runtime"]
+    assert (output / "model.safetensors").read_bytes() == weights
+    assert len((output / "predictions" / "predictions.tsv").read_text().splitlines()) == 14
+
+
+def test_another_runs_folder_is_refused_unless_overwriting(trained_teacher, text_files, tmp_path, capsys):
+    output = tmp_path / "student"
+    distil(trained_teacher, output, *text_files, "--do_train")
+    (output / "notes.txt").write_text("mine")
+    other = [*text_files, "--do_train", "--temperature", "2"]
+    with pytest.raises(SystemExit) as stopped:
+        distil(trained_teacher, output, *other)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and "temperature 3.0 there, 2.0 here" in message
+    assert "overwrite_output_dir" in message
+    distil(trained_teacher, output, *other, "--overwrite_output_dir")
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["temperature"] == 2.0
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_control_run_needs_no_teacher(tiny_teacher, text_files, tmp_path):
+    zeros = [f"--{term}_{kind}_weight=0" for term in ("wr", "ltr") for kind in ("distance", "angle")]
+    run_glue_ckd.main(
+        ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "out"), "--alpha", "0", *zeros]
+        + [*text_files, *QUICK, "--do_train"]
+    )
+    assert {"loss", "loss_task"} <= set(logged(tmp_path / "out")[0])
+    assert "without a teacher" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_regression_on_own_json_lines(tmp_path, tiny_teacher):
+    rows = [{"first": text, "second": text, "score": float(label == "good")} for text, label in sentences(40)]
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    columns = ["--text_column", "first", "--text_pair_column", "second", "--label_column", "score", "--regression"]
+    files = [
+        word for name in ("train", "validation", "test") for word in (f"--{name}_file", f"{tmp_path / name}.jsonl")
+    ]
+    common = [*files, *columns, *QUICK, "--max_seq_length", "32", "--do_train", "--do_eval", "--do_predict"]
+    teacher = ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "t")]
+    metrics = run_teacher.main([*teacher, *common, "--num_train_epochs", "8"])
+    assert metrics["eval_pearson"] > 0.8
+    metrics = distil(tmp_path / "t", tmp_path / "s", *common)
+    assert {"eval_pearson", "eval_spearmanr"} <= set(metrics)
+    lines = (tmp_path / "s" / "predictions" / "predictions.tsv").read_text().splitlines()
+    assert len(lines) == 41 and float(lines[1].split("\t")[1]) is not None
+    logits = AutoModelForSequenceClassification.from_pretrained(tmp_path / "s").config
+    assert logits.num_labels == 1 and logits.problem_type == "regression"
+
+
+def test_mnli_reports_both_sets_and_writes_both_files(tmp_path, tiny_teacher):
+    """The classic layout: 3 classes, two validation and two test sets."""
+    folder = tmp_path / "glue" / "MNLI"
+    folder.mkdir(parents=True)
+    names = ("entailment", "neutral", "contradiction")
+    texts = [text for text, _ in sentences(30)]
+    for name, count in (("train", 30), ("dev_matched", 9), ("dev_mismatched", 12)):
+        rows = [(str(index), texts[index], texts[-index], names[index % 3]) for index in range(count)]
+        write_tsv(folder / f"{name}.tsv", rows, header=("index", "sentence1", "sentence2", "gold_label"))
+    for name, count in (("test_matched", 5), ("test_mismatched", 7)):
+        rows = [(str(index), texts[index], texts[-index]) for index in range(count)]
+        write_tsv(folder / f"{name}.tsv", rows, header=("index", "sentence1", "sentence2"))
+    output = tmp_path / "out"
+    options = ["--task_name", "mnli", "--data_dir", str(tmp_path / "glue"), "--max_seq_length", "32"]
+    run_teacher.main(
+        ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(output), *options, *QUICK, *EPOCHS]
+        + ["--do_train", "--do_eval", "--do_predict"]
+    )
+    left = results(output)
+    assert (left["eval_samples"], left["eval_mismatched_samples"]) == (9, 12)
+    assert 0 <= left["eval_mismatched_accuracy"] <= 1
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["best_metric"] == left["eval_accuracy"]  # matched accuracy picks the checkpoint
+    for name, count in (("MNLI-m.tsv", 5), ("MNLI-mm.tsv", 7)):
+        lines = (output / "predictions" / name).read_text().splitlines()
+        assert len(lines) == count + 1 and lines[1].split("\t")[1] in names
+
+
+def test_teacher_at_chance_is_warned_of_with_the_number(tiny_teacher, text_files, tmp_path, caplog):
+    distil(tiny_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--max_steps", "1")
+    warning = next(record.message for record in caplog.records if "AT CHANCE" in record.message)
+    assert "accuracy 0.500" in warning and "22 validation examples" in warning
+
+
+def test_teacher_with_permuted_labels_teaches_the_same(trained_teacher, text_files, tmp_path, caplog):
+    """A teacher whose head has the two labels swapped gives the same student, bit for bit."""
+    swapped = tmp_path / "swapped"
+    model = AutoModelForSequenceClassification.from_pretrained(trained_teacher)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label, model.config.label2id = {0: "good", 1: "bad"}, {"good": 0, "bad": 1}
+    model.save_pretrained(swapped)
+    AutoTokenizer.from_pretrained(trained_teacher).save_pretrained(swapped)
+    weights = {}
+    for teacher in (trained_teacher, swapped):
+        output = tmp_path / f"from_{teacher.name}"
+        # The student starts as one model, so that its head is not swapped too.
+        start = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path"]
+        distil(teacher, output, *text_files, "--do_train", "--do_eval", *start, str(trained_teacher))
+        weights[teacher] = load_file(output / "model.safetensors")
+    assert "put in the student's order" in caplog.text and "AT CHANCE" not in caplog.text
+    for name, tensor in weights[trained_teacher].items():
+        torch.testing.assert_close(tensor, weights[swapped][name])
+
+
+def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path, monkeypatch):
+    """The Hub's two calls are replaced; everything up to them is `Trainer.push_to_hub`."""
+    from huggingface_hub import HfApi, RepoUrl
+
+    sent = {}
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **kwargs: RepoUrl(f"https://huggingface.co/{repo_id}")
+    )
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: sent.update(kwargs))
+    output = tmp_path / "student"
+    push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end", "--hub_token", "hf_secret"]
+    distil(trained_teacher, output, *text_files, "--do_train", "--do_eval", *push)
+    assert sent["repo_id"] == "me/my-student" and sent["folder_path"] == str(output)
+    card = (output / "README.md").read_text()
+    assert 'model="me/my-student"' in card and "# my-student" in card and "A student of `trained`" in card
+    assert "student_num_layers: 2" in card and "| accuracy |" in card
+    for name in ("recipe.yaml", "run.json", "README.md"):
+        assert "hf_secret" not in (output / name).read_text()
+
+
+def test_bf16_and_padding_to_one_length(trained_teacher, text_files, tmp_path):
+    distil(trained_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length")
+    assert results(tmp_path / "out")["eval_accuracy"] > 0.6
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
+
+
+def test_real_glue_files_through_the_command_line(shared_data, trained_teacher, tmp_path):
+    """CoLA in the classic layout: a few rows of each set, and the file that the GLUE server takes."""
+    output = tmp_path / "cola"
+    options = ["--task_name", "cola", "--data_dir", str(shared_data / "glue"), "--max_seq_length", "16"]
+    options += ["--max_train_samples", "24", "--max_eval_samples", "20", "--max_predict_samples", "6"]
+    run_teacher.main(
+        ["--model_name_or_path", str(trained_teacher), "--output_dir", str(output), *options, *QUICK]
+        + ["--do_train", "--do_eval", "--do_predict"]
+    )
+    assert "eval_matthews_correlation" in results(output)
+    lines = (output / "predictions" / "CoLA.tsv").read_text().splitlines()
+    assert len(lines) == 7 and all(line.split("\t")[1] in "01" for line in lines[1:])
+    config = AutoModelForSequenceClassification.from_pretrained(output).config
+    assert config.id2label == {0: "unacceptable", 1: "acceptable"}
+
+
+def refused(capsys, *options, main=run_glue_ckd.main):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(options))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith("error: ") and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--learning_rat", "1"], "did you mean learning_rate?"),
+        (["--window_size", "4"], "odd number"),
+        (["--validation_file", "missing.tsv", "--do_eval"], "missing.tsv"),
+        (["--label_column", "labels"], "'labels'"),
+        (["--text_column", "sentence"], "it has 'text', 'label'"),
+        (["--max_seq_length", "100"], "reads at most 32 tokens"),
+        (["--student_num_layers", "9"], "student_num_layers is 9, but the teacher has only 4"),
+        (["--student_num_layers", "3", "--ltr_layer_mapping", "skip"], "ltr_layer_mapping skip matches 1 layers"),
+        (["--metric_for_best_model", "bleu", *EPOCHS], "metric_for_best_model is bleu"),
+        (["--early_stopping_patience", "2"], "load_best_model_at_end"),
+        (["--resume_from_checkpoint", "true"], "no complete checkpoint"),
+        (["--do_train", "false"], "nothing to do"),
+        (["--do_train", "false", "--do_eval"], "never trained"),
+    ],
+)
+def test_bad_options_leave_nothing(tiny_teacher, text_files, tmp_path, capsys, options, words):
+    output = tmp_path / "out"
+    common = ["--teacher_model_name_or_path", str(tiny_teacher), "--output_dir", str(output), *STUDENT, *QUICK]
+    error = refused(capsys, *common, *text_files, "--do_train", *options)
+    assert words in error
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no rows"),
+        ([("a cat", "fine"), ("a dog", "good")], "'fine'"),
+        ([("a cat", "good"), ("a dog",)], "line 3"),
+        ([("a cat", "good", "x")], "line 2"),
+    ],
+)
+def test_bad_validation_files(tiny_teacher, text_files, tmp_path, capsys, rows, words):
+    bad = write_tsv(tmp_path / "bad.tsv", rows)
+    common = ["--teacher_model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "out"), *STUDENT]
+    error = refused(capsys, *common, *text_files, "--validation_file", str(bad), "--do_train", "--do_eval")
+    assert words in error and "bad.tsv" in error
+
+
+def test_teacher_of_another_task(text_files, tmp_path, capsys, tiny_teacher):
+    tiny_model(labels=("a", "b", "c")).save_pretrained(tiny_teacher)
+    capsys.readouterr()
+    common = ["--teacher_model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "out"), *STUDENT]
+    assert "the teacher has 3 labels, but the data has 2" in refused(capsys, *common, *text_files, "--do_train")
+
+
+def test_foreign_folder_is_refused(tiny_teacher, text_files, capsys):
+    common = ["--teacher_model_name_or_path", str(tiny_teacher), "--output_dir", str(tiny_teacher), *STUDENT]
+    assert "but no run of ours" in refused(capsys, *common, *text_files, "--do_train")
+    assert (tiny_teacher / "model.safetensors").is_file()

@@ -1,0 +1,325 @@
+"""`DistillationTrainer` against the slow twin, against `Trainer`, and what it keeps apart."""
+
+import functools
+import math
+
+import pytest
+import torch
+from conftest import tiny_model
+from datasets import Dataset
+from reference import contextual_relation_losses as slow_relation_losses
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainingArguments
+
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.errors import InputError
+
+
+def examples(count=48, seed=0, labels=2, types=False):
+    draw = torch.Generator().manual_seed(seed)
+    rows = []
+    for index in range(count):
+        length = int(torch.randint(3, 12, (), generator=draw))
+        row = {"input_ids": torch.randint(5, 22, (length,), generator=draw).tolist(), "attention_mask": [1] * length}
+        if types:
+            row["token_type_ids"] = [0] * (length // 2) + [1] * (length - length // 2)
+        rows.append(row | {"labels": index % labels})
+    return Dataset.from_list(rows)
+
+
+def pad(rows):
+    """A collator without a tokenizer: zeros on the right."""
+    length = max(len(row["input_ids"]) for row in rows)
+    return {
+        name: torch.tensor(
+            [row[name] if name == "labels" else row[name] + [0] * (length - len(row[name])) for row in rows]
+        )
+        for name in rows[0]
+    }
+
+
+def trainer(cls, folder, model, steps=1, train=None, **kwargs):
+    options = {"learning_rate": 1e-3, "max_steps": steps, "logging_steps": 1, "per_device_train_batch_size": 8}
+    options |= kwargs.pop("options", {})
+    args = TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True, **options)
+    train = train or examples()
+    return cls(model=model, args=args, train_dataset=train, eval_dataset=train, data_collator=pad, **kwargs)
+
+
+def logs(trainer):
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def no_dropout(**kwargs):
+    return tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **kwargs)
+
+
+CONTROL = {"alpha": 0, "wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0}
+
+
+def test_control_run_is_trainer_bit_for_bit(tmp_path):
+    plain = trainer(Trainer, tmp_path / "plain", tiny_model(layers=2), steps=20)
+    plain.train()
+    teacher = tiny_model(layers=4, seed=1)
+    teacher.forward = None  # must not be called
+    control = trainer(
+        DistillationTrainer,
+        tmp_path / "control",
+        tiny_model(layers=2),
+        steps=20,
+        teacher=teacher,
+        ckd_args=CKDArguments.fine_tuning(),
+    )
+    control.train()
+    assert [entry["loss"] for entry in logs(plain)] == [entry["loss"] for entry in logs(control)]
+    assert len(logs(plain)) == 20
+    for ours, theirs in zip(control.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert plain.evaluate()["eval_loss"] == control.evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_one_step_is_the_twins_total(tmp_path, regression):
+    labels = ("score",) if regression else ("bad", "good")
+    student, teacher = no_dropout(layers=2, width=8, labels=labels), tiny_model(layers=4, seed=1, labels=labels)
+    weights = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
+    ckd_args = CKDArguments(
+        alpha=0.3, temperature=2.0, window_size=5, **{f"{term}_weight": weight for term, weight in weights.items()}
+    )
+    data = examples(8, seed=3)
+    if regression:
+        data = data.map(lambda row: {"labels": row["labels"] + 0.5})
+    run = trainer(DistillationTrainer, tmp_path, student, teacher=teacher, ckd_args=ckd_args, train=data)
+    student.double().train()
+    teacher.double()
+    batch = pad(list(data))
+    if regression:
+        batch["labels"] = batch["labels"].double()
+    loss = run.compute_loss(student, batch)
+    loss.backward()
+    gradient = [parameter.grad.clone() for parameter in student.parameters() if parameter.grad is not None]
+
+    student.zero_grad()
+    out = student(**batch, output_hidden_states=True)
+    with torch.no_grad():
+        theirs = teacher.eval()(**batch, output_hidden_states=True)
+    if regression:
+        soft = ((out.logits - theirs.logits) / 2).pow(2).mean()
+    else:
+        p, q = (theirs.logits / 2).softmax(-1), (out.logits / 2).softmax(-1)
+        soft = 4 * (p * (p.log() - q.log())).sum(-1).mean()
+    terms = slow_relation_losses(
+        out.hidden_states,
+        theirs.hidden_states,
+        batch["attention_mask"],
+        pairs=[(0, 0), (1, 2), (2, 4)],
+        window_size=5,
+    )
+    expected = 0.7 * out.loss + 0.3 * soft + sum(weight * terms[term] for term, weight in weights.items())
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    expected_gradient = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+    for ours, theirs in zip(gradient, expected_gradient, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+
+
+def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
+    ckd_args = CKDArguments(alpha=0.25, wr_angle_weight=2.0, ltr_angle_weight=0.0)
+    options = {"logging_steps": 2, "learning_rate": 0.0}
+    runs = {}
+    for steps in (1, 2):
+        runs[steps] = trainer(
+            DistillationTrainer,
+            tmp_path / str(steps),
+            no_dropout(layers=2),
+            steps=2,
+            teacher=tiny_model(seed=1),
+            ckd_args=ckd_args,
+            options=options | {"logging_steps": steps},
+        )
+        runs[steps].train()
+    (pair,), singles = logs(runs[2]), logs(runs[1])
+    terms = ["loss_task", "loss_logits", "loss_wr_distance", "loss_wr_angle", "loss_ltr_distance"]
+    assert {name for name in pair if name.startswith("loss_")} == set(terms)  # ltr_angle has no weight
+    for name in terms:
+        assert pair[name] == pytest.approx(sum(entry[name] for entry in singles) / 2, rel=1e-5)
+        assert pair[name] > 0
+    weights = {
+        "loss_task": 0.75,
+        "loss_logits": 0.25,
+        "loss_wr_distance": 1,
+        "loss_wr_angle": 2,
+        "loss_ltr_distance": 1,
+    }
+    assert pair["loss"] == pytest.approx(sum(weight * pair[name] for name, weight in weights.items()), rel=1e-5)
+    assert pair["nonfinite_steps"] == 0
+
+
+def test_nonfinite_steps_are_counted_and_kept_out_of_the_means(tmp_path):
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    names = ["task", *run.objective.weights]
+    run._running_means.add(torch.tensor(2.0), dict.fromkeys(names, torch.tensor(2.0)))
+    run._running_means.add(torch.tensor(math.inf), dict.fromkeys(names, torch.tensor(math.nan)))
+    means = run._running_means.drain(run.accelerator)
+    assert means.pop("nonfinite_steps") == 1
+    assert set(means.values()) == {2.0}
+
+
+def test_teacher_is_frozen_and_no_part_of_the_student(tmp_path):
+    student, teacher = tiny_model(layers=2), tiny_model(seed=1)
+    before_student = {name: value.clone() for name, value in student.state_dict().items()}
+    before_teacher = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher.train()
+    run = trainer(
+        DistillationTrainer, tmp_path, student, steps=6, teacher=teacher, options={"save_steps": 6, "optim": "sgd"}
+    )
+    run.train()
+    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(before_teacher[name], value) for name, value in teacher.state_dict().items())
+    moved = [name for name, value in student.state_dict().items() if not torch.equal(before_student[name], value)]
+    assert set(moved) == set(dict(student.named_parameters()))  # every parameter of the student learns
+    assert set(run.model.state_dict()) == set(before_student)
+    optimized = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(parameter) for parameter in student.parameters()}
+    saved = type(student).from_pretrained(tmp_path / "checkpoint-6")
+    assert saved.config.num_hidden_layers == 2 and set(saved.state_dict()) == set(before_student)
+
+
+def test_distillation_teaches(tmp_path):
+    torch.manual_seed(0)
+    teacher = tiny_model(seed=1)
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        no_dropout(layers=2, seed=2),
+        steps=60,
+        teacher=teacher,
+        ckd_args=CKDArguments(alpha=1.0, wr_angle_weight=10.0),
+        options={"learning_rate": 5e-3},
+    )
+    run.train()
+    first, last = logs(run)[0], logs(run)[-1]
+    for term in ("loss_logits", "loss_wr_angle", "loss_wr_distance", "loss_ltr_angle"):
+        assert last[term] < 0.7 * first[term], term
+
+
+@pytest.mark.parametrize("ckd_args", [CKDArguments(), CKDArguments.fine_tuning()])
+def test_accumulated_batches_weigh_as_one(tmp_path, ckd_args):
+    """4 batches of 2 give the gradient norms of 1 batch of 8 where all examples have one length."""
+    data = examples(16).map(lambda row: {name: (row[name] * 9)[:9] for name in ("input_ids", "attention_mask")})
+    norms = {}
+    for size in (8, 2):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        options |= {"train_sampling_strategy": "sequential"}
+        run = trainer(
+            DistillationTrainer,
+            tmp_path / str(size),
+            no_dropout(layers=2),
+            steps=2,
+            train=data,
+            teacher=tiny_model(seed=1),
+            ckd_args=ckd_args,
+            options=options,
+        )
+        run.train()
+        norms[size] = [(entry["grad_norm"], entry["loss"], entry["loss_task"]) for entry in logs(run)]
+    assert norms[2] == [pytest.approx(values, rel=1e-4) for values in norms[8]]
+
+
+def test_evaluation_is_the_students_task_loss_and_keeps_only_logits(tmp_path):
+    student = tiny_model(layers=2, output_hidden_states=True, output_attentions=True)
+    run = trainer(DistillationTrainer, tmp_path, student, teacher=tiny_model(seed=1))
+    run.compute_metrics = lambda prediction: {"shape": prediction.predictions.shape[1]}
+    metrics = run.evaluate()
+    assert metrics["eval_shape"] == 2
+    expected = Trainer(model=student, args=run.args, eval_dataset=run.eval_dataset, data_collator=pad)
+    assert metrics["eval_loss"] == expected.evaluate()["eval_loss"]
+    assert run.predict(examples(5).remove_columns("labels")).predictions.shape == (5, 2)
+
+
+def test_zero_weight_terms_ask_for_nothing(tmp_path):
+    student, teacher = tiny_model(layers=2), tiny_model(seed=1)
+    asked = {}
+    for name, model in (("student", student), ("teacher", teacher)):
+
+        @functools.wraps(model.forward)
+        def spy(*args, _name=name, _forward=model.forward, **kwargs):
+            asked[_name] = kwargs.get("output_hidden_states"), kwargs.get("output_attentions")
+            return _forward(*args, **kwargs)
+
+        model.forward = spy
+    logits_only = CKDArguments(**CONTROL | {"alpha": 0.5})
+    trainer(DistillationTrainer, tmp_path / "a", student, teacher=teacher, ckd_args=logits_only).train()
+    assert asked == {"student": (False, False), "teacher": (False, False)}
+    relations = CKDArguments(**CONTROL | {"wr_angle_weight": 1.0})
+    trainer(DistillationTrainer, tmp_path / "b", student, teacher=teacher, ckd_args=relations).train()
+    assert asked == {"student": (True, False), "teacher": (True, False)}
+
+
+def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
+    """DistilBERT takes no token types; its BERT teacher must see them all the same."""
+    student = DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=22, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=32)
+    )
+    teacher, seen = tiny_model(seed=1), []
+    forward = teacher.forward
+    teacher.forward = lambda **kwargs: seen.append(kwargs["token_type_ids"].sum().item()) or forward(**kwargs)
+    run = trainer(DistillationTrainer, tmp_path, student, steps=2, teacher=teacher, train=examples(types=True))
+    run.train()
+    assert len(seen) == 2 and min(seen) > 0
+    run.evaluate()
+    run.predict(examples(4, types=True).remove_columns("labels"))
+
+
+def test_teacher_labels_in_another_order_are_permuted(tmp_path, caplog):
+    teacher = tiny_model(seed=1, labels=("GOOD", "bad"))
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=teacher)
+    assert "put in the student's order" in caplog.text
+    batch = pad(list(examples(4)))
+    teacher_logits = teacher.eval()(**batch).logits
+    torch.testing.assert_close(run.teacher(batch).logits, teacher_logits[:, [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "ckd_args", "words"),
+    [
+        (None, CKDArguments(), "no teacher is given"),
+        ({"labels": ("a", "b", "c")}, CKDArguments(), "the teacher has 3 labels, but the data has 2"),
+        ({"labels": ("yes", "no")}, CKDArguments(), "the teacher's labels are yes, no"),
+        ({"layers": 3}, CKDArguments(), "ltr_layer_mapping emb\\+skip matches 2 layers.*uniform"),
+        ({"layers": 4}, CKDArguments(wr_layer_mapping="0:0,2:5"), "wr_layer_mapping: .*the teacher 0 to 4"),
+    ],
+)
+def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
+    teacher = tiny_model(**teacher) if teacher else None
+    with pytest.raises(InputError, match=words):
+        trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=teacher, ckd_args=ckd_args)
+
+
+def test_a_mapping_that_leaves_layers_out_is_warned_of(tmp_path, caplog):
+    ckd_args = CKDArguments(ltr_distance_weight=0, ltr_angle_weight=0)
+    trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(layers=3), ckd_args=ckd_args)
+    assert "leaves student layers 1 without a teacher layer" in caplog.text and "uniform" in caplog.text
+
+
+def test_bf16_autocast_trains_and_keeps_the_terms(tmp_path):
+    terms = {}
+    for bf16 in (False, True):
+        run = trainer(
+            DistillationTrainer,
+            tmp_path / str(bf16),
+            no_dropout(layers=2),
+            teacher=tiny_model(seed=1),
+            options={"bf16": bf16},
+        )
+        run.train()
+        terms[bf16] = logs(run)[0]
+    for name in ("loss", "loss_task", "loss_wr_angle", "loss_ltr_angle"):
+        assert terms[True][name] == pytest.approx(terms[False][name], rel=0.05), name
+
+
+def test_gradients_flow_through_padding_free_batches(tmp_path):
+    """A collator that gives no attention mask: nothing is padded."""
+    data = examples(8).map(lambda row: {"input_ids": (row["input_ids"] * 5)[:5]}, remove_columns="attention_mask")
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1), train=data)
+    run.train()
+    assert logs(run)[0]["loss_wr_angle"] > 0
