@@ -11,21 +11,21 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Rounding leaves a few units in the last place of the norms where the exact result is 0.
 _ROUNDING_UNITS = 16
 
 
 class Gram(NamedTuple):
-    """Inner products of N vectors per set; m is the mean of the set's valid vectors.
+    """Inner products of the vectors of each set, as they are and less the mean m of the set's valid vectors.
 
-    Differences do not change when the mean is taken off, and float32 keeps its digits: hidden states of
-    transformers share a large common part. The other two fields give the products with the mean back.
+    Cosines need the vectors as they are. Differences do not change when the mean is taken off, and float32 keeps its
+    digits: the hidden states of a transformer share a large common part.
     """
 
+    raw: Tensor  # (..., N, N)  <x_i, x_j>
     centred: Tensor  # (..., N, N)  <x_i - m, x_j - m>
-    with_mean: Tensor  # (..., N)  <x_i - m, m>
-    mean_square: Tensor  # (...)  <m, m>
 
 
 def gram(vectors: Tensor, mask: Tensor) -> Gram:
@@ -37,45 +37,71 @@ def gram(vectors: Tensor, mask: Tensor) -> Gram:
 
     Rows and columns of masked items are finite and meaningless.
     """
-    mask = mask.bool()
-    with torch.autocast(vectors.device.type, enabled=False):
-        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        vectors = vectors.masked_fill(~mask[..., None], 0)
-        mean = vectors.sum(-2, keepdim=True) / mask.sum(-1).clamp_min(1)[..., None, None]  # (..., 1, width)
-        centred = vectors - mean
-        return Gram(
-            centred=centred @ centred.transpose(-1, -2),
-            with_mean=(centred @ mean.transpose(-1, -2)).squeeze(-1),
-            mean_square=mean.square().sum((-1, -2)),
-        )
+    return Gram(*_InnerProducts.apply(vectors, mask.bool()))
 
 
-def cosines(products: Gram) -> Tensor:
-    """Returns <x_i, x_j> / (|x_i| |x_j|), (..., N, N); 0 where a vector is zero."""
-    with_mean, mean_square = products.with_mean, products.mean_square[..., None]
-    squared_norms = _diagonal(products.centred) + 2 * with_mean + mean_square
-    size = _diagonal(products.centred) + mean_square
-    inverse_norms = _rsqrt_or_zero(squared_norms, size)
-    raw = products.centred + (with_mean + mean_square)[..., :, None] + with_mean[..., None, :]
+class _InnerProducts(torch.autograd.Function):
+    """Keeps the vectors that it was given for the backward pass, and no copy of them.
+
+    With w the share of each item in the mean and P = I - 1 w^T, the products are X X^T and P X (P X)^T. For incoming
+    gradients R and C the gradient is (R + R^T + P^T (C + C^T) P) X: matrices of items, and one product with X.
+    """
+
+    @staticmethod
+    def forward(ctx, vectors, mask):
+        ctx.save_for_backward(vectors, mask)
+        with torch.autocast(vectors.device.type, enabled=False):
+            items = _valid_items(vectors, mask)
+            centred = items - _shares(mask, items) @ items
+            return items @ items.mT, centred @ centred.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, raw_gradient, centred_gradient):
+        vectors, mask = ctx.saved_tensors
+        with torch.autocast(vectors.device.type, enabled=False):
+            items = _valid_items(vectors, mask)
+            shares = _shares(mask, items)
+            centred = centred_gradient + centred_gradient.mT
+            centred = centred - centred.sum(-1, keepdim=True) * shares  # (C + C^T) P
+            centred = centred - centred.sum(-2, keepdim=True) * shares.mT  # P^T (C + C^T) P
+            gradient = (raw_gradient + raw_gradient.mT + centred) @ items
+            return gradient.masked_fill_(~mask[..., None], 0).to(vectors.dtype), None
+
+
+def _valid_items(vectors: Tensor, mask: Tensor) -> Tensor:
+    """Returns the vectors in float32 or wider, zero where they are masked."""
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32)).masked_fill(~mask[..., None], 0)
+
+
+def _shares(mask: Tensor, like: Tensor) -> Tensor:
+    """Returns the share of each item in the mean of the valid ones, (..., 1, N)."""
+    return (mask / mask.sum(-1, keepdim=True).clamp_min(1)).to(like.dtype)[..., None, :]
+
+
+def cosines(raw: Tensor) -> Tensor:
+    """Returns <x_i, x_j> / (|x_i| |x_j|) from the raw products, (..., N, N); 0 where a vector is zero."""
+    squared_norms = _diagonal(raw)
+    inverse_norms = _rsqrt_or_zero(squared_norms, torch.zeros_like(squared_norms))
     return raw * inverse_norms[..., :, None] * inverse_norms[..., None, :]
 
 
-def squared_distances(products: Gram) -> Tensor:
-    """Returns |x_i - x_j|^2, (..., N, N); exactly 0 where the two are equal up to rounding."""
-    squares = _diagonal(products.centred)
+def squared_distances(centred: Tensor) -> Tensor:
+    """Returns |x_i - x_j|^2 from the centred products, (..., N, N); 0 where the two are equal up to rounding."""
+    squares = _diagonal(centred)
     size = squares[..., :, None] + squares[..., None, :]
-    distances = size - 2 * products.centred
+    distances = size - 2 * centred
     return distances.masked_fill(_vanishes(distances, size), 0)
 
 
-def angles(products: Gram, mask: Tensor, window_size: int | None = None) -> Tensor:
+def angles(centred: Tensor, mask: Tensor, window_size: int | None = None) -> Tensor:
     """Returns the cosine of the angle at item i between items j and k, for every j and k in the window of i.
 
     cos = <x_j - x_i, x_k - x_i> / (|x_j - x_i| |x_k - x_i|)
         = (G_ii - G_ij - G_ik + G_jk) / (r_ij r_ik),  r_ij^2 = G_ii + G_jj - 2 G_ij
 
     Args:
-        products: of sets of N items.
+        centred: (..., N, N), the centred products of sets of N items.
         mask: (..., N), true for valid items.
         window_size: odd; j and k are at most window_size // 2 places from i. None: no limit.
 
@@ -85,13 +111,13 @@ def angles(products: Gram, mask: Tensor, window_size: int | None = None) -> Tens
         an item is masked or out of the window.
     """
     if _covers(window_size, mask):
-        near = products.centred[..., None, :, :]  # (..., 1, j, k), the same for each i
-        to_centre = products.centred  # (..., i, j)
+        near = centred[..., None, :, :]  # (..., 1, j, k), the same for each i
+        to_centre = centred  # (..., i, j)
     else:
-        near = _neighbourhoods(products.centred, window_size // 2)  # (..., i, j, k)
+        near = _neighbourhoods(centred, window_size // 2)  # (..., i, j, k)
         to_centre = near[..., window_size // 2, :]
 
-    centre = _diagonal(products.centred)[..., None]  # (..., i, 1)  G_ii
+    centre = _diagonal(centred)[..., None]  # (..., i, 1)  G_ii
     squares = _diagonal(near)  # (..., i or 1, j)  G_jj
     size = centre + squares
     inverse_lengths = _rsqrt_or_zero(size - 2 * to_centre, size)  # (..., i, j)  1 / r_ij

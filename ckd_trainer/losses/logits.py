@@ -18,10 +18,7 @@ def classification_logit_loss(
     Returns:
         a scalar.
     """
-    log_student = (_float(student_logits) / temperature).log_softmax(-1)
-    log_teacher = (_float(teacher_logits) / temperature).log_softmax(-1)
-    loss = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    return loss * temperature**2 if scale_by_temperature else loss
+    return _divergence(student_logits, teacher_logits, temperature, scale_by_temperature)
 
 
 def regression_logit_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -45,24 +42,25 @@ def span_logit_loss(
         student_start, student_end, teacher_start, teacher_end: (batch, length).
         mask: (batch, length), true or 1 where an answer may start or end; other positions do not count.
     """
+    mask = mask.bool()
     losses = [
-        classification_logit_loss(
-            _among(student, mask),
-            _among(teacher, mask),
-            temperature=temperature,
-            scale_by_temperature=scale_by_temperature,
-        )
+        _divergence(student, teacher, temperature, scale_by_temperature, mask)
         for student, teacher in ((student_start, teacher_start), (student_end, teacher_end))
     ]
     return (losses[0] + losses[1]) / 2
 
 
+def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
+    logarithms = []
+    for logits in (student, teacher):
+        scores = _float(logits) / temperature
+        if mask is not None:
+            # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN.
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min / 4)
+        logarithms.append(scores.log_softmax(-1))
+    loss = F.kl_div(*logarithms, reduction="batchmean", log_target=True)
+    return loss * temperature**2 if scale_by_temperature else loss
+
+
 def _float(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _among(logits: Tensor, mask: Tensor) -> Tensor:
-    # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN; a quarter of the
-    # smallest number leaves room for the division by the temperature and for the softmax.
-    logits = _float(logits)
-    return logits.masked_fill(~mask.bool(), torch.finfo(logits.dtype).min / 4)

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ckd_trainer.layer_mapping import resolve_layer_mapping
 from ckd_trainer.losses.geometry import Gram, angles, cosines, count_triples, gram, squared_distances
 
+_CHUNK = 2**20  # triples at a time: 4 MB in float32, which stay in a processor's cache
 _ELEMENTWISE = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
@@ -58,11 +60,11 @@ def pair_loss(
     total = pairs.sum().clamp_min(1)
     pairs = pairs & ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
     if (distance, distance_loss) == ("cosine", "kl"):
-        log_student = _log_softmax(cosines(student) / relation_temperature, pairs)
-        log_teacher = _log_softmax(cosines(teacher) / relation_temperature, pairs)
+        log_student = _log_softmax(cosines(student.raw) / relation_temperature, pairs)
+        log_teacher = _log_softmax(cosines(teacher.raw) / relation_temperature, pairs)
         losses = log_teacher.exp() * (log_teacher - log_student)
     elif distance == "l2" and distance_loss in _ELEMENTWISE:
-        student_distances, teacher_distances = squared_distances(student), squared_distances(teacher)
+        student_distances, teacher_distances = squared_distances(student.centred), squared_distances(teacher.centred)
         if normalize_distances:
             student_distances = student_distances / _mean_distance(student_distances, pairs)
             teacher_distances = teacher_distances / _mean_distance(teacher_distances, pairs)
@@ -92,12 +94,21 @@ def triple_loss(
 
     Returns:
         a scalar; 0 where no item is valid.
+
+    Raises:
+        ValueError: an unknown angle_loss.
     """
-    # Both cosines are 0 at masked triples, and every loss is 0 there.
-    losses = _ELEMENTWISE[angle_loss](
-        angles(student, mask, window_size), angles(teacher, mask, window_size), reduction="sum"
+    if angle_loss not in _ELEMENTWISE:
+        raise ValueError(f"angle_loss {angle_loss!r} is not known: give {', '.join(_ELEMENTWISE)}.")
+    items = mask.shape[-1]
+    total = _TripleSum.apply(
+        student.centred.reshape(-1, items, items),
+        teacher.centred.reshape(-1, items, items),
+        mask.reshape(-1, items),
+        _ELEMENTWISE[angle_loss],
+        window_size,
     )
-    return losses / count_triples(mask, window_size).clamp_min(1)
+    return total / count_triples(mask, window_size).clamp_min(1)
 
 
 def word_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Gram, Tensor]:
@@ -189,6 +200,44 @@ def contextual_relation_losses(
         terms[f"{relation}_distance"] = pair_loss(student, teacher, mask, **pair_options)
         terms[f"{relation}_angle"] = triple_loss(student, teacher, mask, angle_loss=angle_loss, window_size=window)
     return terms
+
+
+class _TripleSum(torch.autograd.Function):
+    """Sums the losses of all triples, chunk by chunk, and takes the gradient of each chunk at once.
+
+    There are N W W triples in a set and N N products, so keeping the triples for the backward pass would cost most of
+    the memory; here no more than _CHUNK of them exist at a time, or those of one set.
+    """
+
+    @staticmethod
+    def forward(ctx, student, teacher, mask, elementwise, window_size):
+        # Shapes: (sets, N, N) twice, (sets, N).
+        sets, items, _ = student.shape
+        width = items if window_size is None else min(window_size, items)
+        size = max(1, _CHUNK // max(1, items * width**2))
+        total, gradients = student.new_zeros(()), []
+        for start in range(0, sets, size):
+            chunk = slice(start, start + size)
+            with torch.set_grad_enabled(ctx.needs_input_grad[0]):
+                products = student[chunk].detach().requires_grad_(ctx.needs_input_grad[0])
+                # Both cosines are 0 at masked triples, and every loss is 0 there.
+                value = elementwise(
+                    angles(products, mask[chunk], window_size),
+                    angles(teacher[chunk], mask[chunk], window_size),
+                    reduction="sum",
+                )
+                if ctx.needs_input_grad[0]:
+                    gradients += torch.autograd.grad(value, products)
+            total += value.detach()
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None, None, None
 
 
 def _log_softmax(scores: Tensor, pairs: Tensor) -> Tensor:
