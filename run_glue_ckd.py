@@ -21,8 +21,9 @@ from ckd_trainer.text_classification import run_text_classification
 
 @command_line
 def main(argv):
-    arguments = parse_recipe((ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments), argv)
-    return run_text_classification(*arguments)
+    return run_text_classification(
+        *parse_recipe((ModelArguments, GlueArguments, RunArguments, TrainingArguments, CKDArguments), argv)
+    )
 
 
 if __name__ == "__main__":

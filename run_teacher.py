@@ -11,7 +11,7 @@ The same command takes up an interrupted run. All options: --help.
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.errors import command_line
 from ckd_trainer.recipe import parse_recipe
 from ckd_trainer.text_classification import run_text_classification
@@ -19,10 +19,9 @@ from ckd_trainer.text_classification import run_text_classification
 
 @command_line
 def main(argv):
-    model_args, data_args, run_args, args = parse_recipe(
-        (ModelArguments, GlueArguments, RunArguments, TrainingArguments), argv
+    return run_text_classification(
+        *parse_recipe((ModelArguments, GlueArguments, RunArguments, TrainingArguments), argv)
     )
-    return run_text_classification(model_args, data_args, CKDArguments.fine_tuning(), run_args, args)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,14 @@ _TIMINGS = ("runtime", "per_second", "preparation_time")
 def write_model_card(trainer, model_name: str | None = None, language=None, license=None, tags=None, **_) -> None:
     """Writes README.md into the output folder of a `DistillationTrainer`, from what it and the folder know.
 
+    A card that is there already stays where this trainer has not trained: it was written by the call that did.
+
     Args:
         model_name, language, license, tags: as for `Trainer.create_model_card`, whose other arguments are not used.
     """
     folder = Path(trainer.args.output_dir)
+    if trainer.state.global_step == 0 and (folder / "README.md").is_file():
+        return  # the call that trained this model knew more
     model_name = model_name or folder.name
     teacher = trainer.teacher_model
     tags = [tags] if isinstance(tags, str) else list(tags or [])

@@ -90,7 +90,8 @@ class ModelPair:
             (self.student_config, self.tokenizer),
             (self.teacher_config or self.student_config, self.teacher_tokenizer),
         ):
-            limit = min(getattr(config, "max_position_embeddings", max_seq_length), tokenizer.model_max_length)
+            positions = getattr(config, "max_position_embeddings", None) or max_seq_length
+            limit = min(positions, tokenizer.model_max_length)
             if max_seq_length > limit:
                 name = config.name_or_path or "the student"
                 raise InputError(
@@ -108,13 +109,8 @@ class ModelPair:
             student = _random_model(self.student_config)
         else:
             # A head for other labels is replaced, as when an MNLI model is fine-tuned on RTE.
-            student = _load(
-                AutoModelForSequenceClassification,
-                self.args.model_name_or_path,
-                config=self.student_config,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                **self.options,
+            student = _load_model(
+                self.args.model_name_or_path, config=self.student_config, ignore_mismatched_sizes=True, **self.options
             )
         return student, teacher if self.distils else None
 
@@ -134,9 +130,7 @@ def load_teacher(name_or_path: str, **options) -> PreTrainedModel:
         InputError: it cannot be loaded, or its checkpoint lacks weights: a teacher that was not fine-tuned would
             teach noise.
     """
-    model, info = _load(
-        AutoModelForSequenceClassification, name_or_path, use_safetensors=True, output_loading_info=True, **options
-    )
+    model, info = _load_model(name_or_path, output_loading_info=True, **options)
     if info["missing_keys"]:
         raise InputError(
             f"{name_or_path} has no weights for {', '.join(sorted(info['missing_keys']))}: it was not fine-tuned for "
@@ -196,7 +190,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
     Raises:
         InputError: the teacher shares one layer among all depths (ALBERT).
     """
-    student = AutoModelForSequenceClassification.from_config(config)
+    student = _random_model(config)
     prefix = _layer_list(teacher)
     weights = teacher.state_dict()
     chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{prefix}.")}
@@ -271,6 +265,11 @@ def _load(auto_class, name_or_path: str, **kwargs):
         raise InputError(f"cannot load {name_or_path}: {first_line}") from None
 
 
+def _load_model(name_or_path: str, **kwargs):
+    # float32 whatever the checkpoint's type: half-precision weights lose small updates, and bf16 is autocast's work.
+    return _load(AutoModelForSequenceClassification, name_or_path, use_safetensors=True, dtype=torch.float32, **kwargs)
+
+
 def _override(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:
     """Applies student_config and student_num_layers (which only student_init random has)."""
     overrides = dict(args.student_config or {})
@@ -285,7 +284,7 @@ def _override(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfi
 
 def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
     try:
-        return AutoModelForSequenceClassification.from_config(config)
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"student_config does not make a {config.model_type} model: {error}") from None
 

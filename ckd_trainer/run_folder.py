@@ -91,9 +91,9 @@ def check_output_dir(args: TrainingArguments, recipe: dict, *, overwrite: bool) 
         raise InputError(f"output_dir {folder} holds another run ({difference}): {remedy}")
     checkpoint = last_checkpoint(folder)
     if is_trained(args):
-        logger.warning("The run in %s is trained already; its model is used as it is.", folder)
+        logger.info("The run in %s is trained already; its model is used as it is.", folder)
     elif checkpoint:
-        logger.warning("Resuming the run in %s from %s.", folder, Path(checkpoint).name)
+        logger.info("Resuming the run in %s from %s.", folder, Path(checkpoint).name)
     return checkpoint
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def start(*arguments) -> tuple[dict, str | None]:
-    """Sets up logging and seeds, and claims the output folder. Nothing is written yet.
+    """Sets up logging and seeds, and sees how the run starts in its output folder. Nothing is written yet.
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
@@ -107,7 +107,7 @@ def run(
         logits = predict_in_order(trainer, dataset)
         if args.should_save:
             path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
-            logger.warning("Predictions written to %s", path)
+            logger.info("Predictions written to %s", path)
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:

@@ -26,17 +26,21 @@ CHECKED_EXAMPLES = 256  # of the validation set: do the tokenizers agree, does t
 def run_text_classification(
     model_args: ModelArguments,
     data_args: GlueArguments,
-    ckd_args: CKDArguments,
     run_args: RunArguments,
     args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
-    """Fine-tunes or distils as the arguments say and returns the metrics of all_results.json.
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given.
+
+    Returns:
+        the metrics of all_results.json that this call measured.
 
     Raises:
         InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
             configurations and tokenizers, and the data.
     """
-    recipe, checkpoint = start(model_args, data_args, ckd_args, run_args, args)
+    arguments = [model_args, data_args, ckd_args, run_args, args]
+    recipe, checkpoint = start(*(group for group in arguments if group is not None))
     trains = args.do_train and not is_trained(args)
     if is_trained(args):  # by an earlier call of this run
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -44,7 +48,7 @@ def run_text_classification(
         raise InputError(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
-    if not trains:
+    if ckd_args is None or not trains:
         ckd_args = CKDArguments.fine_tuning()
 
     pair = ModelPair(model_args, ckd_args.wr_layer_mapping, distils=bool(ckd_args.weights))

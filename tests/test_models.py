@@ -100,6 +100,13 @@ def test_another_head_stays_random_and_the_rest_is_the_teachers(tiny_teacher):
     assert student.classifier.out_features == 3
 
 
+def test_weights_are_float32_whatever_the_checkpoint_holds(tiny_teacher):
+    tiny_model().half().save_pretrained(tiny_teacher)
+    for kwargs in ({"student_init": "teacher_layers", "student_num_layers": 2}, {"student": tiny_teacher}):
+        for model in pair_of(tiny_teacher, **kwargs).load():
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_random_student_from_the_teachers_configuration(tiny_teacher):
     overrides = {"hidden_size": 8, "intermediate_size": 12}
     pair = pair_of(tiny_teacher, student_init="random", student_num_layers=2, student_config=overrides)

@@ -140,6 +140,18 @@ def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text
     assert results(output)["train_runtime"] == before["train_runtime"]
     assert (output / "model.safetensors").read_bytes() == weights
     assert len((output / "predictions" / "predictions.tsv").read_text().splitlines()) == 14
+    assert "A student of `trained`" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("main", [run_teacher.main, run_glue_ckd.main])
+def test_resolved_recipe_runs_again(trained_teacher, text_files, tmp_path, main):
+    output = tmp_path / "out"
+    teacher = [] if main is run_teacher.main else ["--teacher_model_name_or_path", str(trained_teacher)]
+    common = ["--model_name_or_path", str(trained_teacher), *teacher, *text_files, *QUICK, "--max_steps", "2"]
+    main([*common, "--output_dir", str(output), "--do_train"])
+    main([str(output / "recipe.yaml"), "--output_dir", str(tmp_path / "again")])
+    first, again = (load_file(folder / "model.safetensors") for folder in (output, tmp_path / "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_another_runs_folder_is_refused_unless_overwriting(trained_teacher, text_files, tmp_path, capsys):
