@@ -5,11 +5,13 @@ here; what needs data or models is checked where those are loaded. Everything no
 `transformers.TrainingArguments`.
 """
 
+import difflib
 import json
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.errors import InputError
 from ckd_trainer.layer_mapping import parse_layer_mapping
 
@@ -221,6 +223,12 @@ class GlueArguments:
     max_predict_samples: int | None = _option(None, "Use only the first so many examples of each test set.")
 
     def __post_init__(self):
+        if self.task_name and self.task_name not in GLUE_TASKS:
+            nearest = difflib.get_close_matches(self.task_name.lower(), GLUE_TASKS, n=1, cutoff=0.0)[0]
+            raise InputError(
+                f"task_name is {self.task_name!r}, which is no GLUE task; the nearest is {nearest} (there are "
+                f"{', '.join(GLUE_TASKS)})."
+            )
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if self.task_name and files:
             raise InputError(f"task_name is {self.task_name}, but {files[0]} is set as well: give one or the other.")

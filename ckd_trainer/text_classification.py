@@ -51,12 +51,16 @@ def run_text_classification(
     if ckd_args is None or not trains:
         ckd_args = CKDArguments.fine_tuning()
 
+    # Files here are read before a model is looked up, and data on the Hub after: no mistake costs a download.
+    reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
+    splits = [split for split, wanted in reads.items() if wanted]
+    on_hub = data_args.task_name and not data_args.data_dir
+    task = None if on_hub else load_task(data_args, seed=args.seed, splits=splits)
     pair = ModelPair(model_args, ckd_args.wr_layer_mapping, distils=bool(ckd_args.weights))
     pair.check_max_length(data_args.max_seq_length)
     if pair.distils:  # raises where a layer mapping does not fit
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
-    reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
-    task = load_task(data_args, seed=args.seed, splits=[split for split, wanted in reads.items() if wanted])
+    task = task or load_task(data_args, seed=args.seed, splits=splits)
     use_best_metric(args, task.best_metric, task.metrics)
     pair.set_labels(task.label_names)
     sample = next(iter([*task.validation.values(), *task.test.values(), task.train]))

@@ -6,7 +6,6 @@ zips the prediction files of several runs for the GLUE server.
 """
 
 import argparse
-import difflib
 import logging
 import random
 from dataclasses import dataclass
@@ -86,12 +85,6 @@ def load_task(arguments, *, seed, splits=("train", "validation", "test")):
     """
     if arguments.task_name is None:
         task = _load_own_files(arguments, splits)
-    elif arguments.task_name not in GLUE_TASKS:
-        near = difflib.get_close_matches(arguments.task_name.lower(), GLUE_TASKS, n=1, cutoff=0.0)[0]
-        raise InputError(
-            f"task_name is {arguments.task_name!r}, which is no GLUE task; the nearest is {near} (there are "
-            f"{', '.join(GLUE_TASKS)})."
-        )
     else:
         glue = GLUE_TASKS[arguments.task_name]
         read = _folder_reader(glue, Path(arguments.data_dir).expanduser()) if arguments.data_dir else _hub_reader(glue)
