@@ -177,6 +177,11 @@ class ModelArguments:
                     )
         if self.student_layers and self.student_init != "teacher_layers":
             raise InputError("student_layers is set, but only student_init teacher_layers reads it.")
+        if self.model_name_or_path and self.student_init == "teacher_layers":
+            raise InputError(
+                f"model_name_or_path is {self.model_name_or_path}, but student_init teacher_layers makes the student "
+                "from the teacher: leave one out."
+            )
         if self.student_config and self.student_init != "random":
             raise InputError("student_config is set, but only student_init random reads it.")
         if self.student_layers:
@@ -236,6 +241,8 @@ class GlueArguments:
             raise InputError(
                 "there is no data to use: give task_name for a GLUE task, or train_file and validation_file."
             )
+        if self.task_name and self.regression:
+            raise InputError("regression is for own files: whether a GLUE task predicts a number is known.")
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
         for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):

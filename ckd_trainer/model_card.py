@@ -1,5 +1,7 @@
 """The model card of a student: its teacher, the losses, the recipe and the results."""
 
+import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,20 +11,24 @@ from huggingface_hub import ModelCard, ModelCardData
 from ckd_trainer.run_folder import PACKAGES, RECIPE, write_atomically
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-_TIMINGS = ("runtime", "per_second", "preparation_time")
+_NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
+_RESULTS = re.compile(r"(?s)(?<=## Results\n\n).*?(?=\n\n## Training\n)")
 
 
 def write_model_card(trainer, model_name: str | None = None, language=None, license=None, tags=None, **_) -> None:
     """Writes README.md into the output folder of a `DistillationTrainer`, from what it and the folder know.
 
-    A card that is there already stays where this trainer has not trained: it was written by the call that did.
+    Where this trainer has not trained, the card of the call that did stays, with the new results in it.
 
     Args:
         model_name, language, license, tags: as for `Trainer.create_model_card`, whose other arguments are not used.
     """
     folder = Path(trainer.args.output_dir)
-    if trainer.state.global_step == 0 and (folder / "README.md").is_file():
-        return  # the call that trained this model knew more
+    path, results = folder / "README.md", _results(folder, trainer.state.log_history)
+    if trainer.state.global_step == 0 and path.is_file():
+        card = _RESULTS.sub(lambda _: results, path.read_text(encoding="utf-8"))
+        write_atomically(path, card)
+        return
     model_name = model_name or folder.name
     teacher = trainer.teacher_model
     tags = [tags] if isinstance(tags, str) else list(tags or [])
@@ -40,19 +46,27 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         teacher=_public(teacher.name_or_path) if teacher is not None else None,
         models=[_row("this model", trainer.model)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=trainer.objective.describe(),
-        results=_results(trainer.state.log_history),
+        results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),
     )
-    write_atomically(folder / "README.md", str(card).rstrip() + "\n")
+    write_atomically(path, str(card).rstrip() + "\n")
 
 
-def _results(log_history: list[dict]) -> dict[str, float]:
-    """Returns the latest value of each evaluation metric, without timings."""
+def _results(folder: Path, log_history: list[dict]) -> str:
+    """Returns a table of the latest value of each evaluation metric; timings and counts are left out."""
     latest = {}
     for entry in log_history:
-        latest |= {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
-    return {name: f"{value:.4f}" for name, value in latest.items() if not name.endswith(_TIMINGS)}
+        latest |= entry
+    path = folder / "all_results.json"
+    if path.is_file():  # the final evaluation, of the best checkpoint
+        latest |= json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        f"| {name.removeprefix('eval_')} | {value:.4f} |"
+        for name, value in latest.items()
+        if name.startswith("eval_") and not name.endswith(_NO_SCORES)
+    ]
+    return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
 
 
 def _recipe(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ckd_trainer.errors import InputError
 
 # Options that only concern this machine or hold a secret: no part of a resolved recipe.
-_NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token", "push_to_hub_token")
+_NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
 
 
 class _Parser(HfArgumentParser):
@@ -49,23 +49,24 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         if key not in fields:
             raise InputError(f"{path}: {_unknown(key, fields)}")
 
-    from_recipe = [option for key, value in recipe.items() for option in _options(path, key, value, fields[key])]
+    from_recipe, nulls = _split_nulls(
+        [_option(path, key, value, fields[key]) for key, value in recipe.items()], fields
+    )
     try:
         parser.parse_args(from_recipe)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    command_line, nulls = _split_nulls(command_line, fields)
-    namespace, unknown = parser.parse_known_args(from_recipe + command_line)
+    by_hand, nulls_by_hand = _split_nulls(_join_values(command_line), fields)
+    namespace, unknown = parser.parse_known_args(from_recipe + by_hand)
     if unknown:
-        raise InputError(_unknown(unknown[0].lstrip("-").split("=")[0], fields))
-    set_by_hand = {option.lstrip("-").split("=")[0].replace("-", "_") for option in command_line}
-    nulls |= {key for key in recipe.keys() - set_by_hand if recipe[key] is None and _nullable(fields[key])}
+        raise InputError(_unknown(_key(unknown[0]), fields))
+    nulls = (nulls - {_key(option) for option in by_hand}) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
         values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
     try:
         return parser.parse_dict(values)
-    except (ValueError, ImportError) as error:  # TrainingArguments checks its own combinations
+    except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
         raise InputError(str(error)) from None
 
 
@@ -76,13 +77,19 @@ def read_recipe(path: str | Path) -> dict:
         InputError: no such file, not YAML, or not a mapping.
     """
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        recipe = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"{path} is no recipe: give one `key: value` a line.")
+    # YAML's readers keep the last of two equal keys and say nothing.
+    keys = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha() and ":" in line]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice:
+        raise InputError(f"{path} gives {twice} twice: leave one out.")
     return recipe
 
 
@@ -90,58 +97,68 @@ def resolved_recipe(*arguments) -> dict:
     """Returns the recipe that gives these options again: all of ours, and of TrainingArguments what was changed."""
     recipe = {}
     for instance in arguments:
+        values = dataclasses.asdict(instance)
         if isinstance(instance, TrainingArguments):
-            defaults = {field.name: field.default for field in dataclasses.fields(instance)}
-            defaults |= {"accelerator_config": AcceleratorConfig().to_dict()}
-            nothing = (None, "", "none", dataclasses.MISSING)
-            # Its defaults None, "" and "none" have become False or an empty list here.
-            values = {
-                key: value
-                for key, value in instance.to_dict().items()
-                if value != defaults[key] and (value or defaults[key] not in nothing)
-            }
-        else:
-            values = dataclasses.asdict(instance)
+            values = {key: value for key, value in instance.to_dict().items() if not _is_default(instance, key, value)}
         recipe |= {key: value for key, value in values.items() if key not in _NOT_RECORDED}
     return recipe
 
 
-def _options(path, key, value, kind) -> list[str]:
-    """Returns a recipe's value as it would stand on the command line; None is no option."""
-    if value is None:
-        if not _takes(kind, types.NoneType):
-            raise InputError(f"{path}: {key} has no value.")
-        return []
+def _is_default(args: TrainingArguments, key: str, value) -> bool:
+    if key == "accelerator_config":
+        return value == AcceleratorConfig().to_dict()
+    default = args.__dataclass_fields__[key].default
+    # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
+    return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
+
+
+def _option(path, key, value, kind) -> str:
+    """Returns a recipe's value as it would stand on the command line."""
+    if value is None and not _takes(kind, types.NoneType):
+        raise InputError(f"{path}: {key} has no value.")
     if isinstance(value, bool) and not _takes(kind, bool):
         value = "yes" if value else "no"  # YAML's reading of a bare yes or no
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    if isinstance(value, list):  # such as 2,4,6 or the pairs 0:0,1:2
+        value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+    return f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"
+
+
+def _join_values(command_line: list[str]) -> list[str]:
+    """Writes `--key none` as `--key=none`, as the options of a recipe stand."""
+    joined = []
+    for word in command_line:
+        if word.lower() == "none" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _split_nulls(options: list[str], fields: dict) -> tuple[list[str], set[str]]:
+    """Takes out `--key=none` where None is a value to set, and a recipe's null (`--key=None`) for a word not given."""
+    rest, nulls = [], set()
+    for option in options:
+        key, value = _key(option), option.partition("=")[2]
+        may_be_none = key in fields and _takes(fields[key], types.NoneType)
+        if may_be_none and value.lower() == "none" and not _takes(fields[key], str):
+            nulls.add(key)
+        elif not (may_be_none and value == "None"):
+            nulls.discard(key)
+            rest.append(option)
+    return rest, nulls
 
 
 def _takes(kind, wanted) -> bool:
     return kind is wanted or wanted in typing.get_args(kind)
 
 
-def _nullable(kind) -> bool:
-    """True where None is a value to set; for a word that may be None it is the default, and "none" is a word."""
-    return _takes(kind, types.NoneType) and not _takes(kind, str)
-
-
-def _split_nulls(command_line, fields) -> tuple[list[str], set[str]]:
-    """Takes `--key none` out of a command line for fields that None can be set to."""
-    rest, nulls = [], set()
-    for option in command_line:
-        key = rest[-1].lstrip("-").replace("-", "_") if rest and rest[-1].startswith("--") else None
-        if option.lower() == "none" and key in fields and _nullable(fields[key]):
-            nulls.add(key)
-            rest.pop()
-        else:
-            rest.append(option)
-    return rest, nulls
+def _key(option: str) -> str:
+    return option.lstrip("-").split("=")[0].replace("-", "_")
 
 
 def _unknown(key, fields) -> str:
+    if key.endswith((".yaml", ".yml")):
+        return f"{key} stands behind other options: the recipe comes first."
     nearest = difflib.get_close_matches(key, fields, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "see --help for all options."
     return f"{key} is no known option: {hint}"

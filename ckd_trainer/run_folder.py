@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,22 +16,22 @@ import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer.errors import InputError
+from ckd_trainer.recipe import read_recipe
 
 logger = logging.getLogger(__name__)
 
 RECIPE, RECORD, TRAINED = "recipe.yaml", "run.json", "train_results.json"
-# Everything that a run writes by a fixed name; overwriting deletes these and leaves other files alone.
-RUN_FILES = (
-    RECIPE,
-    RECORD,
+# What training leaves by a fixed name: a folder with any of it is taken. Overwriting deletes these and RECIPE and
+# RECORD, and leaves other files alone.
+RESULTS = (
+    "checkpoint-*",
+    "config.json",
+    "model*.safetensors*",
     "*_results.json",
     "trainer_state.json",
     "training_args.bin",
-    "config.json",
-    "model*.safetensors*",
-    "README.md",
     "predictions",
-    "checkpoint-*",
+    "README.md",
 )
 PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
 # Options that change neither the data nor the training; a run may be taken up with others.
@@ -38,82 +39,98 @@ _MAY_DIFFER = {
     "do_train",
     "do_eval",
     "do_predict",
+    "test_file",
+    "max_predict_samples",
+    "per_device_eval_batch_size",
+    "output_dir",
     "overwrite_output_dir",
     "resume_from_checkpoint",
-    "output_dir",
-    "max_predict_samples",
-    "test_file",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "disable_tqdm",
-    "log_level",
-    "push_to_hub",
-    "report_to",
     "save_total_limit",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "push_to_hub",
 }
+_MAY_DIFFER_FAMILIES = ("logging_", "log_", "dataloader_", "hub_")
 
 
-def check_output_dir(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> str | None:
-    """Decides how this run starts in its output folder, and makes room if overwriting was asked for.
+@dataclass
+class Start:
+    """How a run starts in its output folder.
 
-    Args:
-        recipe: what `resolved_recipe` returns for this run.
+    Attributes:
+        recipe: its resolved recipe.
+        checkpoint: the checkpoint to resume from, None for the beginning.
+        is_trained: an earlier call has trained to the end; its model is used and not trained again.
+        overwrites: delete what an earlier run left, once everything else is known to be right.
+    """
 
-    Returns:
-        the checkpoint to resume from; None to start at the beginning (or, where `is_trained`, not to train).
+    recipe: dict
+    checkpoint: str | None = None
+    is_trained: bool = False
+    overwrites: bool = False
+
+
+def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Start:
+    """Decides how a run starts, by what its output folder holds. Nothing is changed yet.
 
     Raises:
-        InputError: the folder holds another run, or no checkpoint where one was named.
+        InputError: the folder holds another run or something else, or no checkpoint where one was named.
     """
     folder = Path(args.output_dir)
-    if args.resume_from_checkpoint:
-        checkpoint = last_checkpoint(folder)
-        if args.resume_from_checkpoint.lower() not in ("true", "yes", "1"):
-            checkpoint = args.resume_from_checkpoint
-        if checkpoint is None or not (Path(checkpoint) / "trainer_state.json").is_file():
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir {folder} is a file: give a folder.")
+    wanted = str(args.resume_from_checkpoint or "no").lower()
+    if wanted not in ("no", "false", "0"):
+        checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
+        if checkpoint is None or not _is_complete(Path(checkpoint)):
             raise InputError(
                 f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint "
                 f"{checkpoint or f'in {folder}'}: name a checkpoint-* folder, or leave the option out."
             )
-        return checkpoint
-    found = sorted(str(path.relative_to(folder)) for pattern in RUN_FILES for path in folder.glob(pattern))
+        return Start(recipe, checkpoint)
+    found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
     if not found:
-        return None
-    if overwrite:
-        if args.should_save:
-            _delete(folder)
-        return None
-    remedy = "give another output_dir, or set overwrite_output_dir to delete what the earlier run left."
+        return Start(recipe)
     if not (folder / RECIPE).is_file():
-        raise InputError(f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ours: {remedy}")
-    difference = _difference(yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8")), recipe)
+        raise InputError(
+            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ours: give another folder, or "
+            "move these files away yourself."
+        )
+    if overwrite:
+        return Start(recipe, overwrites=True)
+    difference = _difference(read_recipe(folder / RECIPE), recipe)
     if difference:
-        raise InputError(f"output_dir {folder} holds another run ({difference}): {remedy}")
-    checkpoint = last_checkpoint(folder)
-    if is_trained(args):
+        raise InputError(
+            f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
+            "overwrite_output_dir to delete what the earlier run left."
+        )
+    if (folder / TRAINED).is_file():
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
-    elif checkpoint:
+        return Start(recipe, is_trained=True)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
         logger.info("Resuming the run in %s from %s.", folder, Path(checkpoint).name)
-    return checkpoint
-
-
-def is_trained(args: TrainingArguments) -> bool:
-    """True where an earlier call of this run has trained to the end."""
-    return (Path(args.output_dir) / TRAINED).is_file()
+    return Start(recipe, checkpoint)
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """Returns the newest complete checkpoint; `Trainer` writes the state last, so one without it was cut off."""
-    complete = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    numbered = [path for path in complete if path.name.split("-")[-1].isdigit()]
-    return str(max(numbered, key=lambda path: int(path.name.split("-")[-1]))) if numbered else None
+    """Returns the newest complete checkpoint, None where there is none."""
+    paths = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    complete = [path for path in paths if _is_complete(path)]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 
-def write_record(args: TrainingArguments, recipe: dict) -> None:
-    """Writes the resolved recipe and how the run was started: command, versions, commit, device, time."""
+def write_record(args: TrainingArguments, start: Start) -> None:
+    """Writes the resolved recipe and how the run was started: command, versions, commit, device, time.
+
+    Deletes what an earlier run left before, where that was asked for.
+    """
     folder = Path(args.output_dir)
+    if start.overwrites:
+        _delete(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RECIPE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -132,26 +149,42 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _is_complete(checkpoint: Path) -> bool:
+    """True where the state, which `Trainer` writes last, is whole."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _delete(folder: Path) -> None:
-    for pattern in RUN_FILES:
+    for pattern in (RECIPE, RECORD, *RESULTS):
         for path in folder.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _difference(theirs: dict, ours: dict) -> str:
-    """Names the options in which two resolved recipes differ, and their values."""
-    missing = object()
-    keys = [key for key in {**theirs, **ours} if key not in _MAY_DIFFER]
-    different = [key for key in keys if theirs.get(key, missing) != ours.get(key, missing)]
-    return ", ".join(f"{key} {theirs.get(key, 'unset')} there, {ours.get(key, 'unset')} here" for key in different[:3])
+    """Names the first options in which two resolved recipes differ, and their values."""
+    different = [
+        key
+        for key in {**theirs, **ours}
+        if theirs.get(key) != ours.get(key) and key not in _MAY_DIFFER and not key.startswith(_MAY_DIFFER_FAMILIES)
+    ]
+    return ", ".join(
+        f"{key} {theirs.get(key, 'at its default')} there, {ours.get(key, 'at its default')} here"
+        for key in different[:3]
+    )
 
 
 def _command() -> list[str]:
     """Returns the command line, without the token that may be in it."""
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    secret = ("--hub_token", "--hub-token", "--push_to_hub_token", "--push-to-hub-token")
     for place, word in enumerate(words):
-        if word.split("=")[0] in secret:
+        if word.split("=")[0] in ("--hub_token", "--hub-token"):
             words[place] = f"{word.split('=')[0]}=***"
             if "=" not in word and place + 1 < len(words):
                 words[place + 1] = ""

@@ -1,6 +1,8 @@
 """What all scripts share: start a run, train, evaluate, predict, and leave its record."""
 
 import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,44 +12,47 @@ import datasets
 import numpy as np
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
 from ckd_trainer.recipe import resolved_recipe
-from ckd_trainer.run_folder import check_output_dir, is_trained, write_record
+from ckd_trainer.run_folder import Start, look_into, write_record
 
 logger = logging.getLogger(__name__)
 
 
-def start(*arguments) -> tuple[dict, str | None]:
-    """Sets up logging and seeds, and sees how the run starts in its output folder. Nothing is written yet.
+def start(*arguments) -> Start:
+    """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
+
+    Nothing is written yet. The main process decides for all, as the others may not see its disk.
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
 
-    Returns:
-        the resolved recipe, and the checkpoint to resume from (None for none).
-
     Raises:
-        InputError: the folder holds another run, or early stopping without what it needs.
+        InputError: the folder holds something else, or options that do not go together.
     """
     args = _one(TrainingArguments, arguments)
     run_args = _one(RunArguments, arguments)
     _set_up_logging(args)
-    if not (args.do_train or args.do_eval or args.do_predict):
-        raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
-    if run_args.early_stopping_patience is not None and not args.load_best_model_at_end:
-        raise InputError(
-            "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the best "
-            "checkpoint. Set it, with eval_strategy and save_strategy alike."
-        )
-    recipe = resolved_recipe(*arguments)
-    with args.main_process_first(desc="checking the output folder"):
-        checkpoint = check_output_dir(args, recipe, overwrite=run_args.overwrite_output_dir)
+    _check_training_arguments(args)
+    if run_args.early_stopping_patience is not None:
+        if not args.load_best_model_at_end:
+            raise InputError(
+                "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the "
+                "best checkpoint. Set it, with eval_strategy and save_strategy alike."
+            )
+        args.restore_callback_states_from_checkpoint = True  # the count goes on where a run is resumed
+    if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
+    decision = [None]
+    if args.process_index == 0:
+        decision = [look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)]
     set_seed(args.seed)
-    return recipe, checkpoint
+    return broadcast_object_list(decision)[0] if args.world_size > 1 else decision[0]
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
@@ -73,8 +78,7 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str
 def run(
     trainer: Trainer,
     *,
-    recipe: dict,
-    checkpoint: str | None,
+    start: Start,
     early_stopping_patience: int | None,
     evaluation: dict[str, Dataset],
     prediction: dict[str, Dataset],
@@ -84,7 +88,7 @@ def run(
 
     Args:
         trainer: with its datasets.
-        recipe, checkpoint: from `start`.
+        start: from `start`.
         early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
         evaluation: labelled datasets by name; "" reports as eval_*, another name as eval_<name>_*.
         prediction: datasets to predict, by name.
@@ -94,13 +98,13 @@ def run(
         all metrics, as in all_results.json.
     """
     args, metrics = trainer.args, {}
-    if not is_trained(args):
+    if not start.is_trained:
         if args.should_save:
-            write_record(args, recipe)
+            write_record(args, start)
         if args.do_train:
             if early_stopping_patience is not None:
                 trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-            metrics |= _train(trainer, checkpoint)
+            metrics |= _train(trainer, start.checkpoint)
     if args.do_eval:
         metrics |= _evaluate(trainer, evaluation)
     for name, dataset in prediction.items() if args.do_predict else ():
@@ -108,8 +112,7 @@ def run(
         if args.should_save:
             path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
             logger.info("Predictions written to %s", path)
-    if args.do_train:
-        trainer.create_model_card()
+    trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
@@ -177,6 +180,21 @@ def _evaluate(trainer: Trainer, evaluation: dict[str, Dataset]) -> dict[str, flo
 def _model_inputs(trainer: Trainer, row: dict) -> dict:
     names = trainer.processing_class.model_input_names
     return {name: value for name, value in row.items() if name in names}
+
+
+def _check_training_arguments(args: TrainingArguments) -> None:
+    """Raises InputError for values that `TrainingArguments` takes and `Trainer` trips over."""
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise InputError(f"{name} is {getattr(args, name)}: give 1 or more.")
+    for name in ("seed", "learning_rate", "weight_decay", "num_train_epochs"):
+        value = getattr(args, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}: give a number that is not negative.")
+    if args.do_predict and args.prediction_loss_only:
+        raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
 
 
 def _one(kind, arguments):

@@ -25,7 +25,7 @@ class LiveTeacher:
     Args:
         model: the teacher, placed where the batches are. It is frozen and put in eval mode here, for good.
         model_outputs: what its forward is asked for, such as {"output_hidden_states": True}.
-        word_layers, layer_layers: the hidden states that the word and the layer-transforming relation read.
+        word_layers, ltr_layers: the hidden states that the word and the layer-transforming relation read.
         label_order: for each of the student's labels, its index in the teacher's logits; None: the same order.
 
     Example::
@@ -40,14 +40,14 @@ class LiveTeacher:
         *,
         model_outputs: dict[str, bool],
         word_layers: Sequence[int] = (),
-        layer_layers: Sequence[int] = (),
+        ltr_layers: Sequence[int] = (),
         label_order: Sequence[int] | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
         self.model_outputs = model_outputs
         self.word_layers = word_layers
-        self.layer_layers = layer_layers
-        self.label_order = label_order
+        self.ltr_layers = ltr_layers
+        self.label_order = None if label_order is None else torch.tensor(label_order)
         self.input_names = forward_arguments(model)
 
     @torch.no_grad()
@@ -56,12 +56,13 @@ class LiveTeacher:
         outputs = self.model(**inputs, **self.model_outputs)
         signals = TeacherSignals(logits=outputs.logits)
         if self.label_order is not None:
-            signals.logits = signals.logits[:, list(self.label_order)]
+            self.label_order = self.label_order.to(signals.logits.device)  # a copy at the first batch only
+            signals.logits = signals.logits.index_select(-1, self.label_order)
         mask = batch["attention_mask"]
         if self.word_layers:
             signals.word_gram, _ = word_gram([outputs.hidden_states[layer] for layer in self.word_layers], mask)
-        if self.layer_layers:
-            signals.layer_gram, _ = layer_gram([outputs.hidden_states[layer] for layer in self.layer_layers], mask)
+        if self.ltr_layers:
+            signals.layer_gram, _ = layer_gram([outputs.hidden_states[layer] for layer in self.ltr_layers], mask)
         return signals
 
 

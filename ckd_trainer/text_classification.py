@@ -1,6 +1,7 @@
 """Classification and regression of texts, from arguments to a run folder: what run_teacher and run_glue_ckd share."""
 
 import logging
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -10,11 +11,17 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
-from ckd_trainer.data.glue import TextTask, compute_metrics_for, load_task, tokenize, write_predictions
+from ckd_trainer.data.glue import (
+    TextTask,
+    compute_metrics_for,
+    load_task,
+    metrics_of,
+    tokenize,
+    write_predictions,
+)
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair, check_encodings
+from ckd_trainer.models import ModelPair, check_encodings, check_positions
 from ckd_trainer.objective import CKDObjective
-from ckd_trainer.run_folder import is_trained
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.trainer import DistillationTrainer
 
@@ -40,9 +47,10 @@ def run_text_classification(
             configurations and tokenizers, and the data.
     """
     arguments = [model_args, data_args, ckd_args, run_args, args]
-    recipe, checkpoint = start(*(group for group in arguments if group is not None))
-    trains = args.do_train and not is_trained(args)
-    if is_trained(args):  # by an earlier call of this run
+    use_best_metric(args, *metrics_of(data_args))
+    begin = start(*(group for group in arguments if group is not None))
+    trains = args.do_train and not begin.is_trained
+    if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(
@@ -56,12 +64,13 @@ def run_text_classification(
     splits = [split for split, wanted in reads.items() if wanted]
     on_hub = data_args.task_name and not data_args.data_dir
     task = None if on_hub else load_task(data_args, seed=args.seed, splits=splits)
-    pair = ModelPair(model_args, ckd_args.wr_layer_mapping, distils=bool(ckd_args.weights))
+    pair = ModelPair(model_args, ckd_args.wr_layer_mapping, distils=bool(ckd_args.weights), trains=trains)
+    if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
+        raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     pair.check_max_length(data_args.max_seq_length)
     if pair.distils:  # raises where a layer mapping does not fit
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
     task = task or load_task(data_args, seed=args.seed, splits=splits)
-    use_best_metric(args, task.best_metric, task.metrics)
     pair.set_labels(task.label_names)
     sample = next(iter([*task.validation.values(), *task.test.values(), task.train]))
     sample = sample.shuffle(seed=args.seed).select(range(min(CHECKED_EXAMPLES, len(sample))))
@@ -75,7 +84,9 @@ def run_text_classification(
             for splits in ({"": task.train} if trains else {}, task.validation, task.test)
         )
     student, teacher = pair.load()
-    trainer = DistillationTrainer(
+    for model in filter(None, (student, teacher)):
+        check_positions(model, data_args.max_seq_length)
+    trainer = _make_trainer(
         model=student,
         teacher=teacher,
         ckd_args=ckd_args,
@@ -90,8 +101,7 @@ def run_text_classification(
         warn_of_chance(trainer, tokenize(sample, task, pair.teacher_tokenizer, data_args), task)
     return run(
         trainer,
-        recipe=recipe,
-        checkpoint=checkpoint,
+        start=begin,
         early_stopping_patience=run_args.early_stopping_patience,
         evaluation=validation,
         prediction=test,
@@ -99,12 +109,22 @@ def run_text_classification(
     )
 
 
+def _make_trainer(**kwargs) -> DistillationTrainer:
+    try:
+        return DistillationTrainer(**kwargs)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
+        raise InputError(str(error)) from error
+
+
 def warn_of_chance(trainer: DistillationTrainer, sample: Dataset, task: TextTask) -> None:
     """Warns loudly where the teacher's answers on a labelled sample have nothing to do with the labels.
 
     Measured by a correlation that chance leaves at 0 whatever the balance of the classes (Matthews, or Pearson for
-    scores), whose standard error by chance is 1 / sqrt(n); below two of them the teacher is taken to guess.
+    scores), whose standard error by chance is 1 / sqrt(n); below two of them the teacher is taken to guess. Nothing is
+    said of fewer than 10 examples or of one answer for all, which tell nothing.
     """
+    if len(sample) < 10 or len(set(sample["labels"])) < 2:
+        return
     device, logits = trainer.args.device, []
     for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
         logits.append(trainer.teacher({name: value.to(device) for name, value in batch.items()}).logits.cpu())

@@ -1,10 +1,11 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` differs from `Trainer` in five places: `compute_loss` adds the terms that compare the student
-with the teacher, `log` reports each of them, `prediction_step` keeps only logits, the columns that the teacher reads
-stay in the batch, and the model card tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides five methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+the teacher, `log` reports each of them, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps
+the columns that the teacher reads, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
+import functools
 import logging
 
 import torch
@@ -79,7 +80,9 @@ class DistillationTrainer(Trainer):
                 f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
                 "set alpha and the weights to 0 for plain fine-tuning."
             )
-        self._teacher, self.teacher_model, self._teacher_only_inputs = None, None, set()
+        if teacher is not None and teacher is self.model:
+            raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
+        self.teacher_model, self._teacher_only_inputs = None, set()
         if self.objective.weights:
             self.teacher_model = teacher
             self._teacher_only_inputs = forward_arguments(teacher) - forward_arguments(self.model)
@@ -94,18 +97,20 @@ class DistillationTrainer(Trainer):
         self._running_means = _RunningMeans(["task", *self.objective.weights])
         self.objective.log_plan()
 
-    @property
+    @functools.cached_property
     def teacher(self) -> LiveTeacher | None:
         """The source of the teacher's signals, None in the control run; Accelerate places the model at first use."""
-        if self._teacher is None and self.teacher_model is not None:
-            self._teacher = LiveTeacher(
-                self.accelerator.prepare_model(self.teacher_model, evaluation_mode=True),
-                model_outputs=self.objective.model_outputs,
-                word_layers=[layer for _, layer in self.objective.wr_pairs],
-                layer_layers=[layer for _, layer in self.objective.ltr_pairs],
-                label_order=self._label_order,
-            )
-        return self._teacher
+        if self.teacher_model is None:
+            return None
+        teacher = LiveTeacher(
+            self.teacher_model,
+            model_outputs=self.objective.model_outputs,
+            word_layers=[layer for _, layer in self.objective.wr_pairs],
+            ltr_layers=[layer for _, layer in self.objective.ltr_pairs],
+            label_order=self._label_order,
+        )
+        teacher.model = self.accelerator.prepare_model(teacher.model, evaluation_mode=True)
+        return teacher
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch."""
@@ -118,13 +123,14 @@ class DistillationTrainer(Trainer):
             signals = self.teacher(inputs)
             student_inputs = self._student_inputs(inputs) | self.objective.model_outputs
             task_loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
+            task_loss = task_loss.mean()  # one per GPU under DataParallel
             terms = self.objective(outputs, signals, inputs["attention_mask"])
             loss = sum(weight * terms[term] for term, weight in self.objective.weights.items())
             if self.objective.task_weight:
                 loss = loss + self.objective.task_weight * task_loss
             terms["task"] = task_loss
         if model.training:
-            self._running_means.add(loss, terms)
+            self._running_means.add(loss.mean(), {term: value.mean() for term, value in terms.items()})
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -169,6 +175,8 @@ class _RunningMeans:
 
     def drain(self, accelerator) -> dict[str, float]:
         """Returns the means over steps and processes since the last call, and forgets them."""
+        if self.sums is None:
+            return {}
         *sums, finite, others = accelerator.reduce(self.sums, reduction="sum").tolist()
         self.sums = None
         means = [total / finite if finite else float("nan") for total in sums]

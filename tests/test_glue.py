@@ -252,7 +252,7 @@ def test_own_files(tmp_path, suffix):
     )
     task = load_task(arguments, seed=0)
     assert task.text_columns == ("text", "text_pair")
-    assert task.label_names == ["no", "yes"] and task.best_metric == "accuracy"
+    assert task.label_names == ["no", "yes"]
     assert task.train[:] == {"text": ["x, y", "u"], "text_pair": ["z", "v"], "label": [1, 0]}
     assert task.validation[""][:] == {"text": ["x, y"], "text_pair": ["z"], "label": [1]}
     assert task.test[""][:] == {"text": ["t"], "text_pair": ["s"]}
@@ -282,7 +282,7 @@ def test_own_classes_do_not_depend_on_the_format(tmp_path):
 def test_own_regression(tmp_path):
     arguments = own_arguments(tmp_path, rows(["0.5", "3"]), rows(["-1e1"]), regression=True)
     task = load_task(arguments, seed=0, splits=["train", "validation"])
-    assert task.is_regression and task.label_names is None and task.best_metric == "pearson"
+    assert task.is_regression and task.label_names is None
     assert task.train["label"][:] == [0.5, 3.0] and task.validation[""]["label"][:] == [-10.0]
 
 
@@ -365,7 +365,7 @@ def tokenizer():
 
 
 def text_task(text_columns=("text",), label_names=("no", "yes"), name="own_files"):
-    return TextTask(name, None, {}, {}, text_columns, label_names and list(label_names), "accuracy")
+    return TextTask(name, None, {}, {}, text_columns, label_names and list(label_names))
 
 
 def test_tokenize_does_not_pad(tokenizer):

@@ -16,7 +16,14 @@ from transformers import (
 
 from ckd_trainer import ModelArguments
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair, check_encodings, label_config, label_order, student_from_layers
+from ckd_trainer.models import (
+    ModelPair,
+    check_encodings,
+    check_positions,
+    label_config,
+    label_order,
+    student_from_layers,
+)
 
 NAMES = ["bad", "good"]
 
@@ -27,7 +34,7 @@ def pair_of(teacher, *, mapping="emb+skip", distils=True, student=None, labels=N
         teacher_model_name_or_path=str(teacher) if teacher else None,
         **kwargs,
     )
-    pair = ModelPair(args, mapping, distils=distils)
+    pair = ModelPair(args, mapping, distils=distils, trains=True)
     pair.set_labels(labels)
     return pair
 
@@ -87,7 +94,7 @@ def test_shared_layers_cannot_be_taken():
     teacher = AlbertForSequenceClassification(
         AlbertConfig(vocab_size=20, embedding_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
     )
-    with pytest.raises(InputError, match="albert teacher does not keep 4 separate layers"):
+    with pytest.raises(InputError, match="the albert teacher does not keep 4 separate layers"):
         student_from_layers(teacher, [2, 4], teacher.config)
 
 
@@ -139,6 +146,8 @@ def test_control_run_reads_no_teacher(tmp_path):
         ({"student_init": "teacher_layers"}, "needs student_num_layers"),
         ({"student_init": "teacher_layers", "student_layers": "2,5"}, "student_layers is 2,5, but .* layers 1 to 4"),
         ({"student_init": "random", "student_config": {"hiden_size": 8}}, "names hiden_size, which a bert"),
+        ({"student_init": "random", "student_config": {"to_dict": 1}}, "names to_dict, which a bert"),
+        ({"student_init": "random", "student_config": {"vocab_size": 5}}, "the tokenizer has 22 entries"),
         ({"student": "nowhere"}, "cannot load nowhere"),
         ({}, "model_name_or_path is not given"),
     ],
@@ -200,6 +209,31 @@ def test_max_length_above_the_models(tiny_teacher):
     pair.check_max_length(32)
     with pytest.raises(InputError, match="max_seq_length is 33, but .* reads at most 32 tokens: give 32"):
         pair.check_max_length(33)
+
+
+def test_positions_counted_from_the_padding_index():
+    config = RobertaConfig(vocab_size=22, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config.update({"max_position_embeddings": 34, "pad_token_id": 1})
+    model = RobertaForSequenceClassification(config)
+    check_positions(model, 32)
+    with pytest.raises(InputError, match="max_seq_length is 33, but the model reads at most 32"):
+        check_positions(model, 33)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_teacher):
+    for path in tiny_teacher.glob("token*"):
+        path.unlink()
+    with pytest.raises(InputError, match="has no tokenizer|cannot load"):
+        pair_of(tiny_teacher, student_init="teacher_layers", student_num_layers=2)
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors", None])
+def test_broken_weights_are_one_message(tiny_teacher, content):
+    weights = tiny_teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100] if content is None else content)
+    pair = pair_of(tiny_teacher, student_init="teacher_layers", student_num_layers=2)
+    with pytest.raises(InputError, match="cannot load"):
+        pair.load()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("learning_rat: 1e-5\n", "learning_rat is no known option: did you mean learning_rate?"),
         ("qqqqqq: 1\n", "qqqqqq is no known option: see --help"),
         ("learning_rate: fast\n", "learning_rate.*'fast'"),
-        ("num_train_epochs: [1, 2]\n", "num_train_epochs|2"),
+        ("num_train_epochs: [1, 2]\n", "num_train_epochs.*'1,2'"),
+        ("temperature: 1\ntemperature: 2\n", "gives temperature twice"),
         ("per_device_train_batch_size: 3.5\n", "per_device_train_batch_size.*'3.5'"),
         ("max_seq_length: null\n", "max_seq_length has no value"),
         ("do_train: perhaps\n", "do_train"),
@@ -105,7 +106,6 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("student_init: teacher_layers\nstudent_layers: a,b\n", "give teacher layers such as 2,4,6"),
         ("student_init: teacher_layers\nstudent_layers: 2,4\nstudent_num_layers: 3\n", "names 2 layers"),
         ("load_best_model_at_end: true\neval_strategy: epoch\nsave_strategy: steps\n", "load_best_model_at_end"),
-        ("- a\n- b\n", "is not YAML|is no recipe"),
         ("a: [\n", "is not YAML"),
     ],
 )
@@ -129,6 +129,30 @@ def test_refused_with_the_value_and_the_reason(tmp_path, text, words):
 def test_command_line_refusals(command_line, words):
     with pytest.raises(InputError, match=words):
         parse_recipe(ALL, command_line)
+
+
+def test_a_list_is_no_recipe(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(InputError, match="list.yaml is no recipe"):
+        parse_recipe(ALL, [str(tmp_path / "list.yaml")])
+
+
+def test_the_recipe_comes_first(tmp_path):
+    with pytest.raises(InputError, match="recipe.yaml stands behind other options"):
+        parse_recipe(ALL, [*DATA, "recipe.yaml"])
+
+
+def test_lists_and_words_of_none(tmp_path):
+    model, *_, ckd, run, args = parse(
+        tmp_path,
+        "student_init: teacher_layers\nstudent_layers: [2, 4]\nwr_layer_mapping: [[0, 0], [1, 2]]\n"
+        "window_size: none\n",
+        "--label_column=-label",
+    )
+    assert model.student_layers == "2,4" and ckd.wr_layer_mapping == "0:0,1:2" and ckd.window_size is None
+    ckd = parse(tmp_path, "", "--window_size=none")[2]
+    assert ckd.window_size is None
+    assert parse(tmp_path, "", "--window_size", "none", "--window_size", "7")[2].window_size == 7
 
 
 def test_wrong_type_in_a_recipe_names_the_recipe(tmp_path):

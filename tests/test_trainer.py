@@ -279,6 +279,25 @@ def test_teacher_labels_in_another_order_are_permuted(tmp_path, caplog):
     torch.testing.assert_close(run.teacher(batch).logits, teacher_logits[:, [1, 0]])
 
 
+def test_torch_compile_keeps_the_teachers_inputs(tmp_path):
+    options = {"torch_compile": True, "torch_compile_backend": "eager"}
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1), options=options)
+    run.train()
+    assert logs(run)[0]["loss_wr_angle"] > 0
+
+
+def test_a_log_before_the_first_step(tmp_path):
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    run.log({"loss": 1.0})
+    assert logs(run)[0]["loss"] == 1.0
+
+
+def test_teacher_and_student_must_be_two(tmp_path):
+    model = tiny_model()
+    with pytest.raises(InputError, match="the same object"):
+        trainer(DistillationTrainer, tmp_path, model, teacher=model)
+
+
 @pytest.mark.parametrize(
     ("teacher", "ckd_args", "words"),
     [

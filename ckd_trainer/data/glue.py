@@ -49,18 +49,18 @@ class TextTask:
     test: dict[str, Dataset]
     text_columns: tuple[str, ...]
     label_names: list[str] | None
-    best_metric: str
 
     @property
     def is_regression(self):
         return self.label_names is None
 
-    @property
-    def metrics(self):
-        """The names of the scores that `compute_metrics_for` reports."""
-        if self.name in GLUE_TASKS:
-            return GLUE_TASKS[self.name].metrics
-        return ("pearson", "spearmanr") if self.is_regression else ("accuracy", "f1")
+
+def metrics_of(arguments):
+    """Returns the score that picks the best checkpoint, and the names of all scores, before any data is read."""
+    if arguments.task_name:
+        task = GLUE_TASKS[arguments.task_name]
+        return task.best_metric, task.metrics
+    return ("pearson", ("pearson", "spearmanr")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
 
 
 def load_task(arguments, *, seed, splits=("train", "validation", "test")):
@@ -112,7 +112,6 @@ def _load_glue(glue, read, splits):
         test=read_sets(glue.test, False) if "test" in splits else {},
         text_columns=glue.text_columns,
         label_names=list(glue.label_names) if glue.label_names else None,
-        best_metric=glue.best_metric,
     )
 
 
@@ -194,7 +193,6 @@ def _load_own_files(arguments, splits):
         test={"": read("test")} if "test" in splits else {},
         text_columns=tuple(texts),
         label_names=names,
-        best_metric="pearson" if arguments.regression else "accuracy",
     )
 
 

@@ -53,8 +53,10 @@ def pair_loss(
         a scalar; 0 where no set has two valid items.
 
     Raises:
-        ValueError: the distance and the loss do not go together.
+        ValueError: the distance and the loss do not go together, or the temperature is not above 0.
     """
+    if relation_temperature <= 0:
+        raise ValueError(f"relation_temperature is {relation_temperature}, but cosines are divided by it: above 0.")
     mask = mask.bool()
     pairs = mask[..., :, None] & mask[..., None, :]
     total = pairs.sum().clamp_min(1)
@@ -184,6 +186,8 @@ def contextual_relation_losses(
     """
     if window_size is not None and (window_size < 1 or window_size % 2 == 0):
         raise ValueError(f"window_size is {window_size}, but a token sits in its middle: give an odd number or None.")
+    if min(len(student_hidden_states), len(teacher_hidden_states)) < 2:
+        raise ValueError("give all hidden states of either model: the output of the embeddings and of each layer.")
     pairs = resolve_layer_mapping(layer_mapping, len(student_hidden_states) - 1, len(teacher_hidden_states) - 1)
     student_states = [student_hidden_states[student] for student, _ in pairs]
     teacher_states = [teacher_hidden_states[teacher].detach() for _, teacher in pairs]
