@@ -1,0 +1,45 @@
+# make quickstart   a teacher and three students on the embedded task, then one table and one picture
+# make test         the tests
+# make lint         the linters
+# make clean        removes the environment, builds and caches; what runs made stays
+#
+# The first use makes .venv and installs the project with the pinned versions of constraints.txt; PYTHON says with
+# which interpreter (3.10 or newer): make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help quickstart test lint clean
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+# pip comes last into a new environment: one without it was cut short and is made anew.
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another one with PYTHON=python3.12")'
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install -e '.[test,plots]' -c constraints.txt
+	touch $@
+
+quickstart: $(INSTALLED)
+	$(RUN) -m ckd_trainer.data.agreement runs/quickstart/data
+	$(RUN) run_teacher.py recipes/quickstart_teacher.yaml
+	$(RUN) run_glue_ckd.py recipes/quickstart_fine_tuned.yaml
+	$(RUN) run_glue_ckd.py recipes/quickstart_logits.yaml
+	$(RUN) run_glue_ckd.py recipes/quickstart_ckd.yaml
+	$(RUN) -m ckd_trainer.report runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
+	    runs/quickstart/ckd --metric accuracy --output runs/quickstart/quickstart.png
+
+test: $(INSTALLED)
+	$(RUN) -m pytest
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
