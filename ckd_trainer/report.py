@@ -172,6 +172,8 @@ def draw(runs, metric, path):
         figure.savefig(path)
     except ValueError as error:
         raise InputError(f"{path} cannot be drawn ({error}): give a file name ending in .png, .svg or .pdf.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from None
 
 
 def _draw_curves(axes, style, metric):
