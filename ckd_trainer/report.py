@@ -192,7 +192,7 @@ def _draw_latency(axes, style, metric):
     runs = [run for run, _ in style]
     scores = [run.score for run in runs]
     margin = 0.15 * (max(scores) - min(scores)) or 0.05
-    bottom, top = min(scores) - margin, max(scores) + margin
+    bottom, top = min(scores) - 2 * margin, max(scores) + margin  # room for names moved apart
     axes.set_ylim(bottom, top)
     axes.set_xlim(0, right := 1.6 * max(run.latency_ms for run in runs))  # room for the names
     gap = 0.12 * (top - bottom)
