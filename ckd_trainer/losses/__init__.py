@@ -2,13 +2,9 @@
 
 from ckd_trainer.losses.geometry import Gram, gram
 from ckd_trainer.losses.logits import classification_logit_loss, regression_logit_loss, span_logit_loss
-from ckd_trainer.losses.relations import (
-    contextual_relation_losses,
-    layer_gram,
-    pair_loss,
-    triple_loss,
-    word_gram,
-)
+from ckd_trainer.losses.pairs import pair_loss
+from ckd_trainer.losses.relations import contextual_relation_losses, layer_gram, word_gram
+from ckd_trainer.losses.triples import triple_loss
 
 __all__ = [
     "Gram",

@@ -1,0 +1,136 @@
+"""The pair relation: how far the items of a set are apart, compared for every pair."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ckd_trainer.losses.geometry import Gram, diagonal, numbers_at_once, raw_products, rsqrt_or_zero, squared_distances
+
+_ELEMENTWISE = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+def pair_loss(
+    student: Gram,
+    teacher: Gram,
+    mask: Tensor,
+    *,
+    distance: str = "cosine",
+    distance_loss: str = "kl",
+    relation_temperature: float = 1.0,
+    normalize_distances: bool = False,
+) -> Tensor:
+    """Compares the distances between the items of each set (the paper's pairwise relation).
+
+    With w the mask, P_i the softmax over valid j != i of cosine(x_i, x_j) / relation_temperature, and d the squared
+    distance,
+
+        cosine, kl:              sum_i w_i sum_{j != i} w_j P^T_ij (log P^T_ij - log P^S_ij) / Z
+        l2, l1|mse|smooth_l1:    sum_i w_i sum_{j != i} w_j loss(d^S_ij, d^T_ij) / Z
+
+    and Z = the sum over sets of n^2, n the number of valid items of a set. A cosine with a vector of length 0 is 0.
+
+    Beside the products and their gradient the cosine form takes about ten temporary tensors of 2^18 numbers, or of
+    the N^2 of one set where that is more: 10 MB for up to 512 items, whatever the batch.
+
+    Args:
+        student, teacher: from `gram`, of (..., N) items; their widths may have differed.
+        mask: (..., N), true or 1 for valid items.
+        distance: "cosine" (with distance_loss "kl") or "l2" (with "l1", "mse" or "smooth_l1").
+        relation_temperature: divides the cosines; 1 in the paper.
+        normalize_distances: divide d by its mean over the set's pairs of valid items that are apart.
+
+    Returns:
+        a scalar; 0 where no set has two valid items.
+
+    Raises:
+        ValueError: the distance and the loss do not go together.
+    """
+    mask = mask.bool()
+    if (distance, distance_loss) == ("cosine", "kl"):
+        items = mask.shape[-1]
+        total = _CosineDivergence.apply(
+            *(side.products.reshape(-1, items, items) for side in (student, teacher)),
+            *(side.offsets.reshape(-1, items) for side in (student, teacher)),
+            mask.reshape(-1, items),
+            relation_temperature,
+        )
+    elif distance == "l2" and distance_loss in _ELEMENTWISE:
+        pairs = _pairs(mask)
+        ours, theirs = squared_distances(student.products), squared_distances(teacher.products)
+        if normalize_distances:
+            ours, theirs = (distances / _mean_distance(distances, pairs) for distances in (ours, theirs))
+        total = _ELEMENTWISE[distance_loss](ours, theirs, reduction="none").masked_fill(~pairs, 0).sum()
+    else:
+        raise ValueError(
+            f"distance_loss {distance_loss!r} does not compare distance {distance!r}: cosine goes with kl, l2 with "
+            f"{', '.join(_ELEMENTWISE)}."
+        )
+    return total / mask.sum(-1).square().sum().clamp_min(1)
+
+
+def _pairs(mask: Tensor) -> Tensor:
+    """Returns (..., N, N), true for two different valid items."""
+    same = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    return mask[..., :, None] & mask[..., None, :] & ~same
+
+
+class _CosineDivergence(torch.autograd.Function):
+    """Sums the divergences of all items of all sets, (sets, N, N), and takes the gradient on the way.
+
+    The derivative by the cosine of i and j is (P^S_ij - P^T_ij) / relation_temperature.
+    """
+
+    @staticmethod
+    def forward(ctx, student, teacher, student_offsets, teacher_offsets, mask, temperature):
+        chunks = max(1, student.numel() // numbers_at_once(student.device))
+        total, gradients = student.new_zeros(()), []
+        tensors = (student, student_offsets, teacher, teacher_offsets, mask)
+        for *grams, valid in zip(*(tensor.chunk(chunks) for tensor in tensors), strict=True):
+            pairs = _pairs(valid)
+            cosines, inverse = _cosines(Gram(*grams[:2]))
+            ours = _log_softmax(cosines / temperature, pairs)
+            theirs = _log_softmax(_cosines(Gram(*grams[2:]))[0] / temperature, pairs)
+            probabilities = theirs.exp()
+            total += theirs.sub_(ours).mul_(probabilities).masked_fill_(~pairs, 0).sum()
+            if ctx.needs_input_grad[0]:
+                by_cosine = ours.exp_().sub_(probabilities).masked_fill_(~pairs, 0).div_(temperature)
+                gradients.append(_by_products(by_cosine, cosines, inverse))
+        if gradients:
+            ctx.save_for_backward(*map(torch.cat, zip(*gradients, strict=True)))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        by_products, by_offsets = ctx.saved_tensors
+        return upstream * by_products, None, upstream * by_offsets, None, None, None
+
+
+def _cosines(set_: Gram) -> tuple[Tensor, Tensor]:
+    """Returns <x_i, x_j> / (|x_i| |x_j|), 0 where a vector is zero, and the 1 / |x_i| that it took."""
+    products = raw_products(set_)
+    size = diagonal(set_.products) + 2 * set_.offsets.abs()
+    inverse = rsqrt_or_zero(diagonal(products), size)
+    return products.mul_(inverse[..., :, None]).mul_(inverse[..., None, :]), inverse
+
+
+def _by_products(by_cosine: Tensor, cosines: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradient by products and offsets from the one by the cosines (its diagonal 0)."""
+    by_square = (by_cosine + by_cosine.mT).mul_(cosines).sum(-1).mul_(inverse.square()).mul_(-0.5)  # by <x_i, x_i>
+    gradient = by_cosine.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
+    diagonal(gradient).copy_(by_square)
+    return gradient, gradient.sum(-1) + gradient.sum(-2)
+
+
+def _log_softmax(scores: Tensor, pairs: Tensor) -> Tensor:
+    """Log-softmax over the last dimension among `pairs`; finite elsewhere, also in rows without a pair."""
+    return scores.masked_fill_(~pairs, torch.finfo(scores.dtype).min).log_softmax(-1)
+
+
+def _mean_distance(distances: Tensor, pairs: Tensor) -> Tensor:
+    """Returns the mean over a set's pairs with a distance above 0, (..., 1, 1); 1 where there is none."""
+    apart = pairs & (distances > 0)
+    count = apart.sum((-1, -2), keepdim=True)
+    mean = distances.masked_fill(~apart, 0).sum((-1, -2), keepdim=True) / count.clamp_min(1)
+    return mean.masked_fill(count == 0, 1)
