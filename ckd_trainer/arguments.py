@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
@@ -86,6 +87,12 @@ class CKDArguments:
         "emb+skip",
         "Which layers the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
     )
+    teacher_cache_dir: str | None = _option(
+        None,
+        "Folder for the teacher's logits and relations, computed once and read from then on by every epoch and every "
+        "run with the same teacher, training examples and matched teacher layers. By default the teacher runs on each "
+        "batch.",
+    )
 
     def __post_init__(self):
         if not 0 <= self.alpha <= 1:
@@ -113,6 +120,8 @@ class CKDArguments:
                 parse_layer_mapping(getattr(self, name))
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from None
+        if self.teacher_cache_dir and Path(self.teacher_cache_dir).is_file():
+            raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
 
     @property
     def weights(self) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -16,15 +19,13 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import ModelArguments
+from ckd_trainer.compatibility import check_embeddings, check_max_length, check_vocabularies, label_order, outline
 from ckd_trainer.errors import InputError
+from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.layer_mapping import resolve_layer_mapping, unmatched_layers
+from ckd_trainer.teacher import forward_arguments
 
 logger = logging.getLogger(__name__)
-
-_ONE_ENCODING = (
-    "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
-    "or use student_init teacher_layers."
-)
 
 
 class ModelPair:
@@ -85,7 +86,7 @@ class ModelPair:
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
         for config, tokenizer in self._models():
-            _check_embeddings(config, tokenizer)
+            check_embeddings(config, tokenizer)
         if distils:
             check_vocabularies(self.tokenizer, self.teacher_tokenizer)
 
@@ -108,20 +109,19 @@ class ModelPair:
     def check_max_length(self, max_seq_length: int) -> None:
         """Raises InputError where student or teacher has fewer positions than max_seq_length."""
         for config, tokenizer in self._models():
-            positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
-            _refuse_length(max_seq_length, min([tokenizer.model_max_length, *([positions] if positions > 0 else [])]))
+            check_max_length(config, tokenizer, max_seq_length, **self.options)
 
     def _models(self) -> list[tuple[PreTrainedConfig, PreTrainedTokenizerBase]]:
         models = [(self.student_config, self.tokenizer)]
         return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-        """Returns the student and the teacher (None where it is not needed), with weights."""
+    def load(self) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
+        """Returns the student with weights, and the teacher (None where no loss reads it) without them yet."""
         teacher = None
-        if self.teacher_config is not None and (self.distils or self.layers):
-            teacher = load_teacher(self.args.teacher_model_name_or_path, **self.options)
+        if self.distils or self.layers:
+            teacher = StoredTeacher(self.args.teacher_model_name_or_path, self.teacher_config, **self.options)
         if self.layers:
-            student = student_from_layers(teacher, self.layers, self.student_config)
+            student = student_from_layers(teacher.load(), self.layers, self.student_config)
         elif self.args.student_init == "random":
             student = _random_model(self.student_config)
         else:
@@ -134,6 +134,53 @@ class ModelPair:
         if self.head_order is not None:
             _permute_head(student, self.head_order)
         return student, teacher if self.distils else None
+
+
+class StoredTeacher:
+    """A fine-tuned teacher in a folder or on the Hub, of which only the configuration is in memory.
+
+    Args:
+        name_or_path: folder or model id.
+        config: its configuration.
+        options: for `from_pretrained`.
+    """
+
+    def __init__(self, name_or_path: str, config: PreTrainedConfig, **options):
+        self.name_or_path, self.config, self.options = name_or_path, config, options
+
+    def load(self) -> PreTrainedModel:
+        """Returns the model with its weights, see `load_teacher`."""
+        return load_teacher(self.name_or_path, **self.options)
+
+    @property
+    def input_names(self) -> set[str]:
+        """The arguments of its forward."""
+        return forward_arguments(outline(self.config, **self.options))
+
+    def fingerprint(self) -> str:
+        """Returns a fingerprint of the files that hold the weights and the configuration."""
+        return files_fingerprint([*self._weights(), self._folder() / "config.json"])
+
+    def num_parameters(self) -> int:
+        """Returns the number of parameters, read from the heads of the files."""
+        total = 0
+        for path in self._weights():
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+        return total
+
+    def _folder(self) -> Path:
+        folder = Path(self.name_or_path)
+        if not folder.is_dir():
+            patterns = ["config.json", "model*.safetensors"]
+            folder = Path(_call(snapshot_download, self.name_or_path, allow_patterns=patterns))
+        return folder
+
+    def _weights(self) -> list[Path]:
+        files = sorted(self._folder().glob("model*.safetensors"))
+        if not files:
+            raise InputError(f"{self.name_or_path} has no model.safetensors: save the teacher in that format.")
+        return files
 
 
 def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
@@ -228,70 +275,13 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
     return student
 
 
-def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
-    """Returns for each label of the student its index among the teacher's; None where the orders are the same.
-
-    Names are compared without regard to case. A teacher that has no names but LABEL_0, LABEL_1, ... is taken to have
-    the student's order.
-
-    Raises:
-        InputError: another number of labels, or other names.
-    """
-    if teacher.num_labels != student.num_labels:
-        raise InputError(
-            f"the teacher has {teacher.num_labels} labels, but the data has {student.num_labels}: it was fine-tuned "
-            "for another task. Fine-tune a teacher on this data with run_teacher.py."
-        )
-    if student.num_labels == 1:
-        return None
-    theirs = [str(teacher.id2label[index]).casefold() for index in range(teacher.num_labels)]
-    ours = [str(student.id2label[index]).casefold() for index in range(student.num_labels)]
-    if theirs == ours:
-        return None
-    unnamed = [f"label_{index}" for index in range(teacher.num_labels)]
-    if theirs == unnamed or ours == unnamed:
-        return None
-    if sorted(theirs) != sorted(ours):
-        raise InputError(
-            f"the teacher's labels are {', '.join(theirs)}, but the data has {', '.join(ours)}: give a teacher of "
-            "this task, or rename the labels in its config.json (id2label, label2id)."
-        )
-    return [theirs.index(name) for name in ours]
-
-
-def check_positions(model: PreTrainedModel, max_seq_length: int) -> None:
-    """Raises InputError where a model that counts positions from after its padding index (RoBERTa) has too few."""
-    embeddings = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
-        _refuse_length(max_seq_length, embeddings.num_embeddings - embeddings.padding_idx - 1)
-
-
-def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raises InputError unless the two have one vocabulary, entry by entry."""
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours != theirs:
-        example = min(token for token, _ in ours.items() ^ theirs.items())
-        raise InputError(
-            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; {example!r} is "
-            f"{theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but {_ONE_ENCODING}"
-        )
-
-
-def check_encodings(
-    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
-) -> None:
-    """Raises InputError unless the two encode the texts (or pairs of texts) alike."""
-    for row in texts:
-        if student(*row)["input_ids"] != teacher(*row)["input_ids"]:
-            raise InputError(
-                f"teacher and student have one vocabulary but encode {row[0]!r} differently (upper case or special "
-                f"tokens, say), but {_ONE_ENCODING}"
-            )
-
-
 def _load(auto_class, name_or_path: str, **kwargs):
+    return _call(auto_class.from_pretrained, name_or_path, **kwargs)
+
+
+def _call(function, name_or_path: str, **kwargs):
     try:
-        return auto_class.from_pretrained(name_or_path, **kwargs)
+        return function(name_or_path, **kwargs)
     except Exception as error:  # somebody's files: whatever is wrong with them, the message is what helps
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"cannot load {name_or_path}: {first_line} ({type(error).__name__})") from error
@@ -326,22 +316,6 @@ def _permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
         for name, parameter in model.named_parameters():
             if not name.startswith(base) and parameter.shape[0] == len(order):
                 parameter.copy_(parameter[list(order)])
-
-
-def _check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = getattr(config, "vocab_size", None)
-    if rows is not None and len(tokenizer) > rows:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} entries, but the {config.model_type} model has embeddings for "
-            f"{rows}: they do not belong together."
-        )
-
-
-def _refuse_length(max_seq_length: int, limit: int) -> None:
-    if max_seq_length > limit:
-        raise InputError(
-            f"max_seq_length is {max_seq_length}, but the model reads at most {limit} tokens: give {limit}."
-        )
 
 
 def _override(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:

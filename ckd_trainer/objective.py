@@ -27,6 +27,8 @@ READS = {
     "ltr_distance": "hidden_states",
     "ltr_angle": "hidden_states",
 }
+# What the teacher cache can serve: its logits and relations.
+CACHED_TERMS = ("logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
 
 
 class CKDObjective:

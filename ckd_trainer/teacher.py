@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ckd_trainer.compact_gram import CompactGram, unpack_layers, unpack_words
 from ckd_trainer.losses import Gram, layer_gram, word_gram
+
+PREFIX = "teacher_"  # of the cached signals in a batch, see `teacher_cache.SignalCollator`
 
 
 @dataclass
@@ -47,23 +50,69 @@ class LiveTeacher:
         self.model_outputs = model_outputs
         self.word_layers = word_layers
         self.ltr_layers = ltr_layers
-        self.label_order = None if label_order is None else torch.tensor(label_order)
+        self.label_order = label_order
         self.input_names = forward_arguments(model)
 
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
-        inputs = {name: value for name, value in batch.items() if name in self.input_names and name != "labels"}
-        outputs = self.model(**inputs, **self.model_outputs)
-        signals = TeacherSignals(logits=outputs.logits)
-        if self.label_order is not None:
-            self.label_order = self.label_order.to(signals.logits.device)  # a copy at the first batch only
-            signals.logits = signals.logits.index_select(-1, self.label_order)
-        mask = batch["attention_mask"]
+        outputs = self.model(**self._inputs(batch), **self.model_outputs)
+        signals = TeacherSignals(logits=in_order(outputs.logits, self.label_order))
+        mask = attention_mask_of(batch)
         if self.word_layers:
             signals.word_gram, _ = word_gram([outputs.hidden_states[layer] for layer in self.word_layers], mask)
         if self.ltr_layers:
             signals.layer_gram, _ = layer_gram([outputs.hidden_states[layer] for layer in self.ltr_layers], mask)
         return signals
+
+    @torch.no_grad()
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Returns the logits alone."""
+        return in_order(self.model(**self._inputs(batch)).logits, self.label_order)
+
+    def _inputs(self, batch):
+        return {name: value for name, value in batch.items() if name in self.input_names and name != "labels"}
+
+
+class CachedTeacher:
+    """Reads the signals that a batch carries, put there by `teacher_cache.SignalCollator`; runs no model.
+
+    Args:
+        label_order: as for `LiveTeacher`; the cache holds logits in the teacher's own order.
+    """
+
+    def __init__(self, *, label_order: Sequence[int] | None = None):
+        self.label_order = label_order
+
+    def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
+        signals, mask = TeacherSignals(logits=self.logits(batch)), attention_mask_of(batch)
+        if PREFIX + "word_cosines" in batch:
+            signals.word_gram = unpack_words(self._compact(batch, "word"), mask)
+        if PREFIX + "layer_cosines" in batch:
+            signals.layer_gram = unpack_layers(self._compact(batch, "layer"), mask)
+        return signals
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Returns the logits alone."""
+        if PREFIX + "logits" not in batch:
+            raise ValueError(
+                "the batch carries no teacher signals: with teacher_cache_dir, batches have to come from the "
+                "trainer's get_train_dataloader()."
+            )
+        return in_order(batch[PREFIX + "logits"], self.label_order)
+
+    def _compact(self, batch, relation):
+        return CompactGram(*(batch[f"{PREFIX}{relation}_{part}"] for part in CompactGram._fields))
+
+
+def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:
+    """Returns the teacher's logits in the student's label order."""
+    return logits if label_order is None else logits[..., label_order]
+
+
+def attention_mask_of(batch: dict[str, Tensor]) -> Tensor:
+    """Returns the batch's attention mask; all ones where it has none, as nothing is padded then."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
 def forward_arguments(model: torch.nn.Module) -> set[str]:

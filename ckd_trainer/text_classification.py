@@ -1,8 +1,10 @@
 """Classification and regression of texts, from arguments to a run folder: what run_teacher and run_glue_ckd share."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from scipy.stats import pearsonr
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.compatibility import check_encodings
 from ckd_trainer.data.glue import (
     TextTask,
     compute_metrics_for,
@@ -20,14 +23,15 @@ from ckd_trainer.data.glue import (
     write_predictions,
 )
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair, check_encodings, check_positions
+from ckd_trainer.models import ModelPair
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.runner import run, start, use_best_metric
+from ckd_trainer.teacher import PREFIX
 from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
-CHECKED_EXAMPLES = 256  # of the validation set: do the tokenizers agree, does the teacher know the task
+CHECKED_EXAMPLES = 256  # do the tokenizers agree, does the teacher know the task
 
 
 def run_text_classification(
@@ -84,8 +88,6 @@ def run_text_classification(
             for splits in ({"": task.train} if trains else {}, task.validation, task.test)
         )
     student, teacher = pair.load()
-    for model in filter(None, (student, teacher)):
-        check_positions(model, data_args.max_seq_length)
     trainer = _make_trainer(
         model=student,
         teacher=teacher,
@@ -97,8 +99,12 @@ def run_text_classification(
         processing_class=pair.tokenizer,
         compute_metrics=compute_metrics_for(task),
     )
-    if teacher is not None and "" in validation:
-        warn_of_chance(trainer, tokenize(sample, task, pair.teacher_tokenizer, data_args), task)
+    if teacher is not None and trainer.caches_teacher:
+        rows = np.random.default_rng(args.seed).permutation(len(trainer.train_dataset))[:CHECKED_EXAMPLES]
+        warn_of_chance(_cached_logits(trainer, rows), trainer.train_dataset.select(rows)["labels"], task, "training")
+    elif teacher is not None and "" in validation:
+        checked = tokenize(sample, task, pair.teacher_tokenizer, data_args)
+        warn_of_chance(_live_logits(trainer, checked), checked["labels"], task, "validation")
     return run(
         trainer,
         start=begin,
@@ -116,19 +122,28 @@ def _make_trainer(**kwargs) -> DistillationTrainer:
         raise InputError(str(error)) from error
 
 
-def warn_of_chance(trainer: DistillationTrainer, sample: Dataset, task: TextTask) -> None:
-    """Warns loudly where the teacher's answers on a labelled sample have nothing to do with the labels.
+def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tensor:
+    teacher = trainer.teacher  # opens the cache, or builds it
+    return teacher.logits({PREFIX + "logits": torch.from_numpy(trainer.teacher_cache.read(rows)["logits"])})
+
+
+def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
+    logits = []
+    for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
+        batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+        logits.append(trainer.teacher.logits(batch).cpu())
+    return torch.cat(logits).float()
+
+
+def warn_of_chance(logits: torch.Tensor, labels: Sequence, task: TextTask, split: str) -> None:
+    """Warns loudly where the teacher's answers on a sample of a split have nothing to do with the labels.
 
     Measured by a correlation that chance leaves at 0 whatever the balance of the classes (Matthews, or Pearson for
     scores), whose standard error by chance is 1 / sqrt(n); below two of them the teacher is taken to guess. Nothing is
     said of fewer than 10 examples or of one answer for all, which tell nothing.
     """
-    if len(sample) < 10 or len(set(sample["labels"])) < 2:
+    if len(labels) < 10 or len(set(labels)) < 2:
         return
-    device, logits = trainer.args.device, []
-    for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
-        logits.append(trainer.teacher({name: value.to(device) for name, value in batch.items()}).logits.cpu())
-    logits, labels = torch.cat(logits).float(), sample["labels"]
     if task.is_regression:
         correlation = float(pearsonr(logits[:, 0], labels).statistic)
         result = f"Pearson correlation {correlation:.3f}"
@@ -138,11 +153,12 @@ def warn_of_chance(trainer: DistillationTrainer, sample: Dataset, task: TextTask
         result = f"accuracy {accuracy_score(labels, answers):.3f}, Matthews correlation {correlation:.3f}"
     if not correlation > 2 / len(labels) ** 0.5:
         logger.warning(
-            "THE TEACHER SCORES AT CHANCE: %s on %d validation examples. A student learns nothing from it. Was it "
+            "THE TEACHER SCORES AT CHANCE: %s on %d %s examples. A student learns nothing from it. Was it "
             "fine-tuned on this task, with these labels in this order (%s)?",
             result,
             len(labels),
+            split,
             ", ".join(task.label_names or ["a score"]),
         )
     else:
-        logger.info("The teacher on %d validation examples: %s.", len(labels), result)
+        logger.info("The teacher on %d %s examples: %s.", len(labels), split, result)

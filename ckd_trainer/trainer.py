@@ -1,23 +1,27 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides five methods of `Trainer`: `compute_loss` adds the terms that compare the student with
-the teacher, `log` reports each of them, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps
-the columns that the teacher reads, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides six methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `log` reports each term,
+`prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that the teacher reads, and
+`create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
-import functools
 import logging
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.compatibility import label_order
 from ckd_trainer.errors import InputError
+from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models import label_order
-from ckd_trainer.objective import CKDObjective
-from ckd_trainer.teacher import LiveTeacher, forward_arguments
+from ckd_trainer.models import StoredTeacher
+from ckd_trainer.objective import CACHED_TERMS, CKDObjective
+from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
+from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +41,14 @@ class DistillationTrainer(Trainer):
     that 1 x 32 and 4 x 8 examples train alike.
 
     Args:
-        teacher: a fine-tuned model with the student's labels; labels in another order are put in the student's.
+        teacher: a fine-tuned model with the student's labels, loaded or a `StoredTeacher`, whose weights are loaded
+            only where something has to be computed with them; labels in another order are put in the student's.
         ckd_args: weights and definitions of the terms; the defaults where left out.
         args, kwargs: as for `Trainer`.
 
     Raises:
-        InputError: no teacher while a term needs it, labels that do not fit, or a layer mapping that does not.
+        InputError: no teacher while a term needs it, labels that do not fit, a layer mapping that does not, or
+            teacher_cache_dir with a dataset or a term that a cache cannot serve.
 
     Example::
 
@@ -61,7 +67,13 @@ class DistillationTrainer(Trainer):
     # `compute_loss` returns the mean over a batch, not yet divided by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args, teacher: PreTrainedModel | None = None, ckd_args: CKDArguments | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        teacher: PreTrainedModel | StoredTeacher | None = None,
+        ckd_args: CKDArguments | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
         # and keeps `Trainer` from multiplying the loss by the number of processes.
@@ -83,9 +95,10 @@ class DistillationTrainer(Trainer):
         if teacher is not None and teacher is self.model:
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
         self.teacher_model, self._teacher_only_inputs = None, set()
+        self._teacher, self._cached_examples = None, None
+        self.caches_teacher = bool(self.objective.weights and self.ckd_args.teacher_cache_dir)
         if self.objective.weights:
             self.teacher_model = teacher
-            self._teacher_only_inputs = forward_arguments(teacher) - forward_arguments(self.model)
             self._label_order = label_order(teacher.config, config)
             if self._label_order is not None:
                 logger.warning(
@@ -94,23 +107,90 @@ class DistillationTrainer(Trainer):
                     list(teacher.config.id2label.values()),
                     list(config.id2label.values()),
                 )
+        if self.caches_teacher:
+            self._check_cacheable()
+        elif self.teacher_model is not None:
+            self.teacher_model = _loaded(teacher)
+            self._teacher_only_inputs = forward_arguments(self.teacher_model) - forward_arguments(self.model)
         self._running_means = _RunningMeans(["task", *self.objective.weights])
         self.objective.log_plan()
 
-    @functools.cached_property
-    def teacher(self) -> LiveTeacher | None:
-        """The source of the teacher's signals, None in the control run; Accelerate places the model at first use."""
+    @property
+    def teacher(self) -> LiveTeacher | CachedTeacher | None:
+        """The source of the teacher's signals, None in the control run.
+
+        Made at first use: Accelerate places the model, or the cache for the training set is opened, or built.
+        """
         if self.teacher_model is None:
             return None
-        teacher = LiveTeacher(
-            self.teacher_model,
+        if not self.caches_teacher:
+            if self._teacher is None:
+                self._teacher = self._live_teacher(self.teacher_model, self._label_order)
+                self._teacher.model = self.accelerator.prepare_model(self.teacher_model, evaluation_mode=True)
+        elif self._cached_examples is not self.train_dataset:  # never a cache of other examples
+            self.teacher_cache = self._open_cache(self.train_dataset)
+            self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
+        return self._teacher
+
+    def _live_teacher(self, model: PreTrainedModel, order: list[int] | None = None) -> LiveTeacher:
+        return LiveTeacher(
+            model,
             model_outputs=self.objective.model_outputs,
             word_layers=[layer for _, layer in self.objective.wr_pairs],
             ltr_layers=[layer for _, layer in self.objective.ltr_pairs],
-            label_order=self._label_order,
+            label_order=order,
         )
-        teacher.model = self.accelerator.prepare_model(teacher.model, evaluation_mode=True)
-        return teacher
+
+    def _check_cacheable(self) -> None:
+        uncached = [term for term in self.objective.weights if term not in CACHED_TERMS]
+        if uncached:
+            raise InputError(
+                f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
+                "more of the teacher: leave teacher_cache_dir out, or set the weight to 0."
+            )
+        if self.train_dataset is not None and not isinstance(self.train_dataset, Dataset):
+            raise InputError(
+                f"teacher_cache_dir is set, but the training set is a {type(self.train_dataset).__name__}: the cache "
+                "needs a datasets.Dataset, whose rows have numbers."
+            )
+
+    def _open_cache(self, examples: Dataset) -> TeacherCache:
+        stored = isinstance(self.teacher_model, StoredTeacher)
+        reads = self.teacher_model.input_names if stored else forward_arguments(self.teacher_model)
+        self._set_signature_columns_if_needed()
+        columns = [name for name in examples.column_names if name in {*reads, *self._signature_columns}]
+        teacher_columns = [name for name in columns if name in reads and name not in self.label_names]
+        contents = Contents(
+            teacher=self.teacher_model.fingerprint() if stored else model_fingerprint(self.teacher_model),
+            examples=examples_fingerprint(examples, teacher_columns),
+            precision=self.accelerator.mixed_precision,
+            word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
+            ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
+        )
+        return open_or_build(
+            self.ckd_args.teacher_cache_dir,
+            contents,
+            examples.select_columns(columns),
+            labels=self.model.config.num_labels,
+            # Not prepared by Accelerate, which would hold on to it after the cache is complete.
+            load_teacher=lambda: self._live_teacher(_loaded(self.teacher_model).to(self.args.device)),
+            collate=self.data_collator,
+            batch_size=self.args.per_device_eval_batch_size,
+            accelerator=self.accelerator,
+            show_progress=self.is_local_process_zero() and not self.args.disable_tqdm,
+        )
+
+    def get_train_dataloader(self):
+        """Adds the teacher's cached signals to the batches, where there is a cache."""
+        if not self.caches_teacher or self.teacher is None:
+            return super().get_train_dataloader()
+        examples, collator = self.train_dataset, self.data_collator
+        self.train_dataset = examples.add_column(ROW, range(len(examples)))
+        self.data_collator = SignalCollator(collator, self.teacher_cache)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = examples, collator
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch."""
@@ -118,13 +198,11 @@ class DistillationTrainer(Trainer):
             loss, outputs = super().compute_loss(model, self._student_inputs(inputs), return_outputs=True)
             terms = {"task": loss}
         else:
-            if "attention_mask" not in inputs:  # nothing is padded
-                inputs = inputs | {"attention_mask": torch.ones_like(inputs["input_ids"])}
             signals = self.teacher(inputs)
             student_inputs = self._student_inputs(inputs) | self.objective.model_outputs
             task_loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
             task_loss = task_loss.mean()  # one per GPU under DataParallel
-            terms = self.objective(outputs, signals, inputs["attention_mask"])
+            terms = self.objective(outputs, signals, attention_mask_of(inputs))
             loss = sum(weight * terms[term] for term, weight in self.objective.weights.items())
             if self.objective.task_weight:
                 loss = loss + self.objective.task_weight * task_loss
@@ -154,10 +232,18 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self):
         # Columns that the student's forward does not take leave the dataset, unless the teacher's does.
         super()._set_signature_columns_if_needed()
-        self._signature_columns += sorted(self._teacher_only_inputs - set(self._signature_columns))
+        self._signature_columns += sorted({*self._teacher_only_inputs, ROW} - set(self._signature_columns))
 
     def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value for name, value in inputs.items() if name not in self._teacher_only_inputs}
+        return {
+            name: value
+            for name, value in inputs.items()
+            if name not in self._teacher_only_inputs and not name.startswith(PREFIX)
+        }
+
+
+def _loaded(teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
+    return teacher.load() if isinstance(teacher, StoredTeacher) else teacher
 
 
 class _RunningMeans:

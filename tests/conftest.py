@@ -1,5 +1,6 @@
 """Fixtures that several test files share: the real data's folder, tiny models and files made on the spot."""
 
+import os
 import random
 from pathlib import Path
 
@@ -14,6 +15,14 @@ WORDS = "the a cat dog bird tree house runs sleeps sings grows good bad fine ugl
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)  # tiny tensors: threads only cost, and bit-for-bit comparisons want one order of sums
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fresh seed, shown where a test fails; `TEST_SEED=... pytest` draws the same again."""
+    seed = int(os.environ.get("TEST_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"TEST_SEED={seed}")
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """The losses against their slow twins, by hand, and by the laws they must obey.
 
-Random tests draw from a fresh seed, which pytest shows when one fails; `LOSSES_SEED=... pytest` draws the same again.
+Random tests draw from a fresh seed, see the fixture `rng`.
 """
 
 import math
-import os
-import random
 
 import pytest
 import reference
@@ -57,13 +55,6 @@ NAMES = ["wr_distance", "wr_angle", "ltr_distance", "ltr_angle"]
 def label(options):
     """The name of a test case."""
     return "-".join(map(str, options.values())) if isinstance(options, dict) else None
-
-
-@pytest.fixture
-def rng():
-    seed = int(os.environ.get("LOSSES_SEED", random.SystemRandom().randrange(2**32)))
-    print(f"LOSSES_SEED={seed}")
-    return torch.Generator().manual_seed(seed)
 
 
 def states(rng, count, mask, width, dtype=torch.float64):

@@ -1,5 +1,7 @@
 """Teacher and student: built, loaded, matched, and refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import WORDS, save_tokenizer, tiny_config, tiny_model
@@ -15,15 +17,9 @@ from transformers import (
 )
 
 from ckd_trainer import ModelArguments
+from ckd_trainer.compatibility import check_encodings, check_max_length, label_order
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import (
-    ModelPair,
-    check_encodings,
-    check_positions,
-    label_config,
-    label_order,
-    student_from_layers,
-)
+from ckd_trainer.models import ModelPair, label_config, student_from_layers
 
 NAMES = ["bad", "good"]
 
@@ -50,7 +46,8 @@ def pair_of(teacher, *, mapping="emb+skip", distils=True, student=None, labels=N
     ],
 )
 def test_student_from_teacher_layers(tiny_teacher, kwargs, mapping, layers):
-    student, teacher = pair_of(tiny_teacher, mapping=mapping, student_init="teacher_layers", **kwargs).load()
+    student, stored = pair_of(tiny_teacher, mapping=mapping, student_init="teacher_layers", **kwargs).load()
+    teacher = stored.load()
     assert student.config.num_hidden_layers == len(layers) and teacher.config.num_hidden_layers == 4
     for target, source in enumerate(layers):
         ours = student.bert.encoder.layer[target].state_dict()
@@ -64,7 +61,7 @@ def test_student_from_teacher_layers(tiny_teacher, kwargs, mapping, layers):
 def test_all_layers_make_the_same_function(tiny_teacher):
     student, teacher = pair_of(tiny_teacher, student_init="teacher_layers", student_num_layers=4).load()
     ids = torch.tensor([[2, 7, 9, 3]])
-    torch.testing.assert_close(student.eval()(ids).logits, teacher.eval()(ids).logits)
+    torch.testing.assert_close(student.eval()(ids).logits, teacher.load().eval()(ids).logits)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +107,8 @@ def test_another_head_stays_random_and_the_rest_is_the_teachers(tiny_teacher):
 def test_weights_are_float32_whatever_the_checkpoint_holds(tiny_teacher):
     tiny_model().half().save_pretrained(tiny_teacher)
     for kwargs in ({"student_init": "teacher_layers", "student_num_layers": 2}, {"student": tiny_teacher}):
-        for model in pair_of(tiny_teacher, **kwargs).load():
+        student, teacher = pair_of(tiny_teacher, **kwargs).load()
+        for model in (student, teacher.load()):
             assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -214,10 +212,10 @@ def test_max_length_above_the_models(tiny_teacher):
 def test_positions_counted_from_the_padding_index():
     config = RobertaConfig(vocab_size=22, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     config.update({"max_position_embeddings": 34, "pad_token_id": 1})
-    model = RobertaForSequenceClassification(config)
-    check_positions(model, 32)
-    with pytest.raises(InputError, match="max_seq_length is 33, but the model reads at most 32"):
-        check_positions(model, 33)
+    tokenizer = SimpleNamespace(model_max_length=512)
+    check_max_length(config, tokenizer, 32)
+    with pytest.raises(InputError, match="max_seq_length is 33, but the roberta model reads at most 32"):
+        check_max_length(config, tokenizer, 33)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tiny_teacher):

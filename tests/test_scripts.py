@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import run_glue_ckd
 import run_teacher
+from ckd_trainer import models
 from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
@@ -153,6 +154,39 @@ def test_evaluating_later_completes_the_card(trained_teacher, text_files, tmp_pa
     card = (output / "README.md").read_text()
     assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "A student of `trained`" in card
     assert "not evaluated" not in card and "## Training" in card
+
+
+def test_teacher_cache_stands_in_for_the_teacher(trained_teacher, text_files, tmp_path, monkeypatch, caplog):
+    """From the second run on the teacher's weights are not loaded; the card tells of it all the same."""
+    student = ["--student_init", "random", "--student_config", '{"hidden_size": 16}', "--student_num_layers", "2"]
+    student += ["--model_name_or_path", str(trained_teacher)]
+    common = ["--teacher_model_name_or_path", str(trained_teacher), *text_files, "--do_train", "--do_eval", *QUICK]
+    cache = ["--teacher_cache_dir", str(tmp_path / "cache")]
+    live = run_glue_ckd.main([*common, *student, "--output_dir", str(tmp_path / "live")])
+    built = run_glue_ckd.main([*common, *student, *cache, "--output_dir", str(tmp_path / "1")])
+    assert "The teacher reads 96 examples once" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "load_teacher", None)
+        caplog.clear()
+        cached = run_glue_ckd.main([*common, *student, *cache, "--output_dir", str(tmp_path / "2")])
+    assert "The teacher on 96 training examples: accuracy" in caplog.text
+    assert cached["eval_loss"] == built["eval_loss"] == pytest.approx(live["eval_loss"], rel=0.01)
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("live", "2")]
+    rows = [[line for line in card.splitlines() if line.startswith("| teacher |")] for card in cards]
+    assert rows[0] == rows[1] != []
+    other = ["--teacher_cache_dir", str(tmp_path / "other"), "--output_dir", str(tmp_path / "3")]
+    metrics = run_glue_ckd.main([*common, *STUDENT, *other])  # a student made of teacher layers
+    assert metrics["eval_accuracy"] > 0.5
+
+
+def test_teacher_cache_that_is_a_file_is_refused(trained_teacher, text_files, tmp_path, capsys):
+    (tmp_path / "cache").write_text("")
+    options = ["--teacher_model_name_or_path", str(trained_teacher), *STUDENT, *text_files, "--do_train"]
+    message = refused(
+        capsys, *options, "--output_dir", str(tmp_path / "out"), "--teacher_cache_dir", str(tmp_path / "cache")
+    )
+    assert "teacher_cache_dir" in message and "is a file" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_overwriting_deletes_nothing_before_the_rest_is_right(trained_teacher, text_files, tmp_path, capsys):

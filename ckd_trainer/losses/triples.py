@@ -8,7 +8,6 @@ gone through by j, a block of all i, k > j and sets at a time (an angle between 
 and each block leaves its gradient behind, in closed form. tests/reference.py has the same loss in plain loops.
 """
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,0 +1,102 @@
+"""Do teacher, student and data go together? Checks by configuration and tokenizer, before weights are loaded."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ckd_trainer.errors import InputError
+
+_ONE_ENCODING = (
+    "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
+    "or use student_init teacher_layers."
+)
+
+
+def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
+    """Returns for each label of the student its index among the teacher's; None where the orders are the same.
+
+    Names are compared without regard to case. A teacher that has no names but LABEL_0, LABEL_1, ... is taken to have
+    the student's order.
+
+    Raises:
+        InputError: another number of labels, or other names.
+    """
+    if teacher.num_labels != student.num_labels:
+        raise InputError(
+            f"the teacher has {teacher.num_labels} labels, but the data has {student.num_labels}: it was fine-tuned "
+            "for another task. Fine-tune a teacher on this data with run_teacher.py."
+        )
+    if student.num_labels == 1:
+        return None
+    theirs = [str(teacher.id2label[index]).casefold() for index in range(teacher.num_labels)]
+    ours = [str(student.id2label[index]).casefold() for index in range(student.num_labels)]
+    if theirs == ours:
+        return None
+    unnamed = [f"label_{index}" for index in range(teacher.num_labels)]
+    if theirs == unnamed or ours == unnamed:
+        return None
+    if sorted(theirs) != sorted(ours):
+        raise InputError(
+            f"the teacher's labels are {', '.join(theirs)}, but the data has {', '.join(ours)}: give a teacher of "
+            "this task, or rename the labels in its config.json (id2label, label2id)."
+        )
+    return [theirs.index(name) for name in ours]
+
+
+def check_max_length(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options
+) -> None:
+    """Raises InputError where a model has fewer positions than max_seq_length, or its tokenizer stops earlier."""
+    positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
+    limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
+    embeddings = getattr(
+        getattr(outline(config, **options).base_model, "embeddings", None), "position_embeddings", None
+    )
+    if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
+        # RoBERTa counts positions from after its padding index.
+        limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
+    if max_seq_length > min(limits):
+        raise InputError(
+            f"max_seq_length is {max_seq_length}, but the {config.model_type} model reads at most {min(limits)} "
+            f"tokens: give {min(limits)}."
+        )
+
+
+def outline(config: PreTrainedConfig, **options) -> PreTrainedModel:
+    """Returns the model of a configuration without weights: modules and shapes, nothing in memory."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, **options)
+
+
+def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises InputError unless the two have one vocabulary, entry by entry."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        example = min(token for token, _ in ours.items() ^ theirs.items())
+        raise InputError(
+            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; {example!r} is "
+            f"{theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but {_ONE_ENCODING}"
+        )
+
+
+def check_encodings(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
+) -> None:
+    """Raises InputError unless the two encode the texts (or pairs of texts) alike."""
+    for row in texts:
+        if student(*row)["input_ids"] != teacher(*row)["input_ids"]:
+            raise InputError(
+                f"teacher and student have one vocabulary but encode {row[0]!r} differently (upper case or special "
+                f"tokens, say), but {_ONE_ENCODING}"
+            )
+
+
+def check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError where a tokenizer has more entries than a model has embeddings."""
+    rows = getattr(config, "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} entries, but the {config.model_type} model has embeddings for "
+            f"{rows}: they do not belong together."
+        )

@@ -1,0 +1,137 @@
+"""Runs the teacher over examples and writes what it says, one Arrow file at a time, for `teacher_cache`."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from torch import Tensor
+
+from ckd_trainer.compact_gram import pack_layers, pack_words
+from ckd_trainer.teacher import LiveTeacher, attention_mask_of
+
+WORD_COLUMNS = ("word_cosines", "word_norms", "word_offsets")
+LAYER_COLUMNS = ("layer_cosines", "layer_norms", "layer_offsets")
+_PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a cache: the rows of examples start to stop."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"part-{self.number:05d}.arrow"
+
+    def is_in(self, folder: Path) -> bool:
+        """True where the file is there and whole, as it is after an interrupted build."""
+        try:
+            with pa.memory_map(str(folder / self.file)) as source, pa.ipc.open_stream(source) as reader:
+                return sum(batch.num_rows for batch in reader) == self.stop - self.start
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+
+def split(sizes: np.ndarray) -> list[Part]:
+    """Returns parts for rows of these sizes in bytes."""
+    parts, start = [], 0
+    while start < len(sizes):
+        rows = int(np.searchsorted(np.cumsum(sizes[start : start + _PART_ROWS]), _PART_BYTES)) or 1
+        stop = min(start + rows, start + _PART_ROWS, len(sizes))
+        parts.append(Part(len(parts), start, stop))
+        start = stop
+    return parts
+
+
+def valid_lengths(examples: Dataset) -> np.ndarray:
+    """Returns the number of tokens of each example that are no padding."""
+    name = "attention_mask" if "attention_mask" in examples.column_names else "input_ids"
+    lengths = []
+    for table in examples.select_columns([name]).with_format("arrow").iter(batch_size=1000):
+        column = table[name].combine_chunks()
+        ends = np.cumsum(column.value_lengths().to_numpy())
+        counts = column.flatten().to_numpy() if name == "attention_mask" else np.ones(ends[-1], dtype=np.int64)
+        upto = np.concatenate([[0], np.cumsum(counts)])
+        lengths.append(np.diff(upto[ends], prepend=0))
+    return np.concatenate(lengths)
+
+
+class SignalWriter:
+    """Writes the parts of a cache.
+
+    Args:
+        folder: where the files go.
+        examples: with the columns that the collator and the teacher read.
+        lengths: from `valid_lengths`.
+        teacher: placed where it is to run.
+        collate: makes a batch of examples.
+        batch_size: examples that the teacher reads at once, of about one length.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        examples: Dataset,
+        lengths: np.ndarray,
+        teacher: LiveTeacher,
+        collate: Callable[[list[dict]], dict[str, Tensor]],
+        batch_size: int,
+    ):
+        self.folder, self.examples, self.lengths = folder, examples, lengths
+        self.teacher, self.collate, self.batch_size = teacher, collate, batch_size
+
+    def write(self, part: Part, report: Callable[[int], None]) -> None:
+        """Writes one part; its file appears when it is complete.
+
+        Args:
+            report: told the number of examples that were added, batch by batch.
+        """
+        rows = [None] * (part.stop - part.start)
+        order = part.start + np.argsort(-self.lengths[part.start : part.stop], kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            for index, row in zip(chosen, self._signals(chosen), strict=True):
+                rows[index - part.start] = row
+            report(len(chosen))
+        table = pa.table({name: _column([row[name] for row in rows]) for name in rows[0]})
+        temporary = self.folder / f".{part.file}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / part.file)
+
+    def _signals(self, chosen: np.ndarray) -> Iterator[dict]:
+        """Yields the row of each example."""
+        batch = self.collate(self.examples.select(chosen).to_list())
+        batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
+        mask = attention_mask_of(batch)
+        signals = self.teacher(batch)
+        parts = {"logits": signals.logits.float()[:, None]}  # (batch, rows that follow each other, numbers of a row)
+        if signals.word_gram:
+            parts |= dict(zip(WORD_COLUMNS, pack_words(signals.word_gram, mask), strict=True))
+        if signals.layer_gram:
+            parts |= dict(zip(LAYER_COLUMNS, pack_layers(signals.layer_gram, mask), strict=True))
+        parts = {name: part.cpu().numpy() for name, part in parts.items()}
+        for place, tokens in enumerate(mask.sum(-1).tolist()):
+            ends = {"word_cosines": tokens * (tokens - 1) // 2, "word_norms": tokens, "word_offsets": tokens}
+            row = {"tokens": tokens}
+            for name, part in parts.items():
+                own = part[place, :tokens] if name in LAYER_COLUMNS else part[place, :, : ends.get(name)]
+                row[name] = own.reshape(-1)
+            yield row
+
+
+def _column(values: list) -> pa.Array:
+    if not isinstance(values[0], np.ndarray):
+        return pa.array(values, pa.int32())
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(values)))

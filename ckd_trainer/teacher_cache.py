@@ -1,0 +1,320 @@
+"""The teacher's signals on disk: computed once, read by every later epoch and run.
+
+A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is the content that the signals
+follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
+and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
+
+    tokens                                     number of its valid tokens
+    logits                                     of the teacher's head, in its own label order
+    word_cosines, word_norms, word_offsets     word relation: for each layer the valid tokens, see `compact_gram`
+    layer_cosines, layer_norms, layer_offsets  layer-transforming relation: for each valid token its layers
+
+A folder named <key>.building holds what an unfinished build has so far. It goes on from there, and gets its final name
+when all of it is there. A lock keeps a second builder of the same cache waiting; processes of one run share the parts.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, concatenate_datasets
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ckd_trainer import compact_gram
+from ckd_trainer.errors import InputError
+from ckd_trainer.fingerprint import files_fingerprint
+from ckd_trainer.run_folder import write_atomically
+from ckd_trainer.signal_writer import LAYER_COLUMNS, WORD_COLUMNS, Part, SignalWriter, split, valid_lengths
+from ckd_trainer.teacher import PREFIX, LiveTeacher, attention_mask_of
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # another number where the files of one version mean something else to the next
+MANIFEST = "manifest.json"
+ROW = "teacher_row"  # the column that ties an example to its row here
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a cache holds; equal contents, equal caches."""
+
+    teacher: str  # fingerprints, see `ckd_trainer.fingerprint`
+    examples: str
+    precision: str  # Accelerate's mixed_precision
+    word_layers: tuple[int, ...] = ()
+    ltr_layers: tuple[int, ...] = ()
+    format: int = FORMAT
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+
+    def serves(self, wanted: "Contents") -> bool:
+        """True where everything wanted is here; a run with a relation turned off reads the cache of one with it."""
+        return wanted in (
+            dataclasses.replace(self, word_layers=word_layers, ltr_layers=ltr_layers)
+            for word_layers in {self.word_layers, ()}
+            for ltr_layers in {self.ltr_layers, ()}
+        )
+
+    def bytes_of(self, lengths: np.ndarray, labels: int) -> np.ndarray:
+        """Returns how many bytes the rows of examples with so many valid tokens take."""
+        word = len(self.word_layers) * compact_gram.size_in_bytes(lengths)
+        layer = lengths * compact_gram.size_in_bytes(len(self.ltr_layers))
+        columns = 1 + len(WORD_COLUMNS) * bool(self.word_layers) + len(LAYER_COLUMNS) * bool(self.ltr_layers)
+        return word + layer + 4 * labels + 4 + 4 * columns
+
+
+class TeacherCache:
+    """Reads a complete cache, memory-mapped: what is held in memory does not grow with it.
+
+    Args:
+        folder: of a cache whose files were found whole, see `open_or_build`.
+        wanted: what of it to read.
+    """
+
+    def __init__(self, folder: Path, wanted: Contents):
+        self.signals = [
+            "logits",
+            *(WORD_COLUMNS if wanted.word_layers else ()),
+            *(LAYER_COLUMNS if wanted.ltr_layers else ()),
+        ]
+        parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
+        self.rows = concatenate_datasets(parts).select_columns(["tokens", *self.signals]).with_format("arrow")
+        self.word_layers = len(wanted.word_layers)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Returns tokens and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
+        table = self.rows[list(rows)]
+        tokens = table["tokens"].to_numpy()
+        return {"tokens": tokens} | {name: self._padded(name, table[name], tokens) for name in self.signals}
+
+    def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
+        column = column.combine_chunks()
+        numbers = column.flatten().to_numpy()
+        pieces = np.split(numbers, np.cumsum(column.value_lengths().to_numpy())[:-1])
+        if name in WORD_COLUMNS:
+            pieces = [piece.reshape(self.word_layers, -1) for piece in pieces]
+        elif name in LAYER_COLUMNS:
+            pieces = [piece.reshape(count, -1) for piece, count in zip(pieces, tokens, strict=True)]
+        largest = np.max([piece.shape for piece in pieces], axis=0)
+        padded = np.zeros((len(pieces), *np.maximum(largest, 1)), numbers.dtype)
+        for place, piece in zip(padded, pieces, strict=True):
+            place[tuple(map(slice, piece.shape))] = piece
+        return padded
+
+
+class SignalCollator:
+    """Adds the teacher's signals to the batches of a collator, named with PREFIX, for `CachedTeacher` to read."""
+
+    def __init__(self, collate: Callable[[list[dict]], dict[str, Tensor]], cache: TeacherCache):
+        self.collate, self.cache = collate, cache
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        signals = self.cache.read([row[ROW] for row in rows])
+        batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
+        tokens = attention_mask_of(batch).sum(-1).tolist()
+        if tokens != signals.pop("tokens").tolist():
+            raise RuntimeError(
+                f"the texts of a batch have {tokens} tokens, but others when the teacher read them: the data collator "
+                "changes texts, which a teacher cache does not allow."
+            )
+        return {**batch, **{PREFIX + name: torch.from_numpy(signal) for name, signal in signals.items()}}
+
+
+def open_or_build(
+    directory: str | Path,
+    wanted: Contents,
+    examples: Dataset,
+    *,
+    labels: int,
+    load_teacher: Callable[[], LiveTeacher],
+    collate: Callable[[list[dict]], dict[str, Tensor]],
+    batch_size: int,
+    accelerator: Accelerator,
+    show_progress: bool,
+) -> TeacherCache:
+    """Returns the cache, complete and checked; builds it first where there is none.
+
+    Args:
+        directory: teacher_cache_dir; all processes of a run see the same.
+        examples: the training set, with the columns that the collator and the teacher read.
+        labels: number of logits.
+        load_teacher: called once, and only where something is to be built.
+        collate, batch_size: how examples are put before the teacher.
+
+    Raises:
+        InputError: damaged or foreign files where the cache should be, or not enough room on the disk.
+    """
+    directory = Path(directory)
+    with contextlib.ExitStack() as lock:
+        if accelerator.is_main_process:
+            _lock(directory, wanted, lock)
+        folder = _main_process_says(accelerator, lambda: _find(directory, wanted))
+        if folder is None:
+            building = directory / f"{wanted.key}.building"
+            lengths = valid_lengths(examples)
+            sizes = wanted.bytes_of(lengths, labels)
+            parts = split(sizes)
+            missing = _main_process_says(accelerator, lambda: _make_room(building, parts, sizes))
+            logger.info(
+                "The teacher reads %d examples once; its signals (about %.1f MB) go to %s.",
+                len(examples),
+                sizes.sum() / 1e6,
+                directory / wanted.key,
+            )
+            writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
+            share = missing[accelerator.process_index :: accelerator.num_processes]
+            total = sum(part.stop - part.start for part in share)
+            with (
+                _named_when_full(directory),
+                accelerator.autocast(),
+                tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar,
+            ):
+                for part in share:
+                    writer.write(part, bar.update)
+            accelerator.wait_for_everyone()
+            folder = _main_process_says(accelerator, lambda: _finish(building, parts, wanted))
+    return TeacherCache(folder, wanted)
+
+
+def _main_process_says(accelerator: Accelerator, function: Callable):
+    """Returns in all processes what a function returns, or raises, in the main one."""
+    answer = [None]
+    if accelerator.is_main_process:
+        try:
+            answer = [function()]
+        except InputError as error:
+            answer = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(answer)
+    if isinstance(answer[0], InputError):
+        raise answer[0]
+    return answer[0]
+
+
+def _lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / f".{wanted.key}.lock")
+        try:
+            stack.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
+            stack.enter_context(lock)
+    except OSError as error:
+        raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
+
+
+def _find(directory: Path, wanted: Contents) -> Path | None:
+    """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
+    folder = directory / wanted.key
+    if folder.exists():
+        _check(folder, wanted)
+        return folder
+    for folder in sorted(path.parent for path in directory.glob(f"*/{MANIFEST}")):
+        contents = _contents(folder)
+        if contents is not None and contents.key == folder.name and contents.serves(wanted):
+            _check(folder, contents)
+            return folder
+    return None
+
+
+def _check(folder: Path, contents: Contents) -> None:
+    """Raises InputError unless the folder is what it is named, byte for byte."""
+    try:
+        manifest = _read_manifest(folder)
+        if _contents(folder) != contents:
+            raise ValueError("its manifest is another cache's")
+        for part in manifest["parts"]:
+            path = folder / part["file"]
+            if path.stat().st_size != part["bytes"]:
+                raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {part['bytes']}")
+            if files_fingerprint([path]) != part["fingerprint"]:
+                raise ValueError(f"{path.name} has other bytes than were written")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the teacher cache {folder} is damaged or no cache of ours ({error}): delete the folder, and the next "
+            "run builds it anew."
+        ) from error
+
+
+def _read_manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _contents(folder: Path) -> Contents | None:
+    """Returns what a folder's manifest says that it holds, None where it says nothing that we know."""
+    try:
+        contents = _read_manifest(folder)["contents"]
+        layers = {name: tuple(contents[name]) for name in ("word_layers", "ltr_layers")}
+        return Contents(**contents | layers)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Part]:
+    """Makes the folder for a build and returns the parts that are missing in it."""
+    missing = [part for part in parts if not part.is_in(building)]
+    needed = sum(sizes[part.start : part.stop].sum() for part in missing)
+    free = shutil.disk_usage(building.parent).free
+    if needed > free:
+        raise InputError(
+            f"teacher_cache_dir {building.parent} has {free / 1e9:.2f} GB free, but the teacher's signals of "
+            f"{len(sizes)} examples take about {sizes.sum() / 1e9:.2f} GB, of which {needed / 1e9:.2f} GB are still "
+            "to be written: give a folder on a larger disk, or a smaller max_seq_length."
+        )
+    building.mkdir(exist_ok=True)
+    for leftover in building.glob(".*"):  # of a build that was killed
+        leftover.unlink()
+    if len(missing) < len(parts):
+        logger.info(
+            "Going on with an unfinished teacher cache: %d of %d parts are there.",
+            len(parts) - len(missing),
+            len(parts),
+        )
+    return missing
+
+
+def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
+    """Turns a folder with all parts into a cache."""
+    listed = []
+    for part in parts:
+        path = building / part.file
+        listed.append({"file": part.file, "bytes": path.stat().st_size, "fingerprint": files_fingerprint([path])})
+    manifest = {"contents": dataclasses.asdict(contents), "parts": listed}
+    write_atomically(building / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    folder = building.with_name(contents.key)
+    os.replace(building, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def _named_when_full(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk of teacher_cache_dir {directory} is full. What is written stays; make room, and the same "
+            "command goes on from there."
+        ) from error

@@ -1,0 +1,353 @@
+"""The teacher cache: what it says is what the teacher says, wherever, whenever and by whomever it was built."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+from test_trainer import examples, logs, no_dropout, pad, trainer
+
+import ckd_trainer.signal_writer
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.errors import InputError
+from ckd_trainer.teacher import LiveTeacher
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Several parts for a few examples."""
+    monkeypatch.setattr(ckd_trainer.signal_writer, "_PART_ROWS", 20)
+
+
+@pytest.fixture
+def teacher_runs(monkeypatch):
+    """Counts the batches that any teacher reads."""
+    calls, run = [], LiveTeacher.__call__
+    monkeypatch.setattr(
+        LiveTeacher, "__call__", lambda self, batch: calls.append(len(batch["input_ids"])) or run(self, batch)
+    )
+    return calls
+
+
+def distil(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
+    """A trained trainer; weights that let every term count."""
+    weights = {
+        "wr_distance_weight": 50.0,
+        "wr_angle_weight": 5.0,
+        "ltr_distance_weight": 50.0,
+        "ltr_angle_weight": 5.0,
+    }
+    ckd = weights | {"window_size": 5, "teacher_cache_dir": str(cache) if cache else None} | (ckd or {})
+    run = trainer(
+        DistillationTrainer,
+        folder,
+        student or no_dropout(layers=2, width=16),
+        teacher=teacher or tiny_model(seed=1),
+        ckd_args=CKDArguments(**ckd),
+        **kwargs,
+    )
+    run.train()
+    return run
+
+
+def caches(folder):
+    return sorted(path for path in Path(folder).iterdir() if path.is_dir())
+
+
+# ------------------------------------------------------------------------------------------------- cached = live
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"train_sampling_strategy": "group_by_length"},
+    {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4},
+    {"dataloader_num_workers": 2, "data_seed": 5},
+], ids=str)  # fmt: skip
+def test_cached_is_live(tmp_path, options):
+    """Logged terms within 1e-3 of the live ones over two epochs and more, in the same order of examples."""
+    live, cached = (
+        distil(tmp_path / name, cache, steps=15, options=options)
+        for name, cache in (("live", None), ("cached", tmp_path / "cache"))
+    )
+    assert len(logs(live)) == len(logs(cached)) == 15
+    for ours, theirs in zip(logs(cached), logs(live), strict=True):
+        for name in (
+            "loss",
+            "loss_logits",
+            "loss_wr_distance",
+            "loss_wr_angle",
+            "loss_ltr_distance",
+            "loss_ltr_angle",
+        ):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+
+
+def test_gradient_is_the_live_one(tmp_path):
+    student, teacher = no_dropout(layers=2, width=16), tiny_model(seed=1)
+    runs = [
+        trainer(
+            DistillationTrainer,
+            tmp_path / name,
+            student,
+            teacher=teacher,
+            ckd_args=CKDArguments(teacher_cache_dir=cache),
+        )
+        for name, cache in (("live", None), ("cached", str(tmp_path / "cache")))
+    ]
+    batch = next(iter(runs[1].get_train_dataloader()))
+    student.train()
+    gradients = []
+    for run in runs:
+        student.zero_grad()
+        run.compute_loss(
+            student, batch if run.caches_teacher else {k: v for k, v in batch.items() if not k.startswith("teacher_")}
+        ).backward()
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
+        )
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9999
+    torch.testing.assert_close(gradients[0].norm(), gradients[1].norm(), rtol=1e-3, atol=0)
+
+
+def test_labels_in_another_order_and_inputs_of_the_teacher_alone(tmp_path):
+    """The cache holds what the teacher says; a student with other labels first reads it in its own order."""
+    data = examples(types=True)
+    results = {}
+    for labels in (("bad", "good"), ("good", "bad")):
+        for cache in (None, tmp_path / "cache"):
+            student = no_dropout(layers=2, width=16, labels=labels)
+            run = distil(tmp_path / "out", cache, train=data, student=student)
+            results[labels, bool(cache)] = logs(run)[0]["loss_logits"]
+        assert results[labels, True] == pytest.approx(results[labels, False], rel=1e-3)
+    assert len(caches(tmp_path / "cache")) == 1
+    assert len(set(results.values())) > 2
+
+
+# ------------------------------------------------------------------------------------------------------ what is reused
+
+
+def test_teacher_runs_once_for_all_that_has_the_same_key(tmp_path, teacher_runs):
+    cache = tmp_path / "cache"
+    distil(tmp_path / "1", cache, steps=14)  # more than two epochs
+    assert sum(teacher_runs) == len(examples())
+    distil(
+        tmp_path / "2",
+        cache,
+        options={"seed": 7},
+        ckd={"wr_angle_weight": 1.0, "alpha": 0.1, "window_size": 3},
+    )
+    distil(tmp_path / "3", cache, student=tiny_model(layers=2, width=8))
+    distil(tmp_path / "4", cache, ckd={"wr_distance_weight": 0, "wr_angle_weight": 0})
+    distil(
+        tmp_path / "5",
+        cache,
+        ckd={"wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0},
+    )
+    assert sum(teacher_runs) == len(examples()) and len(caches(cache)) == 1
+
+
+@pytest.mark.parametrize("change", ["teacher weight", "row", "order of rows", "layers", "precision"])
+def test_another_key_is_another_cache(tmp_path, teacher_runs, change):
+    cache, data, teacher = tmp_path / "cache", examples(), tiny_model(seed=1)
+    distil(tmp_path / "1", cache, teacher=teacher, train=data)
+    options, ckd = {}, {}
+    if change == "teacher weight":
+        with torch.no_grad():
+            teacher.bert.encoder.layer[0].attention.self.query.weight[0, 0] += 1e-3
+    elif change == "row":
+        rows = data.to_list()
+        rows[5]["input_ids"][1] = 6 if rows[5]["input_ids"][1] != 6 else 7
+        data = data.from_list(rows)
+    elif change == "order of rows":
+        data = data.shuffle(seed=1)
+    elif change == "layers":
+        ckd = {"wr_layer_mapping": "0:0,1:1,2:4"}
+    else:
+        options = {"bf16": True}
+    distil(tmp_path / "2", cache, teacher=teacher, train=data, options=options, ckd=ckd)
+    assert len(caches(cache)) == 2 and sum(teacher_runs) == 2 * len(data)
+
+
+def test_another_training_set_after_the_first(tmp_path):
+    """A trainer that is given other examples reads their signals, not those of the first ones."""
+    run = distil(tmp_path / "out", tmp_path / "cache")
+    run.train_dataset = examples(seed=9)
+    run.train()
+    assert len(caches(tmp_path / "cache")) == 2
+
+
+# ------------------------------------------------------------------------------------------------- damage and mistakes
+
+
+def spoil(folder, how):
+    part = sorted(folder.glob("*.arrow"))[1]
+    if how == "truncated":
+        part.write_bytes(part.read_bytes()[:-100])
+    elif how == "one bit":
+        data = bytearray(part.read_bytes())
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data)
+    elif how == "missing part":
+        part.unlink()
+    elif how == "no manifest":
+        (folder / "manifest.json").unlink()
+    elif how == "manifest is no json":
+        (folder / "manifest.json").write_text("{")
+    elif how == "another cache's":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["contents"]["teacher"] = "0" * 64
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "one bit", "missing part", "no manifest", "manifest is no json", "another cache's"]
+)
+def test_damage_is_named(tmp_path, how):
+    distil(tmp_path / "1", tmp_path / "cache")
+    (folder,) = caches(tmp_path / "cache")
+    spoil(folder, how)
+    with pytest.raises(
+        InputError, match=f"the teacher cache .*{folder.name} is damaged or no cache of ours .*delete the folder"
+    ):
+        distil(tmp_path / "2", tmp_path / "cache")
+    shutil.rmtree(folder)
+    distil(tmp_path / "2", tmp_path / "cache")
+
+
+def test_full_disk_is_told_before_the_teacher_runs(tmp_path, monkeypatch, teacher_runs):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
+    with pytest.raises(
+        InputError, match=r"teacher_cache_dir .* has 0.00 GB free, but the teacher's signals of 48 examples"
+    ):
+        distil(tmp_path / "out", tmp_path / "cache")
+    assert not teacher_runs
+
+
+def test_estimate_of_the_size(tmp_path):
+    """The estimate that the disk is checked with is the size of the files, but for Arrow's frame around each part."""
+    run = distil(tmp_path / "out", tmp_path / "cache")
+    (folder,) = caches(tmp_path / "cache")
+    parts = list(folder.glob("*.arrow"))
+    size = sum(path.stat().st_size for path in parts)
+    lengths = ckd_trainer.signal_writer.valid_lengths(run.train_dataset)
+    contents = ckd_trainer.teacher_cache._contents(folder)
+    assert 0 <= size - contents.bytes_of(lengths, labels=2).sum() < 4000 * len(parts)
+
+
+def test_terms_that_read_more_are_refused(tmp_path):
+    class MoreTerms(CKDArguments):
+        @property
+        def weights(self):
+            return super().weights | {"hidden": 1.0}
+
+    with pytest.raises(InputError, match="the cache holds logits and relations, and hidden reads more"):
+        trainer(
+            DistillationTrainer,
+            tmp_path,
+            tiny_model(layers=2),
+            teacher=tiny_model(),
+            ckd_args=MoreTerms(teacher_cache_dir=str(tmp_path)),
+        )
+
+
+def test_dataset_without_rows_is_refused(tmp_path):
+    with pytest.raises(InputError, match="the training set is a list"):
+        trainer(
+            DistillationTrainer,
+            tmp_path,
+            tiny_model(layers=2),
+            teacher=tiny_model(),
+            train=examples().to_list(),
+            ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path)),
+        )
+
+
+def test_collator_that_changes_texts_is_refused(tmp_path):
+    run = trainer(
+        DistillationTrainer,
+        tmp_path / "out",
+        tiny_model(layers=2),
+        teacher=tiny_model(),
+        ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path / "cache")),
+    )
+    run.get_train_dataloader()
+    run.data_collator = lambda rows: pad(
+        [{**row, "attention_mask": [1] * 3, "input_ids": row["input_ids"][:3]} for row in rows]
+    )
+    with pytest.raises(RuntimeError, match="the data collator changes texts"):
+        next(iter(run.get_train_dataloader()))
+
+
+def test_batch_without_signals_is_refused(tmp_path):
+    run = trainer(
+        DistillationTrainer,
+        tmp_path / "out",
+        tiny_model(layers=2),
+        teacher=tiny_model(),
+        ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path / "cache")),
+    )
+    run.model.train()
+    with pytest.raises(ValueError, match="the batch carries no teacher signals"):
+        run.compute_loss(run.model, pad(list(run.train_dataset)[:4]))
+
+
+# -------------------------------------------------------------------------------------------- interrupted and at once
+
+
+def build(folder, cache, pause=0.0):
+    """What a process of its own does: one step with a cache; the teacher takes its time."""
+    torch.set_num_threads(1)
+    ckd_trainer.signal_writer._PART_ROWS = 5
+    run = LiveTeacher.__call__
+
+    def slow(self, batch):
+        time.sleep(pause)
+        return run(self, batch)
+
+    LiveTeacher.__call__ = slow
+    distil(folder, cache)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
+    monkeypatch.setattr(ckd_trainer.signal_writer, "_PART_ROWS", 5)
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=build, args=(tmp_path / "killed", tmp_path / "cache", 0.3))
+    process.start()
+    while len(list((tmp_path / "cache").glob("*.building/*.arrow"))) < 2:
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    (building,) = caches(tmp_path / "cache")
+    assert building.suffix == ".building" and not (building / "manifest.json").exists()
+    (building / ".part-00009.arrow.123").write_bytes(b"half")  # as a kill in the middle of a file leaves it
+    sorted(building.glob("part-*"))[-1].write_bytes(b"cut short when the machine lost power")
+    distil(tmp_path / "out", tmp_path / "cache")
+    assert 0 < sum(teacher_runs) < len(examples())
+    distil(tmp_path / "out2", tmp_path / "at once")
+    (resumed,), (at_once,) = caches(tmp_path / "cache"), caches(tmp_path / "at once")
+    assert resumed.name == at_once.name and files(resumed) == files(at_once)
+
+
+def test_two_builders_at_once(tmp_path):
+    """The second waits for the first and reads what it built."""
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=build, args=(tmp_path / name, tmp_path / "cache", 0.05)) for name in ("1", "2")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    (folder,) = caches(tmp_path / "cache")
+    distil(tmp_path / "3", tmp_path / "cache")
+    assert (folder / "manifest.json").is_file()
