@@ -1,9 +1,9 @@
 """Gram matrices in a few bytes: what the teacher cache stores of a set's relations.
 
 A set of n valid items becomes n (n - 1) / 2 cosines around its centre, <c_i, c_j> / (|c_i| |c_j|) for j < i in rows,
-as 16-bit integers in steps of 1 / 32767, and for each item its |c_i| and its offset in float32. A step is as fine for
-a small cosine as for a large one, and as the centre is taken off, it is fine against the differences that distances
-and angles are made of: float16 products would keep three digits of a number from which most is then subtracted.
+as 16-bit integers in steps of 1 / 32767, and the scales |c_i| and offset of each item in float32. A step is as fine
+for a small cosine as for a large one, and as the centre is taken off, it is fine against the differences that
+distances and angles are made of: float16 products would keep three digits of a number from which most is subtracted.
 
 Sets have their valid items first here, whatever side a batch is padded on.
 """
@@ -22,8 +22,7 @@ class CompactGram(NamedTuple):
     """Sets of N items in compact form."""
 
     cosines: Tensor  # (..., N (N - 1) / 2), int16
-    norms: Tensor  # (..., N), float32
-    offsets: Tensor  # (..., N), float32
+    scales: Tensor  # (..., 2, N), float32: |c_i|, offset
 
 
 def size_in_bytes(items: int) -> int:
@@ -39,7 +38,7 @@ def pack(sets: Gram) -> CompactGram:
     lengths = norms[..., rows] * norms[..., columns]
     cosines = sets.products[..., rows, columns] / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
     cosines = (cosines.clamp(-1, 1) * _STEPS).round().to(torch.int16)
-    return CompactGram(cosines, norms.float(), sets.offsets.float())
+    return CompactGram(cosines, torch.stack((norms, sets.offsets), dim=-2).float())
 
 
 def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
@@ -56,7 +55,8 @@ def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
 def pack_layers(sets: Gram, mask: Tensor) -> CompactGram:
     """Returns (batch, length) sets of layers in compact form, the sets of an example's n valid tokens first."""
     order = _valid_first(mask)
-    return CompactGram(*(part.take_along_dim(order[..., None], 1) for part in pack(sets)))
+    cosines, scales = pack(sets)
+    return CompactGram(cosines.take_along_dim(order[..., None], 1), scales.take_along_dim(order[..., None, None], 1))
 
 
 def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
@@ -68,19 +68,18 @@ def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
     """
     mask = mask.bool()[:, None]
     rank = _rank(mask)  # (batch, 1, length)
-    index = _triangle(rank).expand(-1, compact.norms.shape[1], -1, -1)
+    index = _triangle(rank).expand(-1, compact.cosines.shape[1], -1, -1)
     cosines = compact.cosines.gather(-1, index.flatten(-2)).view(index.shape)
-    norms, offsets = (part.take_along_dim(rank, -1) * mask for part in compact[1:])
-    return _gram(cosines, norms, offsets)
+    return _gram(cosines, compact.scales.take_along_dim(rank[:, :, None], -1) * mask[:, :, None])
 
 
 def unpack_layers(compact: CompactGram, mask: Tensor) -> Gram:
     """Returns (batch, length) sets of layers at the places that a batch's mask gives the tokens, 0 elsewhere."""
-    mask = mask.bool()[..., None]
-    rank = _rank(mask[..., 0])[..., None]  # (batch, length, 1)
-    cosines, norms, offsets = (part.take_along_dim(rank, 1) for part in compact)
-    places = _triangle(torch.arange(norms.shape[-1], device=norms.device))
-    return _gram(cosines[..., places], norms * mask, offsets * mask)
+    mask = mask.bool()
+    rank = _rank(mask)[..., None]  # (batch, length, 1)
+    cosines, scales = compact.cosines.take_along_dim(rank, 1), compact.scales.take_along_dim(rank[..., None], 1)
+    places = _triangle(torch.arange(scales.shape[-1], device=scales.device))
+    return _gram(cosines[..., places], scales * mask[..., None, None])
 
 
 def _valid_first(mask: Tensor) -> Tensor:
@@ -99,7 +98,8 @@ def _triangle(rank: Tensor) -> Tensor:
     return (larger * (larger - 1) // 2 + smaller).masked_fill_(larger == smaller, 0)
 
 
-def _gram(cosines: Tensor, norms: Tensor, offsets: Tensor) -> Gram:
+def _gram(cosines: Tensor, scales: Tensor) -> Gram:
+    norms, offsets = scales.unbind(-2)
     products = cosines.to(norms.dtype).div_(_STEPS).mul_(norms[..., :, None]).mul_(norms[..., None, :])
     products.diagonal(dim1=-2, dim2=-1).copy_(norms.square())
     return Gram(products, offsets)

@@ -13,8 +13,7 @@ from torch import Tensor
 from ckd_trainer.compact_gram import pack_layers, pack_words
 from ckd_trainer.teacher import LiveTeacher, attention_mask_of
 
-WORD_COLUMNS = ("word_cosines", "word_norms", "word_offsets")
-LAYER_COLUMNS = ("layer_cosines", "layer_norms", "layer_offsets")
+WORD_COLUMNS, LAYER_COLUMNS = ("word_cosines", "word_scales"), ("layer_cosines", "layer_scales")
 _PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
 
 
@@ -115,19 +114,21 @@ class SignalWriter:
         batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
         signals = self.teacher(batch)
-        parts = {"logits": signals.logits.float()[:, None]}  # (batch, rows that follow each other, numbers of a row)
+        parts = {"logits": signals.logits.float()}
         if signals.word_gram:
             parts |= dict(zip(WORD_COLUMNS, pack_words(signals.word_gram, mask), strict=True))
         if signals.layer_gram:
             parts |= dict(zip(LAYER_COLUMNS, pack_layers(signals.layer_gram, mask), strict=True))
         parts = {name: part.cpu().numpy() for name, part in parts.items()}
         for place, tokens in enumerate(mask.sum(-1).tolist()):
-            ends = {"word_cosines": tokens * (tokens - 1) // 2, "word_norms": tokens, "word_offsets": tokens}
-            row = {"tokens": tokens}
-            for name, part in parts.items():
-                own = part[place, :tokens] if name in LAYER_COLUMNS else part[place, :, : ends.get(name)]
-                row[name] = own.reshape(-1)
-            yield row
+            own = {
+                "logits": ...,
+                "word_cosines": (slice(None), slice(tokens * (tokens - 1) // 2)),
+                "word_scales": (slice(None), slice(None), slice(tokens)),
+                "layer_cosines": slice(tokens),
+                "layer_scales": slice(tokens),
+            }
+            yield {"tokens": tokens} | {name: part[place][own[name]].reshape(-1) for name, part in parts.items()}
 
 
 def _column(values: list) -> pa.Array:

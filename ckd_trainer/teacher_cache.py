@@ -4,10 +4,10 @@ A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The
 follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
 and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
 
-    tokens                                     number of its valid tokens
-    logits                                     of the teacher's head, in its own label order
-    word_cosines, word_norms, word_offsets     word relation: for each layer the valid tokens, see `compact_gram`
-    layer_cosines, layer_norms, layer_offsets  layer-transforming relation: for each valid token its layers
+    tokens                       number of its valid tokens
+    logits                       of the teacher's head, in its own label order
+    word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
+    layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
 
 A folder named <key>.building holds what an unfinished build has so far. It goes on from there, and gets its final name
 when all of it is there. A lock keeps a second builder of the same cache waiting; processes of one run share the parts.
@@ -108,17 +108,23 @@ class TeacherCache:
         return {"tokens": tokens} | {name: self._padded(name, table[name], tokens) for name in self.signals}
 
     def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
-        column = column.combine_chunks()
-        numbers = column.flatten().to_numpy()
-        pieces = np.split(numbers, np.cumsum(column.value_lengths().to_numpy())[:-1])
+        numbers = column.combine_chunks().flatten().to_numpy()
+        if name == "logits":
+            return numbers.reshape(len(tokens), -1).copy()
+        counts = tokens * (tokens - 1) // 2 if name == "word_cosines" else tokens
+        there = np.arange(max(1, counts.max())) < counts[:, None]
         if name in WORD_COLUMNS:
-            pieces = [piece.reshape(self.word_layers, -1) for piece in pieces]
-        elif name in LAYER_COLUMNS:
-            pieces = [piece.reshape(count, -1) for piece, count in zip(pieces, tokens, strict=True)]
-        largest = np.max([piece.shape for piece in pieces], axis=0)
-        padded = np.zeros((len(pieces), *np.maximum(largest, 1)), numbers.dtype)
-        for place, piece in zip(padded, pieces, strict=True):
-            place[tuple(map(slice, piece.shape))] = piece
+            there, layers = there[:, None, :], self.word_layers if name == "word_cosines" else 2 * self.word_layers
+            shape = (len(tokens), layers, there.shape[-1])
+        else:
+            there = there[:, :, None]
+            shape = (*there.shape[:2], len(numbers) // tokens.sum())
+        padded = np.zeros(shape, numbers.dtype)
+        padded[np.broadcast_to(there, shape)] = numbers
+        if name == "word_scales":
+            padded = padded.reshape(len(tokens), self.word_layers, 2, -1)
+        elif name == "layer_scales":
+            padded = padded.reshape(*shape[:2], 2, -1)
         return padded
 
 

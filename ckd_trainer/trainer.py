@@ -127,7 +127,7 @@ class DistillationTrainer(Trainer):
             if self._teacher is None:
                 self._teacher = self._live_teacher(self.teacher_model, self._label_order)
                 self._teacher.model = self.accelerator.prepare_model(self.teacher_model, evaluation_mode=True)
-        elif self._cached_examples is not self.train_dataset:  # never a cache of other examples
+        elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
         return self._teacher
@@ -148,13 +148,11 @@ class DistillationTrainer(Trainer):
                 f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
                 "more of the teacher: leave teacher_cache_dir out, or set the weight to 0."
             )
-        if self.train_dataset is not None and not isinstance(self.train_dataset, Dataset):
-            raise InputError(
-                f"teacher_cache_dir is set, but the training set is a {type(self.train_dataset).__name__}: the cache "
-                "needs a datasets.Dataset, whose rows have numbers."
-            )
+        if self.train_dataset is not None:
+            _check_rows(self.train_dataset)
 
     def _open_cache(self, examples: Dataset) -> TeacherCache:
+        _check_rows(examples)
         stored = isinstance(self.teacher_model, StoredTeacher)
         reads = self.teacher_model.input_names if stored else forward_arguments(self.teacher_model)
         self._set_signature_columns_if_needed()
@@ -240,6 +238,14 @@ class DistillationTrainer(Trainer):
             for name, value in inputs.items()
             if name not in self._teacher_only_inputs and not name.startswith(PREFIX)
         }
+
+
+def _check_rows(examples) -> None:
+    if not isinstance(examples, Dataset):
+        raise InputError(
+            f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
+            "datasets.Dataset, whose rows have numbers."
+        )
 
 
 def _loaded(teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckd_trainer import losses
+from ckd_trainer.losses import geometry, pairs, triples
 
 LENGTH = 7
 MASKS = {
@@ -238,6 +239,46 @@ def test_gradcheck(rng, loss, options):
     mask = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
     (student,), (teacher,) = pair_of_sides(rng, mask, depths=(1, 1), widths=(3, 2))
     assert torch.autograd.gradcheck(lambda x: loss(x, teacher, mask, **options), student)
+
+
+# -------------------------------------------------------------------------------------------------- chunks and blocks
+
+
+def at_once(monkeypatch, numbers):
+    """Makes the losses go through so many numbers at a time."""
+    for module in (geometry, pairs, triples):
+        monkeypatch.setattr(module, "numbers_at_once", lambda device: numbers)
+
+
+@pytest.mark.parametrize("numbers", [1, 60, 400])
+@pytest.mark.parametrize("window", [3, 9, None])
+def test_chunks_equal_loops(rng, monkeypatch, window, numbers):
+    """Sets one by one, or a few; angles by j where all of them do not fit in one block."""
+    mask = torch.tensor(MASKS["holes"] + MASKS["padding on the left"])
+    student, teacher = pair_of_sides(rng, mask)
+    slow = reference.contextual_relation_losses(
+        student, teacher, mask, pairs=[(0, 0), (1, 1), (2, 2)], window_size=window
+    )
+    at_once(monkeypatch, numbers)
+    fast = losses.contextual_relation_losses(student, teacher, mask, layer_mapping="0:0,1:1,2:2", window_size=window)
+    for name in NAMES:
+        assert_same(fast[name], slow[name], student)
+
+
+@pytest.mark.parametrize("window", [5, None])
+def test_memory_is_bounded(rng, monkeypatch, window):
+    """No temporary tensor outgrows the chunk (twice, as both sides go together), whatever the batch; products do."""
+    numbers, length = 2**13, 40
+    at_once(monkeypatch, numbers)
+    mask = torch.ones(16, 1, length)
+    (student,), (teacher,) = pair_of_sides(rng, mask, depths=(1, 1), widths=(3, 3), dtype=torch.float32)
+    products = mask.numel() * length
+    assert products > 3 * numbers
+    with Shapes() as shapes:
+        ours, theirs = losses.gram(student, mask), losses.gram(teacher, mask)
+        (losses.pair_loss(ours, theirs, mask) + losses.triple_loss(ours, theirs, mask, window_size=window)).backward()
+    sizes = sorted({math.prod(shape) for shape in shapes.seen})
+    assert all(size <= 2.5 * numbers or size == products for size in sizes), sizes
 
 
 # ---------------------------------------------------------------------------------------------------------- laws

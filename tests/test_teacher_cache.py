@@ -5,12 +5,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import PROJECT, tiny_model
 from test_trainer import examples, logs, no_dropout, pad, trainer
 
 import ckd_trainer.signal_writer
@@ -351,3 +353,19 @@ def test_two_builders_at_once(tmp_path):
     (folder,) = caches(tmp_path / "cache")
     distil(tmp_path / "3", tmp_path / "cache")
     assert (folder / "manifest.json").is_file()
+
+
+def test_processes_share_the_work(tmp_path, tiny_teacher, text_files):
+    """Two processes build the cache that one builds, byte for byte."""
+    student = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_steps", "1", "--use_cpu"]
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *student, *text_files, "--do_train"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    for name, launcher in (
+        ("one", []),
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
+    ):
+        command = [sys.executable, *launcher, str(Path(__file__).parent / "small_parts.py"), *options]
+        command += ["--output_dir", str(tmp_path / name), "--teacher_cache_dir", str(tmp_path / f"cache_{name}")]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    (one,), (two,) = (caches(tmp_path / f"cache_{name}") for name in ("one", "two"))
+    assert len(list(one.glob("*.arrow"))) == 5 and one.name == two.name and files(one) == files(two)

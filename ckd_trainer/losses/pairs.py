@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ckd_trainer.losses.geometry import Gram, diagonal, numbers_at_once, raw_products, rsqrt_or_zero, squared_distances
+from ckd_trainer.losses.geometry import (
+    Gram,
+    diagonal,
+    joined,
+    numbers_at_once,
+    raw_products,
+    rsqrt_or_zero,
+    squared_distances,
+)
 
 _ELEMENTWISE = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -30,8 +38,8 @@ def pair_loss(
 
     and Z = the sum over sets of n^2, n the number of valid items of a set. A cosine with a vector of length 0 is 0.
 
-    Beside the products and their gradient the cosine form takes about ten temporary tensors of 2^18 numbers, or of
-    the N^2 of one set where that is more: 10 MB for up to 512 items, whatever the batch.
+    Beside the products and their gradient the cosine form takes about ten temporary tensors of 2^20 numbers (of
+    the N^2 of one set where that is more): 40 MB for up to 1024 items, whatever the batch.
 
     Args:
         student, teacher: from `gram`, of (..., N) items; their widths may have differed.
@@ -85,19 +93,28 @@ class _CosineDivergence(torch.autograd.Function):
     def forward(ctx, student, teacher, student_offsets, teacher_offsets, mask, temperature):
         chunks = max(1, student.numel() // numbers_at_once(student.device))
         total, gradients = student.new_zeros(()), []
-        tensors = (student, student_offsets, teacher, teacher_offsets, mask)
+        tensors = (student, teacher, student_offsets, teacher_offsets, mask)
         for *grams, valid in zip(*(tensor.chunk(chunks) for tensor in tensors), strict=True):
+            products, offsets = grams[:2], grams[2:]
             pairs = _pairs(valid)
-            cosines, inverse = _cosines(Gram(*grams[:2]))
-            ours = _log_softmax(cosines / temperature, pairs)
-            theirs = _log_softmax(_cosines(Gram(*grams[2:]))[0] / temperature, pairs)
-            probabilities = theirs.exp()
-            total += theirs.sub_(ours).mul_(probabilities).masked_fill_(~pairs, 0).sum()
+            excluded = ~pairs
+            # Both sides together, as for short texts it is the number of operations that costs.
+            cosines, inverse = _cosines(Gram(torch.stack(products), torch.stack(offsets)))
+            scores = cosines / temperature  # not in place: the gradient needs the cosines
+            # The softmax in steps: torch's own is ten times slower on rows of a few numbers.
+            largest = scores.masked_fill(excluded, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
+            probabilities = (scores - largest).clamp_max_(0).exp_().mul_(pairs)
+            sums = probabilities.sum(-1, keepdim=True).clamp_min_(
+                torch.finfo(scores.dtype).tiny
+            )  # rows without a pair
+            probabilities /= sums
+            logarithms = scores.sub_(largest).sub_(sums.log())
+            total += (logarithms[1] - logarithms[0]).mul_(probabilities[1]).sum()
             if ctx.needs_input_grad[0]:
-                by_cosine = ours.exp_().sub_(probabilities).masked_fill_(~pairs, 0).div_(temperature)
-                gradients.append(_by_products(by_cosine, cosines, inverse))
+                by_cosine = (probabilities[0] - probabilities[1]).div_(temperature)
+                gradients.append(_by_products(by_cosine, cosines[0], inverse[0]))
         if gradients:
-            ctx.save_for_backward(*map(torch.cat, zip(*gradients, strict=True)))
+            ctx.save_for_backward(*map(joined, zip(*gradients, strict=True)))
         return total
 
     @staticmethod
@@ -121,11 +138,6 @@ def _by_products(by_cosine: Tensor, cosines: Tensor, inverse: Tensor) -> tuple[T
     gradient = by_cosine.mul_(inverse[..., :, None]).mul_(inverse[..., None, :])
     diagonal(gradient).copy_(by_square)
     return gradient, gradient.sum(-1) + gradient.sum(-2)
-
-
-def _log_softmax(scores: Tensor, pairs: Tensor) -> Tensor:
-    """Log-softmax over the last dimension among `pairs`; finite elsewhere, also in rows without a pair."""
-    return scores.masked_fill_(~pairs, torch.finfo(scores.dtype).min).log_softmax(-1)
 
 
 def _mean_distance(distances: Tensor, pairs: Tensor) -> Tensor:

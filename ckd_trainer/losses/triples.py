@@ -5,7 +5,8 @@
 
 with G the products of `gram`. A set has N W W triples and N N products, so no list of triples is ever made: they are
 gone through by j, a block of all i, k > j and sets at a time (an angle between j and k is the one between k and j),
-and each block leaves its gradient behind, in closed form. tests/reference.py has the same loss in plain loops.
+and each block leaves its gradient behind, in closed form. Where all j and k of short texts fit in one block they are
+one, as it is the number of operations that costs there. tests/reference.py has the same loss in plain loops.
 """
 
 import torch
@@ -13,15 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ckd_trainer.losses.geometry import Gram, numbers_at_once, rsqrt_or_zero
+from ckd_trainer.losses.geometry import Gram, joined, numbers_at_once, rsqrt_or_zero
 
-# For each loss of a difference: the sum over a tensor of differences, and the derivative by each of them.
+# For each loss of a difference: the sum over a tensor, and its derivative, which may be written over the tensor.
 _LOSSES = {
-    "mse": (lambda difference: difference.square().sum(), lambda difference: 2 * difference),
-    "l1": (lambda difference: difference.abs().sum(), torch.sign),
+    "mse": (
+        lambda difference: torch.linalg.vector_norm(difference).square(),
+        lambda difference: difference.mul_(2),
+    ),
+    "l1": (lambda difference: difference.abs().sum(), torch.Tensor.sign_),
     "smooth_l1": (
         lambda difference: F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum"),
-        lambda difference: difference.clamp(-1, 1),
+        lambda difference: difference.clamp_(-1, 1),
     ),
 }
 
@@ -36,9 +40,8 @@ def triple_loss(
     over valid i, j, k with j and k in the window of i; an angle with a side of length 0 has cosine 0. Triples with
     j = i, k = i or j = k are counted, as the published weights were found with them.
 
-    Beside the products and their gradient this takes about ten blocks of N min(window_size, N) numbers for one set,
-    or of 2^17 numbers for several sets where that is more: 6 MB at most for windows up to 255 and 512 items, 11 MB
-    for all triples of 512 items, whatever the batch.
+    Beside the products and their gradient this takes about ten blocks of 2^20 numbers, or of N min(window_size, N)
+    for one set where that is more: 40 MB for up to 1024 items, with a window or without, whatever the batch.
 
     Args:
         student, teacher: from `gram`, of (..., N) items; their widths may have differed.
@@ -56,82 +59,75 @@ def triple_loss(
         raise ValueError(f"angle_loss {angle_loss!r} is not known: give {', '.join(_LOSSES)}.")
     mask = mask.bool()
     items = mask.shape[-1]
-    total = _TripleSum.apply(
+    total, triples = _TripleSum.apply(
         student.products.reshape(-1, items, items),
         teacher.products.reshape(-1, items, items),
         mask.reshape(-1, items),
         angle_loss,
         window_size,
     )
-    return total / _count_triples(mask, window_size).clamp_min(1)
-
-
-def _count_triples(mask: Tensor, window_size: int | None) -> Tensor:
-    """Returns the number of triples over all sets, a scalar."""
-    if window_size is None:
-        return mask.sum(-1).pow(3).sum()
-    reach = window_size // 2
-    before = F.pad(mask.long().cumsum(-1), (reach + 1, 0))  # of the items up to each place, reach + 1 places earlier
-    upto = F.pad(mask.long(), (0, reach)).cumsum(-1)[..., reach:]
-    in_window = upto - before[..., : mask.shape[-1]]
-    return (in_window.square() * mask).sum()
+    return total / triples.clamp_min(1)
 
 
 class _TripleSum(torch.autograd.Function):
-    """Sums the losses of all triples of all sets, (sets, N, N), and takes their gradient on the way."""
+    """Sums the losses of all triples of all sets, (sets, N, N), counts them, and takes the gradient on the way."""
 
     @staticmethod
     def forward(ctx, student, teacher, mask, angle_loss, window_size):
         sets, items, _ = student.shape
         near = min(window_size or items, items)
         chunks = max(1, sets * items * near // numbers_at_once(student.device))
-        total, gradients = student.new_zeros(()), []
+        total, triples, gradients = student.new_zeros(()), torch.zeros_like(mask[:1].sum()), []
         for ours, theirs, valid in zip(*(tensor.chunk(chunks) for tensor in (student, teacher, mask)), strict=True):
             layout = (_Whole if near == items else _Window)(valid, window_size)
-            value, gradient = _sum_over_triples(
-                layout, ours, theirs, *_LOSSES[angle_loss], with_gradient=ctx.needs_input_grad[0]
-            )
-            total += value
-            gradients.append(gradient)
+            angles = _Angles(layout, ours, theirs, ctx.needs_input_grad[0])
+            total += angles.sum_losses(*_LOSSES[angle_loss])
+            triples += layout.inside.sum(0).square().sum()
+            if ctx.needs_input_grad[0]:
+                gradients.append(angles.gradient())
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(torch.cat(gradients))
-        return total
+            ctx.save_for_backward(joined(gradients))
+        ctx.mark_non_differentiable(triples)
+        return total, triples
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx, upstream, _):
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None
 
 
 class _Whole:
-    """Products by place, for sets in which j and k are any items. Table: (N, N, sets)."""
+    """Products by place, for sets in which j and k are any items. Table: (N, N, ..., sets)."""
 
     def __init__(self, mask: Tensor, window_size: int | None):
-        places = torch.arange(mask.shape[-1], device=mask.device)
-        far = (places[:, None] - places).abs() > (window_size or 2 * len(places)) // 2
-        self.outside = far[..., None] | ~mask.T[:, None] | ~mask.T[None, :]  # (k, i, sets)
+        items = mask.shape[-1]
+        self.one_block = 2 * mask.numel() * items**2 <= numbers_at_once(mask.device)
+        self.inside = mask.T[:, None] & mask.T[None]  # (k, i, sets)
+        if window_size is not None and window_size // 2 < items - 1:
+            places = torch.arange(items, device=mask.device)
+            self.inside &= ((places[:, None] - places).abs() <= window_size // 2)[..., None]
 
-    def table(self, products):
-        return products.permute(1, 2, 0).contiguous()
+    def table(self, *sides):
+        return torch.stack([products.permute(1, 2, 0) for products in sides], dim=2)
 
     def products(self, table):
         return table.permute(2, 0, 1)
 
     def own_squares(self, table):
-        """G_ii, (i, sets)."""
-        return table.diagonal(dim1=0, dim2=1).T
+        """G_ii, (i, ..., sets)."""
+        return table.diagonal(dim1=0, dim2=1).movedim(-1, 0)
 
     def near_squares(self, table):
-        """G_kk, (k, i or 1, sets)."""
+        """G_kk, (k, i or 1, ..., sets)."""
         return self.own_squares(table)[:, None]
 
     def to_centre(self, table):
-        """G_ik, (k, i, sets)."""
+        """G_ik, (k, i, ..., sets)."""
         return table
 
     def between(self, table, j):
-        """G_jk for k > j, (k, i or 1, sets)."""
+        """G_jk for k > j, (k, i or 1, ..., sets)."""
         return table[j, j + 1 :, None]
 
     def add_near_squares(self, table, gradient):
@@ -144,35 +140,38 @@ class _Whole:
 class _Window:
     """Products by distance, for sets in which j and k are at most `reach` places from i.
 
-    Table: (window, N + 2 reach, sets), entry (d, p) the product of the items at places p - reach and p - reach + d,
-    0 off the edges. j and k count from the window's start, so that all i of a block lie side by side.
+    Table: (window, N + 2 reach, ..., sets), entry (d, p) the product of the items at places p - reach and
+    p - reach + d, 0 off the edges. j and k count from the window's start, so that all i of a block lie side by side.
     """
+
+    one_block = False
 
     def __init__(self, mask: Tensor, window_size: int):
         self.items, self.window, self.reach = mask.shape[-1], window_size, window_size // 2
         near = F.pad(mask, (self.reach, self.reach)).unfold(-1, window_size, 1)  # (sets, i, k)
-        self.outside = ~(near & mask[..., None]).permute(2, 1, 0)
+        self.inside = (near & mask[..., None]).permute(2, 1, 0)
 
-    def table(self, products):
-        # The last `window` columns are there for the view to stay within the tensor; nothing reads them.
-        padded = F.pad(products, (self.reach, self.reach + self.window, self.reach, self.reach))
-        return self._by_distance(padded).contiguous()
+    def table(self, *sides):
+        table = sides[0].new_zeros(self.window, self.items + 2 * self.reach, len(sides), len(sides[0]))
+        for side, products in enumerate(sides):
+            for distance in range(self.window):
+                self._inside(table, distance)[:, side] = products.diagonal(distance, 1, 2).T
+        return table
 
     def products(self, table):
-        padded = table.new_zeros(table.shape[2], table.shape[1], table.shape[1] + self.window)
-        self._by_distance(padded).copy_(table)
-        inside = slice(self.reach, self.reach + self.items)
-        return padded[:, inside, inside]
+        products = table.new_zeros(table.shape[-1], self.items, self.items)
+        for distance in range(self.window):
+            products.diagonal(distance, 1, 2).copy_(self._inside(table, distance).T)
+        return products
 
-    def _by_distance(self, padded):
-        sets, row, column = padded.stride()
-        return padded.as_strided((self.window, *padded.shape[1::-1]), (column, row + column, sets))
+    def _inside(self, table, distance):
+        return table[distance, self.reach : self.reach + self.items - distance]
 
     def own_squares(self, table):
         return table[0, self.reach : self.reach + self.items]
 
     def near_squares(self, table):
-        return table[0].unfold(0, self.items, 1).transpose(1, 2)
+        return table[0].unfold(0, self.items, 1).movedim(-1, 1)
 
     def to_centre(self, table):
         return torch.stack([self._product_with_centre(table, k) for k in range(self.window)])
@@ -193,64 +192,71 @@ class _Window:
         return table[abs(k - self.reach), first : first + self.items]
 
 
-def _sum_over_triples(layout, student, teacher, loss, derivative, *, with_gradient):
-    """Returns the sum of the losses over a chunk of sets and its gradient by the student's products, or None."""
-    ours, theirs = _Angles(layout, student), _Angles(layout, teacher)
-    if with_gradient:
-        ours.start_gradient()
-    # j = k: the cosine is 1, or 0 where the side has no length
-    total = loss((ours.inverse > 0).to(student.dtype) - (theirs.inverse > 0).to(student.dtype))
-    for j in range(len(ours.inverse) - 1):
-        cosines = ours.cosines(j)
-        differences = cosines - theirs.cosines(j)
-        total += 2 * loss(differences)  # (i, j, k) and (i, k, j)
-        if with_gradient:
-            ours.accumulate(j, cosines, 2 * derivative(differences))
-    return total, ours.gradient() if with_gradient else None
-
-
 class _Angles:
-    """The angles of one side: cos_ijk = (G_jk + half_ij + half_ik) inverse_ij inverse_ik, half_ij = G_ii / 2 - G_ij.
+    """The angles of both sides: cos_ijk = (G_jk + half_ij + half_ik) inverse_ij inverse_ik, half_ij = G_ii / 2 - G_ij.
 
-    Attributes:
-        half, inverse: (k, i, sets); inverse is 1 / r_ik, 0 where there is no such side.
+    Args:
+        student, teacher: products, (sets, N, N); the two go through every operation together.
+        with_gradient: by the student's.
     """
 
-    def __init__(self, layout, products: Tensor):
-        self.layout, self.table = layout, layout.table(products)
+    def __init__(self, layout, student: Tensor, teacher: Tensor, with_gradient: bool):
+        self.layout, self.table, self.with_gradient = layout, layout.table(student, teacher), with_gradient
         own, to_centre = layout.own_squares(self.table), layout.to_centre(self.table)
         size = own + layout.near_squares(self.table)
+        # (k, i, 2, sets); inverse is 1 / r_ik, 0 where there is no such side
         self.half = own / 2 - to_centre
-        self.inverse = rsqrt_or_zero(size - 2 * to_centre, size).masked_fill_(layout.outside, 0)
+        self.inverse = rsqrt_or_zero(size - 2 * to_centre, size).mul_(layout.inside[:, :, None])
         self.half_scaled = self.half * self.inverse
+        if with_gradient:
+            # by_inverse is kept times inverse, as the derivative of a cosine by inverse_ij is cos / inverse_ij
+            self.student_inverse = self.inverse[:, :, 0].contiguous()
+            self.by_half = torch.zeros_like(self.student_inverse)
+            self.by_inverse = torch.zeros_like(self.student_inverse)
+            self.by_table = torch.zeros_like(self.table[:, :, 0])
 
-    def start_gradient(self) -> None:
-        # by_inverse is kept times inverse, as the derivative of a cosine by inverse_ij is cos / inverse_ij
-        self.by_table, self.by_half, self.by_inverse = map(torch.zeros_like, (self.table, self.half, self.half))
-
-    def cosines(self, j: int) -> Tensor:
-        """Returns cos_ijk for all k > j, (k, i, sets)."""
-        after = slice(j + 1, None)
-        inner = self.layout.between(self.table, j) + self.half[j]
-        return torch.addcmul(self.half_scaled[after], inner, self.inverse[after]).mul_(self.inverse[j])
-
-    def accumulate(self, j: int, cosines: Tensor, by_cosine: Tensor) -> None:
-        """Adds the gradient that comes from the angles of one j."""
-        after = slice(j + 1, None)
-        change = by_cosine * cosines
-        self.by_inverse[j] += change.sum(0)
-        self.by_inverse[after] += change
-        by_inner = by_cosine.mul_(self.inverse[after]).mul_(self.inverse[j])
-        self.by_half[j] += by_inner.sum(0)
-        self.by_half[after] += by_inner
-        between = self.layout.between(self.by_table, j)
-        between += by_inner.sum_to_size(between.shape)
+    def sum_losses(self, loss, derivative) -> Tensor:
+        """Returns the sum of a loss over all triples; the gradient is kept for `gradient`."""
+        if self.layout.one_block:
+            inner = self.table[:, :, None] + self.half[:, None]  # (j, k, i, 2, sets)
+            cosines = torch.addcmul(self.half_scaled, inner, self.inverse).mul_(self.inverse[:, None])
+            student, teacher = cosines.unbind(-2)
+            differences = student - teacher
+            total = loss(differences)
+            if self.with_gradient:
+                by_cosine = derivative(differences)
+                self.by_inverse += student.mul_(by_cosine).sum(0)
+                by_inner = by_cosine.mul_(self.student_inverse).mul_(self.student_inverse[:, None])
+                self.by_half += by_inner.sum(0)
+                self.by_table.add_(by_inner.sum(2), alpha=0.5)  # once for (j, k), once for (k, j)
+            return total
+        # j = k: the cosine is 1, or 0 where the side has no length
+        total = loss((self.inverse > 0).to(self.inverse.dtype).diff(dim=2))
+        for j in range(len(self.inverse) - 1):
+            after = slice(j + 1, None)
+            inner = self.layout.between(self.table, j) + self.half[j]  # (k, i, 2, sets)
+            cosines = torch.addcmul(self.half_scaled[after], inner, self.inverse[after]).mul_(self.inverse[j])
+            student, teacher = cosines.unbind(-2)
+            differences = student - teacher
+            total += 2 * loss(differences)  # (i, j, k) and (i, k, j)
+            if self.with_gradient:
+                by_cosine = derivative(differences)
+                change = student.mul_(by_cosine)
+                self.by_inverse[j] += change.sum(0)
+                self.by_inverse[after] += change
+                by_inner = by_cosine.mul_(self.student_inverse[after]).mul_(self.student_inverse[j])
+                self.by_half[j] += by_inner.sum(0)
+                self.by_half[after] += by_inner
+                between = self.layout.between(self.by_table, j)
+                between += by_inner.sum_to_size(between.shape)
+        return total
 
     def gradient(self) -> Tensor:
-        """Returns the gradient by the products, (sets, N, N)."""
-        by_square = self.inverse.square().mul_(self.by_inverse).mul_(-0.5)  # by r_ik^2: r^-1 has -r^-3 / 2
+        """Returns the gradient by the student's products, (sets, N, N)."""
+        by_square = self.student_inverse.square_().mul_(self.by_inverse).mul_(-0.5)  # by r_ik^2: r^-1 has -r^-3 / 2
         own = self.layout.own_squares(self.by_table)
         own += by_square.sum(0) + self.by_half.sum(0) / 2
         self.layout.add_near_squares(self.by_table, by_square)
         self.layout.add_to_centre(self.by_table, -2 * by_square - self.by_half)
-        return self.layout.products(self.by_table)
+        # Twice, as (i, j, k) has its (i, k, j); and in the order that the product with the vectors is fast in.
+        return self.layout.products(self.by_table).contiguous().mul_(2)
