@@ -12,24 +12,16 @@ adds to a fresh process that already holds the hidden states (Linux and macOS). 
 """
 
 import argparse
-import csv
-import datetime
-import platform
-import resource
+import functools
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
+import measure
+import reference
 import torch
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
-
-import reference  # noqa: E402
-
-from ckd_trainer.losses import contextual_relation_losses  # noqa: E402
+from ckd_trainer.losses import contextual_relation_losses
 
 SIDES = ("gram", "differences")
 
@@ -59,58 +51,32 @@ def step(side, inputs, window):
 
 
 def measure_times(inputs, shapes):
-    """Seconds of every step, {side: [...]}; the first round warms up and checks that the sides agree."""
-    values = {side: step(side, inputs, shapes.window) for side in SIDES}
+    """Seconds of every step, {side: [...]}; a round before warms up and checks that the sides agree."""
+    steps = {side: functools.partial(step, side, inputs, shapes.window) for side in SIDES}
+    values = {side: call() for side, call in steps.items()}
     for name, value in values["gram"].items():
         if abs(value - values["differences"][name]) > 1e-4 * abs(value) + 1e-7:
             raise SystemExit(f"error: the sides disagree on {name}: {values}")
-    seconds = {side: [] for side in SIDES}
-    for _ in range(shapes.repeats):
-        for side in SIDES:
-            start = time.perf_counter()
-            step(side, inputs, shapes.window)
-            seconds[side].append(time.perf_counter() - start)
-    return seconds
-
-
-def peak_mb():
-    """The most memory this process ever held, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return measure.in_turns(steps, shapes.repeats)
 
 
 def measure_memory(side, argv):
-    """Runs this script again for one step of one side; returns the MB that the step added to the inputs."""
-    command = [sys.executable, __file__, *argv, "--one-step", side]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    """Runs this script for one step of one side; returns the MB that the step added to the inputs."""
+    return measure.fresh_process(__file__, [*argv, "--one-step", side])
 
 
-def cpu_model():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def append_rows(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+def window_size(text):
+    return None if text == "none" else int(text)
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("batch", 8), ("layers", 7), ("length", 128), ("width", 768), ("window", 21)):
+    for name, default in (("batch", 8), ("layers", 7), ("length", 128), ("width", 768)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--window", type=window_size, default=21, help="none for all triples")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps per side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=PROJECT / "benchmarks" / "results" / "relation_losses.csv")
+    parser.add_argument("--output", type=Path, default=measure.RESULTS / "relation_losses.csv")
     parser.add_argument("--one-step", choices=SIDES, help=argparse.SUPPRESS)  # for measure_memory
     return parser.parse_args(argv)
 
@@ -123,34 +89,27 @@ def main(argv=None):
         inputs = hidden_states(arguments)
         tiny = argparse.Namespace(batch=1, layers=3, length=4, width=8)
         step(arguments.one_step, hidden_states(tiny), window=3)  # loads the code, which is not the step's memory
-        before = peak_mb()
+        before = measure.peak_mb()
         step(arguments.one_step, inputs, arguments.window)
-        print(peak_mb() - before)
+        print(measure.peak_mb() - before)
         return
 
-    # Memory first: a process starts with the peak of the one that starts it, so this one must still be small.
-    memory = {side: measure_memory(side, argv) for side in SIDES}
+    memory = {side: measure_memory(side, argv) for side in SIDES}  # first, as this process must still be small
     seconds = measure_times(hidden_states(arguments), arguments)
     rows = []
     for side in SIDES:
-        deciles = statistics.quantiles(seconds[side], n=10, method="inclusive")
         rows.append(
             {
                 "side": side,
-                "median_s": f"{statistics.median(seconds[side]):.4f}",
-                "p20_s": f"{deciles[1]:.4f}",
-                "p80_s": f"{deciles[7]:.4f}",
+                **measure.spread(seconds[side]),
                 "extra_peak_mb": f"{memory[side]:.0f}",
                 **{name: getattr(arguments, name) for name in ("batch", "layers", "length", "width", "window")},
                 "repeats": arguments.repeats,
-                "threads": arguments.threads,
-                "torch": torch.__version__,
-                "cpu": cpu_model(),
-                "date": datetime.date.today().isoformat(),
+                **measure.conditions(),
             }
         )
         print("{side}: {median_s} s ({p20_s} to {p80_s}), {extra_peak_mb} MB".format(**rows[-1]))
-    append_rows(arguments.output, rows)
+    measure.append_rows(arguments.output, rows)
     faster = statistics.median(seconds["differences"]) / statistics.median(seconds["gram"])
     print(
         f"gram is {faster:.1f} times faster and takes {memory['differences'] / memory['gram']:.1f} times less memory"

@@ -8,7 +8,6 @@ Writes one row per run to benchmarks/results/three_ways_<task>.csv and prints a 
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -17,7 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+from measure import PROJECT, RESULTS, write_rows
+
 NO_RELATIONS = [
     option for term in ("wr_distance", "wr_angle", "ltr_distance", "ltr_angle") for option in (f"--{term}_weight", "0")
 ]
@@ -36,12 +36,8 @@ def main():
             source = ["--teacher_model_name_or_path", str(teacher), *layers, "--seed", str(seed)]
             launch("run_glue_ckd.py", f"recipes/glue_{options.task}_ckd.yaml", student, common, [*source, *weights])
             rows.append(row(way, seed, student))
-    output = PROJECT / "benchmarks" / "results" / f"three_ways_{options.task}.csv"
-    output.parent.mkdir(exist_ok=True)
-    with output.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    output = RESULTS / f"three_ways_{options.task}.csv"
+    write_rows(output, rows)
     print_table(rows)
     print(f"rows: {output.relative_to(PROJECT)}")
 

@@ -158,8 +158,9 @@ class StoredTeacher:
         return forward_arguments(outline(self.config, **self.options))
 
     def fingerprint(self) -> str:
-        """Returns a fingerprint of the files that hold the weights and the configuration."""
-        return files_fingerprint([*self._weights(), self._folder() / "config.json"])
+        """Returns a fingerprint of the files of weights, configuration, and code that came with them."""
+        folder = self._folder()
+        return files_fingerprint([*self._weights(), folder / "config.json", *folder.glob("*.py")])
 
     def num_parameters(self) -> int:
         """Returns the number of parameters, read from the heads of the files."""
@@ -172,14 +173,17 @@ class StoredTeacher:
     def _folder(self) -> Path:
         folder = Path(self.name_or_path)
         if not folder.is_dir():
-            patterns = ["config.json", "model*.safetensors"]
+            patterns = ["config.json", "model*.safetensors", "*.py"]
             folder = Path(_call(snapshot_download, self.name_or_path, allow_patterns=patterns))
         return folder
 
     def _weights(self) -> list[Path]:
         files = sorted(self._folder().glob("model*.safetensors"))
         if not files:
-            raise InputError(f"{self.name_or_path} has no model.safetensors: save the teacher in that format.")
+            raise InputError(
+                f"{self.name_or_path} has no model.safetensors: load it and save it with save_pretrained to a folder, "
+                "and give that."
+            )
         return files
 
 

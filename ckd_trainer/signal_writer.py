@@ -11,9 +11,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from ckd_trainer.compact_gram import pack_layers, pack_words
+from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.teacher import LiveTeacher, attention_mask_of
 
 WORD_COLUMNS, LAYER_COLUMNS = ("word_cosines", "word_scales"), ("layer_cosines", "layer_scales")
+_FACTOR = 6364136223846793005  # odd, of Knuth's 64-bit generator
 _PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
 
 
@@ -25,17 +27,12 @@ class Part:
     start: int
     stop: int
 
-    @property
-    def file(self) -> str:
-        return f"part-{self.number:05d}.arrow"
-
-    def is_in(self, folder: Path) -> bool:
-        """True where the file is there and whole, as it is after an interrupted build."""
-        try:
-            with pa.memory_map(str(folder / self.file)) as source, pa.ipc.open_stream(source) as reader:
-                return sum(batch.num_rows for batch in reader) == self.stop - self.start
-        except (OSError, pa.ArrowInvalid):
-            return False
+    def find(self, folder: Path) -> Path | None:
+        """Returns the file where it is there with the bytes that were written; its name says their fingerprint."""
+        for path in folder.glob(f"part-{self.number:05d}-*.arrow"):
+            if path.stem.endswith(files_fingerprint([path])[:16]):
+                return path
+        return None
 
 
 def split(sizes: np.ndarray) -> list[Part]:
@@ -56,7 +53,9 @@ def valid_lengths(examples: Dataset) -> np.ndarray:
     for table in examples.select_columns([name]).with_format("arrow").iter(batch_size=1000):
         column = table[name].combine_chunks()
         ends = np.cumsum(column.value_lengths().to_numpy())
-        counts = column.flatten().to_numpy() if name == "attention_mask" else np.ones(ends[-1], dtype=np.int64)
+        counts = np.ones(ends[-1], dtype=np.int64)
+        if name == "attention_mask":
+            counts = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
         upto = np.concatenate([[0], np.cumsum(counts)])
         lengths.append(np.diff(upto[ends], prepend=0))
     return np.concatenate(lengths)
@@ -100,17 +99,17 @@ class SignalWriter:
                 rows[index - part.start] = row
             report(len(chosen))
         table = pa.table({name: _column([row[name] for row in rows]) for name in rows[0]})
-        temporary = self.folder / f".{part.file}.{os.getpid()}"
+        temporary = self.folder / f".part-{part.number:05d}.{os.getpid()}"
         with temporary.open("wb") as file:
             with pa.ipc.new_stream(file, table.schema) as writer:
                 writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.folder / part.file)
+        os.replace(temporary, self.folder / f"part-{part.number:05d}-{files_fingerprint([temporary])[:16]}.arrow")
 
     def _signals(self, chosen: np.ndarray) -> Iterator[dict]:
         """Yields the row of each example."""
-        batch = self.collate(self.examples.select(chosen).to_list())
+        batch = self.collate([self.examples[int(index)] for index in chosen])
         batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
         signals = self.teacher(batch)
@@ -120,6 +119,7 @@ class SignalWriter:
         if signals.layer_gram:
             parts |= dict(zip(LAYER_COLUMNS, pack_layers(signals.layer_gram, mask), strict=True))
         parts = {name: part.cpu().numpy() for name, part in parts.items()}
+        texts = text_hashes(batch).tolist()
         for place, tokens in enumerate(mask.sum(-1).tolist()):
             own = {
                 "logits": ...,
@@ -128,11 +128,21 @@ class SignalWriter:
                 "layer_cosines": slice(tokens),
                 "layer_scales": slice(tokens),
             }
-            yield {"tokens": tokens} | {name: part[place][own[name]].reshape(-1) for name, part in parts.items()}
+            yield {"tokens": tokens, "text": texts[place]} | {
+                name: part[place][own[name]].reshape(-1) for name, part in parts.items()
+            }
+
+
+def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:
+    """Returns a 64-bit hash of each example's valid token ids in their order, wherever the padding is."""
+    ids, mask = batch["input_ids"].cpu().numpy(), attention_mask_of(batch).bool().cpu().numpy()
+    factors = np.cumprod(np.full(ids.shape[-1] + 1, _FACTOR, np.uint64))  # modulo 2^64
+    place = mask.cumsum(-1)
+    return ((ids + 1).astype(np.uint64) * factors[place] * mask).sum(-1).view(np.int64)
 
 
 def _column(values: list) -> pa.Array:
     if not isinstance(values[0], np.ndarray):
-        return pa.array(values, pa.int32())
+        return pa.array(values, pa.int64())
     ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(values)))

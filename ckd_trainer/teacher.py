@@ -76,6 +76,8 @@ class LiveTeacher:
 class CachedTeacher:
     """Reads the signals that a batch carries, put there by `teacher_cache.SignalCollator`; runs no model.
 
+    What is float32 there travels as int32 of the same bits, as some backends round every floating input of a batch.
+
     Args:
         label_order: as for `LiveTeacher`; the cache holds logits in the teacher's own order.
     """
@@ -98,10 +100,12 @@ class CachedTeacher:
                 "the batch carries no teacher signals: with teacher_cache_dir, batches have to come from the "
                 "trainer's get_train_dataloader()."
             )
-        return in_order(batch[PREFIX + "logits"], self.label_order)
+        return in_order(batch[PREFIX + "logits"].view(torch.float32), self.label_order)
 
     def _compact(self, batch, relation):
-        return CompactGram(*(batch[f"{PREFIX}{relation}_{part}"] for part in CompactGram._fields))
+        return CompactGram(
+            batch[f"{PREFIX}{relation}_cosines"], batch[f"{PREFIX}{relation}_scales"].view(torch.float32)
+        )
 
 
 def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:

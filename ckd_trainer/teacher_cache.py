@@ -4,7 +4,7 @@ A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The
 follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
 and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
 
-    tokens                       number of its valid tokens
+    tokens, text                 number of its valid tokens, and a hash of their ids
     logits                       of the teacher's head, in its own label order
     word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
     layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -39,8 +39,16 @@ from ckd_trainer import compact_gram
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.run_folder import write_atomically
-from ckd_trainer.signal_writer import LAYER_COLUMNS, WORD_COLUMNS, Part, SignalWriter, split, valid_lengths
-from ckd_trainer.teacher import PREFIX, LiveTeacher, attention_mask_of
+from ckd_trainer.signal_writer import (
+    LAYER_COLUMNS,
+    WORD_COLUMNS,
+    Part,
+    SignalWriter,
+    split,
+    text_hashes,
+    valid_lengths,
+)
+from ckd_trainer.teacher import PREFIX, LiveTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +85,7 @@ class Contents:
         word = len(self.word_layers) * compact_gram.size_in_bytes(lengths)
         layer = lengths * compact_gram.size_in_bytes(len(self.ltr_layers))
         columns = 1 + len(WORD_COLUMNS) * bool(self.word_layers) + len(LAYER_COLUMNS) * bool(self.ltr_layers)
-        return word + layer + 4 * labels + 4 + 4 * columns
+        return word + layer + 4 * labels + 16 + 4 * columns
 
 
 class TeacherCache:
@@ -95,17 +103,16 @@ class TeacherCache:
             *(LAYER_COLUMNS if wanted.ltr_layers else ()),
         ]
         parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
-        self.rows = concatenate_datasets(parts).select_columns(["tokens", *self.signals]).with_format("arrow")
+        self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.signals]).with_format("arrow")
         self.word_layers = len(wanted.word_layers)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Returns tokens and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
+        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
         table = self.rows[list(rows)]
         tokens = table["tokens"].to_numpy()
-        return {"tokens": tokens} | {name: self._padded(name, table[name], tokens) for name in self.signals}
+        return {"text": table["text"].to_numpy()} | {
+            name: self._padded(name, table[name], tokens) for name in self.signals
+        }
 
     def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
         numbers = column.combine_chunks().flatten().to_numpy()
@@ -137,13 +144,15 @@ class SignalCollator:
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
         signals = self.cache.read([row[ROW] for row in rows])
         batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
-        tokens = attention_mask_of(batch).sum(-1).tolist()
-        if tokens != signals.pop("tokens").tolist():
+        if not np.array_equal(text_hashes(batch), signals.pop("text")):
             raise RuntimeError(
-                f"the texts of a batch have {tokens} tokens, but others when the teacher read them: the data collator "
-                "changes texts, which a teacher cache does not allow."
+                "a batch holds other token ids than the teacher read in these rows: a data collator or a transform "
+                "that changes texts from one time to the next cannot be used with teacher_cache_dir."
             )
-        return {**batch, **{PREFIX + name: torch.from_numpy(signal) for name, signal in signals.items()}}
+        for name, signal in signals.items():
+            bits = signal if signal.dtype == np.int16 else signal.view(np.int32)  # see `CachedTeacher`
+            batch[PREFIX + name] = torch.from_numpy(bits)
+        return batch
 
 
 def open_or_build(
@@ -170,86 +179,112 @@ def open_or_build(
     Raises:
         InputError: damaged or foreign files where the cache should be, or not enough room on the disk.
     """
-    directory = Path(directory)
+    directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
+
+    def find():
+        return _find(directory, wanted, len(examples))
+
     with contextlib.ExitStack() as lock:
-        if accelerator.is_main_process:
-            _lock(directory, wanted, lock)
-        folder = _main_process_says(accelerator, lambda: _find(directory, wanted))
+        folder = main_process_says(accelerator, find)  # complete ones do not change, and need no lock
         if folder is None:
-            building = directory / f"{wanted.key}.building"
+            _wait_for_lock(accelerator, directory, wanted, lock)
+            folder = main_process_says(accelerator, find)
+        if folder is None:
             lengths = valid_lengths(examples)
             sizes = wanted.bytes_of(lengths, labels)
             parts = split(sizes)
-            missing = _main_process_says(accelerator, lambda: _make_room(building, parts, sizes))
+            missing = main_process_says(accelerator, lambda: _make_room(building, parts, sizes))
             logger.info(
                 "The teacher reads %d examples once; its signals (about %.1f MB) go to %s.",
                 len(examples),
                 sizes.sum() / 1e6,
                 directory / wanted.key,
             )
-            writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
             share = missing[accelerator.process_index :: accelerator.num_processes]
-            total = sum(part.stop - part.start for part in share)
-            with (
-                _named_when_full(directory),
-                accelerator.autocast(),
-                tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar,
-            ):
-                for part in share:
-                    writer.write(part, bar.update)
-            accelerator.wait_for_everyone()
-            folder = _main_process_says(accelerator, lambda: _finish(building, parts, wanted))
+
+            def write():
+                writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
+                total = sum(part.stop - part.start for part in share)
+                with tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar:
+                    for part in share:
+                        writer.write(part, bar.update)
+
+            with accelerator.autocast():
+                _in_all_processes(accelerator, _named_when_full(directory, write))
+            finish = _named_when_full(directory, lambda: _finish(building, parts, wanted))
+            folder = main_process_says(accelerator, finish)
     return TeacherCache(folder, wanted)
 
 
-def _main_process_says(accelerator: Accelerator, function: Callable):
+def main_process_says(accelerator: Accelerator, function: Callable):
     """Returns in all processes what a function returns, or raises, in the main one."""
-    answer = [None]
-    if accelerator.is_main_process:
-        try:
-            answer = [function()]
-        except InputError as error:
-            answer = [error]
+    answer = [_in_all_processes(accelerator, function if accelerator.is_main_process else lambda: None)]
     if accelerator.num_processes > 1:
         broadcast_object_list(answer)
-    if isinstance(answer[0], InputError):
-        raise answer[0]
     return answer[0]
 
 
-def _lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
+def _in_all_processes(accelerator: Accelerator, function: Callable):
+    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on."""
+    result = error = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / f".{wanted.key}.lock")
+        result = function()
+    except Exception as exception:  # whatever it is, the others have to hear of it
+        error = exception
+    messages = [error and f"{type(error).__name__}: {error}"]
+    if accelerator.num_processes > 1:
+        messages = gather_object(messages)
+    if error is not None:
+        raise error
+    elsewhere = [message for message in messages if message]
+    if elsewhere:
+        raise InputError(f"another process of this run failed ({elsewhere[0]}).")
+    return result
+
+
+def _wait_for_lock(accelerator: Accelerator, directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
+    """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
+    lock = FileLock(directory / f".{wanted.key}.lock")
+
+    def acquire(seconds):
         try:
-            stack.enter_context(lock.acquire(timeout=0))
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.acquire(timeout=seconds))
         except Timeout:
-            logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
-            stack.enter_context(lock)
-    except OSError as error:
-        raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
+            return False
+        except OSError as error:
+            raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
+        return True
+
+    if not main_process_says(accelerator, lambda: acquire(0)):
+        logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
+        while not main_process_says(accelerator, lambda: acquire(60)):
+            pass
 
 
-def _find(directory: Path, wanted: Contents) -> Path | None:
+def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
     """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
     folder = directory / wanted.key
     if folder.exists():
-        _check(folder, wanted)
+        _check(folder, wanted, examples)
         return folder
     for folder in sorted(path.parent for path in directory.glob(f"*/{MANIFEST}")):
         contents = _contents(folder)
         if contents is not None and contents.key == folder.name and contents.serves(wanted):
-            _check(folder, contents)
+            _check(folder, contents, examples)
             return folder
     return None
 
 
-def _check(folder: Path, contents: Contents) -> None:
+def _check(folder: Path, contents: Contents, examples: int) -> None:
     """Raises InputError unless the folder is what it is named, byte for byte."""
+    logger.info("Checking the teacher cache %s.", folder)
     try:
         manifest = _read_manifest(folder)
         if _contents(folder) != contents:
             raise ValueError("its manifest is another cache's")
+        if sum(part["rows"] for part in manifest["parts"]) != examples:
+            raise ValueError("its manifest does not list the rows of all examples")
         for part in manifest["parts"]:
             path = folder / part["file"]
             if path.stat().st_size != part["bytes"]:
@@ -279,7 +314,7 @@ def _contents(folder: Path) -> Contents | None:
 
 def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Part]:
     """Makes the folder for a build and returns the parts that are missing in it."""
-    missing = [part for part in parts if not part.is_in(building)]
+    missing = [part for part in parts if part.find(building) is None]
     needed = sum(sizes[part.start : part.stop].sum() for part in missing)
     free = shutil.disk_usage(building.parent).free
     if needed > free:
@@ -304,8 +339,12 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     """Turns a folder with all parts into a cache."""
     listed = []
     for part in parts:
-        path = building / part.file
-        listed.append({"file": part.file, "bytes": path.stat().st_size, "fingerprint": files_fingerprint([path])})
+        path = part.find(building)
+        if path is None:
+            raise InputError(f"{building} lacks part {part.number}: teacher_cache_dir has to be one folder for all.")
+        fingerprint = files_fingerprint([path])
+        rows = part.stop - part.start
+        listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "fingerprint": fingerprint})
     manifest = {"contents": dataclasses.asdict(contents), "parts": listed}
     write_atomically(building / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     folder = building.with_name(contents.key)
@@ -313,14 +352,18 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def _named_when_full(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk of teacher_cache_dir {directory} is full. What is written stays; make room, and the same "
-            "command goes on from there."
-        ) from error
+def _named_when_full(directory: Path, function: Callable) -> Callable:
+    """Returns the function with an error of its own for a full disk."""
+
+    def wrapper():
+        try:
+            return function()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"the disk of teacher_cache_dir {directory} is full. What is written stays; make room, and the same "
+                "command goes on from there."
+            ) from error
+
+    return wrapper

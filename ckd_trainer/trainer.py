@@ -21,7 +21,7 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
-from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
+from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, main_process_says, open_or_build
 
 logger = logging.getLogger(__name__)
 
@@ -153,30 +153,40 @@ class DistillationTrainer(Trainer):
 
     def _open_cache(self, examples: Dataset) -> TeacherCache:
         _check_rows(examples)
-        stored = isinstance(self.teacher_model, StoredTeacher)
-        reads = self.teacher_model.input_names if stored else forward_arguments(self.teacher_model)
-        self._set_signature_columns_if_needed()
-        columns = [name for name in examples.column_names if name in {*reads, *self._signature_columns}]
-        teacher_columns = [name for name in columns if name in reads and name not in self.label_names]
-        contents = Contents(
-            teacher=self.teacher_model.fingerprint() if stored else model_fingerprint(self.teacher_model),
-            examples=examples_fingerprint(examples, teacher_columns),
-            precision=self.accelerator.mixed_precision,
-            word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
-            ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
+        teacher = self.teacher_model
+        stored = isinstance(teacher, StoredTeacher)
+        reads = teacher.input_names if stored else forward_arguments(teacher)
+        read_columns = [name for name in examples.column_names if name in reads and name not in self.label_names]
+        contents = main_process_says(
+            self.accelerator,
+            lambda: Contents(
+                teacher=teacher.fingerprint() if stored else model_fingerprint(teacher),
+                examples=examples_fingerprint(examples, read_columns),
+                precision=self.accelerator.mixed_precision,
+                word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
+                ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
+            ),
         )
-        return open_or_build(
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            kept = {*reads, *self._signature_columns}
+            examples = examples.select_columns([name for name in examples.column_names if name in kept])
+        origin = None if stored else teacher.device
+        cache = open_or_build(
             self.ckd_args.teacher_cache_dir,
             contents,
-            examples.select_columns(columns),
+            examples,
             labels=self.model.config.num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
-            load_teacher=lambda: self._live_teacher(_loaded(self.teacher_model).to(self.args.device)),
+            load_teacher=lambda: self._live_teacher(_loaded(teacher).to(self.args.device)),
             collate=self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
             show_progress=self.is_local_process_zero() and not self.args.disable_tqdm,
         )
+        if origin is not None:
+            teacher.to(origin)  # its work is done, and the device's memory is the student's
+        return cache
 
     def get_train_dataloader(self):
         """Adds the teacher's cached signals to the batches, where there is a cache."""

@@ -8,6 +8,7 @@ import math
 import pytest
 import reference
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckd_trainer import losses
@@ -265,20 +266,48 @@ def test_chunks_equal_loops(rng, monkeypatch, window, numbers):
         assert_same(fast[name], slow[name], student)
 
 
-@pytest.mark.parametrize("window", [5, None])
-def test_memory_is_bounded(rng, monkeypatch, window):
-    """No temporary tensor outgrows the chunk (twice, as both sides go together), whatever the batch; products do."""
-    numbers, length = 2**13, 40
+class LiveNumbers(TorchDispatchMode):
+    """Counts the numbers that tensors made under it hold at any one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.most = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes() / 4)
+        self.alive = {place: entry for place, entry in self.alive.items() if not entry[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self.alive.values()))
+        return result
+
+
+@pytest.mark.parametrize("loss", [fast_pair, fast_triple], ids=["pairs", "triples"])
+@pytest.mark.parametrize("share", [0.98, 1.8], ids=["a full chunk", "almost two"])
+@pytest.mark.parametrize("window", [5, 21, None])
+def test_memory_is_bounded(rng, monkeypatch, window, share, loss):
+    """Beside four times the products fewer than 48 chunks, however the sets fill them."""
+    if loss is fast_pair and window != 5:
+        pytest.skip("pairs have no window")
+    options = {} if loss is fast_pair else {"window_size": window}
+    sets, length = 64, 40
+    products = sets * length**2
+    filled = products if loss is fast_pair or window is None else sets * length * window
+    numbers = int(filled / 4 / share)
     at_once(monkeypatch, numbers)
-    mask = torch.ones(16, 1, length)
-    (student,), (teacher,) = pair_of_sides(rng, mask, depths=(1, 1), widths=(3, 3), dtype=torch.float32)
-    products = mask.numel() * length
-    assert products > 3 * numbers
-    with Shapes() as shapes:
-        ours, theirs = losses.gram(student, mask), losses.gram(teacher, mask)
-        (losses.pair_loss(ours, theirs, mask) + losses.triple_loss(ours, theirs, mask, window_size=window)).backward()
-    sizes = sorted({math.prod(shape) for shape in shapes.seen})
-    assert all(size <= 2.5 * numbers or size == products for size in sizes), sizes
+    mask = torch.ones(sets, length)
+    ours, theirs = (
+        losses.Gram(
+            *(part.requires_grad_(side == 0) for part in losses.gram(states(rng, 1, mask, 3)[0].float(), mask))
+        )
+        for side in range(2)
+    )
+    module = losses.pair_loss if loss is fast_pair else losses.triple_loss
+    with LiveNumbers() as live:
+        module(ours, theirs, mask, **options).backward()
+    assert live.most < 4 * products + 48 * numbers, (live.most - 4 * products) / numbers
 
 
 # ---------------------------------------------------------------------------------------------------------- laws

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,10 @@ def spoil(folder, how):
         (folder / "manifest.json").unlink()
     elif how == "manifest is no json":
         (folder / "manifest.json").write_text("{")
+    elif how == "a part is not listed":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["parts"].pop()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     elif how == "another cache's":
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["contents"]["teacher"] = "0" * 64
@@ -208,7 +213,16 @@ def spoil(folder, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "one bit", "missing part", "no manifest", "manifest is no json", "another cache's"]
+    "how",
+    [
+        "truncated",
+        "one bit",
+        "missing part",
+        "no manifest",
+        "manifest is no json",
+        "a part is not listed",
+        "another cache's",
+    ],
 )
 def test_damage_is_named(tmp_path, how):
     distil(tmp_path / "1", tmp_path / "cache")
@@ -270,30 +284,85 @@ def test_dataset_without_rows_is_refused(tmp_path):
         )
 
 
-def test_collator_that_changes_texts_is_refused(tmp_path):
-    run = trainer(
-        DistillationTrainer,
-        tmp_path / "out",
-        tiny_model(layers=2),
-        teacher=tiny_model(),
-        ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path / "cache")),
-    )
+@pytest.mark.parametrize("change", ["length", "order", "other words", "transform"])
+def test_texts_that_change_are_refused(tmp_path, change):
+    """What a batch holds is compared with what the teacher read, not only its length."""
+    run = caching_trainer(tmp_path)
     run.get_train_dataloader()
-    run.data_collator = lambda rows: pad(
-        [{**row, "attention_mask": [1] * 3, "input_ids": row["input_ids"][:3]} for row in rows]
-    )
-    with pytest.raises(RuntimeError, match="the data collator changes texts"):
+
+    def spoil(row):
+        ids = row["input_ids"]
+        ids = {"length": ids[:2], "order": ids[::-1], "other words": [4] * len(ids)}.get(change, ids)
+        return {**row, "input_ids": ids, "attention_mask": [1] * len(ids)}
+
+    run.data_collator = lambda rows: pad([spoil(row) for row in rows])
+    if change == "transform":
+        change = "other words"
+        run.data_collator = pad
+        run.train_dataset = run.train_dataset.with_transform(
+            lambda rows: {**rows, "input_ids": [[random.randint(5, 21) for _ in ids] for ids in rows["input_ids"]]}
+        )
+    with pytest.raises(RuntimeError, match="a batch holds other token ids than the teacher read"):
         next(iter(run.get_train_dataloader()))
 
 
-def test_batch_without_signals_is_refused(tmp_path):
-    run = trainer(
-        DistillationTrainer,
-        tmp_path / "out",
-        tiny_model(layers=2),
-        teacher=tiny_model(),
-        ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path / "cache")),
+def caching_trainer(folder, **kwargs):
+    ckd_args = CKDArguments(teacher_cache_dir=str(folder / "cache"))
+    return trainer(
+        DistillationTrainer, folder / "out", tiny_model(layers=2), teacher=tiny_model(), ckd_args=ckd_args, **kwargs
     )
+
+
+def test_columns_that_only_the_collator_reads(tmp_path):
+    data = examples().add_column("weight", [1.0] * len(examples()))
+
+    def collate(rows):
+        assert all("weight" in row for row in rows)
+        return pad([{name: value for name, value in row.items() if name != "weight"} for row in rows])
+
+    run = caching_trainer(tmp_path, train=data, options={"remove_unused_columns": False})
+    run.data_collator = collate
+    run.train()
+
+
+def test_boolean_attention_mask(tmp_path):
+    data = examples()
+    data = data.remove_columns("attention_mask").add_column(
+        "attention_mask", [[True] * len(ids) for ids in data["input_ids"]]
+    )
+    caching_trainer(tmp_path, train=data).train()
+
+
+def test_complete_cache_needs_no_writing(tmp_path):
+    """A finished cache is read without its lock, as from a disk that may only be read or while others use it."""
+    distil(tmp_path / "1", tmp_path / "cache")
+    for path in (tmp_path / "cache").glob(".*.lock"):
+        path.unlink()
+    distil(tmp_path / "2", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob(".*.lock"))
+
+
+def test_backend_that_rounds_floats_cannot_harm(tmp_path):
+    """Some backends turn every floating input of a batch to half precision."""
+    run = caching_trainer(tmp_path)
+    batch = next(iter(run.get_train_dataloader()))
+    assert not any(tensor.is_floating_point() for tensor in batch.values())
+    signals = run.teacher(batch)
+    assert signals.logits.dtype == signals.word_gram.products.dtype == torch.float32
+
+
+def test_torch_compile_with_a_cache(tmp_path):
+    results = []
+    for compiled in (False, True):
+        options = {"torch_compile": compiled, "torch_compile_backend": "eager"} if compiled else {}
+        results.append(
+            [entry["loss"] for entry in logs(distil(tmp_path / "out", tmp_path / "cache", steps=2, options=options))]
+        )
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
+def test_batch_without_signals_is_refused(tmp_path):
+    run = caching_trainer(tmp_path)
     run.model.train()
     with pytest.raises(ValueError, match="the batch carries no teacher signals"):
         run.compute_loss(run.model, pad(list(run.train_dataset)[:4]))
@@ -310,6 +379,8 @@ def build(folder, cache, pause=0.0):
 
     def slow(self, batch):
         time.sleep(pause)
+        with open(cache.parent / "read.txt", "a") as file:
+            file.write(f"{len(batch['input_ids'])}\n")
         return run(self, batch)
 
     LiveTeacher.__call__ = slow
@@ -333,7 +404,8 @@ def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
     (building,) = caches(tmp_path / "cache")
     assert building.suffix == ".building" and not (building / "manifest.json").exists()
     (building / ".part-00009.arrow.123").write_bytes(b"half")  # as a kill in the middle of a file leaves it
-    sorted(building.glob("part-*"))[-1].write_bytes(b"cut short when the machine lost power")
+    damaged = sorted(building.glob("part-*"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-64] + bytes(64))  # as when the machine lost power
     distil(tmp_path / "out", tmp_path / "cache")
     assert 0 < sum(teacher_runs) < len(examples())
     distil(tmp_path / "out2", tmp_path / "at once")
@@ -341,7 +413,7 @@ def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
     assert resumed.name == at_once.name and files(resumed) == files(at_once)
 
 
-def test_two_builders_at_once(tmp_path):
+def test_two_builders_at_once(tmp_path, monkeypatch):
     """The second waits for the first and reads what it built."""
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=build, args=(tmp_path / name, tmp_path / "cache", 0.05)) for name in ("1", "2")]
@@ -350,9 +422,11 @@ def test_two_builders_at_once(tmp_path):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    (folder,) = caches(tmp_path / "cache")
-    distil(tmp_path / "3", tmp_path / "cache")
-    assert (folder / "manifest.json").is_file()
+    assert sum(map(int, (tmp_path / "read.txt").read_text().split())) == len(examples())
+    monkeypatch.setattr(ckd_trainer.signal_writer, "_PART_ROWS", 5)
+    distil(tmp_path / "3", tmp_path / "alone")
+    (folder,), (alone,) = caches(tmp_path / "cache"), caches(tmp_path / "alone")
+    assert folder.name == alone.name and files(folder) == files(alone)
 
 
 def test_processes_share_the_work(tmp_path, tiny_teacher, text_files):

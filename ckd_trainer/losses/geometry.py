@@ -52,8 +52,9 @@ def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int) -> Gram:
     Whatever is computed from the result has to leave masked items out, and to be a function of differences or of
     `raw_products`: neither depends on the centre, which the backward pass takes for a constant.
 
-    Beside its result this takes three copies of a chunk: 2^20 numbers, or the layers of one example if those are
-    more, so 20 MB for 7 layers of 512 tokens of width 768, whatever the batch.
+    Beside the result, and in the backward pass the gradient of all layers in float32, this takes about three copies of
+    a chunk: `numbers_at_once`, or the layers of one example where those are more (11 MB for 7 layers of 512 tokens of
+    width 768), whatever the batch.
 
     Args:
         layers: (batch, length, width) each.
@@ -69,12 +70,12 @@ def raw_products(set_: Gram) -> Tensor:
 
 
 def numbers_at_once(device: torch.device) -> int:
-    """Returns how many numbers the temporary tensors of a loss should hold.
+    """Returns how many numbers a temporary tensor of a loss should hold: 2^20 (4 MB in float32), on a GPU 2^23.
 
-    A processor is fastest where the few that an operation touches stay in its cache (4 MB each in float32), an
-    accelerator where there is enough to do at once (256 MB).
+    A processor is fastest where the few that an operation touches stay in its cache, an accelerator where there is
+    enough to do at once.
     """
-    return 2**20 if device.type == "cpu" else 2**26
+    return 2**20 if device.type == "cpu" else 2**23
 
 
 class _InnerProducts(torch.autograd.Function):
@@ -107,17 +108,20 @@ class _InnerProducts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, by_products, by_offsets):
         mask, centres, *layers = ctx.saved_tensors
-        parts = []
+        shape = [len(mask), mask.shape[-1], layers[0].shape[-1]]
+        shape.insert(ctx.dim, len(layers))
+        gradient, first = centres.new_empty(shape), 0
         with torch.autocast(mask.device.type, enabled=False):
             for valid, centre, by_product, by_offset, *chunk in _chunks(
                 mask, layers, centres, by_products, by_offsets
             ):
                 valid = valid.unsqueeze(ctx.dim)[..., None]
                 items = _valid_items(chunk, valid, ctx.dim).addcmul_(valid.to(centre.dtype), centre, value=-1)
-                gradient = torch.matmul(by_product + by_product.mT, items)
-                parts.append(gradient.addcmul_(by_offset[..., None], centre))
-        gradients = joined(parts).unbind(ctx.dim)
-        return None, None, *(part.to(layer.dtype) for part, layer in zip(gradients, layers, strict=True))
+                part, first = gradient[first : first + len(valid)], first + len(valid)
+                torch.matmul(by_product + by_product.mT, items, out=part)
+                part.addcmul_(by_offset[..., None], centre)
+        parts = gradient.unbind(ctx.dim)
+        return None, None, *(part.to(layer.dtype) for part, layer in zip(parts, layers, strict=True))
 
 
 def _chunks(mask: Tensor, layers: Sequence[Tensor], *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

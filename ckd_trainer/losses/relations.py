@@ -88,8 +88,6 @@ def contextual_relation_losses(
         )
         loss = student_out.loss + terms["wr_distance"] + 10 * terms["wr_angle"]
     """
-    if window_size is not None and (window_size < 1 or window_size % 2 == 0):
-        raise ValueError(f"window_size is {window_size}, but a token sits in its middle: give an odd number or None.")
     if min(len(student_hidden_states), len(teacher_hidden_states)) < 2:
         raise ValueError("give all hidden states of either model: the output of the embeddings and of each layer.")
     pairs = resolve_layer_mapping(layer_mapping, len(student_hidden_states) - 1, len(teacher_hidden_states) - 1)

@@ -9,6 +9,8 @@ and each block leaves its gradient behind, in closed form. Where all j and k of 
 one, as it is the number of operations that costs there. tests/reference.py has the same loss in plain loops.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,8 +42,9 @@ def triple_loss(
     over valid i, j, k with j and k in the window of i; an angle with a side of length 0 has cosine 0. Triples with
     j = i, k = i or j = k are counted, as the published weights were found with them.
 
-    Beside the products and their gradient this takes about ten blocks of 2^20 numbers, or of N min(window_size, N)
-    for one set where that is more: 40 MB for up to 1024 items, with a window or without, whatever the batch.
+    This goes through the sets a chunk at a time: beside four tensors like the products it takes fewer than 48
+    tensors of `numbers_at_once` (of N min(window_size, N) for one set where that is more), so 200 MB on a processor
+    for up to 1024 items, with a window or without, whatever the batch.
 
     Args:
         student, teacher: from `gram`, of (..., N) items; their widths may have differed.
@@ -53,8 +56,10 @@ def triple_loss(
         a scalar; 0 where no item is valid.
 
     Raises:
-        ValueError: an unknown angle_loss.
+        ValueError: an unknown angle_loss, or an even window.
     """
+    if window_size is not None and (window_size < 1 or window_size % 2 == 0):
+        raise ValueError(f"window_size is {window_size}, but an item sits in its middle: give an odd number or None.")
     if angle_loss not in _LOSSES:
         raise ValueError(f"angle_loss {angle_loss!r} is not known: give {', '.join(_LOSSES)}.")
     mask = mask.bool()
@@ -76,7 +81,7 @@ class _TripleSum(torch.autograd.Function):
     def forward(ctx, student, teacher, mask, angle_loss, window_size):
         sets, items, _ = student.shape
         near = min(window_size or items, items)
-        chunks = max(1, sets * items * near // numbers_at_once(student.device))
+        chunks = max(1, math.ceil(sets * items * near / numbers_at_once(student.device)))
         total, triples, gradients = student.new_zeros(()), torch.zeros_like(mask[:1].sum()), []
         for ours, theirs, valid in zip(*(tensor.chunk(chunks) for tensor in (student, teacher, mask)), strict=True):
             layout = (_Whole if near == items else _Window)(valid, window_size)
