@@ -109,6 +109,7 @@ def draw(rows, options):
     for axes in grid.flat:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_minor_formatter("")
         axes.margins(x=0.15, y=0.2)
     grid[0, 0].set_ylabel("time (ms)\nand share of a floor step", color=TEXT_COLOR)
     grid[1, 0].set_ylabel("extra peak memory (MB)", color=TEXT_COLOR)

@@ -284,17 +284,14 @@ class LiveNumbers(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("loss", [fast_pair, fast_triple], ids=["pairs", "triples"])
+@pytest.mark.parametrize("loss, window", [("pair_loss", None), *(("triple_loss", window) for window in (5, 21, None))])
 @pytest.mark.parametrize("share", [0.98, 1.8], ids=["a full chunk", "almost two"])
-@pytest.mark.parametrize("window", [5, 21, None])
-def test_memory_is_bounded(rng, monkeypatch, window, share, loss):
+def test_memory_is_bounded(rng, monkeypatch, share, loss, window):
     """Beside four times the products fewer than 48 chunks, however the sets fill them."""
-    if loss is fast_pair and window != 5:
-        pytest.skip("pairs have no window")
-    options = {} if loss is fast_pair else {"window_size": window}
+    options = {} if loss == "pair_loss" else {"window_size": window}
     sets, length = 64, 40
     products = sets * length**2
-    filled = products if loss is fast_pair or window is None else sets * length * window
+    filled = sets * length * (window or length)
     numbers = int(filled / 4 / share)
     at_once(monkeypatch, numbers)
     mask = torch.ones(sets, length)
@@ -304,9 +301,8 @@ def test_memory_is_bounded(rng, monkeypatch, window, share, loss):
         )
         for side in range(2)
     )
-    module = losses.pair_loss if loss is fast_pair else losses.triple_loss
     with LiveNumbers() as live:
-        module(ours, theirs, mask, **options).backward()
+        getattr(losses, loss)(ours, theirs, mask, **options).backward()
     assert live.most < 4 * products + 48 * numbers, (live.most - 4 * products) / numbers
 
 
