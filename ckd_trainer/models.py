@@ -1,6 +1,7 @@
 """Load a teacher and a student, build a student from the teacher, and check that the two fit."""
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -159,8 +160,7 @@ class StoredTeacher:
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files of weights, configuration, and code that came with them."""
-        folder = self._folder()
-        return files_fingerprint([*self._weights(), folder / "config.json", *folder.glob("*.py")])
+        return files_fingerprint([*self._weights(), self._folder / "config.json", *self._folder.glob("*.py")])
 
     def num_parameters(self) -> int:
         """Returns the number of parameters, read from the heads of the files."""
@@ -170,6 +170,7 @@ class StoredTeacher:
                 total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
         return total
 
+    @functools.cached_property
     def _folder(self) -> Path:
         folder = Path(self.name_or_path)
         if not folder.is_dir():
@@ -178,7 +179,7 @@ class StoredTeacher:
         return folder
 
     def _weights(self) -> list[Path]:
-        files = sorted(self._folder().glob("model*.safetensors"))
+        files = sorted(self._folder.glob("model*.safetensors"))
         if not files:
             raise InputError(
                 f"{self.name_or_path} has no model.safetensors: load it and save it with save_pretrained to a folder, "

@@ -12,12 +12,12 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
+from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.run_folder import Start, look_into, write_record
 
@@ -48,11 +48,10 @@ def start(*arguments) -> Start:
         args.restore_callback_states_from_checkpoint = True  # the count goes on where a run is resumed
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
-    decision = [None]
-    if args.process_index == 0:
-        decision = [look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)]
     set_seed(args.seed)
-    return broadcast_object_list(decision)[0] if args.world_size > 1 else decision[0]
+    return main_process_says(
+        lambda: look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)
+    )
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:

@@ -27,11 +27,16 @@ class Part:
     start: int
     stop: int
 
-    def find(self, folder: Path) -> Path | None:
-        """Returns the file where it is there with the bytes that were written; its name says their fingerprint."""
-        for path in folder.glob(f"part-{self.number:05d}-*.arrow"):
-            if path.stem.endswith(files_fingerprint([path])[:16]):
-                return path
+    def file(self, fingerprint: str) -> str:
+        """Returns its name, which says the fingerprint of its bytes."""
+        return f"part-{self.number:05d}-{fingerprint[:16]}.arrow"
+
+    def find(self, folder: Path) -> tuple[Path, str] | None:
+        """Returns the file and its fingerprint where it is there with the bytes that were written."""
+        for path in folder.glob(self.file("*")):
+            fingerprint = files_fingerprint([path])
+            if path.name == self.file(fingerprint):
+                return path, fingerprint
         return None
 
 
@@ -105,7 +110,7 @@ class SignalWriter:
                 writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.folder / f"part-{part.number:05d}-{files_fingerprint([temporary])[:16]}.arrow")
+        os.replace(temporary, self.folder / part.file(files_fingerprint([temporary])))
 
     def _signals(self, chosen: np.ndarray) -> Iterator[dict]:
         """Yields the row of each example."""

@@ -29,7 +29,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, concatenate_datasets
 from filelock import FileLock, Timeout
 from torch import Tensor
@@ -38,6 +37,7 @@ from tqdm.auto import tqdm
 from ckd_trainer import compact_gram
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
+from ckd_trainer.processes import in_all_processes, main_process_says
 from ckd_trainer.run_folder import write_atomically
 from ckd_trainer.signal_writer import (
     LAYER_COLUMNS,
@@ -173,7 +173,7 @@ def open_or_build(
         directory: teacher_cache_dir; all processes of a run see the same.
         examples: the training set, with the columns that the collator and the teacher read.
         labels: number of logits.
-        load_teacher: called once, and only where something is to be built.
+        load_teacher: called once, and only in a process that has something to build.
         collate, batch_size: how examples are put before the teacher.
 
     Raises:
@@ -185,15 +185,15 @@ def open_or_build(
         return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
-        folder = main_process_says(accelerator, find)  # complete ones do not change, and need no lock
+        folder = main_process_says(find)  # complete ones do not change, and need no lock
         if folder is None:
-            _wait_for_lock(accelerator, directory, wanted, lock)
-            folder = main_process_says(accelerator, find)
+            _wait_for_lock(directory, wanted, lock)
+            folder = main_process_says(find)
         if folder is None:
             lengths = valid_lengths(examples)
             sizes = wanted.bytes_of(lengths, labels)
             parts = split(sizes)
-            missing = main_process_says(accelerator, lambda: _make_room(building, parts, sizes))
+            missing = main_process_says(lambda: _make_room(building, parts, sizes))
             logger.info(
                 "The teacher reads %d examples once; its signals (about %.1f MB) go to %s.",
                 len(examples),
@@ -203,6 +203,8 @@ def open_or_build(
             share = missing[accelerator.process_index :: accelerator.num_processes]
 
             def write():
+                if not share:
+                    return
                 writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
                 total = sum(part.stop - part.start for part in share)
                 with tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar:
@@ -210,39 +212,13 @@ def open_or_build(
                         writer.write(part, bar.update)
 
             with accelerator.autocast():
-                _in_all_processes(accelerator, _named_when_full(directory, write))
+                in_all_processes(_named_when_full(directory, write))
             finish = _named_when_full(directory, lambda: _finish(building, parts, wanted))
-            folder = main_process_says(accelerator, finish)
+            folder = main_process_says(finish)
     return TeacherCache(folder, wanted)
 
 
-def main_process_says(accelerator: Accelerator, function: Callable):
-    """Returns in all processes what a function returns, or raises, in the main one."""
-    answer = [_in_all_processes(accelerator, function if accelerator.is_main_process else lambda: None)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(answer)
-    return answer[0]
-
-
-def _in_all_processes(accelerator: Accelerator, function: Callable):
-    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on."""
-    result = error = None
-    try:
-        result = function()
-    except Exception as exception:  # whatever it is, the others have to hear of it
-        error = exception
-    messages = [error and f"{type(error).__name__}: {error}"]
-    if accelerator.num_processes > 1:
-        messages = gather_object(messages)
-    if error is not None:
-        raise error
-    elsewhere = [message for message in messages if message]
-    if elsewhere:
-        raise InputError(f"another process of this run failed ({elsewhere[0]}).")
-    return result
-
-
-def _wait_for_lock(accelerator: Accelerator, directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
+def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
     """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
     lock = FileLock(directory / f".{wanted.key}.lock")
 
@@ -256,9 +232,9 @@ def _wait_for_lock(accelerator: Accelerator, directory: Path, wanted: Contents, 
             raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
         return True
 
-    if not main_process_says(accelerator, lambda: acquire(0)):
+    if not main_process_says(lambda: acquire(0)):
         logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
-        while not main_process_says(accelerator, lambda: acquire(60)):
+        while not main_process_says(lambda: acquire(60)):
             pass
 
 
@@ -339,10 +315,10 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     """Turns a folder with all parts into a cache."""
     listed = []
     for part in parts:
-        path = part.find(building)
-        if path is None:
+        found = part.find(building)
+        if found is None:
             raise InputError(f"{building} lacks part {part.number}: teacher_cache_dir has to be one folder for all.")
-        fingerprint = files_fingerprint([path])
+        path, fingerprint = found
         rows = part.stop - part.start
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "fingerprint": fingerprint})
     manifest = {"contents": dataclasses.asdict(contents), "parts": listed}

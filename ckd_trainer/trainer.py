@@ -20,8 +20,9 @@ from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
+from ckd_trainer.processes import main_process_says
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
-from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, main_process_says, open_or_build
+from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,6 @@ class DistillationTrainer(Trainer):
         reads = teacher.input_names if stored else forward_arguments(teacher)
         read_columns = [name for name in examples.column_names if name in reads and name not in self.label_names]
         contents = main_process_says(
-            self.accelerator,
             lambda: Contents(
                 teacher=teacher.fingerprint() if stored else model_fingerprint(teacher),
                 examples=examples_fingerprint(examples, read_columns),

@@ -274,14 +274,7 @@ def test_terms_that_read_more_are_refused(tmp_path):
 
 def test_dataset_without_rows_is_refused(tmp_path):
     with pytest.raises(InputError, match="the training set is a list"):
-        trainer(
-            DistillationTrainer,
-            tmp_path,
-            tiny_model(layers=2),
-            teacher=tiny_model(),
-            train=examples().to_list(),
-            ckd_args=CKDArguments(teacher_cache_dir=str(tmp_path)),
-        )
+        caching_trainer(tmp_path, train=examples().to_list())
 
 
 @pytest.mark.parametrize("change", ["length", "order", "other words", "transform"])

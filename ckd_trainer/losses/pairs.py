@@ -107,10 +107,8 @@ class _CosineDivergence(torch.autograd.Function):
             # The softmax in steps: torch's own is ten times slower on rows of a few numbers.
             largest = scores.masked_fill(excluded, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
             probabilities = (scores - largest).clamp_max_(0).exp_().mul_(pairs)
-            sums = probabilities.sum(-1, keepdim=True).clamp_min_(
-                torch.finfo(scores.dtype).tiny
-            )  # rows without a pair
-            probabilities /= sums
+            sums = probabilities.sum(-1, keepdim=True)
+            probabilities /= sums.clamp_min_(torch.finfo(scores.dtype).tiny)  # 0 in rows without a pair
             logarithms = scores.sub_(largest).sub_(sums.log())
             total += (logarithms[1] - logarithms[0]).mul_(probabilities[1]).sum()
             if ctx.needs_input_grad[0]:

@@ -223,15 +223,10 @@ class _Angles:
     def sum_losses(self, loss, derivative) -> Tensor:
         """Returns the sum of a loss over all triples; the gradient is kept for `gradient`."""
         if self.layout.one_block:
-            inner = self.table[:, :, None] + self.half[:, None]  # (j, k, i, 2, sets)
-            cosines = torch.addcmul(self.half_scaled, inner, self.inverse).mul_(self.inverse[:, None])
-            student, teacher = cosines.unbind(-2)
-            differences = student - teacher
-            total = loss(differences)
+            everything = (slice(None), None)  # all j, beside all k
+            total, by_length, by_inner = self._block(loss, derivative, self.table[:, :, None], everything, slice(None))
             if self.with_gradient:
-                by_cosine = derivative(differences)
-                self.by_inverse += student.mul_(by_cosine).sum(0)
-                by_inner = by_cosine.mul_(self.student_inverse).mul_(self.student_inverse[:, None])
+                self.by_inverse += by_length.sum(0)
                 self.by_half += by_inner.sum(0)
                 self.by_table.add_(by_inner.sum(2), alpha=0.5)  # once for (j, k), once for (k, j)
             return total
@@ -239,22 +234,29 @@ class _Angles:
         total = loss((self.inverse > 0).to(self.inverse.dtype).diff(dim=2))
         for j in range(len(self.inverse) - 1):
             after = slice(j + 1, None)
-            inner = self.layout.between(self.table, j) + self.half[j]  # (k, i, 2, sets)
-            cosines = torch.addcmul(self.half_scaled[after], inner, self.inverse[after]).mul_(self.inverse[j])
-            student, teacher = cosines.unbind(-2)
-            differences = student - teacher
-            total += 2 * loss(differences)  # (i, j, k) and (i, k, j)
+            value, by_length, by_inner = self._block(loss, derivative, self.layout.between(self.table, j), j, after)
+            total += 2 * value  # (i, j, k) and (i, k, j)
             if self.with_gradient:
-                by_cosine = derivative(differences)
-                change = student.mul_(by_cosine)
-                self.by_inverse[j] += change.sum(0)
-                self.by_inverse[after] += change
-                by_inner = by_cosine.mul_(self.student_inverse[after]).mul_(self.student_inverse[j])
+                self.by_inverse[j] += by_length.sum(0)
+                self.by_inverse[after] += by_length
                 self.by_half[j] += by_inner.sum(0)
                 self.by_half[after] += by_inner
                 between = self.layout.between(self.by_table, j)
                 between += by_inner.sum_to_size(between.shape)
         return total
+
+    def _block(self, loss, derivative, between: Tensor, j, ks: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Returns the sum over a block, and with_gradient what each of its angles gives by_inverse and by_half."""
+        inner = between + self.half[j]  # (..., k, i, 2, sets)
+        cosines = torch.addcmul(self.half_scaled[ks], inner, self.inverse[ks]).mul_(self.inverse[j])
+        student, teacher = cosines.unbind(-2)
+        differences = student - teacher
+        total = loss(differences)
+        if not self.with_gradient:
+            return total, None, None
+        by_cosine = derivative(differences)
+        by_length = student.mul_(by_cosine)
+        return total, by_length, by_cosine.mul_(self.student_inverse[ks]).mul_(self.student_inverse[j])
 
     def gradient(self) -> Tensor:
         """Returns the gradient by the student's products, (sets, N, N)."""
