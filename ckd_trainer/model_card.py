@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from ckd_trainer.run_folder import PACKAGES, RECIPE, write_atomically
+from ckd_trainer.files import write_atomically
+from ckd_trainer.run_folder import PACKAGES, RECIPE
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")

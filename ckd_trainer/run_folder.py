@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import write_atomically
 from ckd_trainer.recipe import read_recipe
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ def write_record(args: TrainingArguments, start: Start) -> None:
     folder = Path(args.output_dir)
     if start.overwrites:
         _delete(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
@@ -140,13 +139,6 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "processes": args.world_size,
     }
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _is_complete(checkpoint: Path) -> bool:

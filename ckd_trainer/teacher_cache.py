@@ -36,9 +36,9 @@ from tqdm.auto import tqdm
 
 from ckd_trainer import compact_gram
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import write_atomically
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.processes import in_all_processes, main_process_says
-from ckd_trainer.run_folder import write_atomically
 from ckd_trainer.signal_writer import (
     LAYER_COLUMNS,
     WORD_COLUMNS,

@@ -17,7 +17,6 @@ Run as ``python -m ckd_trainer.data.agreement FOLDER [--seed 0]``: see `write_ta
 import argparse
 import itertools
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from random import Random
@@ -26,6 +25,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ckd_trainer.errors import InputError, command_line
+from ckd_trainer.files import write_atomically
 
 LABELS = ("ungrammatical", "grammatical")
 NUMBERS = ("singular", "plural")
@@ -226,12 +226,8 @@ def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
         if path.exists() and path.read_bytes() != content:
             raise InputError(f"{path} is there already with other content: give another folder, or delete it first.")
     for path, content in contents.items():
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)  # so that an interrupted call leaves no half file
+        if not path.exists():
+            write_atomically(path, content)
 
 
 def _json(value):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import write_atomically
 
 
 def write_predictions(task, name, logits, output_dir):
@@ -35,11 +36,8 @@ def write_predictions(task, name, logits, output_dir):
         labels = glue.file_labels if glue else task.label_names
         words = [labels[index] for index in logits.argmax(-1)]
     path = Path(output_dir) / (glue.submission[name] if glue else "predictions.tsv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     lines = ["index\tprediction", *(f"{index}\t{word}" for index, word in enumerate(words))]
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
+    write_atomically(path, "\n".join(lines) + "\n")
     return path
 
 
