@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
 from ckd_trainer.layer_mapping import parse_layer_mapping
-
-DISTANCES = {"cosine": ("kl",), "l2": ("l1", "mse", "smooth_l1")}  # distance -> the losses that compare it
+from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
 
 def _option(default, help):
@@ -78,6 +78,12 @@ class CKDArguments:
     relation_temperature: float = _option(
         1.0, "Divides the cosines before the softmax of distance_loss kl; above 0 (1 in the paper)."
     )
+    relation_normalization: Literal["pairs", "items"] = _option(
+        "pairs",
+        "What the divergence of cosines is divided by: the pairs of a text, as in the paper, so that a weight wears "
+        "off as texts get longer; or its items (tokens; layers for the layer-transforming relation), so that one "
+        "weight serves all lengths. At n items a text, a weight w with pairs is w / n with items.",
+    )
     wr_layer_mapping: str = _option(
         "emb+skip",
         "Which student and teacher layers the word relation matches: skip, emb+skip, last, final, emb, emb+final, "
@@ -110,10 +116,15 @@ class CKDArguments:
                 f"window_size is {self.window_size}, but a token sits in the middle of its window: give an odd number "
                 "such as 21, or none for all tokens."
             )
-        if self.distance_loss not in DISTANCES[self.distance]:
+        if self.distance_loss not in DISTANCE_LOSSES[self.distance]:
             raise InputError(
                 f"distance_loss {self.distance_loss} does not compare distance {self.distance}: give "
-                f"{' or '.join(DISTANCES[self.distance])}."
+                f"{' or '.join(DISTANCE_LOSSES[self.distance])}."
+            )
+        if self.relation_normalization not in NORMALIZATIONS[self.distance]:
+            raise InputError(
+                f"relation_normalization is {self.relation_normalization}, but distance {self.distance} is a mean "
+                "over pairs, which serves all lengths as it is: give pairs."
             )
         for name in ("wr_layer_mapping", "ltr_layer_mapping"):
             try:
@@ -254,10 +265,83 @@ class GlueArguments:
             raise InputError("regression is for own files: whether a GLUE task predicts a number is known.")
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}: give 1 or more.")
+        _check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+
+
+@dataclass
+class SquadArguments:
+    """Which questions to train and evaluate on, and how answers are looked for.
+
+    Lengths are in tokens. The defaults are those of BERT's and transformers' SQuAD examples.
+    """
+
+    task_name: str = _option(
+        "squad",
+        "squad (v1.1: the context holds the answer to each question) or squad_v2 (v2.0: to some there is no answer). "
+        "Says by which rules own files are read and scored, too.",
+    )
+    data_dir: str | None = _option(
+        None,
+        "A folder with the official files (train-v1.1.json, dev-v1.1.json, or those of v2.0). By default SQuAD comes "
+        "from the Hub (rajpurkar/squad, rajpurkar/squad_v2).",
+    )
+    train_file: str | None = _option(
+        None,
+        "Own training data: the official JSON, or the Hub's columns (id, context, question, answers) as .jsonl, "
+        ".parquet, .csv or .tsv (with answers as JSON text).",
+    )
+    validation_file: str | None = _option(None, "Own validation data, likewise.")
+    test_file: str | None = _option(
+        None, "Questions to predict, likewise; answers are not needed. By default those of the validation set."
+    )
+    max_seq_length: int = _option(384, "Length of a feature: a question and a piece of its context.")
+    doc_stride: int = _option(128, "How many tokens two neighbouring features of one context share.")
+    max_question_length: int = _option(64, "Longer questions are cut to so many tokens.")
+    max_answer_length: int = _option(30, "The longest answer that is looked for.")
+    n_best_size: int = _option(20, "How many answers nbest_predictions.json holds for a question.")
+    null_score_diff_threshold: float = _option(
+        0.0,
+        "squad_v2: there is no answer where its score exceeds that of the best answer by more than this "
+        "(eval_best_f1_thresh says which value would have been best).",
+    )
+    drop_misplaced_answers: bool = _option(
+        False, "Leave out questions whose answer does not stand at answer_start, instead of stopping."
+    )
+    pad_to_max_length: bool = _option(
+        False,
+        "Pad every feature to max_seq_length (for hardware that wants one shape) instead of to the longest of its "
+        "batch.",
+    )
+    max_train_samples: int | None = _option(None, "Use only this many training questions, drawn with the run's seed.")
+    max_eval_samples: int | None = _option(None, "Use only the first so many questions of the validation set.")
+    max_predict_samples: int | None = _option(None, "Use only the first so many questions of the test set.")
+
+    def __post_init__(self):
+        if self.task_name not in SQUAD_TASKS:
+            raise InputError(f"task_name is {self.task_name!r}: give {' or '.join(SQUAD_TASKS)}.")
+        if self.data_dir and self.own_files:
+            raise InputError(f"data_dir is set, but {self.own_files[0]} is set as well: give one or the other.")
+        if self.data_dir and not Path(self.data_dir).is_dir():
+            raise InputError(f"data_dir is {self.data_dir}, which is no folder: give one with the official files.")
+        _check_positive(
+            self,
+            "max_seq_length",
+            "max_question_length",
+            "max_answer_length",
+            "n_best_size",
+            "max_train_samples",
+            "max_eval_samples",
+            "max_predict_samples",
+        )
+        if self.doc_stride < 0:
+            raise InputError(f"doc_stride is {self.doc_stride}: give 0 or more.")
+        if not math.isfinite(self.null_score_diff_threshold):
+            raise InputError(f"null_score_diff_threshold is {self.null_score_diff_threshold}: give a number.")
+
+    @property
+    def own_files(self) -> list[str]:
+        """The options that name own files."""
+        return [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
 
 
 @dataclass
@@ -270,6 +354,13 @@ class RunArguments:
     early_stopping_patience: int | None = _option(
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
+
+
+def _check_positive(arguments, *names):
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}: give 1 or more.")
 
 
 def _mapping(name, value):

@@ -1,6 +1,7 @@
 """Which terms the distillation loss has, with which weights, on which layers."""
 
 import logging
+from typing import Literal
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -13,10 +14,11 @@ from ckd_trainer.losses import (
     layer_gram,
     pair_loss,
     regression_logit_loss,
+    span_logit_loss,
     triple_loss,
     word_gram,
 )
-from ckd_trainer.teacher import TeacherSignals
+from ckd_trainer.teacher import TeacherSignals, head_logits
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class CKDObjective:
     Args:
         args: weights and definitions.
         student_layers, teacher_layers: number of layers of the two models.
-        regression: the logits are a score, not one per class.
+        head: what the logits are: one per class, a score, or one per token for the start and end of answers (spans).
 
     Attributes:
         weights: {term: weight} of the terms that compare with the teacher, weight above 0; empty in the control run.
@@ -49,9 +51,16 @@ class CKDObjective:
             fewer than three matched layers.
     """
 
-    def __init__(self, args: CKDArguments, student_layers: int, teacher_layers: int, *, regression: bool = False):
+    def __init__(
+        self,
+        args: CKDArguments,
+        student_layers: int,
+        teacher_layers: int,
+        *,
+        head: Literal["classes", "score", "spans"] = "classes",
+    ):
         self.args = args
-        self.regression = regression
+        self.head = head
         self.task_weight = 1 - args.alpha
         self.weights = args.weights
         self.student_layers, self.teacher_layers = depths = student_layers, teacher_layers
@@ -101,25 +110,24 @@ class CKDObjective:
                     self.teacher_layers,
                 )
 
-    def __call__(self, student: ModelOutput, teacher: TeacherSignals, attention_mask: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        student: ModelOutput,
+        teacher: TeacherSignals,
+        attention_mask: Tensor,
+        answer_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Returns the unweighted terms, named as in `weights`, as scalars.
 
         Args:
             student: the student's output, run with `model_outputs`.
             teacher: signals of the same batch, of the teacher layers that the pairs name.
             attention_mask: (batch, length).
+            answer_mask: (batch, length), true or 1 where an answer may start or end; for spans alone.
         """
         args, terms = self.args, {}
         if "logits" in self.weights:
-            if self.regression:
-                terms["logits"] = regression_logit_loss(student.logits, teacher.logits, temperature=args.temperature)
-            else:
-                terms["logits"] = classification_logit_loss(
-                    student.logits,
-                    teacher.logits,
-                    temperature=args.temperature,
-                    scale_by_temperature=args.scale_by_temperature,
-                )
+            terms["logits"] = self._logit_loss(head_logits(student), teacher.logits, answer_mask)
         relations = (
             ("wr", self.wr_pairs, word_gram, teacher.word_gram, args.window_size),
             ("ltr", self.ltr_pairs, layer_gram, teacher.layer_gram, None),
@@ -136,6 +144,7 @@ class CKDObjective:
                     distance=args.distance,
                     distance_loss=args.distance_loss,
                     relation_temperature=args.relation_temperature,
+                    relation_normalization=args.relation_normalization,
                     normalize_distances=args.normalize_distances,
                 )
             if f"{relation}_angle" in self.weights:
@@ -143,6 +152,15 @@ class CKDObjective:
                     student_gram, teacher_gram, mask, angle_loss=args.angle_loss, window_size=window_size
                 )
         return terms
+
+    def _logit_loss(self, student: Tensor, teacher: Tensor, answer_mask: Tensor | None) -> Tensor:
+        temperature = self.args.temperature
+        if self.head == "score":
+            return regression_logit_loss(student, teacher, temperature=temperature)
+        scale = {"temperature": temperature, "scale_by_temperature": self.args.scale_by_temperature}
+        if self.head == "spans":
+            return span_logit_loss(*student.unbind(1), *teacher.unbind(1), answer_mask, **scale)
+        return classification_logit_loss(student, teacher, **scale)
 
 
 def _pairs(option: str, args: CKDArguments, student_layers: int, teacher_layers: int) -> Pairs:

@@ -74,12 +74,16 @@ def pair_loss(
     distance="cosine",
     distance_loss="kl",
     relation_temperature=1.0,
+    relation_normalization="pairs",
     normalize_distances=False,
 ):
-    """The distances between all pairs of a set; divided by the sum over sets of n^2, n the valid items of a set."""
+    """The distances between all pairs of a set; divided by the sum over sets of n^2, n the valid items of a set.
+
+    With relation_normalization "items", divided by the sum over sets of n.
+    """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for x_student, x_teacher, valid in _each_set(student, teacher, mask):
-        count += len(valid) ** 2
+        count += len(valid) ** 2 if relation_normalization == "pairs" else len(valid)
         if distance == "l2":
             d_student = _squared_distances(x_student, valid, normalize_distances)
             d_teacher = _squared_distances(x_teacher, valid, normalize_distances)

@@ -28,6 +28,7 @@ MASKS = {
 }
 PAIR_OPTIONS = [
     *({"distance": "cosine", "distance_loss": "kl", "relation_temperature": tau} for tau in (0.05, 1.0, 3.0)),
+    {"distance": "cosine", "distance_loss": "kl", "relation_normalization": "items"},
     *(
         {"distance": "l2", "distance_loss": kind, "normalize_distances": normalize}
         for kind in ("l1", "mse", "smooth_l1")
@@ -150,6 +151,31 @@ def test_pair_loss_equals_loops(rng, mask, options):
         (slow_student, slow_mask), (slow_teacher, _) = (slow_sets(side, mask) for side in (student, teacher))
         fast = losses.pair_loss(fast_student, fast_teacher, fast_mask, **options)
         assert_same(fast, reference.pair_loss(slow_student, slow_teacher, slow_mask, **options), student)
+
+
+@pytest.mark.parametrize("items", [2, 5, 9])
+def test_a_weight_for_pairs_is_n_times_one_for_items(rng, items):
+    """Sets of n items each: n times the loss with pairs is the loss with items, gradients too."""
+    mask = torch.ones(3, items)
+    (student,), (teacher,) = pair_of_sides(rng, mask, depths=(1, 1))
+    by_pairs, by_items = (
+        fast_pair(student, teacher, mask, relation_normalization=normalization) for normalization in ("pairs", "items")
+    )
+    assert_same(items * by_pairs, by_items, [student])
+
+
+def test_per_item_loss_does_not_wear_off_with_length(rng):
+    """Random states of 40 and of 384 tokens: with items a loss about as large, with pairs 384 / 40 times smaller."""
+    losses_at = {}
+    for length in (40, 384):
+        mask = torch.ones(4, length)
+        (student,), (teacher,) = pair_of_sides(rng, mask, depths=(1, 1), widths=(16, 16))
+        losses_at[length] = {
+            kind: fast_pair(student.detach(), teacher, mask, relation_normalization=kind).item()
+            for kind in ("pairs", "items")
+        }
+    assert losses_at[384]["items"] == pytest.approx(losses_at[40]["items"], rel=0.2)
+    assert losses_at[384]["pairs"] == pytest.approx(losses_at[40]["pairs"] * 40 / 384, rel=0.2)
 
 
 @pytest.mark.parametrize("options", TRIPLE_OPTIONS, ids=label)
@@ -310,6 +336,7 @@ def test_memory_is_bounded(rng, monkeypatch, share, loss, window):
 
 LAW_OPTIONS = [
     {"window_size": 3},
+    {"relation_normalization": "items"},
     {"window_size": None, "angle_loss": "l1", "distance": "l2", "distance_loss": "l1"},
     {"distance": "l2", "distance_loss": "smooth_l1", "normalize_distances": True, "angle_loss": "smooth_l1"},
 ]
@@ -482,6 +509,8 @@ def test_autocast_changes_nothing(rng, options):
     ({"distance": "l2"}, "distance_loss 'kl'"),
     ({"distance_loss": "mse"}, "distance_loss 'mse'"),
     ({"distance": "manhattan"}, "distance 'manhattan'"),
+    ({"relation_normalization": "tokens"}, "relation_normalization 'tokens'"),
+    ({"distance": "l2", "distance_loss": "l1", "relation_normalization": "items"}, "does not go with distance 'l2'"),
     ({"angle_loss": "kl"}, "angle_loss 'kl'"),
     ({"layer_mapping": "skipp"}, "skipp"),
     ({"layer_mapping": [(0, 0), (9, 1)]}, "9:1"),

@@ -18,6 +18,9 @@ from ckd_trainer.losses.geometry import (
 )
 
 _ELEMENTWISE = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+# distance -> the losses that compare it, and what these may be divided by
+DISTANCE_LOSSES = {"cosine": ("kl",), "l2": tuple(_ELEMENTWISE)}
+NORMALIZATIONS = {"cosine": ("pairs", "items"), "l2": ("pairs",)}
 
 
 def pair_loss(
@@ -28,6 +31,7 @@ def pair_loss(
     distance: str = "cosine",
     distance_loss: str = "kl",
     relation_temperature: float = 1.0,
+    relation_normalization: str = "pairs",
     normalize_distances: bool = False,
 ) -> Tensor:
     """Compares the distances between the items of each set (the paper's pairwise relation).
@@ -40,6 +44,14 @@ def pair_loss(
 
     and Z = the sum over sets of n^2, n the number of valid items of a set. A cosine with a vector of length 0 is 0.
 
+    As the divergence of one item does not grow with n, the cosine form with this Z falls as 1/n. With
+    relation_normalization items, Z = the sum over sets of n: the mean divergence of an item, whatever n. For sets of
+    one size n,
+
+        loss with items = n * loss with pairs,    so    weight with items = weight with pairs / n
+
+    says the same. The l2 form is a mean over pairs and does not fall with n, so it has no such choice.
+
     The cosine form goes through the sets a chunk at a time: beside four tensors like the products it takes
     fewer than 48 tensors of `numbers_at_once` (of the N^2 of one set where that is more), so 200 MB on a processor for
     up to 1024 items, whatever the batch. The l2 form takes a few tensors of the products' own size.
@@ -49,16 +61,27 @@ def pair_loss(
         mask: (..., N), true or 1 for valid items.
         distance: "cosine" (with distance_loss "kl") or "l2" (with "l1", "mse" or "smooth_l1").
         relation_temperature: divides the cosines; 1 in the paper.
+        relation_normalization: "pairs" (as in the paper) or "items".
         normalize_distances: divide d by its mean over the set's pairs of valid items that are apart.
 
     Returns:
         a scalar; 0 where no set has two valid items.
 
     Raises:
-        ValueError: the distance and the loss do not go together.
+        ValueError: the distance does not go together with the loss or the normalization.
     """
+    if distance_loss not in DISTANCE_LOSSES.get(distance, ()):
+        raise ValueError(
+            f"distance_loss {distance_loss!r} does not compare distance {distance!r}: cosine goes with kl, l2 with "
+            f"{', '.join(_ELEMENTWISE)}."
+        )
+    if relation_normalization not in NORMALIZATIONS[distance]:
+        raise ValueError(
+            f"relation_normalization {relation_normalization!r} does not go with distance {distance!r}: give "
+            f"{' or '.join(NORMALIZATIONS[distance])}."
+        )
     mask = mask.bool()
-    if (distance, distance_loss) == ("cosine", "kl"):
+    if distance == "cosine":
         items = mask.shape[-1]
         total = _CosineDivergence.apply(
             *(side.products.reshape(-1, items, items) for side in (student, teacher)),
@@ -66,18 +89,14 @@ def pair_loss(
             mask.reshape(-1, items),
             relation_temperature,
         )
-    elif distance == "l2" and distance_loss in _ELEMENTWISE:
+    else:
         pairs = _pairs(mask)
         ours, theirs = squared_distances(student.products), squared_distances(teacher.products)
         if normalize_distances:
             ours, theirs = (distances / _mean_distance(distances, pairs) for distances in (ours, theirs))
         total = _ELEMENTWISE[distance_loss](ours, theirs, reduction="none").masked_fill(~pairs, 0).sum()
-    else:
-        raise ValueError(
-            f"distance_loss {distance_loss!r} does not compare distance {distance!r}: cosine goes with kl, l2 with "
-            f"{', '.join(_ELEMENTWISE)}."
-        )
-    return total / mask.sum(-1).square().sum().clamp_min(1)
+    sizes = mask.sum(-1)
+    return total / (sizes.square() if relation_normalization == "pairs" else sizes).sum().clamp_min(1)
 
 
 def _pairs(mask: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ def contextual_relation_losses(
     angle_loss: str = "mse",
     layer_mapping: str | Sequence[tuple[int, int]] = "emb+skip",
     relation_temperature: float = 1.0,
+    relation_normalization: str = "pairs",
     normalize_distances: bool = False,
 ) -> dict[str, Tensor]:
     """The four relation losses of CKD, for your own training loop.
@@ -69,14 +70,14 @@ def contextual_relation_losses(
         attention_mask: (batch, length), 1 for real tokens.
         window_size: odd window of the word relation's angles, None for all triples; 21 in the paper.
         layer_mapping: for both relations, see `ckd_trainer.layer_mapping`.
-        distance, distance_loss, relation_temperature, normalize_distances: see `pair_loss`.
+        distance, distance_loss, relation_temperature, relation_normalization, normalize_distances: see `pair_loss`.
         angle_loss: see `triple_loss`.
 
     Returns:
         unweighted scalars `wr_distance`, `wr_angle`, `ltr_distance`, `ltr_angle`.
 
     Raises:
-        ValueError: unknown mapping, even window, or a distance and a loss that do not go together.
+        ValueError: unknown mapping, even window, or a distance that does not go with the loss or the normalization.
 
     Example::
 
@@ -97,6 +98,7 @@ def contextual_relation_losses(
         "distance": distance,
         "distance_loss": distance_loss,
         "relation_temperature": relation_temperature,
+        "relation_normalization": relation_normalization,
         "normalize_distances": normalize_distances,
     }
     terms = {}
