@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ckd_trainer.losses import Gram
+from ckd_trainer.padding import valid_before, valid_first
 
 _STEPS = 32767  # of a cosine from 0 to 1: the most that 16 bits hold
 
@@ -46,7 +47,7 @@ def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
 
     As the triangle is written in rows, what belongs to them comes first too: n (n - 1) / 2 cosines, n norms.
     """
-    order = _valid_first(mask)[:, None].expand(sets.offsets.shape)
+    order = valid_first(mask)[:, None].expand(sets.offsets.shape)
     rows = sets.products.gather(-2, order[..., None].expand(sets.products.shape))
     products = rows.gather(-1, order[..., None, :].expand(sets.products.shape))
     return pack(Gram(products, sets.offsets.gather(-1, order)))
@@ -54,7 +55,7 @@ def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
 
 def pack_layers(sets: Gram, mask: Tensor) -> CompactGram:
     """Returns (batch, length) sets of layers in compact form, the sets of an example's n valid tokens first."""
-    order = _valid_first(mask)
+    order = valid_first(mask)
     cosines, scales = pack(sets)
     return CompactGram(cosines.take_along_dim(order[..., None], 1), scales.take_along_dim(order[..., None, None], 1))
 
@@ -67,7 +68,7 @@ def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
         mask: (batch, length), true or 1 for valid tokens, of which each example has as many as it was packed with.
     """
     mask = mask.bool()[:, None]
-    rank = _rank(mask)  # (batch, 1, length)
+    rank = valid_before(mask)  # (batch, 1, length)
     index = _triangle(rank).expand(-1, compact.cosines.shape[1], -1, -1)
     cosines = compact.cosines.gather(-1, index.flatten(-2)).view(index.shape)
     return _gram(cosines, compact.scales.take_along_dim(rank[:, :, None], -1) * mask[:, :, None])
@@ -76,20 +77,10 @@ def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
 def unpack_layers(compact: CompactGram, mask: Tensor) -> Gram:
     """Returns (batch, length) sets of layers at the places that a batch's mask gives the tokens, 0 elsewhere."""
     mask = mask.bool()
-    rank = _rank(mask)[..., None]  # (batch, length, 1)
+    rank = valid_before(mask)[..., None]  # (batch, length, 1)
     cosines, scales = compact.cosines.take_along_dim(rank, 1), compact.scales.take_along_dim(rank[..., None], 1)
     places = _triangle(torch.arange(scales.shape[-1], device=scales.device))
     return _gram(cosines[..., places], scales * mask[..., None, None])
-
-
-def _valid_first(mask: Tensor) -> Tensor:
-    """Returns the order that puts valid items first and keeps theirs, (batch, length)."""
-    return mask.bool().argsort(dim=-1, descending=True, stable=True)
-
-
-def _rank(mask: Tensor) -> Tensor:
-    """Returns for each valid item how many come before it; for others some valid item's."""
-    return (mask.cumsum(-1) - 1).clamp_min(0)
 
 
 def _triangle(rank: Tensor) -> Tensor:

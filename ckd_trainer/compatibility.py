@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ckd_trainer.errors import InputError
 
@@ -50,9 +50,8 @@ def check_max_length(
     """Raises InputError where a model has fewer positions than max_seq_length, or its tokenizer stops earlier."""
     positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
     limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
-    embeddings = getattr(
-        getattr(outline(config, **options).base_model, "embeddings", None), "position_embeddings", None
-    )
+    base = outline(config, AutoModel, **options)
+    embeddings = getattr(getattr(base, "embeddings", None), "position_embeddings", None)
     if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
         # RoBERTa counts positions from after its padding index.
         limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
@@ -63,10 +62,24 @@ def check_max_length(
         )
 
 
-def outline(config: PreTrainedConfig, **options) -> PreTrainedModel:
-    """Returns the model of a configuration without weights: modules and shapes, nothing in memory."""
+def outline(config: PreTrainedConfig, model_class, **options) -> PreTrainedModel:
+    """Returns the model of a configuration without weights: modules and shapes, nothing in memory.
+
+    Args:
+        model_class: one of transformers' Auto classes.
+    """
     with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config, **options)
+        return model_class.from_config(config, **options)
+
+
+def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises InputError unless the two pad texts on one side."""
+    if student.padding_side != teacher.padding_side:
+        raise InputError(
+            f"the teacher's tokenizer pads on the {teacher.padding_side}, but the student's on the "
+            f"{student.padding_side}: both read the same batches, and where a text stands in them counts. Set "
+            "padding_side in the tokenizer_config.json of the one that was trained with the other side."
+        )
 
 
 def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

@@ -47,6 +47,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         teacher=_public(teacher.name_or_path) if teacher is not None else None,
         models=[_row("this model", trainer.model)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=trainer.objective.describe(),
+        answers_questions=trainer.objective.head == "spans",
         results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),

@@ -20,7 +20,14 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import ModelArguments
-from ckd_trainer.compatibility import check_embeddings, check_max_length, check_vocabularies, label_order, outline
+from ckd_trainer.compatibility import (
+    check_embeddings,
+    check_max_length,
+    check_padding_sides,
+    check_vocabularies,
+    label_order,
+    outline,
+)
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.layer_mapping import resolve_layer_mapping, unmatched_layers
@@ -35,6 +42,7 @@ class ModelPair:
     Args:
         args: where they come from.
         layer_mapping: which teacher layers make the student's, for student_init teacher_layers.
+        model_class: the Auto class of the task's models.
         distils: a loss reads the teacher. Without, the teacher is loaded only where the student is made from it.
         trains: the student is to be trained; without, a head that is missing or has other labels is refused.
 
@@ -42,7 +50,6 @@ class ModelPair:
         student_config, teacher_config: configurations; the teacher's is None where it is not needed.
         tokenizer: the student's, saved with it.
         teacher_tokenizer: encodes the texts, as it gives all that the teacher reads; the student's own without one.
-
         folders: where the models lie, as far as they are on this machine.
 
     Raises:
@@ -55,7 +62,15 @@ class ModelPair:
         student, teacher = pair.load()
     """
 
-    def __init__(self, args: ModelArguments, layer_mapping: str, *, distils: bool, trains: bool):
+    def __init__(
+        self,
+        args: ModelArguments,
+        layer_mapping: str,
+        *,
+        model_class=AutoModelForSequenceClassification,
+        distils: bool,
+        trains: bool,
+    ):
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_init == "teacher_layers" or (args.student_init == "random" and not student)
         if student is None and not from_teacher:
@@ -66,7 +81,7 @@ class ModelPair:
                 f"teacher_model_name_or_path is not given, but {reader} reads the teacher: name one, or set alpha and "
                 "the weights to 0 and student_init to pretrained for plain fine-tuning."
             )
-        self.args = args
+        self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}
         self.distils, self.trains = distils, trains
         self.folders = [Path(name) for name in (student, teacher) if name and Path(name).is_dir()]
@@ -90,6 +105,7 @@ class ModelPair:
             check_embeddings(config, tokenizer)
         if distils:
             check_vocabularies(self.tokenizer, self.teacher_tokenizer)
+            check_padding_sides(self.tokenizer, self.teacher_tokenizer)
 
     def set_labels(self, label_names: Sequence[str] | None) -> None:
         """Gives the student the data's labels (None: a score) and checks that the teacher has them too.
@@ -107,6 +123,21 @@ class ModelPair:
         if self.distils:
             label_order(self.teacher_config, self.student_config)
 
+    def set_span_head(self) -> None:
+        """Gives the student two outputs a token, the start and the end of an answer; checks that the teacher has them.
+
+        Raises:
+            InputError: the teacher has another number.
+        """
+        outputs = 2
+        self.student_config.update({"num_labels": outputs, "problem_type": None})
+        if self.distils and self.teacher_config.num_labels != outputs:
+            raise InputError(
+                f"the teacher has {self.teacher_config.num_labels} outputs, but the start and the end of an answer "
+                f"are {outputs}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
+                "run_teacher.py."
+            )
+
     def check_max_length(self, max_seq_length: int) -> None:
         """Raises InputError where student or teacher has fewer positions than max_seq_length."""
         for config, tokenizer in self._models():
@@ -120,15 +151,21 @@ class ModelPair:
         """Returns the student with weights, and the teacher (None where no loss reads it) without them yet."""
         teacher = None
         if self.distils or self.layers:
-            teacher = StoredTeacher(self.args.teacher_model_name_or_path, self.teacher_config, **self.options)
+            teacher = StoredTeacher(
+                self.args.teacher_model_name_or_path, self.teacher_config, self.model_class, **self.options
+            )
         if self.layers:
             student = student_from_layers(teacher.load(), self.layers, self.student_config)
         elif self.args.student_init == "random":
-            student = _random_model(self.student_config)
+            student = _random_model(self.student_config, self.model_class)
         else:
             # A head for other labels is replaced, as when an MNLI model is fine-tuned on RTE.
             student, info = _load_model(
-                self.args.model_name_or_path, config=self.student_config, ignore_mismatched_sizes=True, **self.options
+                self.args.model_name_or_path,
+                self.model_class,
+                config=self.student_config,
+                ignore_mismatched_sizes=True,
+                **self.options,
             )
             if not self.trains:
                 _refuse_missing(info, self.args.model_name_or_path)
@@ -143,20 +180,23 @@ class StoredTeacher:
     Args:
         name_or_path: folder or model id.
         config: its configuration.
+        model_class: the Auto class that loads it.
         options: for `from_pretrained`.
     """
 
-    def __init__(self, name_or_path: str, config: PreTrainedConfig, **options):
-        self.name_or_path, self.config, self.options = name_or_path, config, options
+    def __init__(
+        self, name_or_path: str, config: PreTrainedConfig, model_class=AutoModelForSequenceClassification, **options
+    ):
+        self.name_or_path, self.config, self.model_class, self.options = name_or_path, config, model_class, options
 
     def load(self) -> PreTrainedModel:
         """Returns the model with its weights, see `load_teacher`."""
-        return load_teacher(self.name_or_path, **self.options)
+        return load_teacher(self.name_or_path, self.model_class, **self.options)
 
     @property
     def input_names(self) -> set[str]:
         """The arguments of its forward."""
-        return forward_arguments(outline(self.config, **self.options))
+        return forward_arguments(outline(self.config, self.model_class, **self.options))
 
     def fingerprint(self) -> str:
         """Returns a fingerprint of the files of weights, configuration, and code that came with them."""
@@ -198,14 +238,14 @@ def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_teacher(name_or_path: str, **options) -> PreTrainedModel:
+def load_teacher(name_or_path: str, model_class=AutoModelForSequenceClassification, **options) -> PreTrainedModel:
     """Returns the fine-tuned teacher.
 
     Raises:
         InputError: it cannot be loaded, or its checkpoint lacks weights: a teacher that was not fine-tuned would
             teach noise.
     """
-    model, info = _load_model(name_or_path, **options)
+    model, info = _load_model(name_or_path, model_class, **options)
     _refuse_missing(info, name_or_path)
     return model
 
@@ -261,7 +301,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
     Raises:
         InputError: the teacher shares one layer among all depths (ALBERT).
     """
-    student = _random_model(config)
+    student = type(teacher)(config)
     prefix = _layer_list(teacher)
     weights = teacher.state_dict()
     chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{prefix}.")}
@@ -292,10 +332,10 @@ def _call(function, name_or_path: str, **kwargs):
         raise InputError(f"cannot load {name_or_path}: {first_line} ({type(error).__name__})") from error
 
 
-def _load_model(name_or_path: str, **kwargs):
+def _load_model(name_or_path: str, model_class, **kwargs):
     # float32 whatever the checkpoint's type: half-precision weights lose small updates, and bf16 is autocast's work.
     return _load(
-        AutoModelForSequenceClassification,
+        model_class,
         name_or_path,
         use_safetensors=True,
         dtype=torch.float32,
@@ -308,7 +348,7 @@ def _refuse_missing(info: dict, name: str) -> None:
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if missing:
         raise InputError(
-            f"{name} has no weights for {', '.join(missing[:4])}: it was not fine-tuned for classification. Fine-tune "
+            f"{name} has no weights for {', '.join(missing[:4])}: it was not fine-tuned for this task. Fine-tune "
             "it first with run_teacher.py and give its output folder."
         )
 
@@ -335,9 +375,9 @@ def _override(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfi
     return config
 
 
-def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
+def _random_model(config: PreTrainedConfig, model_class) -> PreTrainedModel:
     try:
-        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        return model_class.from_config(config, dtype=torch.float32)
     except Exception as error:  # each class checks its values in its own way
         raise InputError(f"student_config does not make a {config.model_type} model: {error}") from error
 

@@ -43,7 +43,8 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         for field in dataclasses.fields(cls)
         if field.init
     }
-    path, command_line = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    path = _recipe_path(argv)
+    command_line = argv[1:] if path else argv
     recipe = read_recipe(path) if path else {}
     for key in recipe:
         if key not in fields:
@@ -68,6 +69,15 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         return parser.parse_dict(values)
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
         raise InputError(str(error)) from None
+
+
+def value_of(option: str, argv: list[str]) -> str | None:
+    """Returns what the command line, or else the recipe, gives for one option, read before all others."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{option}", f"--{option.replace('_', '-')}", dest=option)
+    given = getattr(parser.parse_known_args(argv)[0], option)
+    path = _recipe_path(argv)
+    return given if given is not None or path is None else read_recipe(path).get(option)
 
 
 def read_recipe(path: str | Path) -> dict:
@@ -110,6 +120,10 @@ def _is_default(args: TrainingArguments, key: str, value) -> bool:
     default = args.__dataclass_fields__[key].default
     # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
     return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
+
+
+def _recipe_path(argv: list[str]) -> str | None:
+    return argv[0] if argv and not argv[0].startswith("-") else None
 
 
 def _option(path, key, value, kind) -> str:

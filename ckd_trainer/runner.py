@@ -13,13 +13,14 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
 from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.run_folder import Start, look_into, write_record
+from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +76,13 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str
 
 
 def run(
-    trainer: Trainer,
+    trainer: DistillationTrainer,
     *,
     start: Start,
     early_stopping_patience: int | None,
     evaluation: dict[str, Dataset],
     prediction: dict[str, Dataset],
-    write_predictions: Callable[[str, np.ndarray, Path], Path],
+    write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
 ) -> dict[str, float]:
     """Trains, evaluates and predicts as the arguments ask, and leaves a complete run folder.
 
@@ -107,7 +108,7 @@ def run(
     if args.do_eval:
         metrics |= _evaluate(trainer, evaluation)
     for name, dataset in prediction.items() if args.do_predict else ():
-        logits = predict_in_order(trainer, dataset)
+        logits = trainer.predict(dataset).predictions
         if args.should_save:
             path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
             logger.info("Predictions written to %s", path)
@@ -115,18 +116,6 @@ def run(
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
-
-
-def predict_in_order(trainer: Trainer, dataset: Dataset) -> np.ndarray:
-    """Returns the logits of a dataset without labels, row by row in its order.
-
-    `Trainer` groups evaluation batches by length too where training does, and returns the predictions in that order.
-    """
-    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "sequential"
-    try:
-        return trainer.predict(dataset).predictions
-    finally:
-        trainer.args.train_sampling_strategy = strategy
 
 
 def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats: int = 30) -> dict[str, float]:
@@ -153,7 +142,7 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
     }
 
 
-def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+def _train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
@@ -163,7 +152,7 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     return metrics
 
 
-def _evaluate(trainer: Trainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
+def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
     metrics = {}
     for name, dataset in evaluation.items():
         prefix = f"eval_{name}" if name else "eval"
@@ -176,7 +165,7 @@ def _evaluate(trainer: Trainer, evaluation: dict[str, Dataset]) -> dict[str, flo
     return metrics
 
 
-def _model_inputs(trainer: Trainer, row: dict) -> dict:
+def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
     names = trainer.processing_class.model_input_names
     return {name: value for name, value in row.items() if name in names}
 

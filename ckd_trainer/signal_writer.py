@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ckd_trainer.compact_gram import pack_layers, pack_words
 from ckd_trainer.fingerprint import files_fingerprint
+from ckd_trainer.padding import by_token
 from ckd_trainer.teacher import LiveTeacher, attention_mask_of
 
 WORD_COLUMNS, LAYER_COLUMNS = ("word_cosines", "word_scales"), ("layer_cosines", "layer_scales")
@@ -118,7 +119,9 @@ class SignalWriter:
         batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
         signals = self.teacher(batch)
-        parts = {"logits": signals.logits.float()}
+        logits = signals.logits.float()
+        spans = logits.dim() == 3
+        parts = {"logits": by_token(logits, mask) if spans else logits}
         if signals.word_gram:
             parts |= dict(zip(WORD_COLUMNS, pack_words(signals.word_gram, mask), strict=True))
         if signals.layer_gram:
@@ -127,7 +130,7 @@ class SignalWriter:
         texts = text_hashes(batch).tolist()
         for place, tokens in enumerate(mask.sum(-1).tolist()):
             own = {
-                "logits": ...,
+                "logits": (slice(None), slice(tokens)) if spans else ...,
                 "word_cosines": (slice(None), slice(tokens * (tokens - 1) // 2)),
                 "word_scales": (slice(None), slice(None), slice(tokens)),
                 "layer_cosines": slice(tokens),

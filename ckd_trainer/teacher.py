@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from ckd_trainer.compact_gram import CompactGram, unpack_layers, unpack_words
 from ckd_trainer.losses import Gram, layer_gram, word_gram
+from ckd_trainer.padding import in_place
 
+LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
 PREFIX = "teacher_"  # of the cached signals in a batch, see `teacher_cache.SignalCollator`
 
 
@@ -17,7 +20,7 @@ PREFIX = "teacher_"  # of the cached signals in a batch, see `teacher_cache.Sign
 class TeacherSignals:
     """What the teacher says about one batch; a field is None where no active loss reads it."""
 
-    logits: Tensor | None = None  # (batch, labels), in the student's label order
+    logits: Tensor | None = None  # see `head_logits`; in the student's label order
     word_gram: Gram | None = None  # sets (batch, matched layers) of tokens
     layer_gram: Gram | None = None  # sets (batch, length) of matched layers
 
@@ -56,7 +59,7 @@ class LiveTeacher:
     @torch.no_grad()
     def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
         outputs = self.model(**self._inputs(batch), **self.model_outputs)
-        signals = TeacherSignals(logits=in_order(outputs.logits, self.label_order))
+        signals = TeacherSignals(logits=in_order(head_logits(outputs), self.label_order))
         mask = attention_mask_of(batch)
         if self.word_layers:
             signals.word_gram, _ = word_gram([outputs.hidden_states[layer] for layer in self.word_layers], mask)
@@ -67,10 +70,10 @@ class LiveTeacher:
     @torch.no_grad()
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the logits alone."""
-        return in_order(self.model(**self._inputs(batch)).logits, self.label_order)
+        return in_order(head_logits(self.model(**self._inputs(batch))), self.label_order)
 
     def _inputs(self, batch):
-        return {name: value for name, value in batch.items() if name in self.input_names and name != "labels"}
+        return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
 
 
 class CachedTeacher:
@@ -86,26 +89,35 @@ class CachedTeacher:
         self.label_order = label_order
 
     def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
-        signals, mask = TeacherSignals(logits=self.logits(batch)), attention_mask_of(batch)
+        signals, mask = TeacherSignals(logits=self._logits(batch)), attention_mask_of(batch)
         if PREFIX + "word_cosines" in batch:
             signals.word_gram = unpack_words(self._compact(batch, "word"), mask)
         if PREFIX + "layer_cosines" in batch:
             signals.layer_gram = unpack_layers(self._compact(batch, "layer"), mask)
         return signals
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Returns the logits alone."""
+    def _logits(self, batch):
         if PREFIX + "logits" not in batch:
             raise ValueError(
                 "the batch carries no teacher signals: with teacher_cache_dir, batches have to come from the "
                 "trainer's get_train_dataloader()."
             )
-        return in_order(batch[PREFIX + "logits"].view(torch.float32), self.label_order)
+        logits = batch[PREFIX + "logits"].view(torch.float32)
+        if logits.dim() == 3:  # of spans, by token
+            return in_place(logits, attention_mask_of(batch))
+        return in_order(logits, self.label_order)
 
     def _compact(self, batch, relation):
         return CompactGram(
             batch[f"{PREFIX}{relation}_cosines"], batch[f"{PREFIX}{relation}_scales"].view(torch.float32)
         )
+
+
+def head_logits(outputs: ModelOutput) -> Tensor:
+    """Returns the logits of a model's head: (batch, labels), or (batch, 2, length) for where answers start and end."""
+    if "start_logits" in outputs:
+        return torch.stack((outputs.start_logits, outputs.end_logits), dim=1)
+    return outputs.logits
 
 
 def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:

@@ -5,7 +5,7 @@ follow from: the teacher's weights and configuration, the encoded examples (and 
 and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
 
     tokens, text                 number of its valid tokens, and a hash of their ids
-    logits                       of the teacher's head, in its own label order
+    logits                       of the teacher's head, in its own label order; of spans those of the valid tokens
     word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
     layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
 
@@ -66,6 +66,7 @@ class Contents:
     precision: str  # Accelerate's mixed_precision
     word_layers: tuple[int, ...] = ()
     ltr_layers: tuple[int, ...] = ()
+    spans: bool = False  # logits of each token, not of each example
     format: int = FORMAT
 
     @property
@@ -80,12 +81,13 @@ class Contents:
             for ltr_layers in {self.ltr_layers, ()}
         )
 
-    def bytes_of(self, lengths: np.ndarray, labels: int) -> np.ndarray:
+    def bytes_of(self, lengths: np.ndarray, head_outputs: int) -> np.ndarray:
         """Returns how many bytes the rows of examples with so many valid tokens take."""
+        logits = 4 * head_outputs * (lengths if self.spans else 1)
         word = len(self.word_layers) * compact_gram.size_in_bytes(lengths)
         layer = lengths * compact_gram.size_in_bytes(len(self.ltr_layers))
         columns = 1 + len(WORD_COLUMNS) * bool(self.word_layers) + len(LAYER_COLUMNS) * bool(self.ltr_layers)
-        return word + layer + 4 * labels + 16 + 4 * columns
+        return word + layer + logits + 16 + 4 * columns
 
 
 class TeacherCache:
@@ -104,7 +106,7 @@ class TeacherCache:
         ]
         parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
         self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.signals]).with_format("arrow")
-        self.word_layers = len(wanted.word_layers)
+        self.word_layers, self.spans = len(wanted.word_layers), wanted.spans
 
     def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
@@ -116,16 +118,17 @@ class TeacherCache:
 
     def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
         numbers = column.combine_chunks().flatten().to_numpy()
-        if name == "logits":
+        if name == "logits" and not self.spans:
             return numbers.reshape(len(tokens), -1).copy()
         counts = tokens * (tokens - 1) // 2 if name == "word_cosines" else tokens
         there = np.arange(max(1, counts.max())) < counts[:, None]
-        if name in WORD_COLUMNS:
-            there, layers = there[:, None, :], self.word_layers if name == "word_cosines" else 2 * self.word_layers
-            shape = (len(tokens), layers, there.shape[-1])
-        else:
+        if name in LAYER_COLUMNS:
             there = there[:, :, None]
             shape = (*there.shape[:2], len(numbers) // tokens.sum())
+        else:
+            lines = {"logits": 2, "word_cosines": self.word_layers, "word_scales": 2 * self.word_layers}[name]
+            there = there[:, None, :]
+            shape = (len(tokens), lines, there.shape[-1])
         padded = np.zeros(shape, numbers.dtype)
         padded[np.broadcast_to(there, shape)] = numbers
         if name == "word_scales":
@@ -160,7 +163,7 @@ def open_or_build(
     wanted: Contents,
     examples: Dataset,
     *,
-    labels: int,
+    head_outputs: int,
     load_teacher: Callable[[], LiveTeacher],
     collate: Callable[[list[dict]], dict[str, Tensor]],
     batch_size: int,
@@ -172,7 +175,7 @@ def open_or_build(
     Args:
         directory: teacher_cache_dir; all processes of a run see the same.
         examples: the training set, with the columns that the collator and the teacher read.
-        labels: number of logits.
+        head_outputs: number of logits of an example, or for spans of a token.
         load_teacher: called once, and only in a process that has something to build.
         collate, batch_size: how examples are put before the teacher.
 
@@ -191,7 +194,7 @@ def open_or_build(
             folder = main_process_says(find)
         if folder is None:
             lengths = valid_lengths(examples)
-            sizes = wanted.bytes_of(lengths, labels)
+            sizes = wanted.bytes_of(lengths, head_outputs)
             parts = split(sizes)
             missing = main_process_says(lambda: _make_room(building, parts, sizes))
             logger.info(

@@ -1,11 +1,12 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides six methods of `Trainer`: `compute_loss` adds the terms that compare the student with
-the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `log` reports each term,
-`prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that the teacher reads, and
-`create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides seven methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `get_test_dataloader` keeps the rows in
+order, `log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the
+columns that teacher and losses read, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
+import contextlib
 import logging
 
 import torch
@@ -25,6 +26,8 @@ from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_ma
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
 logger = logging.getLogger(__name__)
+
+ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
 
 
 class DistillationTrainer(Trainer):
@@ -80,14 +83,16 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
-        config = self.model.config
+        config, spans = self.model.config, "start_positions" in forward_arguments(self.model)
         self.objective = CKDObjective(
             self.ckd_args,
             config.num_hidden_layers,
             # Without a teacher only the control run is left, which matches no layers.
             teacher.config.num_hidden_layers if teacher is not None else config.num_hidden_layers,
-            regression=config.num_labels == 1,
+            head="spans" if spans else "score" if config.num_labels == 1 else "classes",
         )
+        if spans and "logits" in self.objective.weights:
+            _check_answer_mask(self.train_dataset)
         if self.objective.weights and teacher is None:
             raise InputError(
                 f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
@@ -165,6 +170,7 @@ class DistillationTrainer(Trainer):
                 precision=self.accelerator.mixed_precision,
                 word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
                 ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
+                spans=self.objective.head == "spans",
             ),
         )
         if self.args.remove_unused_columns:
@@ -176,7 +182,7 @@ class DistillationTrainer(Trainer):
             self.ckd_args.teacher_cache_dir,
             contents,
             examples,
-            labels=self.model.config.num_labels,
+            head_outputs=self.model.config.num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
             load_teacher=lambda: self._live_teacher(_loaded(teacher).to(self.args.device)),
             collate=self.data_collator,
@@ -200,6 +206,20 @@ class DistillationTrainer(Trainer):
         finally:
             self.train_dataset, self.data_collator = examples, collator
 
+    def get_test_dataloader(self, test_dataset):
+        """Goes through the rows in their order, so that predictions come back in it."""
+        with self._sequential():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _sequential(self):
+        # `Trainer` groups what it evaluates by length where training does, and returns predictions in that order.
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            yield
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch."""
         if not model.training or self.teacher is None:
@@ -210,7 +230,7 @@ class DistillationTrainer(Trainer):
             student_inputs = self._student_inputs(inputs) | self.objective.model_outputs
             task_loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
             task_loss = task_loss.mean()  # one per GPU under DataParallel
-            terms = self.objective(outputs, signals, attention_mask_of(inputs))
+            terms = self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
             loss = sum(weight * terms[term] for term, weight in self.objective.weights.items())
             if self.objective.task_weight:
                 loss = loss + self.objective.task_weight * task_loss
@@ -240,13 +260,14 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self):
         # Columns that the student's forward does not take leave the dataset, unless the teacher's does.
         super()._set_signature_columns_if_needed()
-        self._signature_columns += sorted({*self._teacher_only_inputs, ROW} - set(self._signature_columns))
+        read = {*self._teacher_only_inputs, ROW, ANSWER_MASK}
+        self._signature_columns += sorted(read - set(self._signature_columns))
 
     def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: value
             for name, value in inputs.items()
-            if name not in self._teacher_only_inputs and not name.startswith(PREFIX)
+            if name not in self._teacher_only_inputs and name != ANSWER_MASK and not name.startswith(PREFIX)
         }
 
 
@@ -255,6 +276,15 @@ def _check_rows(examples) -> None:
         raise InputError(
             f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
             "datasets.Dataset, whose rows have numbers."
+        )
+
+
+def _check_answer_mask(examples) -> None:
+    if ANSWER_MASK not in (getattr(examples, "column_names", None) or [ANSWER_MASK]):
+        raise InputError(
+            f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer may "
+            f"start or end: add it, 1 for the tokens of the context and [CLS], or make the features with "
+            "ckd_trainer.data.squad.encode."
         )
 
 

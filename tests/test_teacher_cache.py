@@ -253,7 +253,7 @@ def test_estimate_of_the_size(tmp_path):
     size = sum(path.stat().st_size for path in parts)
     lengths = ckd_trainer.signal_writer.valid_lengths(run.train_dataset)
     contents = ckd_trainer.teacher_cache._contents(folder)
-    assert 0 <= size - contents.bytes_of(lengths, labels=2).sum() < 4000 * len(parts)
+    assert 0 <= size - contents.bytes_of(lengths, head_outputs=2).sum() < 4000 * len(parts)
 
 
 def test_terms_that_read_more_are_refused(tmp_path):

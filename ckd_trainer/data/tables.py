@@ -131,7 +131,7 @@ def open_table(path, *, columns=None):
         raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an existing {suffix} file.")
     if suffix == ".parquet":
         return _open_parquet(path)
-    text = _read_text(path)
+    text = read_text(path)
     if suffix in (".json", ".jsonl"):
         lines, data = _read_json(path, text)
     else:
@@ -151,7 +151,8 @@ def _open_parquet(path):
     return Table(Dataset(table), str(path), range(1, table.num_rows + 1), unit="row")
 
 
-def _read_text(path):
+def read_text(path):
+    """Reads a text file that is UTF-8, has no NUL characters and is not empty; leaves out a byte order mark."""
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode("utf-8")

@@ -1,0 +1,209 @@
+"""From a model's logits for the start and end of answers back to answers: texts, n-best lists, null odds, files.
+
+All questions are treated at once, in arrays; only the texts are cut out one by one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ckd_trainer.files import write_atomically
+
+_SCORES_AT_ONCE = 2**24  # 64 MB of them
+_LOWEST = -65504.0  # float16's, in place of logits that are not finite
+
+
+@dataclass
+class Answers:
+    """What a model answers.
+
+    Attributes:
+        text: {id: text}, the best answer, whether or not there is one; "" where the context has no tokens.
+        nbest: {id: [{"text", "probability", "start_logit", "end_logit"}, ...]}, the best first.
+        null_odds: {id: score of no answer, less that of the best answer}; None where every question has an answer.
+    """
+
+    text: dict[str, str]
+    nbest: dict[str, list[dict]]
+    null_odds: dict[str, float] | None
+
+    def final(self, null_threshold):
+        """Returns {id: text}, with "" for no answer where the null odds are above a threshold."""
+        if self.null_odds is None:
+            return self.text
+        return {name: "" if self.null_odds[name] > null_threshold else text for name, text in self.text.items()}
+
+
+class Spans(NamedTuple):
+    """Spans of characters in contexts, as arrays: those of one question together, the best first."""
+
+    question: np.ndarray  # row of the question
+    char_start: np.ndarray
+    char_end: np.ndarray
+    start_logit: np.ndarray
+    end_logit: np.ndarray
+
+    @property
+    def score(self):
+        return self.start_logit + self.end_logit
+
+    def take(self, index):
+        return Spans(*(part[index] for part in self))
+
+    def top(self, n):
+        """Returns the n best of each question; of equal ones those that come first in the context."""
+        spans = self.take(np.lexsort((self.char_end, self.char_start, -self.score, self.question)))
+        begins = np.flatnonzero(np.diff(spans.question, prepend=-1))
+        rank = np.arange(len(spans.question)) - np.repeat(begins, np.diff(begins, append=len(spans.question)))
+        return spans.take(rank < n)
+
+
+def read_answers(questions, features, start_logits, end_logits, *, n_best, max_answer_length, null_answers):
+    """Returns what the logits of all features of some questions answer.
+
+    The score of a span is the logit of its first token as a start plus that of its last token as an end; of no answer,
+    the same of [CLS], in that feature of the question where it is lowest. All spans of a piece of context with at most
+    `max_answer_length` tokens compete, not only those between the best starts and the best ends, over all features of
+    the question. A piece of text that stands in two features counts once, with its better score.
+
+    Args:
+        questions: With the columns id and context.
+        features: Of these questions, from `ckd_trainer.data.squad.encode` with offsets.
+        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.padding`). What is not finite
+            counts as lowest.
+        n_best: How many spans an n-best list has.
+        max_answer_length: In tokens.
+        null_answers: Some questions have no answer: give null odds, and no answer as one more entry of n-best lists.
+
+    Returns:
+        `Answers`.
+    """
+    logits = [
+        np.nan_to_num(np.asarray(part, np.float32), nan=_LOWEST, posinf=_LOWEST, neginf=_LOWEST)
+        for part in (start_logits, end_logits)
+    ]
+    table = features.select_columns(["question", "char_starts", "char_ends", "answer_mask"]).with_format("arrow")[:]
+    chars = [_padded(table[name], -1) for name in ("char_starts", "char_ends")]
+    owners = table["question"].to_numpy()
+    spans = _best_spans(owners, chars, logits, n_best, max_answer_length)
+    count = len(questions)
+    if null_answers:
+        cls = ((_padded(table["answer_mask"], 0) == 1) & (chars[0] < 0)).argmax(1)
+        nulls = _null_spans(owners, cls, logits)
+        null_odds = nulls.score - _best_scores(spans, count)
+    contexts, ids = questions["context"][:], questions["id"][:]
+    texts = _texts(spans, contexts)
+    best = [""] * count
+    for row, text in zip(reversed(spans.question.tolist()), reversed(texts), strict=True):
+        best[row] = text  # the best comes last
+    if null_answers:
+        spans = Spans(*map(np.concatenate, zip(spans, nulls, strict=True))).top(n_best + 1)
+        texts = _texts(spans, contexts)
+    return Answers(
+        text=dict(zip(ids, best, strict=True)),
+        nbest=dict(zip(ids, _lists(spans, texts, count), strict=True)),
+        null_odds=dict(zip(ids, null_odds.tolist(), strict=True)) if null_answers else None,
+    )
+
+
+def write_answers(answers, folder, *, null_threshold):
+    """Writes `predictions.json` (as the official evaluation script takes it), `nbest_predictions.json`, and with null
+    odds `null_odds.json`.
+
+    Returns:
+        The path of `predictions.json`.
+    """
+    files = {
+        "nbest_predictions": answers.nbest,
+        "null_odds": answers.null_odds,
+        "predictions": answers.final(null_threshold),
+    }
+    for name, content in files.items():
+        if content is not None:
+            path = Path(folder) / f"{name}.json"
+            write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def _best_spans(owners, chars, logits, n_best, max_answer_length):
+    """Returns the n_best spans of each question over its features.
+
+    Args:
+        owners: (features,), the row of a feature's question.
+        chars, logits: for starts and for ends, (features, length).
+    """
+    length = chars[0].shape[1]
+    starts, ends = (np.where(chars[0] < 0, np.float32(-np.inf), part[:, :length]) for part in logits)
+    found = []
+    rows = max(1, _SCORES_AT_ONCE // (length * max_answer_length))
+    for first in range(0, len(owners), rows):
+        # scores[f, i, d]: the span of feature f from token i to token i + d
+        behind = np.pad(ends[first : first + rows], ((0, 0), (0, max_answer_length - 1)), constant_values=-np.inf)
+        scores = starts[first : first + rows, :, None] + sliding_window_view(behind, max_answer_length, axis=1)
+        best = torch.from_numpy(scores.reshape(len(scores), -1)).topk(min(n_best, length * max_answer_length))
+        feature, rank = np.nonzero(np.isfinite(best.values.numpy()))
+        token, more = np.divmod(best.indices.numpy()[feature, rank], max_answer_length)
+        found.append((feature + first, token, token + more))
+    feature, start, end = map(np.concatenate, zip(*found, strict=True))
+    spans = Spans(
+        owners[feature], chars[0][feature, start], chars[1][feature, end], starts[feature, start], ends[feature, end]
+    )
+    spans = spans.take(np.lexsort((-spans.score, spans.char_end, spans.char_start, spans.question)))
+    return spans.take(np.any([np.diff(part, prepend=-1) for part in spans[:3]], axis=0)).top(n_best)
+
+
+def _null_spans(owners, cls, logits):
+    """Returns for each question the span of no characters that stands for no answer, of the lowest score."""
+    start, end = (np.take_along_axis(part, cls[:, None], 1)[:, 0] for part in logits)
+    nowhere = np.zeros_like(owners)
+    spans = Spans(owners, nowhere, nowhere, start, end)
+    spans = spans.take(np.lexsort((spans.score, spans.question)))
+    return spans.take(np.diff(spans.question, prepend=-1) > 0)
+
+
+def _best_scores(spans, count):
+    """Returns the score of each question's best span, 0 where it has none."""
+    scores = np.zeros(count, np.float32)
+    first = np.diff(spans.question, prepend=-1) > 0
+    scores[spans.question[first]] = spans.score[first]
+    return scores
+
+
+def _lists(spans, texts, count):
+    """Returns the n-best list of each question."""
+    probabilities = _softmax(spans)
+    lists = [[] for _ in range(count)]
+    columns = (texts, probabilities.tolist(), spans.start_logit.tolist(), spans.end_logit.tolist())
+    for row, text, probability, start, end in zip(spans.question.tolist(), *columns, strict=True):
+        lists[row].append({"text": text, "probability": probability, "start_logit": start, "end_logit": end})
+    return lists
+
+
+def _softmax(spans):
+    """Returns each span's probability among those of its question."""
+    if not len(spans.question):
+        return spans.score
+    begins = np.flatnonzero(np.diff(spans.question, prepend=-1))
+    sizes = np.diff(begins, append=len(spans.question))
+    shares = np.exp(spans.score - np.repeat(spans.score[begins], sizes))  # the best comes first
+    return shares / np.repeat(np.add.reduceat(shares, begins), sizes)
+
+
+def _texts(spans, contexts):
+    places = zip(spans.question.tolist(), spans.char_start.tolist(), spans.char_end.tolist(), strict=True)
+    return [contexts[row][start:end].strip() for row, start, end in places]
+
+
+def _padded(column, fill):
+    """Returns a column of lists as an array (rows, longest)."""
+    column = column.combine_chunks()
+    lengths = column.value_lengths().to_numpy()
+    there = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(there.shape, fill, np.int32)
+    padded[there] = column.flatten().to_numpy()
+    return padded

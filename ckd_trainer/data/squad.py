@@ -1,0 +1,285 @@
+"""Questions about contexts: where they come from, and how they become features for a model.
+
+A *feature* is one model input: a question and as much of its context as fits. A long context makes several features,
+whose pieces of context overlap. `ckd_trainer.data.spans` goes the way back, from a model's logits to answers.
+"""
+
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+
+from ckd_trainer.data.squad_files import check_questions, read_questions
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class QuestionTask:
+    """Questions to train and evaluate on, each set with the columns id, context, question and answers.
+
+    `answers` holds the lists `text` and `answer_start`, empty where there is no answer, and is missing in test sets.
+    `validation` and `test` hold their one set by the key "".
+    """
+
+    train: Dataset | None
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+    text_columns: tuple[str, ...] = ("question", "context")
+
+
+def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
+    """Loads SQuAD from the Hub, from a folder with the official files, or own files.
+
+    Args:
+        arguments: A `SquadArguments`; its `max_*_samples` cut the sets.
+        seed: Draws the training questions when `max_train_samples` is set.
+        splits: What to load; the other sets stay None or empty. Where there is no `test_file`, the test set is the
+            validation set without its answers, as SQuAD's own test set is not public.
+
+    Returns:
+        A `QuestionTask`.
+
+    Raises:
+        InputError: a missing or malformed file, and what `check_questions` finds in the questions.
+
+    Example::
+
+        task = load_questions(SquadArguments(data_dir="squad"), seed=0, splits=("train", "validation"))
+        task.validation[""][0]  # {"id": "56be4db0acb8001400a502ec", "context": "Super Bowl 50 was ...", ...}
+    """
+    task = SQUAD_TASKS[arguments.task_name]
+    rules = {"answerable": not task.null_answers, "drop_misplaced": arguments.drop_misplaced_answers}
+
+    def read(split):
+        labelled = split != "test"
+        if split == "test" and not arguments.test_file:
+            split = "validation"
+        if arguments.own_files:
+            path = getattr(arguments, f"{split}_file")
+            if path is None:
+                raise InputError(f"{split}_file is not set, but the {split} set is asked for: give a file.")
+        elif arguments.data_dir:
+            path = Path(arguments.data_dir) / task.files[split]
+        else:
+            questions = _from_hub(task.hub_name, split)
+            return check_questions(questions, f"{task.hub_name}, {split}", labelled=labelled, **rules)
+        return read_questions(path, labelled=labelled, **rules)
+
+    def first(split, limit):
+        if split not in splits:
+            return {}
+        questions = read(split)
+        return {"": questions.select(range(min(limit or len(questions), len(questions))))}
+
+    train = read("train") if "train" in splits else None
+    if train is not None and (arguments.max_train_samples or len(train)) < len(train):
+        rows = random.Random(seed).sample(range(len(train)), arguments.max_train_samples)
+        train = train.select(sorted(rows))
+    return QuestionTask(
+        train=train,
+        validation=first("validation", arguments.max_eval_samples),
+        test=first("test", arguments.max_predict_samples),
+    )
+
+
+def _from_hub(name, split):
+    try:
+        return datasets.load_dataset(name, split=split)
+    except OSError as error:  # ConnectionError and "not found" among them
+        raise InputError(
+            f"{name} cannot be loaded from the Hub ({error}): check the network, or give data_dir, a folder with the "
+            "official files, or train_file and validation_file."
+        ) from error
+
+
+def check_lengths(tokenizer, arguments):
+    """Raises InputError where no room is left for a context beside a question, or the tokenizer cannot serve.
+
+    Args:
+        tokenizer: A fast tokenizer, as only those say where a token stands in the text.
+        arguments: A `SquadArguments`.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{type(tokenizer).__name__} does not say where a token stands in its text: give a model with a fast "
+            "tokenizer (tokenizer.json)."
+        )
+    if tokenizer.cls_token_id is None:
+        raise InputError(f"{type(tokenizer).__name__} has no [CLS] token, which stands for 'no answer' here.")
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    room = arguments.max_seq_length - arguments.max_question_length - special
+    if room <= arguments.doc_stride:
+        raise InputError(
+            f"max_seq_length {arguments.max_seq_length} leaves {room} tokens for the context beside a question of up "
+            f"to {arguments.max_question_length} and {special} special tokens, but neighbouring features share "
+            f"doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length."
+        )
+
+
+def encode(questions, tokenizer, arguments, *, with_offsets):
+    """Turns questions into features.
+
+    A question is cut to `max_question_length` tokens. A context that does not fit beside it into `max_seq_length` is
+    cut into pieces that share `doc_stride` tokens, of which each becomes a feature.
+
+    Args:
+        questions: With the columns of a `QuestionTask`.
+        tokenizer: As `check_lengths` wants it.
+        arguments: A `SquadArguments`.
+        with_offsets: Add what `ckd_trainer.data.spans` reads, and put long features first, so that batches of
+            neighbours need little padding.
+
+    Returns:
+        A `datasets.Dataset` of unpadded features with the model's inputs and
+
+        - `answer_mask`: 1 for the tokens of the context and for [CLS], where an answer may start or end;
+        - where the questions have answers, `start_positions` and `end_positions`: first and last token of the first
+          answer, both those of [CLS] where it is not in the feature's piece of the context;
+        - with offsets, `question`: the row of the feature's question; `char_starts` and `char_ends`: where each token
+          stands in the context, -1 for tokens outside of it.
+    """
+    columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
+    cut = 0
+
+    def features_of(batch, rows):
+        nonlocal cut
+        texts, shortened = _cut_questions(batch["question"], tokenizer, arguments.max_question_length)
+        cut += shortened
+        encoded = tokenizer(
+            texts,
+            batch["context"],
+            truncation="only_second",
+            max_length=arguments.max_seq_length,
+            stride=arguments.doc_stride,
+            return_overflowing_tokens=True,
+        )
+        owners = encoded.pop("overflow_to_sample_mapping")
+        places = [_places(encoded, feature, tokenizer.cls_token_id) for feature in range(len(owners))]
+        features = dict(encoded) | {"answer_mask": [_mask(*place) for place in places]}
+        if "answers" in batch:
+            answers = [_answer_place(answers) for answers in batch["answers"]]
+            spans = [
+                _span(encoded, feature, answers[owner]) or (place.cls, place.cls)
+                for feature, (owner, place) in enumerate(zip(owners, places, strict=True))
+            ]
+            features["start_positions"], features["end_positions"] = map(list, zip(*spans, strict=True))
+        if with_offsets:
+            features["question"] = [rows[owner] for owner in owners]
+            offsets = [_offsets(encoded, feature, place) for feature, place in enumerate(places)]
+            features["char_starts"], features["char_ends"] = map(list, zip(*offsets, strict=True))
+        return features
+
+    features = questions.select_columns(columns).map(
+        features_of, batched=True, with_indices=True, remove_columns=columns, desc="Tokenizing"
+    )
+    if cut:
+        logger.warning(
+            "%d of %d questions are longer than max_question_length %d and are cut to so many tokens.",
+            cut,
+            len(questions),
+            arguments.max_question_length,
+        )
+    if with_offsets:
+        lengths = pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_numpy()
+        features = features.select(np.argsort(-lengths, kind="stable"))
+    return features
+
+
+class _Places(NamedTuple):
+    """Where in a feature [CLS] stands, and the tokens of its piece of the context (from first to before stop)."""
+
+    length: int
+    cls: int
+    first: int
+    stop: int
+
+
+def _places(encoded, feature, cls_id):
+    ids, texts = encoded["input_ids"][feature], encoded.sequence_ids(feature)
+    first = texts.index(1) if 1 in texts else 0
+    return _Places(len(ids), ids.index(cls_id), first, first + texts.count(1))
+
+
+def _mask(length, cls, first, stop):
+    mask = np.zeros(length, np.int8)
+    mask[first:stop] = mask[cls] = 1
+    return mask
+
+
+def _answer_place(answers):
+    """Returns where the first answer stands in the context, without spaces around it; None where there is none."""
+    if not answers["text"]:
+        return None
+    text, start = answers["text"][0], answers["answer_start"][0]
+    start += len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
+
+
+def _span(encoded, feature, place):
+    """Returns the first and the last token of an answer, None where it is not wholly in the feature."""
+    if place is None:
+        return None
+    tokens = [encoded.char_to_token(feature, char, sequence_index=1) for char in (place[0], place[1] - 1)]
+    return None if None in tokens else tokens
+
+
+def _offsets(encoded, feature, place):
+    """Returns the characters of the context at which each token starts and ends, -1 outside of the context."""
+    offsets = np.array(encoded.encodings[feature].offsets, np.int32)
+    outside = np.ones(place.length, bool)
+    outside[place.first : place.stop] = False
+    offsets[outside] = -1
+    return offsets.T
+
+
+def _cut_questions(questions, tokenizer, limit):
+    """Returns the questions, cut to so many tokens, and how many of them were longer."""
+    questions = list(questions)
+    encoded = tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
+    for row in long:
+        questions[row] = questions[row][: encoded.encodings[row].offsets[limit - 1][1]]
+    return questions, len(long)
+
+
+class SpanCollator:
+    """Pads features to one length and makes a batch of them, for training and evaluation.
+
+    Args:
+        tokenizer: Says on which side to pad.
+        length: To how many tokens; None for the longest of each batch.
+
+    Example::
+
+        SpanCollator(tokenizer)([features[0], features[1]])["start_positions"]  # where the padding has moved them to
+    """
+
+    def __init__(self, tokenizer, length=None):
+        self.tokenizer, self.length = tokenizer, length
+
+    def __call__(self, features):
+        inputs = [{name: row[name] for name in self.tokenizer.model_input_names if name in row} for row in features]
+        padding = "longest" if self.length is None else "max_length"
+        batch = self.tokenizer.pad(inputs, padding=padding, max_length=self.length, return_tensors="pt")
+        moved = torch.tensor([batch["input_ids"].shape[1] - len(row["input_ids"]) for row in features])
+        if self.tokenizer.padding_side == "right":
+            moved.zero_()
+        for name in ("start_positions", "end_positions"):
+            if name in features[0]:
+                batch[name] = torch.tensor([row[name] for row in features]) + moved
+        if "answer_mask" in features[0]:
+            batch["answer_mask"] = torch.zeros_like(batch["input_ids"])
+            for row, (feature, start) in enumerate(zip(features, moved.tolist(), strict=True)):
+                mask = torch.as_tensor(feature["answer_mask"])
+                batch["answer_mask"][row, start : start + len(mask)] = mask
+        return batch

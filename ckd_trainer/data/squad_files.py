@@ -1,0 +1,279 @@
+"""Questions about texts, their answers marked in the text: SQuAD 1.1 and 2.0 files and own ones, read strictly.
+
+Two layouts are read: the official SQuAD JSON, and tables with the columns of `rajpurkar/squad` on the Hub.
+"""
+
+import json
+import logging
+import reprlib
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from ckd_trainer.data.tables import Table, open_table, read_text
+from ckd_trainer.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS = '{"text": ["..."], "answer_start": [0]}, with empty lists where there is no answer'
+_LAYOUTS = (
+    "give the official SQuAD JSON (one object with a 'data' list, suffix .json), or a table with the columns id, "
+    "context, question and answers, as JSON one object a line"
+)
+_KINDS = {str: "a text in quotes", int: "a whole number", list: "a list"}
+
+
+def read_questions(path, *, answerable, labelled, drop_misplaced=False):
+    """Reads a file of questions: the official SQuAD JSON (.json), or a table as `read_table` reads it.
+
+    The table has the columns `id`, `context`, `question` and, if labelled, `answers`, which in csv and tsv files is
+    JSON text: `{"text": ["Denver Broncos"], "answer_start": [177]}`. Whatever else a file holds (titles,
+    plausible answers) is ignored.
+
+    Args:
+        path: The file.
+        answerable: Whether every question must have an answer (SQuAD 1.1). If not (SQuAD 2.0), a question without
+            answers is an unanswerable one.
+        labelled: Whether the answers are read.
+        drop_misplaced: Leave out, with a warning, the questions with an answer that is not at its `answer_start`.
+
+    Returns:
+        A `datasets.Dataset` in memory with `id`, `context`, `question` and, if labelled, `answers`:
+        {"text": list of string, "answer_start": list of int32}, a character offset into the context.
+
+    Raises:
+        InputError: whatever `read_table` refuses; JSON that is malformed (with line and column) or has another
+            structure (with the place, such as `data[3].paragraphs[2].qas[0]`); whatever `check_questions` refuses.
+
+    Example::
+
+        read_questions("dev-v1.1.json", answerable=True, labelled=True)[0]["answers"]["text"][0]  # "Denver Broncos"
+    """
+    path = Path(path).expanduser()
+    articles = _articles(path) if path.suffix.lower() == ".json" and path.is_file() else None
+    if articles is None:
+        columns = _table_columns(open_table(path), labelled)
+    else:
+        columns = _article_columns(path, articles, labelled)
+    return _checked(columns, str(path), answerable, labelled, drop_misplaced)
+
+
+def check_questions(questions, source, *, answerable, labelled, drop_misplaced):
+    """Checks questions from elsewhere (the Hub, for instance) as `read_questions` checks those of a file.
+
+    Args:
+        questions: A `datasets.Dataset` with the columns that `read_questions` wants; others are left out.
+        source: What an error message calls it.
+        answerable: As for `read_questions`, like the rest.
+
+    Returns:
+        A `datasets.Dataset` as `read_questions` returns it.
+
+    Raises:
+        InputError: a missing column, a value of another type, no questions, an id that is blank or occurs twice, a
+            blank answer, answers without a context, no answer where all must have one, an answer that is
+            not at its `answer_start`, or nothing left when those are dropped.
+
+    Example::
+
+        data = datasets.load_dataset("rajpurkar/squad", split="validation")
+        check_questions(data, "rajpurkar/squad", answerable=True, labelled=True, drop_misplaced=False)
+    """
+    table = Table(questions, source, range(1, len(questions) + 1), unit="row")
+    return _checked(_table_columns(table, labelled), source, answerable, labelled, drop_misplaced)
+
+
+def _articles(path):
+    """Returns the "data" list of an official SQuAD file, or None if the file is a table."""
+    text = read_text(path)
+    start = len(text) - len(text.lstrip(" \t\r\n"))
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+        is_official = isinstance(value, dict) and isinstance(value.get("data"), list)
+        if is_official and text[end:].strip():
+            raise json.JSONDecodeError("something follows the object", text, len(text) - len(text[end:].lstrip()))
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise InputError(f"{place}: this is not JSON ({error.msg}): {_LAYOUTS}.") from None
+    if is_official:
+        return value["data"]
+    if not isinstance(value, dict) or "\n" in text[start:end]:
+        raise InputError(f"{path} begins with {reprlib.repr(value)}, which is neither layout: {_LAYOUTS}.")
+    return None
+
+
+def _article_columns(path, articles, labelled):
+    columns = {name: [] for name in ("id", "context", "question", "text", "answer_start")}
+    for i, article in enumerate(articles):
+        for j, paragraph in enumerate(_member(f"{path}: data[{i}]", article, "paragraphs", list)):
+            place = f"{path}: data[{i}].paragraphs[{j}]"
+            context = _member(place, paragraph, "context", str)
+            for k, question in enumerate(_member(place, paragraph, "qas", list)):
+                question_place = f"{place}.qas[{k}]"
+                columns["id"].append(_member(question_place, question, "id", str))
+                columns["context"].append(context)
+                columns["question"].append(_member(question_place, question, "question", str))
+                if labelled:
+                    texts, starts = _official_answers(question_place, question)
+                    columns["text"].append(texts)
+                    columns["answer_start"].append(starts)
+    return columns
+
+
+def _official_answers(place, question):
+    answers = _member(place, question, "answers", list)
+    if answers and question.get("is_impossible"):
+        raise InputError(
+            f"{place}: 'is_impossible' is {question['is_impossible']!r}, but there are answers: empty 'answers', or "
+            "make it false."
+        )
+    places = [f"{place}.answers[{number}]" for number in range(len(answers))]
+    texts = [_member(where, answer, "text", str) for where, answer in zip(places, answers, strict=True)]
+    starts = [_member(where, answer, "answer_start", int) for where, answer in zip(places, answers, strict=True)]
+    return texts, starts
+
+
+def _member(place, item, key, kind):
+    """Returns `item[key]` if `item` is a mapping that has the key with a value of that type."""
+    if not isinstance(item, dict):
+        raise InputError(f"{place} is {reprlib.repr(item)}: give an object with {key!r}.")
+    if key not in item:
+        raise InputError(f"{place}: there is no {key!r}: add it, {_KINDS[kind]}.")
+    if type(item[key]) is not kind:  # not isinstance: True is an int
+        raise InputError(f"{place}: {key!r} is {reprlib.repr(item[key])}: give {_KINDS[kind]}.")
+    return item[key]
+
+
+def _table_columns(table, labelled):
+    there = table.data.column_names
+    for name in ("id", "context", "question", *(["answers"] if labelled else [])):
+        if name not in there:
+            names = ", ".join(map(repr, there))
+            raise InputError(f"{table.source} has no column {name!r}: it has {names}: {_LAYOUTS}.")
+    columns = {name: table.texts(name) for name in ("id", "context", "question")}
+    if labelled:
+        answers = [_mapped_answers(table.place(row), value) for row, value in enumerate(table.data["answers"][:])]
+        columns["text"] = [texts for texts, _ in answers]
+        columns["answer_start"] = [starts for _, starts in answers]
+    return columns
+
+
+def _mapped_answers(place, value):
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{place}: 'answers' is {value!r}, which is not JSON ({error.msg}, column {error.colno}): "
+                f"give {_ANSWERS}."
+            ) from None
+    lists = []
+    for key, kind in (("text", str), ("answer_start", int)):
+        values = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(values, list):
+            raise InputError(f"{place}: 'answers' is {reprlib.repr(value)}, without a list {key!r}: give {_ANSWERS}.")
+        for item in values:
+            if type(item) is not kind:
+                raise InputError(f"{place}: {key!r} of 'answers' holds {reprlib.repr(item)}: give {_KINDS[kind]}.")
+        lists.append(values)
+    texts, starts = lists
+    if len(texts) != len(starts):
+        counts = f"{len(texts)} in 'text' and {len(starts)} in 'answer_start'"
+        raise InputError(f"{place}: 'answers' has {counts}: give each answer one of both.")
+    return texts, starts
+
+
+def _checked(columns, source, answerable, labelled, drop_misplaced):
+    """Checks the values of lists by name and returns them as a Dataset."""
+    ids = columns["id"]
+    if not ids:
+        raise InputError(f"{source} has no questions: give some.")
+    blank = [number for number, name in enumerate(ids, 1) if not name.strip()]
+    if blank:
+        what = f"{len(blank)} of {len(ids)} questions have an empty id (the first is question {blank[0]})"
+        raise InputError(f"{source}: {what}: give each an id of its own.")
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        what = f"{len(twice)} ids occur more than once ({_first(twice)})"
+        raise InputError(f"{source}: {what}: give each question an id of its own, by which its prediction is found.")
+    blank = [name for name, question in zip(ids, columns["question"], strict=True) if not question.strip()]
+    if blank:
+        logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), _first(blank))
+    if labelled:
+        _check_answers(columns, source, answerable)
+        columns = _check_places(columns, source, drop_misplaced)
+    return _dataset(columns, source, labelled)
+
+
+def _refuse(source, ids, wrong, what, remedy):
+    """Raises the error of the questions `wrong` (ids), if there are any."""
+    if wrong:
+        raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({_first(wrong)}): {remedy}.")
+
+
+def _check_answers(columns, source, answerable):
+    ids = columns["id"]
+    rows = list(zip(ids, columns["context"], columns["text"], columns["answer_start"], strict=True))
+    wrong = [name for name, context, texts, _ in rows if texts and not context.strip()]
+    _refuse(source, ids, wrong, "have answers, but a blank context", "give the text that the answers are taken from")
+    wrong = [name for name, _, _, starts in rows if any(start < 0 for start in starts)]
+    _refuse(source, ids, wrong, "have a negative answer_start", "count the characters of the context from 0")
+    wrong = [name for name, _, texts, _ in rows if not all(text.strip() for text in texts)]
+    remedy = "write it; an unanswerable question has no answers at all, and --task_name squad_v2 is for those"
+    _refuse(source, ids, wrong, "have a blank answer", remedy)
+    if answerable:
+        wrong = [name for name, _, texts, _ in rows if not texts]
+        remedy = "give each one; --task_name squad_v2 is for unanswerable questions"
+        _refuse(source, ids, wrong, "have no answer", remedy)
+
+
+def _check_places(columns, source, drop_misplaced):
+    """Returns the columns without the questions whose answers are misplaced, or refuses those."""
+    misplaced = {}  # row -> (what stands there, what should, where), of the first such answer
+    answers = zip(columns["context"], columns["text"], columns["answer_start"], strict=True)
+    for row, (context, texts, starts) in enumerate(answers):
+        for text, start in zip(texts, starts, strict=True):
+            there = context[start : start + len(text)]
+            if there != text:
+                misplaced.setdefault(row, (there, text, start))
+    if not misplaced:
+        return columns
+    ids = columns["id"]
+    names = [ids[row] for row in misplaced]
+    what = f"{source}: {len(names)} of {len(ids)} questions have an answer that is not at its answer_start"
+    there, text, start = next(iter(misplaced.values()))
+    example = f"the context of {names[0]!r} has {there!r} at {start}, not {text!r}"
+    advice = "fix the offsets, which count characters (Python code points, not bytes)"
+    if not drop_misplaced:
+        raise InputError(
+            f"{what} ({_first(names)}); {example}: {advice}, or leave those questions out with "
+            "--drop_misplaced_answers."
+        )
+    if len(names) == len(ids):
+        raise InputError(f"{what} and would be left out, which leaves nothing; {example}: {advice}.")
+    logger.warning("%s and are left out (%s).", what, _first(names))
+    return {
+        name: [value for row, value in enumerate(values) if row not in misplaced] for name, values in columns.items()
+    }
+
+
+def _first(names):
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _dataset(columns, source, labelled):
+    try:
+        arrays = {name: pa.array(columns[name], pa.string()) for name in ("id", "context", "question")}
+        if labelled:
+            texts = pa.array(columns["text"], pa.list_(pa.string()))
+            starts = pa.array(columns["answer_start"], pa.list_(pa.int32()))
+            arrays["answers"] = pa.StructArray.from_arrays([texts, starts], names=["text", "answer_start"])
+    except UnicodeEncodeError as error:
+        # JSON can spell half of a surrogate pair, which is no character.
+        near = error.object[max(error.start - 20, 0) : error.end + 20]
+        raise InputError(
+            f"{source}: {near!r} is not text ({error.reason}): write the whole character there."
+        ) from None
+    return Dataset(pa.table(arrays))

@@ -1,0 +1,181 @@
+"""The SQuAD metrics as an `evaluate.Metric` that is made directly and downloads nothing.
+
+The scores are those of the official scripts, evaluate-v1.1.py and evaluate-v2.0.py (https://rajpurkar.github.io/SQuAD-explorer).
+"""
+
+import re
+import string
+from collections import Counter
+
+import datasets
+import evaluate
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text):
+    """Returns the text as answers are compared: lower case, without punctuation, articles and superfluous spaces.
+
+    Example::
+
+        normalize_answer("The  Queen's palace!")  # "queens palace"
+    """
+    # In this order: "A." is an article, once the full stop is gone.
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def _f1(prediction, gold):
+    """F1 of two bags of words, from normalized texts; 0.0 where they share none."""
+    predicted, wanted = prediction.split(), gold.split()
+    shared = sum((Counter(predicted) & Counter(wanted)).values())
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(predicted), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _f1_or_agreement(prediction, gold):
+    """As `_f1`, but 1.0 where neither text has words: both say "no answer"."""
+    return _f1(prediction, gold) if prediction and gold else float(prediction == gold)
+
+
+def _best_over_golds(f1, prediction, golds):
+    """Returns exact match and F1 with the gold answer for which each is highest."""
+    prediction = normalize_answer(prediction)
+    return float(prediction in golds), max(f1(prediction, gold) for gold in golds)
+
+
+def _percent(scores):
+    return 100.0 * sum(scores) / len(scores)
+
+
+def _squad(predictions, references):
+    unanswered = [reference["id"] for reference in references if not reference["answers"]["text"]]
+    if unanswered:
+        raise ValueError(
+            f"{len(unanswered)} references have no answer ({_first(unanswered)}): config_name 'squad_v2' scores "
+            "unanswerable questions."
+        )
+    exact, f1 = [], []
+    for reference in references:
+        golds = [normalize_answer(gold) for gold in reference["answers"]["text"]]
+        scores = _best_over_golds(_f1, predictions[reference["id"]]["prediction_text"], golds)
+        exact.append(scores[0])
+        f1.append(scores[1])
+    return {"exact_match": _percent(exact), "f1": _percent(f1)}
+
+
+def _squad_v2(predictions, references):
+    exact, f1, has_answer = {}, {}, {}
+    for reference in references:
+        name, answers = reference["id"], reference["answers"]["text"]
+        golds = [gold for gold in map(normalize_answer, answers) if gold] or [""]
+        exact[name], f1[name] = _best_over_golds(_f1_or_agreement, predictions[name]["prediction_text"], golds)
+        has_answer[name] = bool(answers)
+    scores = _group("", exact, f1, list(exact))
+    for prefix, value in (("HasAns_", True), ("NoAns_", False)):
+        scores.update(_group(prefix, exact, f1, [name for name in exact if has_answer[name] is value]))
+    scores["best_exact"], scores["best_exact_thresh"] = _best_threshold(predictions, exact, has_answer)
+    scores["best_f1"], scores["best_f1_thresh"] = _best_threshold(predictions, f1, has_answer)
+    return scores
+
+
+def _group(prefix, exact, f1, names):
+    """The scores of some questions, or nothing where there are none."""
+    if not names:
+        return {}
+    return {
+        f"{prefix}exact": _percent([exact[name] for name in names]),
+        f"{prefix}f1": _percent([f1[name] for name in names]),
+        f"{prefix}total": len(names),
+    }
+
+
+def _best_threshold(predictions, scores, has_answer):
+    """Returns the best score in percent, and the threshold: answers with a probability above it become "no answer".
+
+    The search starts where nothing is answered, which gets every unanswerable question right, and then lets the
+    answers in by rising probability. Equal ones come in one by one, as in the official script.
+    """
+    current = best = sum(not value for value in has_answer.values())
+    lowest = min(row["no_answer_probability"] for row in predictions.values())
+    threshold = 0.0 if lowest >= 0 else lowest - 1.0  # below all of them; the official script knows probabilities only
+    for name in sorted(predictions, key=lambda name: predictions[name]["no_answer_probability"]):
+        if has_answer[name]:
+            current += scores[name]
+        elif predictions[name]["prediction_text"]:
+            current -= 1
+        if current > best:
+            best, threshold = current, predictions[name]["no_answer_probability"]
+    return 100.0 * best / len(scores), threshold
+
+
+def _first(names):
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _refuse_twins(what, rows):
+    twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} ids occur more than once in the {what} ({_first(twice)}): give each id once.")
+
+
+_SCORES = {"squad": _squad, "squad_v2": _squad_v2}
+
+
+class SquadMetric(evaluate.Metric):
+    """Scores answers as the official scripts of SQuAD do, in percent, with the best of a question's gold answers.
+
+    `config_name` is one of:
+
+    - `squad` (version 1.1): `exact_match` and `f1`
+    - `squad_v2` (version 2.0): `exact`, `f1` and `total`, the same for the questions with an answer (`HasAns_exact`
+      and so on) and without one (`NoAns_exact`), where there are such; `best_exact` and `best_f1`, the scores with
+      the threshold on `no_answer_probability` that suits each best, `best_exact_thresh` and `best_f1_thresh` (where it
+      is best to answer nothing: 0.0, or one below the lowest if that is negative)
+
+    `compute(predictions=..., references=...)` takes mappings, matched by their ids in whatever order:
+
+    - predictions: `id`, `prediction_text` and, for `squad_v2`, `no_answer_probability`: any number that is higher
+      where an answer is less likely, such as a difference of logits. `exact` and `f1` do not look at it: the empty
+      text says "no answer".
+    - references: `id` and `answers`, a mapping with the lists `text` (empty if unanswerable) and `answer_start`
+
+    Raises:
+        ValueError: an unknown `config_name`, nothing to score, an id that occurs twice, a reference without a
+            prediction, and for `squad` a reference without an answer.
+
+    Example::
+
+        SquadMetric(config_name="squad", keep_in_memory=True).compute(
+            predictions=[{"id": "q1", "prediction_text": "the Denver Broncos"}],
+            references=[{"id": "q1", "answers": {"text": ["Denver Broncos"], "answer_start": [177]}}],
+        )  # {"exact_match": 100.0, "f1": 100.0}
+    """
+
+    def _info(self):
+        if self.config_name not in _SCORES:
+            raise ValueError(f"SquadMetric has no config_name {self.config_name!r}: give one of {', '.join(_SCORES)}.")
+        text = datasets.Value("string")
+        prediction = {"id": text, "prediction_text": text}
+        if self.config_name == "squad_v2":
+            prediction["no_answer_probability"] = datasets.Value("float64")
+        answers = {"text": datasets.List(text), "answer_start": datasets.List(datasets.Value("int32"))}
+        return evaluate.MetricInfo(
+            description="Exact match and F1 as SQuAD (Rajpurkar et al. 2016, 2018) uses them.",
+            citation="",
+            inputs_description="predictions: id and prediction_text; references: id and answers.",
+            features=datasets.Features({"predictions": prediction, "references": {"id": text, "answers": answers}}),
+        )
+
+    def _compute(self, predictions, references):
+        if not references:
+            raise ValueError("There is nothing to score: give at least one prediction and reference.")
+        _refuse_twins("predictions", predictions)
+        _refuse_twins("references", references)
+        by_id = {prediction["id"]: prediction for prediction in predictions}
+        missing = [reference["id"] for reference in references if reference["id"] not in by_id]
+        if missing:
+            raise ValueError(f"{len(missing)} references have no prediction ({_first(missing)}): give one for each.")
+        return _SCORES[self.config_name](by_id, references)

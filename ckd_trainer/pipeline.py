@@ -1,0 +1,208 @@
+"""From arguments to a run folder: the way that all scripts go, whatever the task. What differs is a `Task`."""
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.compatibility import check_encodings
+from ckd_trainer.errors import InputError
+from ckd_trainer.models import ModelPair
+from ckd_trainer.objective import CKDObjective
+from ckd_trainer.padding import by_token
+from ckd_trainer.runner import run, start, use_best_metric
+from ckd_trainer.teacher import attention_mask_of, in_order
+from ckd_trainer.trainer import DistillationTrainer
+
+CHECKED_EXAMPLES = 256  # do the tokenizers agree, does the teacher know the task
+
+
+class ModelInputs(NamedTuple):
+    """The encoded sets of a task; `validation` and `test` by key, "" for the only or first one."""
+
+    train: Dataset | None
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+
+
+class Task(abc.ABC):
+    """What a run has to know of a task.
+
+    Attributes:
+        model_class: the Auto class of its models.
+        trainer_class: `DistillationTrainer`, or one that evaluates in a way of its own.
+        best_metric, metrics: the score that picks the best checkpoint, and the names of all.
+        on_hub: the data has to be fetched.
+        data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
+            `load` on.
+    """
+
+    model_class: type
+    trainer_class = DistillationTrainer
+    best_metric: str
+    metrics: Sequence[str]
+    on_hub: bool
+
+    @abc.abstractmethod
+    def load(self, splits: Sequence[str]) -> None:
+        """Reads the data of these splits (train, validation, test)."""
+
+    @abc.abstractmethod
+    def check(self, pair: ModelPair) -> None:
+        """Raises InputError where the models' configurations or tokenizers do not serve; called before `load`."""
+
+    @abc.abstractmethod
+    def set_head(self, pair: ModelPair) -> None:
+        """Gives the student the task's head, and checks the teacher's."""
+
+    @abc.abstractmethod
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+        """Turns the data into model inputs."""
+
+    @abc.abstractmethod
+    def collator(self, tokenizer: PreTrainedTokenizerBase):
+        """Returns what makes a batch of encoded examples."""
+
+    @abc.abstractmethod
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Returns the scores of the validation set."""
+
+    @abc.abstractmethod
+    def warn_of_chance(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
+        """Warns loudly where a teacher's answers to a sample of encoded examples have nothing to do with the labels.
+
+        Args:
+            logits: as `head_logits` returns them; of spans by token.
+        """
+
+    @abc.abstractmethod
+    def write_predictions(self, name: str, logits: np.ndarray | tuple[np.ndarray, ...], folder: Path) -> Path:
+        """Writes what the logits of the test set `name` say; returns the file."""
+
+
+def run_task(
+    task: Task,
+    model_args: ModelArguments,
+    data_args,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
+) -> dict[str, float]:
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given.
+
+    Args:
+        data_args: the task's own arguments, which go into the run's record.
+
+    Returns:
+        the metrics of all_results.json that this call measured.
+
+    Raises:
+        InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
+            configurations and tokenizers, and the data.
+    """
+    arguments = [model_args, data_args, ckd_args, run_args, args]
+    use_best_metric(args, task.best_metric, task.metrics)
+    begin = start(*(group for group in arguments if group is not None))
+    trains = args.do_train and not begin.is_trained
+    if begin.is_trained:
+        model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
+    elif not args.do_train and model_args.student_init != "pretrained":
+        raise InputError(
+            f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
+        )
+    if ckd_args is None or not trains:
+        ckd_args = CKDArguments.fine_tuning()
+
+    # Files here are read before a model is looked up, and data on the Hub after: no mistake costs a download.
+    reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
+    splits = [split for split, wanted in reads.items() if wanted]
+    if not task.on_hub:
+        task.load(splits)
+    pair = ModelPair(
+        model_args,
+        ckd_args.wr_layer_mapping,
+        model_class=task.model_class,
+        distils=bool(ckd_args.weights),
+        trains=trains,
+    )
+    if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
+        raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
+    task.check(pair)
+    if pair.distils:  # raises where a layer mapping does not fit
+        CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
+    if task.on_hub:
+        task.load(splits)
+    task.set_head(pair)
+    if pair.distils:
+        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
+
+    with args.main_process_first(desc="tokenizing"):
+        inputs = task.encode(pair.teacher_tokenizer)
+    student, teacher = pair.load()
+    trainer = _make_trainer(
+        task.trainer_class,
+        model=student,
+        teacher=teacher,
+        ckd_args=ckd_args,
+        args=args,
+        train_dataset=inputs.train,
+        eval_dataset=inputs.validation.get(""),
+        data_collator=task.collator(pair.teacher_tokenizer),
+        processing_class=pair.tokenizer,
+        compute_metrics=task.compute_metrics,
+    )
+    if teacher is not None and trainer.caches_teacher:
+        rows = _drawn(inputs.train, args.seed)
+        task.warn_of_chance(_cached_logits(trainer, rows), inputs.train.select(rows), "training")
+    elif teacher is not None and "" in inputs.validation:
+        sample = inputs.validation[""].select(_drawn(inputs.validation[""], args.seed))
+        task.warn_of_chance(_live_logits(trainer, sample), sample, "validation")
+    return run(
+        trainer,
+        start=begin,
+        early_stopping_patience=run_args.early_stopping_patience,
+        evaluation=inputs.validation,
+        prediction=inputs.test,
+        write_predictions=task.write_predictions,
+    )
+
+
+def _sample_of_texts(data, seed: int):
+    """Returns rows of texts, as many as the text columns each."""
+    sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
+    sample = sample.select(_drawn(sample, seed))
+    return zip(*(sample[name] for name in data.text_columns), strict=True)
+
+
+def _drawn(examples: Dataset, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(len(examples))[:CHECKED_EXAMPLES]
+
+
+def _make_trainer(trainer_class, **kwargs) -> DistillationTrainer:
+    try:
+        return trainer_class(**kwargs)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
+        raise InputError(str(error)) from error
+
+
+def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tensor:
+    order = trainer.teacher.label_order  # opens the cache, or builds it
+    return in_order(torch.from_numpy(trainer.teacher_cache.read(rows)["logits"]), order)
+
+
+def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
+    parts = []
+    for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
+        batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+        logits = trainer.teacher.logits(batch).float()
+        parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())
+    longest = max(part.shape[-1] for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

@@ -1,0 +1,160 @@
+"""Extractive question answering: what run_teacher.py and run_squad_ckd.py do with SQuAD and its like."""
+
+import logging
+
+import torch
+from transformers import AutoModelForQuestionAnswering, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.data.spans import read_answers, write_answers
+from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_questions
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.errors import InputError
+from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.padding import by_token
+from ckd_trainer.pipeline import ModelInputs, Task, run_task
+from ckd_trainer.teacher import attention_mask_of
+from ckd_trainer.trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def run_question_answering(
+    model_args: ModelArguments,
+    data_args: SquadArguments,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
+) -> dict[str, float]:
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    if args.label_smoothing_factor:
+        raise InputError("label_smoothing_factor is set, but question-answering models do not smooth: leave it out.")
+    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
+
+
+class QuestionAnsweringTrainer(DistillationTrainer):
+    """Returns the logits of spans feature by feature and token by token, as `read_answers` wants them.
+
+    `DistillationTrainer` trains question answering as well; this one is for evaluation and prediction.
+    """
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Goes through the features in their order; they come sorted by length."""
+        with self._sequential():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Puts the valid tokens first, as batches that are padded on the left are put together by their first."""
+        mask = attention_mask_of(inputs)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if logits is not None:
+            logits = tuple(by_token(part, mask.to(part.device)) for part in logits)
+        return loss, logits, labels
+
+
+class QuestionAnswering(Task):
+    """SQuAD v1.1 or v2.0, or own files.
+
+    Args:
+        seed: draws the training questions when max_train_samples is set.
+    """
+
+    model_class = AutoModelForQuestionAnswering
+    trainer_class = QuestionAnsweringTrainer
+
+    def __init__(self, data_args: SquadArguments, seed: int):
+        self.args, self.seed = data_args, seed
+        self.squad = SQUAD_TASKS[data_args.task_name]
+        self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
+        self.on_hub = not (data_args.own_files or data_args.data_dir)
+        self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
+
+    def load(self, splits):
+        self.data = load_questions(self.args, seed=self.seed, splits=splits)
+
+    def check(self, pair):
+        pair.check_max_length(self.args.max_seq_length)
+        check_lengths(pair.teacher_tokenizer, self.args)
+
+    def set_head(self, pair):
+        pair.set_span_head()
+
+    def encode(self, tokenizer):
+        def features(questions, with_offsets):
+            return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
+
+        self.inputs = ModelInputs(
+            train=None if self.data.train is None else features(self.data.train, False),
+            validation={name: features(data, True) for name, data in self.data.validation.items()},
+            test={name: features(data, True) for name, data in self.data.test.items()},
+        )
+        return self.inputs
+
+    def collator(self, tokenizer):
+        return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
+
+    def compute_metrics(self, prediction):
+        questions = self.data.validation[""]
+        answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
+        gold = questions.select_columns(["id", "answers"])[:]
+        references = [
+            {"id": name, "answers": answers} for name, answers in zip(gold["id"], gold["answers"], strict=True)
+        ]
+
+        def scores(texts):
+            predictions = [{"id": name, "prediction_text": text} for name, text in texts.items()]
+            if answers.null_odds is not None:
+                predictions = [row | {"no_answer_probability": answers.null_odds[row["id"]]} for row in predictions]
+            return self.metric.compute(predictions=predictions, references=references)
+
+        if answers.null_odds is None:
+            return scores(answers.text)
+        # What the best threshold would have given cannot be seen from answers that this run's threshold has emptied.
+        best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
+        return scores(answers.final(self.args.null_score_diff_threshold)) | best
+
+    def _answers(self, questions, features, logits, n_best):
+        return read_answers(
+            questions,
+            features,
+            *logits[:2],
+            n_best=n_best,
+            max_answer_length=self.args.max_answer_length,
+            null_answers=self.squad.null_answers,
+        )
+
+    def warn_of_chance(self, logits, examples, split):
+        """Warns where the teacher's starts of answers are no better than guesses.
+
+        Guessing among the n positions of a feature is right with probability 1/n; the teacher is taken to guess where
+        it is right less often than the mean of these plus two standard errors. Features without an answer do not
+        count, as always saying so is right there. Nothing is said of fewer than 10 features.
+        """
+        length = logits.shape[-1]
+        masks = torch.zeros(len(examples), length, dtype=torch.bool)
+        for row, mask in enumerate(examples["answer_mask"]):
+            masks[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool)
+        cls = masks.int().argmax(-1)
+        starts = torch.tensor(examples["start_positions"][:])
+        said = logits[:, 0].masked_fill(~masks, torch.finfo(logits.dtype).min).argmax(-1)
+        answered = starts != cls
+        count = int(answered.sum())
+        if count < 10:
+            return
+        right = float((said == starts)[answered].float().mean())
+        chance = float((1 / masks.sum(-1))[answered].mean())
+        result = f"right about where {right:.1%} of the answers start (guessing: {chance:.1%})"
+        if right <= chance + 2 * (chance * (1 - chance) / count) ** 0.5:
+            logger.warning(
+                "THE TEACHER SCORES AT CHANCE: %s in %d %s features. A student learns nothing from it. Was it "
+                "fine-tuned for question answering, on this kind of data?",
+                result,
+                count,
+                split,
+            )
+        else:
+            logger.info("The teacher on %d %s features: %s.", count, split, result)
+
+    def write_predictions(self, name, logits, folder):
+        answers = self._answers(self.data.test[name], self.inputs.test[name], logits, n_best=self.args.n_best_size)
+        return write_answers(answers, folder, null_threshold=self.args.null_score_diff_threshold)

@@ -1,0 +1,30 @@
+"""Distil a teacher into a student that answers questions about a context, on SQuAD or your own questions.
+
+    python run_squad_ckd.py recipes/squad_ckd.yaml
+    accelerate launch run_squad_ckd.py recipes/squad_v2_ckd.yaml --learning_rate 3e-5 --seed 1
+
+    python run_squad_ckd.py --train_file train.json --validation_file dev.json \\
+        --teacher_model_name_or_path my-teacher --student_init teacher_layers --student_num_layers 3 \\
+        --output_dir my-student --do_train --do_eval
+
+The same command takes up an interrupted run. With alpha 0 and all weights 0 the student is fine-tuned without a
+teacher. All options: --help.
+"""
+
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.errors import command_line
+from ckd_trainer.question_answering import run_question_answering
+from ckd_trainer.recipe import parse_recipe
+
+
+@command_line
+def main(argv):
+    return run_question_answering(
+        *parse_recipe((ModelArguments, SquadArguments, RunArguments, TrainingArguments, CKDArguments), argv)
+    )
+
+
+if __name__ == "__main__":
+    main()
