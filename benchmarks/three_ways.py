@@ -1,9 +1,11 @@
-"""One teacher, then students three ways (fine-tuned alone, logits only, CKD) with several seeds, by the GLUE recipes.
+"""One teacher, then students three ways (fine-tuned alone, logits only, CKD) with several seeds, by the recipes.
 
     python benchmarks/three_ways.py --task cola --data_dir glue --model MODEL --student_num_layers 3 --seeds 1 2 --bf16
+    python benchmarks/three_ways.py --task squad --data_dir squad --model MODEL --max_train_samples 4000
 
-MODEL is a pre-trained model, a folder or an id on the Hub. All students start from the same teacher layers and differ
-in the loss weights and the seed alone. The commands are printed as they run; a run that is complete is not repeated.
+TASK is a GLUE task, squad or squad_v2; MODEL is a pre-trained model, a folder or an id on the Hub. All students start
+from the same teacher layers and differ in the loss weights and the seed alone. Other options go to every run. The
+commands are printed as they run; a run that is complete is not repeated.
 Writes one row per run to benchmarks/results/three_ways_<task>.csv and prints a table.
 """
 
@@ -27,14 +29,17 @@ WAYS = {"fine_tuned": ["--alpha", "0", *NO_RELATIONS], "logits": NO_RELATIONS, "
 def main():
     options, common, folder = parse()
     teacher = folder / "teacher"
-    launch("run_teacher.py", f"recipes/glue_{options.task}_teacher.yaml", teacher, common, options.teacher_options)
+    squad = options.task in ("squad", "squad_v2")
+    recipe = f"recipes/{options.task if squad else f'glue_{options.task}'}"
+    script = "run_squad_ckd.py" if squad else "run_glue_ckd.py"
+    launch("run_teacher.py", f"{recipe}_teacher.yaml", teacher, common, options.teacher_options)
     rows = [row("teacher", None, teacher)]
     for seed in options.seeds:
         for way, weights in WAYS.items():
             student = folder / f"{way}_seed{seed}"
             layers = ["--student_num_layers", str(options.student_num_layers)]
             source = ["--teacher_model_name_or_path", str(teacher), *layers, "--seed", str(seed)]
-            launch("run_glue_ckd.py", f"recipes/glue_{options.task}_ckd.yaml", student, common, [*source, *weights])
+            launch(script, f"{recipe}_ckd.yaml", student, common, [*source, *weights])
             rows.append(row(way, seed, student))
     output = RESULTS / f"three_ways_{options.task}.csv"
     write_rows(output, rows)
@@ -45,21 +50,13 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--data_dir", help="GLUE folder; the Hub by default")
     parser.add_argument("--model", required=True, help="pre-trained model that becomes the teacher")
     parser.add_argument("--student_num_layers", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--max_train_samples", type=int)
-    parser.add_argument("--num_train_epochs", type=float, help="the recipes' own by default")
     parser.add_argument(
         "--teacher_learning_rate", default="5e-5", help="small models want more than the recipe's 2e-5"
     )
-    options = parser.parse_args()
-    common = ["--bf16"] if options.bf16 else []
-    for name in ("data_dir", "max_train_samples", "num_train_epochs"):
-        if getattr(options, name) is not None:
-            common += [f"--{name}", str(getattr(options, name))]
+    options, common = parser.parse_known_args()
     options.teacher_options = [
         "--model_name_or_path",
         options.model,
@@ -100,11 +97,12 @@ def row(way, seed, folder):
 def print_table(rows):
     fixed = {"way", "seed", "parameters", "latency_ms", "train_minutes", "train_samples"}
     metrics = [name for name in rows[0] if name not in fixed and isinstance(rows[0][name], float)]
+    scale = 1 if {"exact", "exact_match"} & {*metrics} else 100  # SQuAD's scores are percentages
     print("|", " | ".join(["", "parameters", *metrics, "minutes"]), "|")
     print("| --- " * (len(metrics) + 3) + "|")
     for way in ("teacher", *WAYS):
         runs = [row for row in rows if row["way"] == way]
-        cells = [", ".join(f"{100 * run[name]:.1f}" for run in runs) for name in metrics]
+        cells = [", ".join(f"{scale * run[name]:.1f}" for run in runs) for name in metrics]
         minutes = statistics.mean(run["train_minutes"] for run in runs)
         print("|", " | ".join([way, f"{runs[0]['parameters']:,}", *cells, f"{minutes:.1f}"]), "|")
 

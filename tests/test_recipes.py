@@ -8,16 +8,17 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.data.glue import GLUE_TASKS
-from ckd_trainer.recipe import parse_recipe
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.recipe import parse_recipe, value_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
 RECIPES = [path for path in FILES if path not in CLUSTERS]
-COMMON = (ModelArguments, GlueArguments, RunArguments, TrainingArguments)
-OPTIONS = {"run_teacher.py": COMMON, "run_glue_ckd.py": (*COMMON, CKDArguments)}
+COMMON = (ModelArguments, RunArguments, TrainingArguments)
+STUDENT_SCRIPTS = {GlueArguments: "run_glue_ckd.py", SquadArguments: "run_squad_ckd.py"}
 
 # Park et al. 2021, 6-layer student: alpha, temperature, weight of distances, of angles, learning rate, epochs
 PUBLISHED = {
@@ -40,15 +41,19 @@ def launch_command(path):
 
 def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
-    script = launch_command(path)[2]
-    return {type(part): part for part in parse_recipe(OPTIONS[script], [str(ROOT / path)])}
+    script, recipe = launch_command(path)[2], [str(ROOT / path)]
+    data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
+    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments)
+    assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
+    return {type(part): part for part in parse_recipe(kinds, recipe)}
 
 
 def test_all_recipes_are_found():
     glue = {f"glue_{task}_{role}.yaml" for task in GLUE_TASKS for role in ("teacher", "ckd")}
     quickstart = {f"quickstart_{run}.yaml" for run in ("teacher", "fine_tuned", "logits", "ckd")}
     assert len(glue) == 18
-    assert {path.name for path in RECIPES} == glue | quickstart
+    squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
+    assert {path.name for path in RECIPES} == glue | squad | quickstart
     assert {path.stem for path in CLUSTERS} == {"one_gpu", "multi_gpu", "multi_node", "cpu"}
 
 
@@ -65,7 +70,8 @@ def test_every_option_is_known_and_says_where_its_number_comes_from(path):
     options = parse(path)
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("#") and line.strip("# ")]) > 1
-    assert options[GlueArguments].task_name or options[GlueArguments].train_file
+    data = options.get(GlueArguments) or options[SquadArguments]
+    assert data.task_name or data.train_file
     assert options[TrainingArguments].output_dir.startswith("runs/")
 
 
@@ -114,6 +120,30 @@ def test_ckd_recipe_holds_the_published_settings(task):
     assert model.teacher_model_name_or_path == teacher.output_dir
     text = (ROOT / path).read_text(encoding="utf-8")
     assert ("Nothing is published" in text) == (task not in PUBLISHED)
+
+
+@pytest.mark.parametrize("task", sorted(SQUAD_TASKS))
+def test_squad_recipes(task):
+    teacher, student = (parse(Path(f"recipes/{task}_{role}.yaml")) for role in ("teacher", "ckd"))
+    for role, options in (("teacher", teacher), ("ckd", student)):
+        args, data = options[TrainingArguments], options[SquadArguments]
+        assert (data.task_name, data.max_seq_length, data.doc_stride) == (task, 384, 128)
+        assert args.output_dir == f"runs/{task}_{role}"
+        assert args.do_train and args.do_eval and args.train_sampling_strategy == "group_by_length"
+        assert args.load_best_model_at_end and args.metric_for_best_model == "f1" and args.greater_is_better
+    assert student[ModelArguments].teacher_model_name_or_path == teacher[TrainingArguments].output_dir
+    assert (student[ModelArguments].student_init, student[ModelArguments].student_num_layers) == ("teacher_layers", 6)
+
+
+@pytest.mark.parametrize("task", sorted(SQUAD_TASKS))
+def test_squad_weights_are_those_of_qnli_per_item(task):
+    """The lengths are those that the recipe names; 7 layers are matched."""
+    ckd, qnli = (parse(Path(f"recipes/{name}_ckd.yaml"))[CKDArguments] for name in (task, "glue_qnli"))
+    assert (ckd.relation_normalization, qnli.relation_normalization) == ("items", "pairs")
+    assert ckd.wr_distance_weight == pytest.approx(qnli.wr_distance_weight / 55.5, rel=0.01)
+    assert ckd.ltr_distance_weight == pytest.approx(qnli.ltr_distance_weight / 7, rel=0.03)
+    assert (ckd.wr_angle_weight, ckd.ltr_angle_weight) == (qnli.wr_angle_weight, qnli.ltr_angle_weight)
+    assert (ckd.alpha, ckd.temperature) == (qnli.alpha, qnli.temperature)
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=str)
