@@ -124,11 +124,11 @@ class QuestionAnswering(Task):
         )
 
     def warn_of_chance(self, logits, examples, split):
-        """Warns where the teacher's starts of answers are no better than guesses.
+        """Warns where the teacher's starts of answers have nothing to do with the right ones.
 
-        Guessing among the n positions of a feature is right with probability 1/n; the teacher is taken to guess where
-        it is right less often than the mean of these plus two standard errors. Features without an answer do not
-        count, as always saying so is right there. Nothing is said of fewer than 10 features.
+        If they had not, sum_p P(teacher says p) P(p is right) of them would be right. The teacher is taken to guess
+        where it is right no more often than that plus two standard errors. Features without an answer do not count,
+        as always saying so is right there. Nothing is said of fewer than 10 features.
         """
         length = logits.shape[-1]
         masks = torch.zeros(len(examples), length, dtype=torch.bool)
@@ -137,13 +137,13 @@ class QuestionAnswering(Task):
         cls = masks.int().argmax(-1)
         starts = torch.tensor(examples["start_positions"][:])
         said = logits[:, 0].masked_fill(~masks, torch.finfo(logits.dtype).min).argmax(-1)
-        answered = starts != cls
-        count = int(answered.sum())
+        said, starts = said[starts != cls], starts[starts != cls]
+        count = len(starts)
         if count < 10:
             return
-        right = float((said == starts)[answered].float().mean())
-        chance = float((1 / masks.sum(-1))[answered].mean())
-        result = f"right about where {right:.1%} of the answers start (guessing: {chance:.1%})"
+        right = float((said == starts).float().mean())
+        chance = float((said.bincount(minlength=length) * starts.bincount(minlength=length)).sum()) / count**2
+        result = f"right about where {right:.1%} of the answers start (by chance: {chance:.1%})"
         if right <= chance + 2 * (chance * (1 - chance) / count) ** 0.5:
             logger.warning(
                 "THE TEACHER SCORES AT CHANCE: %s in %d %s features. A student learns nothing from it. Was it "

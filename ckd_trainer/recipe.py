@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -138,10 +139,11 @@ def _option(path, key, value, kind) -> str:
 
 
 def _join_values(command_line: list[str]) -> list[str]:
-    """Writes `--key none` as `--key=none`, as the options of a recipe stand."""
+    """Writes `--key none` as `--key=none`, as the options of a recipe stand, and so -1e-5, for argparse an option."""
     joined = []
     for word in command_line:
-        if word.lower() == "none" and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+        is_value = word.lower() == "none" or re.fullmatch(r"-[\d.]+e[+-]?\d+", word.lower())
+        if is_value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -9,6 +9,9 @@ and data), the precision it ran in, and the teacher layers stored. Row i holds t
     word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
     layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
 
+With padding on the left, a teacher that counts positions from the first column says something else in each batch; the
+cache holds what it said in one. On the right, where BERT-like models are padded, there is no such choice.
+
 A folder named <key>.building holds what an unfinished build has so far. It goes on from there, and gets its final name
 when all of it is there. A lock keeps a second builder of the same cache waiting; processes of one run share the parts.
 """

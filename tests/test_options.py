@@ -6,9 +6,9 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.errors import InputError
-from ckd_trainer.recipe import parse_recipe, resolved_recipe
+from ckd_trainer.recipe import parse_recipe, resolved_recipe, value_of
 
 ALL = (ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments)
 DATA = ["--task_name", "rte", "--output_dir", "out"]
@@ -174,3 +174,17 @@ def test_every_option_is_documented(kind):
 def test_control_run_has_no_weights():
     assert CKDArguments.fine_tuning().weights == {}
     assert set(CKDArguments().weights) == {"logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle"}
+
+
+def test_negative_numbers_with_exponents(tmp_path):
+    squad = parse_recipe((SquadArguments,), ["--null_score_diff_threshold", "-1e-05", "--task_name", "squad_v2"])[0]
+    assert (squad.null_score_diff_threshold, squad.task_name) == (-1e-5, "squad_v2")
+
+
+def test_one_option_is_read_before_the_others(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task_name: squad\nno_such_option: 1\n")
+    assert value_of("task_name", [str(recipe), "--other", "1"]) == "squad"
+    assert value_of("task_name", [str(recipe), "--task-name", "rte"]) == "rte"
+    assert value_of("task_name", ["--task_name=cola"]) == "cola"
+    assert value_of("task_name", ["--do_train"]) is None
