@@ -221,6 +221,19 @@ def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
     files["base/tokenizer_config.json"] = _json(TOKENIZER_CONFIG)
     files["base/config.json"] = _json(BASE_CONFIG | {"vocab_size": tokenizer.get_vocab_size()})
 
+    write_new_files(folder, files)
+
+
+def write_new_files(folder, files):
+    """Writes texts under their names in a folder; files that are there already and hold the same are left alone.
+
+    Raises:
+        InputError: a file that is there with other content; then nothing is written.
+
+    Example::
+
+        write_new_files("runs/quickstart/data", {"train.tsv": "text\\tlabel\\n", "base/config.json": "{}\\n"})
+    """
     contents = {Path(folder) / name: content.encode() for name, content in files.items()}
     for path, content in contents.items():
         if path.exists() and path.read_bytes() != content:

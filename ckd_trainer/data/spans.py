@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ckd_trainer.files import write_atomically
 
 _SCORES_AT_ONCE = 2**24  # 64 MB of them
-_LOWEST = -65504.0  # float16's, in place of logits that are not finite
+_LARGEST = 1e30  # of a logit: sums stay finite in float32
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Answers:
     """What a model answers.
 
     Attributes:
-        text: {id: text}, the best answer, whether or not there is one; "" where the context has no tokens.
+        text: {id: text}, the best answer, whether or not there is one; "" where the context is blank.
         nbest: {id: [{"text", "probability", "start_logit", "end_logit"}, ...]}, the best first.
         null_odds: {id: score of no answer, less that of the best answer}; None where every question has an answer.
     """
@@ -69,7 +69,8 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     The score of a span is the logit of its first token as a start plus that of its last token as an end; of no answer,
     the same of [CLS], in that feature of the question where it is lowest. All spans of a piece of context with at most
     `max_answer_length` tokens compete, not only those between the best starts and the best ends, over all features of
-    the question. A piece of text that stands in two features counts once, with its better score.
+    the question. A piece of text that stands in two features counts once, with its better score. No span starts or
+    ends at a token of spaces.
 
     Args:
         questions: With the columns id and context.
@@ -83,20 +84,18 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     Returns:
         `Answers`.
     """
-    logits = [
-        np.nan_to_num(np.asarray(part, np.float32), nan=_LOWEST, posinf=_LOWEST, neginf=_LOWEST)
-        for part in (start_logits, end_logits)
-    ]
+    logits = [_finite(part) for part in (start_logits, end_logits)]
     table = features.select_columns(["question", "char_starts", "char_ends", "answer_mask"]).with_format("arrow")[:]
     chars = [_padded(table[name], -1) for name in ("char_starts", "char_ends")]
-    owners = table["question"].to_numpy()
+    owners, contexts = table["question"].to_numpy(), questions["context"][:]
+    _pass_over_spaces(chars, [contexts[owner] for owner in owners])
     spans = _best_spans(owners, chars, logits, n_best, max_answer_length)
     count = len(questions)
     if null_answers:
         cls = ((_padded(table["answer_mask"], 0) == 1) & (chars[0] < 0)).argmax(1)
         nulls = _null_spans(owners, cls, logits)
         null_odds = nulls.score - _best_scores(spans, count)
-    contexts, ids = questions["context"][:], questions["id"][:]
+    ids = questions["id"][:]
     texts = _texts(spans, contexts)
     best = [""] * count
     for row, text in zip(reversed(spans.question.tolist()), reversed(texts), strict=True):
@@ -130,6 +129,22 @@ def write_answers(answers, folder, *, null_threshold):
     return path
 
 
+def _pass_over_spaces(chars, contexts):
+    """Gives tokens of mere spaces, and of nothing, the characters of a token outside of the context.
+
+    Args:
+        chars: for starts and for ends, (features, length), -1 outside of the context.
+        contexts: of each feature.
+    """
+    before = {}  # context -> how many characters that are no spaces come before each of its characters
+    for context in contexts:
+        if context not in before:
+            before[context] = np.cumsum([0, *(not char.isspace() for char in context)])
+    for starts, ends, context in zip(*chars, contexts, strict=True):
+        nothing = (starts >= 0) & (before[context][ends] == before[context][starts])
+        starts[nothing] = ends[nothing] = -1
+
+
 def _best_spans(owners, chars, logits, n_best, max_answer_length):
     """Returns the n_best spans of each question over its features.
 
@@ -140,14 +155,14 @@ def _best_spans(owners, chars, logits, n_best, max_answer_length):
     length = chars[0].shape[1]
     starts, ends = (np.where(chars[0] < 0, np.float32(-np.inf), part[:, :length]) for part in logits)
     found = []
+    doubles = _most_alike(chars[0]) * _most_alike(chars[1])  # so many spans may be one piece of text
     rows = max(1, _SCORES_AT_ONCE // (length * max_answer_length))
     for first in range(0, len(owners), rows):
         # scores[f, i, d]: the span of feature f from token i to token i + d
         behind = np.pad(ends[first : first + rows], ((0, 0), (0, max_answer_length - 1)), constant_values=-np.inf)
         scores = starts[first : first + rows, :, None] + sliding_window_view(behind, max_answer_length, axis=1)
-        best = torch.from_numpy(scores.reshape(len(scores), -1)).topk(min(n_best, length * max_answer_length))
-        feature, rank = np.nonzero(np.isfinite(best.values.numpy()))
-        token, more = np.divmod(best.indices.numpy()[feature, rank], max_answer_length)
+        feature, place = _highest(scores.reshape(len(scores), -1), n_best * doubles)
+        token, more = np.divmod(place, max_answer_length)
         found.append((feature + first, token, token + more))
     feature, start, end = map(np.concatenate, zip(*found, strict=True))
     spans = Spans(
@@ -155,6 +170,36 @@ def _best_spans(owners, chars, logits, n_best, max_answer_length):
     )
     spans = spans.take(np.lexsort((-spans.score, spans.char_end, spans.char_start, spans.question)))
     return spans.take(np.any([np.diff(part, prepend=-1) for part in spans[:3]], axis=0)).top(n_best)
+
+
+def _highest(scores, n):
+    """Returns rows and columns of the n highest finite scores of each row; of equal ones the first."""
+    best = torch.from_numpy(scores).topk(min(n, scores.shape[1]))
+    row, rank = np.nonzero(np.isfinite(best.values.numpy()))
+    column = best.indices.numpy()[row, rank]
+    # Of those that are equal to the last, topk takes any.
+    last = best.values[:, -1:].numpy()
+    tied = np.flatnonzero((scores == last).sum(1) > (best.values.numpy() == last).sum(1))
+    tied = tied[np.isfinite(last[tied, 0])]
+    if not len(tied):
+        return row, column
+    scores, last = scores[tied], last[tied]
+    higher, equal = scores > last, scores == last
+    kept = higher | (equal & (equal.cumsum(1) <= best.values.shape[1] - higher.sum(1, keepdims=True)))
+    tied_row, tied_column = np.nonzero(kept)
+    others = ~np.isin(row, tied)
+    return np.append(row[others], tied[tied_row]), np.append(column[others], tied_column)
+
+
+def _most_alike(chars):
+    """Returns the largest number of tokens of a feature that start (or end) at one character."""
+    ordered = np.sort(chars, axis=1)
+    alike = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    most = 1
+    while alike.any():
+        most += 1
+        alike = alike[:, 1:] & alike[:, :-1]
+    return most
 
 
 def _null_spans(owners, cls, logits):
@@ -197,6 +242,12 @@ def _softmax(spans):
 def _texts(spans, contexts):
     places = zip(spans.question.tolist(), spans.char_start.tolist(), spans.char_end.tolist(), strict=True)
     return [contexts[row][start:end].strip() for row, start, end in places]
+
+
+def _finite(logits):
+    """Returns logits as float32, between -_LARGEST, which stands for those that are not finite, and _LARGEST."""
+    logits = np.asarray(logits, np.float32)
+    return np.where(np.isfinite(logits), logits, np.float32(-_LARGEST)).clip(-_LARGEST, _LARGEST)
 
 
 def _padded(column, fill):

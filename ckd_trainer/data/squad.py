@@ -167,7 +167,7 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
         places = [_places(encoded, feature, tokenizer.cls_token_id) for feature in range(len(owners))]
         features = dict(encoded) | {"answer_mask": [_mask(*place) for place in places]}
         if "answers" in batch:
-            answers = [_answer_place(answers) for answers in batch["answers"]]
+            answers = _answer_places(encoded, owners, batch["answers"])
             spans = [
                 _span(encoded, feature, answers[owner]) or (place.cls, place.cls)
                 for feature, (owner, place) in enumerate(zip(owners, places, strict=True))
@@ -206,8 +206,9 @@ class _Places(NamedTuple):
 
 def _places(encoded, feature, cls_id):
     ids, texts = encoded["input_ids"][feature], encoded.sequence_ids(feature)
+    cls = next(place for place, (id, text) in enumerate(zip(ids, texts, strict=True)) if id == cls_id and text is None)
     first = texts.index(1) if 1 in texts else 0
-    return _Places(len(ids), ids.index(cls_id), first, first + texts.count(1))
+    return _Places(len(ids), cls, first, first + texts.count(1))
 
 
 def _mask(length, cls, first, stop):
@@ -216,20 +217,36 @@ def _mask(length, cls, first, stop):
     return mask
 
 
-def _answer_place(answers):
-    """Returns where the first answer stands in the context, without spaces around it; None where there is none."""
-    if not answers["text"]:
-        return None
-    text, start = answers["text"][0], answers["answer_start"][0]
-    start += len(text) - len(text.lstrip())
-    return start, start + len(text.strip())
+def _answer_places(encoded, owners, answers):
+    """Returns for each question the first and the last character of its first answer that a token stands for, or None.
+
+    Spaces around the answer do not count. Tokenizers leave some characters out, such as accents of their own.
+    """
+    features = [[] for _ in answers]
+    for feature, owner in enumerate(owners):
+        features[owner].append(feature)
+
+    def has_token(owner, char):
+        return any(encoded.char_to_token(feature, char, sequence_index=1) is not None for feature in features[owner])
+
+    places = []
+    for owner, answer in enumerate(answers):
+        place = None
+        if answer["text"]:
+            text, start = answer["text"][0], answer["answer_start"][0]
+            chars = range(start + len(text) - len(text.lstrip()), start + len(text.rstrip()))
+            first = next((char for char in chars if has_token(owner, char)), None)
+            if first is not None:
+                place = first, next(char for char in reversed(chars) if has_token(owner, char))
+        places.append(place)
+    return places
 
 
 def _span(encoded, feature, place):
     """Returns the first and the last token of an answer, None where it is not wholly in the feature."""
     if place is None:
         return None
-    tokens = [encoded.char_to_token(feature, char, sequence_index=1) for char in (place[0], place[1] - 1)]
+    tokens = [encoded.char_to_token(feature, char, sequence_index=1) for char in place]
     return None if None in tokens else tokens
 
 
@@ -243,13 +260,20 @@ def _offsets(encoded, feature, place):
 
 
 def _cut_questions(questions, tokenizer, limit):
-    """Returns the questions, cut to so many tokens, and how many of them were longer."""
-    questions = list(questions)
-    encoded = tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > limit]
-    for row in long:
-        questions[row] = questions[row][: encoded.encodings[row].offsets[limit - 1][1]]
-    return questions, len(long)
+    """Returns the questions, cut to at most so many tokens, and how many of them were longer."""
+    questions, long, cut = list(questions), range(len(questions)), set()
+    while long:  # again, as a text that is cut in a word may be split into other tokens
+        texts = [questions[row] for row in long]
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        lengths = map(len, encoded["input_ids"])
+        long = [(row, place) for place, (row, length) in enumerate(zip(long, lengths, strict=True)) if length > limit]
+        for row, place in long:
+            # Where the first token that is too many starts: a character of several tokens goes as a whole.
+            end = encoded.encodings[place].offsets[limit][0]
+            questions[row] = questions[row][: min(end, len(questions[row]) - 1)]
+        long = [row for row, _ in long]
+        cut.update(long)
+    return questions, len(cut)
 
 
 class SpanCollator:
