@@ -248,11 +248,14 @@ class GlueArguments:
     max_predict_samples: int | None = _option(None, "Use only the first so many examples of each test set.")
 
     def __post_init__(self):
+        if self.task_name in SQUAD_TASKS:
+            raise InputError(f"task_name is {self.task_name}, which is question answering: use run_squad_ckd.py.")
         if self.task_name and self.task_name not in GLUE_TASKS:
-            nearest = difflib.get_close_matches(self.task_name.lower(), GLUE_TASKS, n=1, cutoff=0.0)[0]
+            names = [*GLUE_TASKS, *SQUAD_TASKS]
+            nearest = difflib.get_close_matches(self.task_name.lower(), names, n=1, cutoff=0.0)[0]
             raise InputError(
-                f"task_name is {self.task_name!r}, which is no GLUE task; the nearest is {nearest} (there are "
-                f"{', '.join(GLUE_TASKS)})."
+                f"task_name is {self.task_name!r}, which is no task; the nearest is {nearest} (there are "
+                f"{', '.join(names)})."
             )
         files = [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
         if self.task_name and files:
@@ -319,9 +322,10 @@ class SquadArguments:
     def __post_init__(self):
         if self.task_name not in SQUAD_TASKS:
             raise InputError(f"task_name is {self.task_name!r}: give {' or '.join(SQUAD_TASKS)}.")
-        if self.data_dir and self.own_files:
-            raise InputError(f"data_dir is set, but {self.own_files[0]} is set as well: give one or the other.")
-        if self.data_dir and not Path(self.data_dir).is_dir():
+        files = [name for name in ("train_file", "validation_file") if getattr(self, name)]
+        if self.data_dir and files:
+            raise InputError(f"data_dir is set, but {files[0]} is set as well: give one or the other.")
+        if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
             raise InputError(f"data_dir is {self.data_dir}, which is no folder: give one with the official files.")
         _check_positive(
             self,
@@ -339,9 +343,9 @@ class SquadArguments:
             raise InputError(f"null_score_diff_threshold is {self.null_score_diff_threshold}: give a number.")
 
     @property
-    def own_files(self) -> list[str]:
-        """The options that name own files."""
-        return [name for name in ("train_file", "validation_file", "test_file") if getattr(self, name)]
+    def reads_hub(self) -> bool:
+        """SQuAD comes from the Hub. (A test file says nothing of where the rest comes from.)"""
+        return not (self.data_dir or self.train_file or self.validation_file)
 
 
 @dataclass

@@ -96,13 +96,15 @@ def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
 def check_encodings(
     student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
 ) -> None:
-    """Raises InputError unless the two encode the texts (or pairs of texts) alike."""
+    """Raises InputError unless the teacher's gives for the texts (or pairs of texts) what the student's does."""
     for row in texts:
-        if student(*row)["input_ids"] != teacher(*row)["input_ids"]:
-            raise InputError(
-                f"teacher and student have one vocabulary but encode {row[0]!r} differently (upper case or special "
-                f"tokens, say), but {_ONE_ENCODING}"
-            )
+        theirs = teacher(*row)
+        for name, values in student(*row).items():
+            if values != theirs[name]:
+                raise InputError(
+                    f"teacher and student have one vocabulary but encode {row[0]!r} differently ({name}: upper case, "
+                    f"special tokens or types, say), but {_ONE_ENCODING}"
+                )
 
 
 def check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -49,7 +49,7 @@ class ModelPair:
     Attributes:
         student_config, teacher_config: configurations; the teacher's is None where it is not needed.
         tokenizer: the student's, saved with it.
-        teacher_tokenizer: encodes the texts, as it gives all that the teacher reads; the student's own without one.
+        teacher_tokenizer: encodes the texts, and gives all that either model reads; the student's own without one.
         folders: where the models lie, as far as they are on this machine.
 
     Raises:
@@ -101,6 +101,9 @@ class ModelPair:
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
+        names = self.teacher_tokenizer.model_input_names
+        # Such as token_type_ids, which the student reads and the teacher does not.
+        names += [name for name in self.tokenizer.model_input_names if name not in names]
         for config, tokenizer in self._models():
             check_embeddings(config, tokenizer)
         if distils:
@@ -130,7 +133,9 @@ class ModelPair:
             InputError: the teacher has another number.
         """
         outputs = 2
-        self.student_config.update({"num_labels": outputs, "problem_type": None})
+        names = {index: f"LABEL_{index}" for index in range(outputs)}  # not those of a classifier it may come from
+        label2id = {name: index for index, name in names.items()}
+        self.student_config.update({"id2label": names, "label2id": label2id, "problem_type": None})
         if self.distils and self.teacher_config.num_labels != outputs:
             raise InputError(
                 f"the teacher has {self.teacher_config.num_labels} outputs, but the start and the end of an answer "

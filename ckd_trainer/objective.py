@@ -86,6 +86,8 @@ class CKDObjective:
     def describe(self) -> str:
         """Returns the plan in one line: the weighted terms and the matched layers."""
         terms = [f"{self.task_weight:g} task"] + [f"{weight:g} {term}" for term, weight in self.weights.items()]
+        if self.args.relation_normalization == "items":
+            terms = [f"{term} per item" if term.endswith("_distance") else term for term in terms]
         layers = [
             f"{relation} on layers {format_pairs(pairs)}"
             for relation, pairs in (("word relation", self.wr_pairs), ("layer-transforming relation", self.ltr_pairs))
@@ -159,6 +161,10 @@ class CKDObjective:
             return regression_logit_loss(student, teacher, temperature=temperature)
         scale = {"temperature": temperature, "scale_by_temperature": self.args.scale_by_temperature}
         if self.head == "spans":
+            if answer_mask is None:
+                raise InputError(
+                    "the batch has no answer_mask: use ckd_trainer.data.squad.SpanCollator, or set alpha 0."
+                )
             return span_logit_loss(*student.unbind(1), *teacher.unbind(1), answer_mask, **scale)
         return classification_logit_loss(student, teacher, **scale)
 

@@ -1,10 +1,19 @@
-"""From places in a padded batch to numbers of tokens and back, whatever side is padded.
+"""Little padding, and from places in a padded batch to numbers of tokens and back, whatever side is padded.
 
 Padding stands before or behind the valid tokens of an example, or (nothing here asks for more) anywhere. A tensor *by
 token* has an example's valid tokens first, in their order; behind them stands what has no meaning.
 """
 
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
 from torch import Tensor
+
+
+def longest_first(examples: Dataset) -> Dataset:
+    """Returns the rows by falling number of `input_ids`, so that batches of neighbours need little padding."""
+    lengths = pc.list_value_length(examples.select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"])
+    return examples.select(np.argsort(-lengths.to_numpy(), kind="stable"))
 
 
 def valid_first(mask: Tensor) -> Tensor:

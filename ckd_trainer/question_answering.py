@@ -33,22 +33,17 @@ def run_question_answering(
 
 
 class QuestionAnsweringTrainer(DistillationTrainer):
-    """Returns the logits of spans feature by feature and token by token, as `read_answers` wants them.
+    """Returns the logits of spans by token, as `ckd_trainer.data.spans.read_answers` wants them.
 
-    `DistillationTrainer` trains question answering as well; this one is for evaluation and prediction.
+    What `DistillationTrainer` returns is the same where padding stands behind the tokens.
     """
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        """Goes through the features in their order; they come sorted by length."""
-        with self._sequential():
-            return super().get_eval_dataloader(eval_dataset)
-
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Puts the valid tokens first, as batches that are padded on the left are put together by their first."""
+        """Keeps starts and ends alone, the valid tokens first: what batches are put together by."""
         mask = attention_mask_of(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if logits is not None:
-            logits = tuple(by_token(part, mask.to(part.device)) for part in logits)
+            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])
         return loss, logits, labels
 
 
@@ -66,7 +61,7 @@ class QuestionAnswering(Task):
         self.args, self.seed = data_args, seed
         self.squad = SQUAD_TASKS[data_args.task_name]
         self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
-        self.on_hub = not (data_args.own_files or data_args.data_dir)
+        self.on_hub = data_args.reads_hub
         self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
 
     def load(self, splits):
@@ -83,11 +78,15 @@ class QuestionAnswering(Task):
         def features(questions, with_offsets):
             return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
 
+        train, validation, test = self.data.train, self.data.validation, self.data.test
         self.inputs = ModelInputs(
-            train=None if self.data.train is None else features(self.data.train, False),
-            validation={name: features(data, True) for name, data in self.data.validation.items()},
-            test={name: features(data, True) for name, data in self.data.test.items()},
+            train=None if train is None else features(train, False),
+            validation={name: features(data, True) for name, data in validation.items()},
+            test={name: features(data, True) for name, data in test.items() if data is not validation.get(name)},
         )
+        for name in test.keys() - self.inputs.test.keys():  # the questions of the validation set
+            labels = ["start_positions", "end_positions"]
+            self.inputs.test[name] = self.inputs.validation[name].remove_columns(labels)
         return self.inputs
 
     def collator(self, tokenizer):
@@ -117,7 +116,7 @@ class QuestionAnswering(Task):
         return read_answers(
             questions,
             features,
-            *logits[:2],
+            *logits,
             n_best=n_best,
             max_answer_length=self.args.max_answer_length,
             null_answers=self.squad.null_answers,

@@ -78,7 +78,9 @@ def value_of(option: str, argv: list[str]) -> str | None:
     parser.add_argument(f"--{option}", f"--{option.replace('_', '-')}", dest=option)
     given = getattr(parser.parse_known_args(argv)[0], option)
     path = _recipe_path(argv)
-    return given if given is not None or path is None else read_recipe(path).get(option)
+    if given is None and path is not None:
+        given = read_recipe(path).get(option)
+    return None if given is None else str(given)
 
 
 def read_recipe(path: str | Path) -> dict:

@@ -41,6 +41,7 @@ _MAY_DIFFER = {
     "do_predict",
     "test_file",
     "max_predict_samples",
+    "n_best_size",
     "per_device_eval_batch_size",
     "output_dir",
     "overwrite_output_dir",
@@ -51,6 +52,8 @@ _MAY_DIFFER = {
     "run_name",
     "push_to_hub",
 }
+# These choose the best checkpoint, and nothing any more once the run is trained.
+_MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
 _MAY_DIFFER_FAMILIES = ("logging_", "log_", "dataloader_", "hub_")
 
 
@@ -99,13 +102,15 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
         )
     if overwrite:
         return Start(recipe, overwrites=True)
-    difference = _difference(read_recipe(folder / RECIPE), recipe)
+    is_trained = (folder / TRAINED).is_file()
+    may_differ = _MAY_DIFFER | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
+    difference = _difference(read_recipe(folder / RECIPE), recipe, may_differ)
     if difference:
         raise InputError(
             f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
             "overwrite_output_dir to delete what the earlier run left."
         )
-    if (folder / TRAINED).is_file():
+    if is_trained:
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
         return Start(recipe, is_trained=True)
     checkpoint = last_checkpoint(folder)
@@ -159,12 +164,12 @@ def _delete(folder: Path) -> None:
                 path.unlink()
 
 
-def _difference(theirs: dict, ours: dict) -> str:
+def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
     """Names the first options in which two resolved recipes differ, and their values."""
     different = [
         key
         for key in {**theirs, **ours}
-        if theirs.get(key) != ours.get(key) and key not in _MAY_DIFFER and not key.startswith(_MAY_DIFFER_FAMILIES)
+        if theirs.get(key) != ours.get(key) and key not in may_differ and not key.startswith(_MAY_DIFFER_FAMILIES)
     ]
     return ", ".join(
         f"{key} {theirs.get(key, 'at its default')} there, {ours.get(key, 'at its default')} here"

@@ -181,6 +181,10 @@ def _check_training_arguments(args: TrainingArguments) -> None:
         value = getattr(args, name)
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give a number that is not negative.")
+    if args.label_names:
+        raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
+    if not args.eval_do_concat_batches:
+        raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
     if args.do_predict and args.prediction_loss_only:
         raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
 

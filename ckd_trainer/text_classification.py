@@ -14,6 +14,7 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.padding import longest_first
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class TextClassification(Task):
 
         return ModelInputs(
             train=None if self.data.train is None else tokenized(self.data.train),
-            validation={name: tokenized(data) for name, data in self.data.validation.items()},
+            validation={name: longest_first(tokenized(data)) for name, data in self.data.validation.items()},
             test={name: tokenized(data) for name, data in self.data.test.items()},
         )
 

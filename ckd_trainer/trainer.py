@@ -1,9 +1,10 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides seven methods of `Trainer`: `compute_loss` adds the terms that compare the student with
-the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `get_test_dataloader` keeps the rows in
-order, `log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the
-columns that teacher and losses read, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides eight methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
+`get_test_dataloader` keep the rows in order, `log` reports each term, `prediction_step` keeps only logits,
+`_set_signature_columns_if_needed` keeps the columns that teacher and losses read, and `create_model_card` tells of the
+distillation. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -105,7 +106,7 @@ class DistillationTrainer(Trainer):
         self.caches_teacher = bool(self.objective.weights and self.ckd_args.teacher_cache_dir)
         if self.objective.weights:
             self.teacher_model = teacher
-            self._label_order = label_order(teacher.config, config)
+            self._label_order = None if spans else label_order(teacher.config, config)
             if self._label_order is not None:
                 logger.warning(
                     "The teacher has its labels in the order %s, the student in %s: the teacher's logits are put in "
@@ -206,6 +207,11 @@ class DistillationTrainer(Trainer):
         finally:
             self.train_dataset, self.data_collator = examples, collator
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Goes through the rows in their order, so that `compute_metrics` sees them in it."""
+        with self._sequential():
+            return super().get_eval_dataloader(eval_dataset)
+
     def get_test_dataloader(self, test_dataset):
         """Goes through the rows in their order, so that predictions come back in it."""
         with self._sequential():
@@ -283,8 +289,8 @@ def _check_answer_mask(examples) -> None:
     if ANSWER_MASK not in (getattr(examples, "column_names", None) or [ANSWER_MASK]):
         raise InputError(
             f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer may "
-            f"start or end: add it, 1 for the tokens of the context and [CLS], or make the features with "
-            "ckd_trainer.data.squad.encode."
+            f"start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, or "
+            "make the features with encode and SpanCollator of ckd_trainer.data.squad."
         )
 
 

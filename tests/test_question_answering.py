@@ -14,9 +14,12 @@ from transformers import (
     AutoTokenizer,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
     TrainingArguments,
 )
 
+import run_glue_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer import CKDArguments, DistillationTrainer
@@ -399,6 +402,8 @@ def refused(capsys, *options, main=run_squad_ckd.main):
         (["--n_best_size", "0"], "n_best_size is 0"),
         (["--null_score_diff_threshold", "nan"], "null_score_diff_threshold is nan"),
         (["--data_dir", "squad"], "data_dir is set, but train_file is set as well"),
+        (["--label_names", "labels"], "label_names is ['labels']"),
+        (["--eval_do_concat_batches", "false"], "eval_do_concat_batches is off"),
         (["--validation_file", "missing.json", "--do_eval"], "missing.json"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor is set"),
         (["--metric_for_best_model", "accuracy", *EPOCHS], "the evaluation reports exact_match, f1 and loss"),
@@ -446,6 +451,67 @@ def test_a_classifier_becomes_a_student(trained_teacher, question_files, tmp_pat
     distil(trained_teacher, tmp_path / "out", *question_files, "--do_train", *student, "--max_steps", "2")
     config = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").config
     assert config.num_labels == 2 and config.architectures == ["BertForQuestionAnswering"]
+
+
+def test_scripts_and_tasks_that_do_not_go_together(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task_name: [squad]\n")
+    output = ["--output_dir", str(tmp_path / "out"), "--do_train"]
+    misspelt = refused(capsys, "--task_name", "squad2", *output, main=run_teacher.main)
+    assert "task_name is 'squad2', which is no task; the nearest is squad" in misspelt
+    other = refused(capsys, "--task_name", "squad", *output, main=run_glue_ckd.main)
+    assert "task_name is squad, which is question answering: use run_squad_ckd.py" in other
+    refused(capsys, str(recipe), *output, main=run_teacher.main)
+
+
+@pytest.mark.parametrize("labels", [("negative", "positive"), ("not_entailment", "entailment")])
+def test_names_of_a_classifier_do_not_matter(question_files, tmp_path, labels):
+    """Teachers and students that were classifiers of two classes once; starts and ends have no names."""
+    paths = {}
+    for role, names in (("teacher", ("entailment", "not_entailment")), ("student", labels)):
+        paths[role] = tmp_path / role
+        BertForQuestionAnswering(tiny_config(labels=names)).save_pretrained(paths[role])
+        save_tokenizer(paths[role])
+    student = ["--student_init", "pretrained", "--student_num_layers", "none"]
+    student += ["--model_name_or_path", str(paths["student"]), "--max_steps", "2"]
+    distil(paths["teacher"], tmp_path / "out", *question_files, "--do_train", *student)
+    assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").config.id2label == {
+        0: "LABEL_0",
+        1: "LABEL_1",
+    }
+
+
+def test_types_that_the_student_reads_and_the_teacher_does_not(question_files, tmp_path):
+    """A DistilBERT teacher's tokenizer gives none, yet the student is trained with those that it will be used with."""
+    teacher = tmp_path / "teacher"
+    config = DistilBertConfig(vocab_size=23, dim=32, n_layers=4, n_heads=2, hidden_dim=64, max_position_embeddings=32)
+    DistilBertForQuestionAnswering(config).save_pretrained(teacher)
+    save_tokenizer(teacher, model_input_names=["input_ids", "attention_mask"])
+    student = ["--student_init", "pretrained", "--student_num_layers", "none"]
+    student += ["--model_name_or_path", str(save_base(tmp_path / "student"))]
+    options = [*question_files, "--do_train", "--do_eval", *student]
+    first = distil(teacher, tmp_path / "out", *options)
+    again = distil(teacher, tmp_path / "out", *options)  # evaluates as the student will be used
+    assert again["eval_loss"] == first["eval_loss"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_input_names[1] == "token_type_ids"
+
+
+def test_a_trained_run_can_be_asked_in_another_way(trained_teacher, question_files, tmp_path, capsys):
+    options = [*question_files, "--do_eval", "--do_predict", "--do_train", "--max_steps", "2"]
+    distil(trained_teacher, tmp_path / "out", *options)
+    more = ["--n_best_size", "3", "--max_answer_length", "2", "--null_score_diff_threshold", "1"]
+    distil(trained_teacher, tmp_path / "out", *options, *more)
+    lists = predictions(tmp_path / "out")["nbest_predictions.json"].values()
+    assert all(len(entries) <= 3 and len(entry["text"].split()) <= 2 for entries in lists for entry in entries)
+    common = [
+        "--teacher_model_name_or_path",
+        str(trained_teacher),
+        *STUDENT,
+        *QUICK,
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert "doc_stride 3 there, 2 here" in refused(capsys, *common, *options, "--doc_stride", "2")
 
 
 def test_misplaced_answers_stop_or_are_dropped(trained_teacher, question_files, tmp_path, capsys, caplog):

@@ -555,3 +555,15 @@ def check_positions(questions, features):
             answered.add(owner)
     assert len(answered) == len(questions)
     assert exact > 0.98 * len(questions)
+
+
+def test_no_answer_is_at_cls_wherever_it_stands(rng):
+    """Behind the context too, with tokens of mere spaces before it."""
+    questions = make_questions(("q", "the  river \t\n runs", "why ?", NO_ANSWER))
+    for kind in ("byte-level", "cls last"):
+        tokenizer = make_tokenizer(kind)
+        features = encode(questions, tokenizer, options(max_seq_length=64), with_offsets=True)
+        (ids,) = features["input_ids"]
+        logits = np.zeros((2, 1, len(ids)), np.float32)
+        logits[:, 0, ids.index(tokenizer.cls_token_id)] = 5
+        assert read_answers(questions, features, *logits, **settings(null_answers=True)).null_odds == {"q": 10.0}

@@ -504,8 +504,13 @@ def test_tokenizers_that_cannot_serve_are_refused(kind):
     with pytest.raises(InputError, match="SlowTokenizer does not say where a token stands .* a fast tokenizer"):
         check_lengths(SlowTokenizer(), options())
     without = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(kind).backend_tokenizer, pad_token="[PAD]")
-    with pytest.raises(InputError, match=r"has no \[CLS\] token, which stands for 'no answer'"):
+    with pytest.raises(InputError, match=r"puts no \[CLS\] token \(None\) to a question and its context"):
         check_lengths(without, options())
+    backend = Tokenizer.from_str(make_tokenizer(kind).backend_tokenizer.to_str())
+    backend.post_processor = processors.Sequence([])  # knows the token, and adds none
+    names = {name: make_tokenizer(kind).special_tokens_map[name] for name in ("pad_token", "cls_token")}
+    with pytest.raises(InputError, match=r"puts no \[CLS\] token \(.*\) to a question"):
+        check_lengths(PreTrainedTokenizerFast(tokenizer_object=backend, **names), options())
     check_lengths(make_tokenizer(kind), options())
 
 
@@ -646,10 +651,15 @@ def test_official_files_are_found_in_their_folder(official):
     assert list(task.validation) == list(task.test) == [""] and task.text_columns == ("question", "context")
 
 
-def test_by_default_the_test_set_is_the_validation_set_without_answers(official):
+def test_by_default_the_test_set_is_the_validation_set(official):
+    """Read once where both are asked for and cut alike."""
     task = load_questions(SquadArguments(**official), seed=0)
-    assert task.test[""].column_names == ["id", "context", "question"]
-    assert task.test[""][:] == task.validation[""].remove_columns("answers")[:]
+    assert task.test[""] is task.validation[""]
+    alone = load_questions(SquadArguments(**official), seed=0, splits=("test",)).test[""]
+    cut = load_questions(SquadArguments(**official, max_eval_samples=2), seed=0).test[""]
+    for test in (alone, cut):
+        assert test.column_names == ["id", "context", "question"]
+        assert test[:] == task.validation[""].remove_columns("answers")[:]
 
 
 @pytest.mark.parametrize("splits", [(), ("train",), ("validation",), ("test",), ("validation", "train")])
@@ -696,14 +706,22 @@ def test_own_files(tmp_path):
     assert task.test[""]["id"][:] == ["v0", "v1", "v2"]
     only_test = SquadArguments(test_file=str(test))
     assert load_questions(only_test, seed=0, splits=("test",)).test[""]["id"][:] == ["p"]
-    for split in ("train", "validation"):
+    only = {"train": SquadArguments(validation_file=str(validation)), "validation": SquadArguments(train_file=train)}
+    for split, arguments in only.items():
         with pytest.raises(
             InputError, match=f"{split}_file is not set, but the {split} set is asked for: give a file"
         ):
-            load_questions(only_test, seed=0, splits=(split,))
-    only_train = SquadArguments(train_file=train)
-    with pytest.raises(InputError, match="validation_file is not set, but the validation set is asked for"):
-        load_questions(only_train, seed=0, splits=("test",))
+            load_questions(arguments, seed=0, splits=(split,))
+    with pytest.raises(InputError, match=r"test_file is not set \(or validation_file\), but the test set"):
+        load_questions(SquadArguments(train_file=train), seed=0, splits=("test",))
+
+
+def test_own_questions_beside_the_official_ones(official, tmp_path):
+    test = tmp_path / "mine.jsonl"
+    test.write_text(json.dumps({"id": "p", "context": CONTEXT, "question": "?"}), encoding="utf-8")
+    task = load_questions(SquadArguments(**official, test_file=str(test)), seed=0)
+    assert (len(task.train), len(task.validation[""]), task.test[""]["id"][:]) == (12, 5, ["p"])
+    assert SquadArguments(test_file=str(test)).reads_hub and not SquadArguments(**official).reads_hub
 
 
 @pytest.mark.parametrize(("split", "missing"), [("train", "train-v1"), ("validation", "dev-v1"), ("test", "dev-v1")])
@@ -748,12 +766,12 @@ def test_from_the_hub(monkeypatch):
     for name, hub_name in (("squad", "rajpurkar/squad"), ("squad_v2", "rajpurkar/squad_v2")):
         asked.clear()
         task = load_questions(SquadArguments(task_name=name, max_train_samples=3), seed=0)
-        assert asked == [(hub_name, "train"), (hub_name, "validation"), (hub_name, "validation")]
+        assert asked == [(hub_name, "train"), (hub_name, "validation")]
         assert task.train.column_names == ["id", "context", "question", "answers"] and len(task.train) == 3
         assert task.validation[""][3] == dict(
             zip(("id", "context", "question", "answers"), rows_of("validation", 4)[3], strict=True)
         )
-        assert task.test[""].column_names == ["id", "context", "question"]
+        assert task.test[""] is task.validation[""]
         asked.clear()
         load_questions(SquadArguments(task_name=name), seed=0, splits=("train",))
         assert asked == [(hub_name, "train")]
@@ -776,3 +794,20 @@ def test_questions_from_the_hub_are_checked(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: make_questions(("q", CONTEXT, "?", NO_ANSWER)))
     with pytest.raises(InputError, match=r"rajpurkar/squad, train: 1 of 1 questions have no answer"):
         load_questions(SquadArguments(), seed=0, splits=("train",))
+
+
+def test_answers_that_no_piece_holds_are_warned_of(kind, caplog):
+    """They are longer than what pieces share, and would be taught as no answer without a word."""
+    context = " ".join(["the river runs slowly past the old town"] * 12)
+    long, short = context[60:300], "river"
+    questions = make_questions(
+        ("long", context, "why ?", answer(long, 60)), ("short", context, "why ?", answer(short, 4))
+    )
+    tokenizer = make_tokenizer(kind)
+    args = options(max_seq_length=24, doc_stride=4, max_question_length=6)
+    features = encode(questions, tokenizer, args, with_offsets=False)
+    assert "1 of 2 questions ('long') have an answer that is whole in no piece" in caplog.text
+    assert len(features) > 4
+    caplog.clear()
+    encode(questions.select([1]), tokenizer, args, with_offsets=True)
+    assert not caplog.text

@@ -4,6 +4,7 @@ All questions are treated at once, in arrays; only the texts are cut out one by 
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -88,11 +89,11 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     table = features.select_columns(["question", "char_starts", "char_ends", "answer_mask"]).with_format("arrow")[:]
     chars = [_padded(table[name], -1) for name in ("char_starts", "char_ends")]
     owners, contexts = table["question"].to_numpy(), questions["context"][:]
+    cls = ((_padded(table["answer_mask"], 0) == 1) & (chars[0] < 0)).argmax(1)
     _pass_over_spaces(chars, [contexts[owner] for owner in owners])
     spans = _best_spans(owners, chars, logits, n_best, max_answer_length)
     count = len(questions)
     if null_answers:
-        cls = ((_padded(table["answer_mask"], 0) == 1) & (chars[0] < 0)).argmax(1)
         nulls = _null_spans(owners, cls, logits)
         null_odds = nulls.score - _best_scores(spans, count)
     ids = questions["id"][:]
@@ -153,14 +154,16 @@ def _best_spans(owners, chars, logits, n_best, max_answer_length):
         chars, logits: for starts and for ends, (features, length).
     """
     length = chars[0].shape[1]
+    max_answer_length = min(max_answer_length, length)
     starts, ends = (np.where(chars[0] < 0, np.float32(-np.inf), part[:, :length]) for part in logits)
     found = []
-    doubles = _most_alike(chars[0]) * _most_alike(chars[1])  # so many spans may be one piece of text
     rows = max(1, _SCORES_AT_ONCE // (length * max_answer_length))
     for first in range(0, len(owners), rows):
         # scores[f, i, d]: the span of feature f from token i to token i + d
         behind = np.pad(ends[first : first + rows], ((0, 0), (0, max_answer_length - 1)), constant_values=-np.inf)
         scores = starts[first : first + rows, :, None] + sliding_window_view(behind, max_answer_length, axis=1)
+        # So many spans may be one piece of text.
+        doubles = math.prod(_most_alike(part[first : first + rows]) for part in chars)
         feature, place = _highest(scores.reshape(len(scores), -1), n_best * doubles)
         token, more = np.divmod(place, max_answer_length)
         found.append((feature + first, token, token + more))
@@ -174,18 +177,18 @@ def _best_spans(owners, chars, logits, n_best, max_answer_length):
 
 def _highest(scores, n):
     """Returns rows and columns of the n highest finite scores of each row; of equal ones the first."""
-    best = torch.from_numpy(scores).topk(min(n, scores.shape[1]))
-    row, rank = np.nonzero(np.isfinite(best.values.numpy()))
-    column = best.indices.numpy()[row, rank]
-    # Of those that are equal to the last, topk takes any.
-    last = best.values[:, -1:].numpy()
-    tied = np.flatnonzero((scores == last).sum(1) > (best.values.numpy() == last).sum(1))
-    tied = tied[np.isfinite(last[tied, 0])]
+    n = min(n, scores.shape[1])
+    best = torch.from_numpy(scores).topk(min(n + 1, scores.shape[1]))
+    values, columns = best.values.numpy(), best.indices.numpy()
+    row, rank = np.nonzero(np.isfinite(values[:, :n]))
+    column = columns[row, rank]
+    # Of scores that are equal to the n-th, topk takes any.
+    tied = np.flatnonzero((values[:, n:] == values[:, n - 1 : n]).any(1) & np.isfinite(values[:, n - 1]))
     if not len(tied):
         return row, column
-    scores, last = scores[tied], last[tied]
-    higher, equal = scores > last, scores == last
-    kept = higher | (equal & (equal.cumsum(1) <= best.values.shape[1] - higher.sum(1, keepdims=True)))
+    last = values[tied, n - 1 : n]
+    higher, equal = scores[tied] > last, scores[tied] == last
+    kept = higher | (equal & (equal.cumsum(1) <= n - higher.sum(1, keepdims=True)))
     tied_row, tied_column = np.nonzero(kept)
     others = ~np.isin(row, tied)
     return np.append(row[others], tied[tied_row]), np.append(column[others], tied_column)

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
+from ckd_trainer.padding import longest_first
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class QuestionTask:
     """Questions to train and evaluate on, each set with the columns id, context, question and answers.
 
-    `answers` holds the lists `text` and `answer_start`, empty where there is no answer, and is missing in test sets.
+    `answers` holds the lists `text` and `answer_start`, empty where there is no answer; test sets may lack it.
     `validation` and `test` hold their one set by the key "".
     """
 
@@ -44,7 +44,7 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
         arguments: A `SquadArguments`; its `max_*_samples` cut the sets.
         seed: Draws the training questions when `max_train_samples` is set.
         splits: What to load; the other sets stay None or empty. Where there is no `test_file`, the test set is the
-            validation set without its answers, as SQuAD's own test set is not public.
+            validation set, as SQuAD's own test set is not public.
 
     Returns:
         A `QuestionTask`.
@@ -62,17 +62,16 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
 
     def read(split):
         labelled = split != "test"
-        if split == "test" and not arguments.test_file:
-            split = "validation"
-        if arguments.own_files:
-            path = getattr(arguments, f"{split}_file")
-            if path is None:
-                raise InputError(f"{split}_file is not set, but the {split} set is asked for: give a file.")
-        elif arguments.data_dir:
-            path = Path(arguments.data_dir) / task.files[split]
-        else:
-            questions = _from_hub(task.hub_name, split)
-            return check_questions(questions, f"{task.hub_name}, {split}", labelled=labelled, **rules)
+        source = split if labelled or arguments.test_file else "validation"
+        path = getattr(arguments, f"{source}_file")
+        if path is None and arguments.data_dir:
+            path = Path(arguments.data_dir) / task.files[source]
+        elif path is None and arguments.reads_hub:
+            questions = _from_hub(task.hub_name, source)
+            return check_questions(questions, f"{task.hub_name}, {source}", labelled=labelled, **rules)
+        elif path is None:
+            others = "" if labelled else " (or validation_file)"
+            raise InputError(f"{split}_file is not set{others}, but the {split} set is asked for: give a file.")
         return read_questions(path, labelled=labelled, **rules)
 
     def first(split, limit):
@@ -85,11 +84,14 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
     if train is not None and (arguments.max_train_samples or len(train)) < len(train):
         rows = random.Random(seed).sample(range(len(train)), arguments.max_train_samples)
         train = train.select(sorted(rows))
-    return QuestionTask(
-        train=train,
-        validation=first("validation", arguments.max_eval_samples),
-        test=first("test", arguments.max_predict_samples),
-    )
+    validation = first("validation", arguments.max_eval_samples)
+    # The same questions are read and encoded once. (Dropping is for answers, which are not asked for in predictions.)
+    same = not (arguments.test_file or arguments.drop_misplaced_answers)
+    if validation and same and arguments.max_predict_samples == arguments.max_eval_samples:
+        test = validation if "test" in splits else {}
+    else:
+        test = first("test", arguments.max_predict_samples)
+    return QuestionTask(train, validation, test)
 
 
 def _from_hub(name, split):
@@ -114,8 +116,13 @@ def check_lengths(tokenizer, arguments):
             f"{type(tokenizer).__name__} does not say where a token stands in its text: give a model with a fast "
             "tokenizer (tokenizer.json)."
         )
-    if tokenizer.cls_token_id is None:
-        raise InputError(f"{type(tokenizer).__name__} has no [CLS] token, which stands for 'no answer' here.")
+    pair = tokenizer("a", "b")
+    special = {id for id, text in zip(pair["input_ids"], pair.sequence_ids(), strict=True) if text is None}
+    if tokenizer.cls_token_id not in special:
+        raise InputError(
+            f"{type(tokenizer).__name__} puts no [CLS] token ({tokenizer.cls_token}) to a question and its context, "
+            "but it stands for 'no answer' here: give a model whose tokenizer does."
+        )
     special = tokenizer.num_special_tokens_to_add(pair=True)
     room = arguments.max_seq_length - arguments.max_question_length - special
     if room <= arguments.doc_stride:
@@ -149,7 +156,7 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
           stands in the context, -1 for tokens outside of it.
     """
     columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
-    cut = 0
+    cut, torn = 0, []
 
     def features_of(batch, rows):
         nonlocal cut
@@ -172,6 +179,8 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
                 _span(encoded, feature, answers[owner]) or (place.cls, place.cls)
                 for feature, (owner, place) in enumerate(zip(owners, places, strict=True))
             ]
+            whole = {owner for owner, span, place in zip(owners, spans, places, strict=True) if span[0] != place.cls}
+            torn.extend(rows[owner] for owner, answer in enumerate(answers) if answer and owner not in whole)
             features["start_positions"], features["end_positions"] = map(list, zip(*spans, strict=True))
         if with_offsets:
             features["question"] = [rows[owner] for owner in owners]
@@ -189,10 +198,15 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
             len(questions),
             arguments.max_question_length,
         )
-    if with_offsets:
-        lengths = pc.list_value_length(features.with_format("arrow")[:]["input_ids"]).to_numpy()
-        features = features.select(np.argsort(-lengths, kind="stable"))
-    return features
+    if torn:
+        logger.warning(
+            "%d of %d questions (%s) have an answer that is whole in no piece of the context and are taken to have "
+            "none: give a larger max_seq_length or doc_stride.",
+            len(torn),
+            len(questions),
+            ", ".join(map(repr, questions.select(torn[:5])["id"])) + (", ..." if len(torn) > 5 else ""),
+        )
+    return longest_first(features) if with_offsets else features
 
 
 class _Places(NamedTuple):

@@ -97,6 +97,8 @@ def _articles(path):
     except json.JSONDecodeError as error:
         place = f"{path}, line {error.lineno}, column {error.colno}"
         raise InputError(f"{place}: this is not JSON ({error.msg}): {_LAYOUTS}.") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets in brackets
+        raise InputError(f"{path} cannot be read as JSON ({error}): {_LAYOUTS}.") from None
     if is_official:
         return value["data"]
     if not isinstance(value, dict) or "\n" in text[start:end]:
@@ -164,10 +166,9 @@ def _mapped_answers(place, value):
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{place}: 'answers' is {value!r}, which is not JSON ({error.msg}, column {error.colno}): "
-                f"give {_ANSWERS}."
+                f"{place}: 'answers' is {reprlib.repr(value)}, which is not JSON ({error}): give {_ANSWERS}."
             ) from None
     lists = []
     for key, kind in (("text", str), ("answer_start", int)):

@@ -206,10 +206,9 @@ def _read_json(path, text):
     for line, content in enumerate(text.rstrip().split("\n"), 1):
         try:
             row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}, line {line}: this is not JSON ({error.msg}, column {error.colno}): give one object a line."
-            ) from None
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
+            what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object a line.") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object a line.")
         rows.append(row)
