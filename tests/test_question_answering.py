@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import WORDS, save_tokenizer, sentences, tiny_config
+from conftest import PROJECT, WORDS, save_tokenizer, sentences, tiny_config
 from reference import span_logit_loss as slow_span_logit_loss
 from safetensors.torch import load_file
 from transformers import (
@@ -24,6 +24,7 @@ import run_squad_ckd
 import run_teacher
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.arguments import SquadArguments
+from ckd_trainer.data import reading
 from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad import SpanCollator, encode, load_questions
 from ckd_trainer.errors import InputError
@@ -252,6 +253,20 @@ def test_bf16_left_padding_and_one_length(tmp_path):
     )
     assert student["eval_f1"] > 50
     assert AutoTokenizer.from_pretrained(tmp_path / "student").padding_side == "left"
+
+
+@pytest.mark.parametrize("length", ["96", "40"])  # in which a text is one feature, and several
+def test_embedded_task_by_its_recipes(tmp_path, monkeypatch, length):
+    reading.write_task(tmp_path / "runs" / "quickstart_qa" / "data", train=24, validation=6, test=4)
+    monkeypatch.chdir(tmp_path)
+    recipes = PROJECT / "recipes"
+    quick = ["--max_steps", "4", "--disable_tqdm", "true", "--max_seq_length", length, "--doc_stride", "12"]
+    for run in ("teacher", "fine_tuned", "logits", "ckd"):
+        main = run_teacher.main if run == "teacher" else run_squad_ckd.main
+        metrics = main([str(recipes / f"quickstart_qa_{run}.yaml"), *quick])
+        assert 0 <= metrics["eval_exact_match"] <= metrics["eval_f1"] <= 100
+        features = json.loads((tmp_path / f"runs/quickstart_qa/{run}/all_results.json").read_text())["eval_samples"]
+        assert features == 48 if length == "96" else features > 100
 
 
 def test_real_squad_files_through_the_command_line(shared_data, trained_teacher, tmp_path):

@@ -50,7 +50,8 @@ def parse(path):
 
 def test_all_recipes_are_found():
     glue = {f"glue_{task}_{role}.yaml" for task in GLUE_TASKS for role in ("teacher", "ckd")}
-    quickstart = {f"quickstart_{run}.yaml" for run in ("teacher", "fine_tuned", "logits", "ckd")}
+    runs = ("teacher", "fine_tuned", "logits", "ckd")
+    quickstart = {f"quickstart_{task}{run}.yaml" for task in ("", "qa_") for run in runs}
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     assert {path.name for path in RECIPES} == glue | squad | quickstart
@@ -168,9 +169,10 @@ def test_cluster_file_loads_in_accelerate(path):
         assert config.main_process_ip and config.main_process_port
 
 
-def test_quickstart_students_differ_in_what_they_distil_alone():
+@pytest.mark.parametrize("task", ["", "qa_"])
+def test_quickstart_students_differ_in_what_they_distil_alone(task):
     recipes = {
-        run: yaml.safe_load((ROOT / f"recipes/quickstart_{run}.yaml").read_text(encoding="utf-8"))
+        run: yaml.safe_load((ROOT / f"recipes/quickstart_{task}{run}.yaml").read_text(encoding="utf-8"))
         for run in ("fine_tuned", "logits", "ckd")
     }
     ckd_options = set(CKDArguments.__dataclass_fields__)
@@ -179,7 +181,7 @@ def test_quickstart_students_differ_in_what_they_distil_alone():
         for recipe in recipes.values()
     ]
     assert rest[0] == rest[1] == rest[2]
-    objectives = [parse(Path(f"recipes/quickstart_{run}.yaml"))[CKDArguments] for run in recipes]
+    objectives = [parse(Path(f"recipes/quickstart_{task}{run}.yaml"))[CKDArguments] for run in recipes]
     assert objectives[0].weights == {}
     assert objectives[1].alpha > 0 and not (objectives[1].wr_distance_weight or objectives[1].ltr_distance_weight)
     assert objectives[2].wr_distance_weight > 0 and objectives[2].ltr_distance_weight > 0

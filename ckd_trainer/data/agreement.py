@@ -175,7 +175,11 @@ def _other(value, pair):
 def make_tokenizer():
     """Makes the `tokenizers.Tokenizer` of the task: lower case, words of `WORDS`, the s of number as a token."""
     stems = [word for kind in ("determiner", "preposition", "adverb") for word in WORDS[kind]]
-    tokens = [*SPECIAL_TOKENS, *OTHER_TOKENS, *stems, *NOUNS, *TRANSITIVE_VERBS, *INTRANSITIVE_VERBS]
+    return word_tokenizer([*SPECIAL_TOKENS, *OTHER_TOKENS, *stems, *NOUNS, *TRANSITIVE_VERBS, *INTRANSITIVE_VERBS])
+
+
+def word_tokenizer(tokens):
+    """Makes a `tokenizers.Tokenizer` of lower-case words and pieces (##s), with `SPECIAL_TOKENS` among them."""
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -218,8 +222,8 @@ def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
         files[f"{name}.tsv"] = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows)
     tokenizer = make_tokenizer()
     files["base/tokenizer.json"] = tokenizer.to_str(pretty=True) + "\n"
-    files["base/tokenizer_config.json"] = _json(TOKENIZER_CONFIG)
-    files["base/config.json"] = _json(BASE_CONFIG | {"vocab_size": tokenizer.get_vocab_size()})
+    files["base/tokenizer_config.json"] = as_json(TOKENIZER_CONFIG)
+    files["base/config.json"] = as_json(BASE_CONFIG | {"vocab_size": tokenizer.get_vocab_size()})
 
     write_new_files(folder, files)
 
@@ -243,7 +247,8 @@ def write_new_files(folder, files):
             write_atomically(path, content)
 
 
-def _json(value):
+def as_json(value):
+    """Returns the text of a JSON file."""
     return json.dumps(value, indent=2) + "\n"
 
 
