@@ -90,8 +90,8 @@ class Example(NamedTuple):
     label: str
 
 
-class _Writer:
-    """Draws sentences as lists of kinds (keys of `WORDS`, or words that stand for themselves), then as text."""
+class Draw:
+    """Random numbers that are the same for a seed on every machine."""
 
     def __init__(self, seed):
         self._random = Random(seed)
@@ -101,6 +101,10 @@ class _Writer:
 
     def pick(self, options):
         return options[int(self.chance() * len(options))]
+
+
+class _Writer(Draw):
+    """Draws sentences as lists of kinds (keys of `WORDS`, or words that stand for themselves), then as text."""
 
     def noun_phrase(self, number, depth):
         phrase = ["determiner", f"{number} noun"]
@@ -252,16 +256,25 @@ def as_json(value):
     return json.dumps(value, indent=2) + "\n"
 
 
-@command_line
-def main(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m ckd_trainer.data.agreement", description="Makes the embedded task: subject-verb agreement."
-    )
-    parser.add_argument("folder", help="where train.tsv, validation.tsv, test.tsv and base/ are written")
-    parser.add_argument("--seed", type=int, default=0, help="other sentences for another seed (default: 0)")
+def write_by_command(argv, write_task, *, prog, description, files):
+    """The command line of an embedded task: `FOLDER [--seed N]`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("folder", help=f"where {files} and base/ are written")
+    parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
     arguments = parser.parse_args(argv)
     write_task(arguments.folder, seed=arguments.seed)
-    print(f"The task is in {arguments.folder}: train.tsv, validation.tsv, test.tsv, base/")
+    print(f"The task is in {arguments.folder}: {files}, base/")
+
+
+@command_line
+def main(argv):
+    write_by_command(
+        argv,
+        write_task,
+        prog="ckd_trainer.data.agreement",
+        description="Makes the embedded task: subject-verb agreement.",
+        files="train.tsv, validation.tsv, test.tsv",
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ solves the task.
 Run as ``python -m ckd_trainer.data.reading FOLDER [--seed 0]``: see `write_task`.
 """
 
-import argparse
-from random import Random
 from typing import NamedTuple
 
 from ckd_trainer.data.agreement import (
@@ -24,8 +22,10 @@ from ckd_trainer.data.agreement import (
     TOKENIZER_CONFIG,
     TRANSITIVE_VERBS,
     WORDS,
+    Draw,
     as_json,
     word_tokenizer,
+    write_by_command,
     write_new_files,
 )
 from ckd_trainer.errors import InputError, command_line
@@ -56,16 +56,7 @@ class Text(NamedTuple):
     people: dict[str, tuple[str, int]]
 
 
-class _Writer:
-    def __init__(self, seed):
-        self._random = Random(seed)
-
-    def chance(self):
-        return self._random.random()  # the one method whose numbers Python promises to keep for a seed
-
-    def pick(self, options):
-        return options[int(self.chance() * len(options))]
-
+class _Writer(Draw):
     def draw(self, options, count):
         return sorted(options, key=lambda _: self.chance())[:count]
 
@@ -157,14 +148,13 @@ def _paragraph(text, name):
 
 @command_line
 def main(argv):
-    parser = argparse.ArgumentParser(
-        prog="python -m ckd_trainer.data.reading", description="Makes the embedded reading task: who is in the text?"
+    write_by_command(
+        argv,
+        write_task,
+        prog="ckd_trainer.data.reading",
+        description="Makes the embedded reading task: what does the text call somebody?",
+        files="train.json, validation.json, test.json",
     )
-    parser.add_argument("folder", help="where train.json, validation.json, test.json and base/ are written")
-    parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
-    arguments = parser.parse_args(argv)
-    write_task(arguments.folder, seed=arguments.seed)
-    print(f"The task is in {arguments.folder}: train.json, validation.json, test.json, base/")
 
 
 if __name__ == "__main__":
