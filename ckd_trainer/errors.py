@@ -1,6 +1,7 @@
-"""The one exception that means "the user can fix this", and how a script ends on it."""
+"""The exceptions that are no defect (the user can fix it, a signal came), and how a script ends on them."""
 
 import functools
+import signal
 import sys
 
 
@@ -12,8 +13,25 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(Exception):
+    """A signal has stopped the training; its last step is in a checkpoint.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the same command goes on from the last checkpoint."
+        )
+        self.number = number
+
+
 def command_line(main):
-    """Decorate a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2."""
+    """Decorate a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
+
+    After a signal the code is 128 and the signal's number, as shells have it.
+    """
 
     @functools.wraps(main)
     def wrapper(argv=None):
@@ -22,5 +40,8 @@ def command_line(main):
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(128 + error.number) from None
 
     return wrapper

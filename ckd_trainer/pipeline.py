@@ -200,7 +200,13 @@ def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tens
 
 def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     parts = []
-    for batch in DataLoader(sample, batch_size=trainer.args.eval_batch_size, collate_fn=trainer.data_collator):
+    loader = DataLoader(
+        sample,
+        batch_size=trainer.args.eval_batch_size,
+        collate_fn=trainer.data_collator,
+        generator=torch.Generator(),  # by default a loader draws from the one that dropout draws from
+    )
+    for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
         logits = trainer.teacher.logits(batch).float()
         parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
+from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.run_folder import Start, look_into, write_record
@@ -143,7 +144,11 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
 
 
 def _train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.add_callback(LogWhereSaved)
+    trainer.add_callback(StopOnDivergence)
+    with StopOnSignal(trainer.accelerator) as stop:
+        trainer.add_callback(stop)
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
     trainer.save_state()
@@ -172,6 +177,12 @@ def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
 
 def _check_training_arguments(args: TrainingArguments) -> None:
     """Raises InputError for values that `TrainingArguments` takes and `Trainer` trips over."""
+    if args.n_gpu > 1:
+        raise InputError(
+            f"there are {args.n_gpu} GPUs and one process, which torch.nn.DataParallel would spread over them: start "
+            f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
+            "one with CUDA_VISIBLE_DEVICES=0."
+        )
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
