@@ -55,7 +55,7 @@ def test_all_recipes_are_found():
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     assert {path.name for path in RECIPES} == glue | squad | quickstart
-    assert {path.stem for path in CLUSTERS} == {"one_gpu", "multi_gpu", "multi_node", "cpu"}
+    assert {path.stem for path in CLUSTERS} == {"one_gpu", "multi_gpu", "multi_node", "cpu", "cpu_processes"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
@@ -157,12 +157,13 @@ def test_cluster_file_loads_in_accelerate(path):
     config = load_config_from_file(str(ROOT / path))
     expected = {
         "cpu": ("NO", 1, True),
+        "cpu_processes": ("MULTI_GPU", 1, True),
         "one_gpu": ("NO", 1, False),
         "multi_gpu": ("MULTI_GPU", 1, False),
         "multi_node": ("MULTI_GPU", 2, False),
     }
     assert (config.distributed_type.value, config.num_machines, config.use_cpu) == expected[path.stem]
-    assert (config.num_processes > config.num_machines) == path.stem.startswith("multi")
+    assert (config.num_processes > config.num_machines) == ("multi" in path.stem or path.stem == "cpu_processes")
     # YAML reads a bare no as False, which accelerate takes until the launch.
     assert isinstance(config.mixed_precision, str)
     if path.stem == "multi_node":

@@ -1,0 +1,125 @@
+"""Two processes under `accelerate launch` do what one does: the same students, metrics and files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, sentences, write_tsv
+from safetensors.torch import load_file
+from test_question_answering import qa_model, save_base, write_questions
+
+import run_glue_ckd
+import run_squad_ckd
+
+CONFIG = PROJECT / "recipes" / "accelerate" / "cpu_processes.yaml"
+QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
+STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
+
+
+def launch(script, *options):
+    """Runs a script in two processes; returns what it says."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    result = subprocess.run(
+        [*command, str(PROJECT / script), *options], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def results(folder):
+    # `Trainer` fills the last batches up with examples that it takes out of predictions again, but not of the loss.
+    times = ("_runtime", "_per_second", "latency_ms", "_time", "eval_loss")
+    left = json.loads((folder / "all_results.json").read_text())
+    return {name: value for name, value in left.items() if not name.endswith(times)}
+
+
+def logged(folder):
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [{name: value for name, value in entry.items() if "loss" in name} for entry in history if "loss" in entry]
+
+
+def without_dropout(folder):
+    """So that a student sees the same whatever the process draws."""
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+
+
+def test_classification_in_two_processes(tiny_teacher, tmp_path):
+    """Texts of one length: half the batch in each of two processes is the whole batch in one.
+
+    23 and 13 examples do not fill the last batches, of which none may be lost or counted twice.
+    """
+    without_dropout(tiny_teacher)
+    rows = [(" ".join(text.split()[:3]), label) for text, label in sentences(400) if len(text.split()) >= 3]
+    train = write_tsv(tmp_path / "train.tsv", rows[:96])
+    validation = write_tsv(tmp_path / "validation.tsv", sentences(23, seed=1))
+    test = write_tsv(tmp_path / "test.tsv", [row[:1] for row in sentences(13, seed=2)], header=("text",))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--validation_file", str(validation), "--test_file", str(test), "--max_seq_length", "32"]
+    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "10", "--save_steps", "5"]
+    # Plain descent, by which weights differ as much as gradients do.
+    options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    batches = ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4"]
+    run_glue_ckd.main([*options, *batches, "--output_dir", str(one)])
+    batches[1] = "4"
+    cache = ["--teacher_cache_dir", str(tmp_path / "cache")]
+    said = launch("run_glue_ckd.py", *options, *batches, "--output_dir", str(two))
+    assert said.count("loss = 0.3 task + 0.7 logits") == 1  # the main process speaks for both
+
+    assert json.loads((two / "run.json").read_text())["processes"] == 2
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(logged(two), logged(one), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)
+    assert results(two) == pytest.approx(results(one), rel=1e-4)
+    files = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, two)]
+    assert [name for name in files[1] if "rng_state" not in name] == [
+        name for name in files[0] if "rng_state" not in name
+    ]
+    assert (two / "predictions/predictions.tsv").read_text() == (one / "predictions/predictions.tsv").read_text()
+
+    # From the cache, which both build, and one reads.
+    cached = tmp_path / "cached"
+    launch("run_glue_ckd.py", *options, *batches, "--output_dir", str(cached), *cache)
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    built = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name, tensor in load_file(cached / "model.safetensors").items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
+    alone = ["--teacher_cache_dir", str(tmp_path / "alone"), "--output_dir", str(tmp_path / "alone_out")]
+    run_glue_ckd.main([*options, *batches, *alone])
+    (folder,) = (path for path in (tmp_path / "alone").iterdir() if path.is_dir())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
+
+
+def test_questions_in_two_processes(tmp_path):
+    """Several features a question, 23 questions, grouped by length: every answer is found once."""
+    teacher = save_base(tmp_path / "teacher")
+    qa_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(teacher)
+    train = write_questions(tmp_path / "train.json", 96)
+    validation = write_questions(tmp_path / "validation.json", 23, seed=1, unanswerable=5)
+    options = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *QUICK, "--task_name", "squad_v2"]
+    options += ["--train_file", str(train), "--validation_file", str(validation), "--max_seq_length", "14"]
+    options += ["--doc_stride", "3", "--max_question_length", "4", "--train_sampling_strategy", "group_by_length"]
+    trained = tmp_path / "trained"
+    launch("run_squad_ckd.py", *options, "--do_train", "--max_steps", "12", "--output_dir", str(trained))
+
+    again = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path", str(trained)]
+    again += ["--do_eval", "--do_predict", "--per_device_eval_batch_size", "3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_squad_ckd.main([*options, *again, "--output_dir", str(one)])
+    launch("run_squad_ckd.py", *options, *again, "--output_dir", str(two))
+    assert results(two) == pytest.approx(results(one), rel=1e-5)
+    files = [
+        {path.name: json.loads(path.read_text()) for path in (folder / "predictions").iterdir()}
+        for folder in (one, two)
+    ]
+    assert files[0]["predictions.json"] == files[1]["predictions.json"] and len(files[0]["predictions.json"]) == 23
+    assert files[0]["null_odds.json"] == pytest.approx(files[1]["null_odds.json"], rel=1e-4, abs=1e-5)
