@@ -359,6 +359,9 @@ class RunArguments:
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
 
+    def __post_init__(self):
+        _check_positive(self, "early_stopping_patience")
+
 
 def _check_positive(arguments, *names):
     for name in names:

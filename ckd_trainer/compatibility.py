@@ -29,6 +29,12 @@ def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[in
         )
     if student.num_labels == 1:
         return None
+    for config in (teacher, student):
+        if set(config.id2label) != set(range(config.num_labels)):
+            raise InputError(
+                f"a model's id2label is {config.id2label}, which does not name the labels 0 to "
+                f"{config.num_labels - 1}: correct its config.json."
+            )
     theirs = [str(teacher.id2label[index]).casefold() for index in range(teacher.num_labels)]
     ours = [str(student.id2label[index]).casefold() for index in range(student.num_labels)]
     if theirs == ours:
@@ -55,6 +61,12 @@ def check_max_length(
     if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
         # RoBERTa counts positions from after its padding index.
         limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if max_seq_length <= special:
+        raise InputError(
+            f"max_seq_length is {max_seq_length}, but the {special} special tokens of the {config.model_type} model "
+            f"leave no room for a text then: give {special + 1} or more."
+        )
     if max_seq_length > min(limits):
         raise InputError(
             f"max_seq_length is {max_seq_length}, but the {config.model_type} model reads at most {min(limits)} "
@@ -67,9 +79,17 @@ def outline(config: PreTrainedConfig, model_class, **options) -> PreTrainedModel
 
     Args:
         model_class: one of transformers' Auto classes.
+
+    Raises:
+        InputError: a configuration that makes no model.
     """
-    with torch.device("meta"):
-        return model_class.from_config(config, **options)
+    try:
+        with torch.device("meta"):
+            return model_class.from_config(config, **options)
+    except Exception as error:  # each class checks its values in its own way
+        raise InputError(
+            f"the {config.model_type} model's configuration cannot be used: {' '.join(str(error).split())}"
+        ) from error
 
 
 def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

@@ -1,5 +1,6 @@
 """The exceptions that are no defect (the user can fix it, a signal came), and how a script ends on them."""
 
+import argparse
 import functools
 import signal
 import sys
@@ -11,6 +12,13 @@ class InputError(ValueError):
     The message names the value, says why it cannot be used and what to do instead. Scripts print it without a
     traceback and exit with code 2.
     """
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose errors are `InputError`, without the usage before them."""
+
+    def error(self, message):
+        raise InputError(message)
 
 
 class Interrupted(Exception):
@@ -30,7 +38,8 @@ class Interrupted(Exception):
 def command_line(main):
     """Decorate a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
 
-    After a signal the code is 128 and the signal's number, as shells have it.
+    So does an error of the operating system about a file, such as a disk that is full. After a signal the code is 128
+    and the signal's number, as shells have it.
     """
 
     @functools.wraps(main)
@@ -39,6 +48,11 @@ def command_line(main):
             return main(sys.argv[1:] if argv is None else list(argv))
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except OSError as error:
+            if error.filename is None:  # not of a file, but of a connection, say
+                raise
+            print(f"error: {error.filename}: {error.strerror}: give another path, or make this one.", file=sys.stderr)
             raise SystemExit(2) from None
         except Interrupted as error:
             print(error, file=sys.stderr)

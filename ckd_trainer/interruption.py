@@ -52,7 +52,11 @@ class StopOnSignal(TrainerCallback):
             number = torch.tensor([self.received], device=self.accelerator.device)
             self.received = int(self.accelerator.gather(number).max())
         if self.received:
-            control.should_save = control.should_log = control.should_training_stop = True
+            control.should_save = control.should_log = True
+
+    def on_save(self, args, state, control, **kwargs):
+        # Only now, as the checkpoint of a training that was to stop is taken for its end.
+        control.should_training_stop |= bool(self.received)
 
     def _receive(self, number, frame):
         self.received = number

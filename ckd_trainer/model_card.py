@@ -65,7 +65,7 @@ def _results(folder: Path, log_history: list[dict]) -> str:
         latest |= json.loads(path.read_text(encoding="utf-8"))
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
-        for name, value in latest.items()
+        for name, value in sorted(latest.items())
         if name.startswith("eval_") and not name.endswith(_NO_SCORES)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."

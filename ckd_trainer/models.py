@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -84,7 +85,7 @@ class ModelPair:
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}
         self.distils, self.trains = distils, trains
-        self.folders = [Path(name) for name in (student, teacher) if name and Path(name).is_dir()]
+        self.folders = [Path(name) for name in (student, teacher) if name and _is_folder(name)]
         self.head_order = None
         self.teacher_config = self.teacher_tokenizer = None
         if distils or from_teacher:
@@ -101,9 +102,9 @@ class ModelPair:
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
-        names = self.teacher_tokenizer.model_input_names
         # Such as token_type_ids, which the student reads and the teacher does not.
-        names += [name for name in self.tokenizer.model_input_names if name not in names]
+        names = [*self.teacher_tokenizer.model_input_names, *self.tokenizer.model_input_names]
+        self.teacher_tokenizer.model_input_names = list(dict.fromkeys(names))
         for config, tokenizer in self._models():
             check_embeddings(config, tokenizer)
         if distils:
@@ -325,6 +326,13 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
     return student
 
 
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long for a path; loading it says what it is not
+        return False
+
+
 def _load(auto_class, name_or_path: str, **kwargs):
     return _call(auto_class.from_pretrained, name_or_path, **kwargs)
 
@@ -333,8 +341,8 @@ def _call(function, name_or_path: str, **kwargs):
     try:
         return function(name_or_path, **kwargs)
     except Exception as error:  # somebody's files: whatever is wrong with them, the message is what helps
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"cannot load {name_or_path}: {first_line} ({type(error).__name__})") from error
+        message = " ".join(str(error).split())
+        raise InputError(f"cannot load {name_or_path}: {message[:600]} ({type(error).__name__})") from error
 
 
 def _load_model(name_or_path: str, model_class, **kwargs):
@@ -376,7 +384,15 @@ def _override(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfi
     for key, value in overrides.items():
         if key not in {*config.to_dict(), *config.attribute_map}:
             raise InputError(f"student_config names {key}, which a {config.model_type} configuration does not have.")
-        setattr(config, key, value)
+        try:
+            setattr(config, key, value)
+        except Exception as error:  # each field checks its values in its own way
+            raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
+    if overrides:
+        try:
+            outline(config, AutoModel)
+        except InputError as error:
+            raise InputError(f"student_config is {overrides}: {error}") from None
     return config
 
 

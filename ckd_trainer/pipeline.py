@@ -1,6 +1,7 @@
 """From arguments to a run folder: the way that all scripts go, whatever the task. What differs is a `Task`."""
 
 import abc
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.compatibility import check_encodings
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair
+from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.runner import run, start, use_best_metric
@@ -147,6 +148,28 @@ def run_task(
     with args.main_process_first(desc="tokenizing"):
         inputs = task.encode(pair.teacher_tokenizer)
     student, teacher = pair.load()
+    with _no_folder_for_nothing(args.output_dir):
+        trainer = _prepare(task, inputs, student, teacher, pair, ckd_args, args)
+        return run(
+            trainer,
+            start=begin,
+            early_stopping_patience=run_args.early_stopping_patience,
+            evaluation=inputs.validation,
+            prediction=inputs.test,
+            write_predictions=task.write_predictions,
+        )
+
+
+def _prepare(
+    task: Task,
+    inputs: ModelInputs,
+    student: PreTrainedModel,
+    teacher: StoredTeacher | None,
+    pair: ModelPair,
+    ckd_args: CKDArguments,
+    args: TrainingArguments,
+) -> DistillationTrainer:
+    """Returns the trainer. The teacher was asked about some examples, and its cache, if there is one, is complete."""
     trainer = _make_trainer(
         task.trainer_class,
         model=student,
@@ -165,14 +188,18 @@ def run_task(
     elif teacher is not None and "" in inputs.validation:
         sample = inputs.validation[""].select(_drawn(inputs.validation[""], args.seed))
         task.warn_of_chance(_live_logits(trainer, sample), sample, "validation")
-    return run(
-        trainer,
-        start=begin,
-        early_stopping_patience=run_args.early_stopping_patience,
-        evaluation=inputs.validation,
-        prediction=inputs.test,
-        write_predictions=task.write_predictions,
-    )
+    return trainer
+
+
+@contextlib.contextmanager
+def _no_folder_for_nothing(name: str):
+    """Takes the output folder, which `Trainer` makes at once, away where a mistake is found with nothing in it yet."""
+    try:
+        yield
+    except InputError:
+        with contextlib.suppress(OSError):  # it is not empty
+            Path(name).rmdir()
+        raise
 
 
 def _sample_of_texts(data, seed: int):

@@ -66,8 +66,12 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
         values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
+    for key, value in values.items():
+        _check_json(key, value)
     try:
         return parser.parse_dict(values)
+    except OSError as error:
+        raise InputError(_about_file(error, values)) from None
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
         raise InputError(str(error)) from None
 
@@ -91,19 +95,31 @@ def read_recipe(path: str | Path) -> dict:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-        recipe = yaml.safe_load(text)
+        recipe = yaml.load(text, _Loader)
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _TwiceError as error:
+        raise InputError(f"{path} gives {error} twice: leave one out.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and dates that are none
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"{path} is no recipe: give one `key: value` a line.")
-    # YAML's readers keep the last of two equal keys and say nothing.
-    keys = [line.split(":")[0] for line in text.splitlines() if line[:1].isalpha() and ":" in line]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice:
-        raise InputError(f"{path} gives {twice} twice: leave one out.")
     return recipe
+
+
+class _TwiceError(Exception):
+    """A key stands twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.safe_load`, but for equal keys, of which that keeps the last and says nothing."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise _TwiceError(key)
+        return super().construct_mapping(node, deep)
 
 
 def resolved_recipe(*arguments) -> dict:
@@ -123,6 +139,20 @@ def _is_default(args: TrainingArguments, key: str, value) -> bool:
     default = args.__dataclass_fields__[key].default
     # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
     return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
+
+
+def _check_json(key: str, value) -> None:
+    """Raises InputError for JSON that is none, as TrainingArguments would not say which option it is."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{key} is {value!r}, which is not JSON ({error}).") from None
+
+
+def _about_file(error: OSError, values: dict) -> str:
+    key = next((key for key, value in values.items() if value == error.filename), None)
+    return f"{f'{key} is ' if key else ''}{error.filename}: {error.strerror}: give another path, or make this one."
 
 
 def _recipe_path(argv: list[str]) -> str | None:

@@ -6,16 +6,15 @@ The table goes to the screen: name, parameters, size, latency, metric and train 
 shows the validation metric over the epochs, and the final one against the latency.
 """
 
-import argparse
 import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from ckd_trainer.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.recipe import read_recipe
 
-from ckd_trainer.errors import InputError, command_line
-
+_NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
 TEACHER_COLOR = "#444b54"
 # Told apart with any color vision (Okabe and Ito); more runs than colors start again with the first.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -70,8 +69,13 @@ def _read_run(folder, metric):
         )
     state = _read_json(folder / "trainer_state.json") or {}
     recipe_file = folder / "recipe.yaml"
-    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
+    recipe = read_recipe(recipe_file) if recipe_file.is_file() else {}
     teacher = recipe.get("teacher_model_name_or_path")
+    wrong = next((name for name in (key, *_NUMBERS) if not isinstance(results.get(name, 0), int | float)), None)
+    if wrong:
+        raise InputError(
+            f"{folder}: {wrong} is {results[wrong]!r} in all_results.json, which is no number: run it again."
+        )
     return Run(
         name=folder.resolve().name,
         folder=folder,
@@ -87,11 +91,16 @@ def _read_run(folder, metric):
 
 def _read_json(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except NotADirectoryError:
+        raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}): the run was cut off there. Run it again.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not what a run leaves there. Run it again.")
+    return content
 
 
 def format_table(runs, metric):
@@ -228,7 +237,7 @@ def _spread(heights, gap):
 
 @command_line
 def main(argv):
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m ckd_trainer.report", description="One table and one picture from finished runs."
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")

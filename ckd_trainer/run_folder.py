@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
 from ckd_trainer.errors import InputError
@@ -33,6 +35,7 @@ RESULTS = (
     "predictions",
     "README.md",
 )
+NOT_ASKED_FOR = ("no", "false", "0")  # values of resume_from_checkpoint that leave it to the folder
 PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
 # Options that change neither the data nor the training; a run may be taken up with others.
 _MAY_DIFFER = {
@@ -81,12 +84,11 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
         InputError: the folder holds another run or something else, or no checkpoint where one was named.
     """
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir {folder} is a file: give a folder.")
+    _check_place(args.output_dir)
     wanted = str(args.resume_from_checkpoint or "no").lower()
-    if wanted not in ("no", "false", "0"):
+    if wanted not in NOT_ASKED_FOR:
         checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
-        if checkpoint is None or not _is_complete(Path(checkpoint)):
+        if checkpoint is None or what_is_missing(Path(checkpoint)) is not None:
             raise InputError(
                 f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint "
                 f"{checkpoint or f'in {folder}'}: name a checkpoint-* folder, or leave the option out."
@@ -102,7 +104,7 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
         )
     if overwrite:
         return Start(recipe, overwrites=True)
-    is_trained = (folder / TRAINED).is_file()
+    is_trained = _is_json(folder / TRAINED)
     may_differ = _MAY_DIFFER | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
     difference = _difference(read_recipe(folder / RECIPE), recipe, may_differ)
     if difference:
@@ -110,6 +112,9 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
             f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
             "overwrite_output_dir to delete what the earlier run left."
         )
+    results = folder / "all_results.json"
+    if results.is_file() and not _is_json(results):
+        raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
     if is_trained:
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
         return Start(recipe, is_trained=True)
@@ -119,21 +124,72 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
     return Start(recipe, checkpoint)
 
 
+def _check_place(name: str) -> None:
+    """Raises InputError where output_dir cannot be a folder."""
+    if not name or "\0" in name:
+        raise InputError(f"output_dir is {name!r}: give a folder.")
+    try:
+        there = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
+    except OSError as error:  # too long a name, no access
+        raise InputError(f"output_dir is {name}: {error.strerror}: give another folder.") from None
+    if not there.is_dir():
+        raise InputError(f"output_dir is {name}, but {there} is a file: give a folder.")
+
+
 def last_checkpoint(folder: str | Path) -> str | None:
     """Returns the newest complete checkpoint, None where there is none."""
-    paths = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    complete = [path for path in paths if _is_complete(path)]
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+    for path in reversed(_checkpoints(Path(folder))):
+        missing = what_is_missing(path)
+        if missing is None:
+            return str(path)
+        logger.warning("%s is passed over, as %s.", path.name, missing)
+    return None
+
+
+def _tidy_up(folder: Path, checkpoint: str | None, limit: int | None) -> None:
+    """Deletes what an interrupted save or deletion has left of checkpoints, down to as many as a run keeps.
+
+    `Trainer` goes by the time at which a folder was changed, which a deletion that was cut short is, too.
+    """
+    paths = []
+    for path in _checkpoints(folder):
+        if what_is_missing(path) is None:
+            paths.append(path)
+        else:
+            shutil.rmtree(path)
+    if checkpoint is None or not limit:
+        return
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    best = [path for path in paths[:-1] if path.name == Path(state.get("best_model_checkpoint") or "").name]
+    ordered = [path for path in paths[:-1] if path not in best] + best + paths[-1:]  # as `Trainer` keeps them
+    for path in ordered[: -max(limit, 1 + len(best))]:
+        if path != Path(checkpoint):
+            shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoints of a run, whole or not, in the order of their steps."""
+    paths = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def write_record(args: TrainingArguments, start: Start) -> None:
     """Writes the resolved recipe and how the run was started: command, versions, commit, device, time.
 
-    Deletes what an earlier run left before, where that was asked for.
+    Deletes what an earlier run left before, where that was asked for, and checkpoints that are not whole.
     """
     folder = Path(args.output_dir)
     if start.overwrites:
         _delete(folder)
+    _tidy_up(folder, start.checkpoint, args.save_total_limit)
     write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
@@ -146,13 +202,28 @@ def write_record(args: TrainingArguments, start: Start) -> None:
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """True where the state, which `Trainer` writes last, is whole."""
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Returns what a checkpoint lacks to go on from it exactly, None where it is whole.
+
+    Sharded weights and optimizers in folders of their own (FSDP, DeepSpeed) are not looked into.
+    """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or "global_step" not in state:
+            return "trainer_state.json is no state"
+        for path in checkpoint.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:  # reads the head, and compares it with the file's size
+                file.keys()
+        for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+            if not zipfile.is_zipfile(path):
+                return f"{path.name} is not whole"
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"it cannot be read ({error})"
+    if not (any(checkpoint.glob("*.safetensors")) or any(path.is_dir() for path in checkpoint.iterdir())):
+        return "it has no weights"
+    if (checkpoint / "scheduler.pt").exists() and not any(checkpoint.glob("rng_state*.pth")):
+        return "it has no rng_state.pth"
+    return None
 
 
 def _delete(folder: Path) -> None:

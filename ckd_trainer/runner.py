@@ -1,5 +1,6 @@
 """What all scripts share: start a run, train, evaluate, predict, and leave its record."""
 
+import json
 import logging
 import math
 import os
@@ -13,14 +14,16 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from safetensors.torch import load_model
+from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import resolved_recipe
-from ckd_trainer.run_folder import Start, look_into, write_record
+from ckd_trainer.run_folder import NOT_ASKED_FOR, Start, look_into, write_record
 from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -99,7 +102,11 @@ def run(
         all metrics, as in all_results.json.
     """
     args, metrics = trainer.args, {}
-    if not start.is_trained:
+    if start.is_trained:
+        trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
+    else:
+        if args.do_train:
+            _check_optimizer(trainer)
         if args.should_save:
             write_record(args, start)
         if args.do_train:
@@ -144,17 +151,56 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
 
 
 def _train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
-    trainer.add_callback(LogWhereSaved)
-    trainer.add_callback(StopOnDivergence)
-    with StopOnSignal(trainer.accelerator) as stop:
-        trainer.add_callback(stop)
-        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    asked_for = str(trainer.args.resume_from_checkpoint or "no").lower() not in NOT_ASKED_FOR  # may be to train longer
+    if checkpoint is not None and not asked_for and _is_last(checkpoint):
+        metrics = _end_of(trainer, checkpoint)
+    else:
+        trainer.add_callback(LogWhereSaved)
+        trainer.add_callback(StopOnDivergence)
+        with StopOnSignal(trainer.accelerator) as stop:
+            trainer.add_callback(stop)
+            metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     metrics["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card()
     trainer.log_metrics("train", metrics)
-    trainer.save_metrics("train", metrics)  # last: says that training is complete
+    _save_results(trainer, "train", metrics)  # last: says that training is complete
     return metrics
+
+
+def _is_last(checkpoint: str) -> bool:
+    """True where the training had come to its end with this checkpoint: all steps done, or stopped early."""
+    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` puts together
+        return False
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
+
+
+def _end_of(trainer: DistillationTrainer, checkpoint: str) -> dict[str, float]:
+    """Does what `Trainer.train` does at its end, which would make one step more first."""
+    trainer.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    chosen = Path(checkpoint)
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
+        chosen = chosen.with_name(Path(state.best_model_checkpoint).name)
+    load_model(trainer.model, chosen / "model.safetensors")
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
+    metrics |= {"total_flos": state.total_flos, "train_loss": float(np.mean(losses)) if losses else 0.0}
+    trainer.log(metrics)
+    return metrics
+
+
+def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, float]) -> None:
+    """Writes `<split>_results.json` and adds to all_results.json, as `Trainer.save_metrics` does, but whole or not."""
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(trainer.args.output_dir)
+    everything = folder / "all_results.json"
+    before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
+    for path, content in ((everything, before | metrics), (folder / f"{split}_results.json", metrics)):
+        write_atomically(path, json.dumps(content, indent=4, sort_keys=True))
 
 
 def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
@@ -166,13 +212,39 @@ def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> d
     example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
     metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
     trainer.log_metrics("eval", metrics)
-    trainer.save_metrics("eval", metrics)
+    _save_results(trainer, "eval", metrics)
     return metrics
 
 
 def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
     names = trainer.processing_class.model_input_names
     return {name: value for name, value in row.items() if name in names}
+
+
+def _check_optimizer(trainer: DistillationTrainer) -> None:
+    """Raises InputError where optimizer or schedule cannot be made, by making them for a model of one number."""
+    args = trainer.args
+    try:
+        optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        if not {"params", "model", "optimizer_dict"} & options.keys():  # those that want the model itself
+            optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options)
+            get_scheduler(
+                args.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=1,
+                num_training_steps=2,
+                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        chosen = {
+            name: getattr(args, name)
+            for name in ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs")
+        }
+        words = ", ".join(f"{name} {value}" for name, value in chosen.items() if value is not None)
+        raise InputError(
+            f"the optimizer or the learning rate's schedule cannot be made ({error}) with {words}, lr_scheduler_type "
+            f"{args.lr_scheduler_type.value}: change one of them."
+        ) from error
 
 
 def _check_training_arguments(args: TrainingArguments) -> None:
@@ -188,10 +260,24 @@ def _check_training_arguments(args: TrainingArguments) -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise InputError(f"{name} is {getattr(args, name)}: give 1 or more.")
-    for name in ("seed", "learning_rate", "weight_decay", "num_train_epochs"):
+    for name in (
+        "seed",
+        "learning_rate",
+        "weight_decay",
+        "num_train_epochs",
+        "max_grad_norm",
+        "dataloader_num_workers",
+        "neftune_noise_alpha",
+    ):
         value = getattr(args, name)
-        if not (value >= 0 and math.isfinite(value)):
+        if value is not None and not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give a number that is not negative.")
+    if args.seed >= 2**32:
+        raise InputError(f"seed is {args.seed}: give a number below {2**32}, as NumPy's generator wants it.")
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}: give a number from 0 to below 1.")
+    if args.eval_accumulation_steps is not None and args.eval_accumulation_steps < 1:
+        raise InputError(f"eval_accumulation_steps is {args.eval_accumulation_steps}: give 1 or more.")
     if args.label_names:
         raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
     if not args.eval_do_concat_batches:

@@ -1,10 +1,10 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides eight methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+`DistillationTrainer` overrides nine methods of `Trainer`: `compute_loss` adds the terms that compare the student with
 the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
-`get_test_dataloader` keep the rows in order, `log` reports each term, `prediction_step` keeps only logits,
-`_set_signature_columns_if_needed` keeps the columns that teacher and losses read, and `create_model_card` tells of the
-distillation. Everything else is `Trainer`.
+`get_test_dataloader` keep the rows in order, `_get_train_sampler` makes the same groups by length after a resume,
+`log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
+teacher and losses read, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import logging
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.arguments import CKDArguments
@@ -207,6 +208,14 @@ class DistillationTrainer(Trainer):
         finally:
             self.train_dataset, self.data_collator = examples, collator
 
+    def _get_train_sampler(self, train_dataset=None):
+        # Groups by length are drawn anew in each epoch, by a generator that a resumed run could not have at the same
+        # point, as it is set back only after the batches of an epoch are drawn.
+        sampler = super()._get_train_sampler(train_dataset)
+        if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
+            return sampler
+        return _SeededByEpoch(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
     def get_eval_dataloader(self, eval_dataset=None):
         """Goes through the rows in their order, so that `compute_metrics` sees them in it."""
         with self._sequential():
@@ -296,6 +305,23 @@ def _check_answer_mask(examples) -> None:
 
 def _loaded(teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
     return teacher.load() if isinstance(teacher, StoredTeacher) else teacher
+
+
+class _SeededByEpoch(Sampler):
+    """A sampler with a `generator`, which is seeded by the number of the epoch; `Trainer` calls `set_epoch`."""
+
+    def __init__(self, sampler: Sampler, seed: int):
+        self.sampler, self.seed, self.epoch = sampler, seed, 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(self.sampler)
+
+    def __len__(self):
+        return len(self.sampler)
 
 
 class _RunningMeans:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import save_tokenizer, sentences, tiny_model, write_tsv
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_glue_ckd
@@ -107,18 +107,21 @@ def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher,
     assert all(torch.equal(best[name], final[name]) for name in best)
 
 
-def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path):
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.parametrize("kept", [6, 15])  # in the first epoch, of 12 steps, and in the second
+def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path, strategy, kept):
     options = ["--do_train", *text_files, "--save_strategy", "steps", "--save_steps", "3"]
+    options += ["--train_sampling_strategy", strategy]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     distil(trained_teacher, whole, *options)
     distil(trained_teacher, cut, *options)
-    for path in cut.iterdir():  # as a run killed after step 7 leaves its folder
+    for path in cut.iterdir():  # as a run killed a step later leaves its folder
         if path.name.startswith("checkpoint-"):
-            if int(path.name.split("-")[1]) > 6:
+            if int(path.name.split("-")[1]) > kept:
                 shutil.rmtree(path)
         elif path.name != "recipe.yaml":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert last_checkpoint(cut).endswith("checkpoint-6")
+    assert last_checkpoint(cut).endswith(f"checkpoint-{kept}")
     distil(trained_teacher, cut, *options)
     ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -128,7 +131,8 @@ def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher,
 def test_half_written_checkpoint_is_passed_over(tmp_path):
     for step in (4, 8):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4}')
+    save_file({"weight": torch.zeros(1)}, tmp_path / "checkpoint-4" / "model.safetensors")
     (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"epoch": 1')
     assert last_checkpoint(tmp_path).endswith("checkpoint-4")
 

@@ -14,7 +14,6 @@ model that finds the main verb and its subject solves the task.
 Run as ``python -m ckd_trainer.data.agreement FOLDER [--seed 0]``: see `write_task`.
 """
 
-import argparse
 import itertools
 import json
 from collections import defaultdict
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from ckd_trainer.errors import InputError, command_line
+from ckd_trainer.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.files import write_atomically
 
 LABELS = ("ungrammatical", "grammatical")
@@ -244,6 +243,11 @@ def write_new_files(folder, files):
     """
     contents = {Path(folder) / name: content.encode() for name, content in files.items()}
     for path, content in contents.items():
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, but is to be a file: give another folder.")
+        for parent in path.parents:
+            if parent.is_file():
+                raise InputError(f"{parent} is a file: give another folder.")
         if path.exists() and path.read_bytes() != content:
             raise InputError(f"{path} is there already with other content: give another folder, or delete it first.")
     for path, content in contents.items():
@@ -258,7 +262,7 @@ def as_json(value):
 
 def write_by_command(argv, write_task, *, prog, description, files):
     """The command line of an embedded task: `FOLDER [--seed N]`."""
-    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser = ArgumentParser(prog=f"python -m {prog}", description=description)
     parser.add_argument("folder", help=f"where {files} and base/ are written")
     parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
     arguments = parser.parse_args(argv)

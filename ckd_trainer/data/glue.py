@@ -5,7 +5,6 @@
 zips the prediction files of several runs for the GLUE server.
 """
 
-import argparse
 import logging
 import random
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from datasets import Dataset
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import open_table
-from ckd_trainer.errors import InputError, command_line
+from ckd_trainer.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.metrics.glue import GlueMetric
 
 __all__ = [
@@ -258,7 +257,7 @@ def compute_metrics_for(task):
 @command_line
 def main(argv=None):
     """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
-    parser = argparse.ArgumentParser(prog="python -m ckd_trainer.data.glue", description="Work with GLUE files.")
+    parser = ArgumentParser(prog="python -m ckd_trainer.data.glue", description="Work with GLUE files.")
     submission = parser.add_subparsers(dest="command", required=True).add_parser(
         "submission", help="zip the prediction files of run folders for the GLUE server"
     )

@@ -7,12 +7,11 @@ import json
 import logging
 import reprlib
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset
 
-from ckd_trainer.data.tables import Table, open_table, read_text
+from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys, user_path
 from ckd_trainer.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def read_questions(path, *, answerable, labelled, drop_misplaced=False):
 
         read_questions("dev-v1.1.json", answerable=True, labelled=True)[0]["answers"]["text"][0]  # "Denver Broncos"
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     articles = _articles(path) if path.suffix.lower() == ".json" and path.is_file() else None
     if articles is None:
         columns = _table_columns(open_table(path), labelled)
@@ -90,7 +89,7 @@ def _articles(path):
     text = read_text(path)
     start = len(text) - len(text.lstrip(" \t\r\n"))
     try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
+        value, end = json.JSONDecoder(object_pairs_hook=unique_keys).raw_decode(text, start)
         is_official = isinstance(value, dict) and isinstance(value.get("data"), list)
         if is_official and text[end:].strip():
             raise json.JSONDecodeError("something follows the object", text, len(text) - len(text[end:].lstrip()))

@@ -61,6 +61,8 @@ def zip_submission(folders, output, names, *, overwrite=False):
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: give run folders that hold prediction files.")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder: give a file as --output.")
     if output.exists() and not overwrite:
         raise InputError(f"{output} exists: give another --output, or --overwrite to replace it.")
     found = {}

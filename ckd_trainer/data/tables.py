@@ -123,7 +123,7 @@ def read_table(path, *, columns=None):
 
 def open_table(path, *, columns=None):
     """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
         raise InputError(f"{path} has the suffix {suffix!r}: give a .csv, .tsv, .json, .jsonl or .parquet file.")
@@ -138,17 +138,46 @@ def open_table(path, *, columns=None):
         lines, data = _read_fields(path, text, suffix, columns)
     _check_rows(path, lines)
     arrays = {name: _array(path, name, lines, values) for name, values in data.items()}
-    return Table(Dataset(pa.table(arrays)), str(path), lines)
+    return Table(_dataset(path, pa.table(arrays)), str(path), lines)
 
 
 def _open_parquet(path):
     try:
         table = pq.ParquetFile(path).read()
-    except pa.ArrowException as error:
-        raise InputError(f"{path} is not a parquet file that can be read ({error}).") from None
+        table.validate(full=True)  # that texts are UTF-8, as well
+    except (pa.ArrowException, OSError) as error:
+        what = str(error).replace("UTF8", "UTF-8")
+        raise InputError(f"{path} is not a parquet file that can be read ({what}).") from None
     _check_names(path, table.column_names)
     _check_rows(path, range(table.num_rows))
-    return Table(Dataset(table), str(path), range(1, table.num_rows + 1), unit="row")
+    return Table(_dataset(path, table), str(path), range(1, table.num_rows + 1), unit="row")
+
+
+def _dataset(path, table):
+    try:
+        return Dataset(table)
+    except (pa.ArrowException, ValueError, RecursionError) as error:
+        names = ", ".join(map(repr, table.column_names))
+        raise InputError(
+            f"{path} has columns that cannot be used ({error}; there are {names}): leave them out."
+        ) from None
+
+
+def user_path(path):
+    """Returns a `Path` with ~ and ~user in it replaced."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
+
+
+def unique_keys(pairs):
+    """For json's object_pairs_hook: refuses a key that occurs twice, of which json keeps the last and says nothing."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return mapping
 
 
 def read_text(path):
@@ -205,7 +234,7 @@ def _read_json(path, text):
     # Not splitlines: JSON text may hold other Unicode line separators.
     for line, content in enumerate(text.rstrip().split("\n"), 1):
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
             what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object a line.") from None

@@ -1,0 +1,117 @@
+"""Runs that are killed at any moment end exactly like one that never was; see `chaos`."""
+
+import os
+import random
+import shutil
+import signal
+
+import pytest
+from chaos import HALF, OUTPUT, SAVE_STEPS, Chaos
+
+
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory):
+    """The reference run, and what starts others like it."""
+    return Chaos(tmp_path_factory.mktemp("chaos"), forks=True)
+
+
+@pytest.fixture
+def seed():
+    """A fresh seed, shown where a test fails; `CHAOS_SEED=... pytest` draws the same moments again."""
+    seed = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"CHAOS_SEED={seed}")
+    return seed
+
+
+def test_three_kills(chaos, seed):
+    assert chaos.kill(3, seed).total() == 3
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_fresh_interpreters(tmp_path, seed):
+    """As by hand: every start imports everything anew, with other hashes of words."""
+    assert len(Chaos(tmp_path, forks=False).kill(20, seed)) >= 5  # of seven phases
+
+
+# Moments that are easily missed by chance.
+EARLY_STOPPING = ("--max_steps", "-1", "--num_train_epochs", "4", "--early_stopping_patience", "2")
+MOMENTS = {
+    "in the second epoch": ((), "step 37: begins"),
+    "between two logs": (("--logging_steps", "2"), "step 17: begins"),
+    "after the last checkpoint": ((), rf"{OUTPUT}/\.?config.json.*: not written"),
+    "after early stopping": (EARLY_STOPPING, rf"{OUTPUT}/\.?config.json.*: not written"),
+    "in the metrics of training": ((), rf"{OUTPUT}/\.?train_results.json.*: {HALF}"),
+    "in all metrics": ((), rf"{OUTPUT}/\.?all_results.json.*: {HALF}"),
+    "after the training": ((), rf"{OUTPUT}/\.?eval_results.json.*: not written"),
+    "in the card": ((), rf"{OUTPUT}/\.?README.md.*: {HALF}"),
+    "in the last deletion": ((), r"checkpoint-\d+/optimizer.pt: deleted"),
+    "in a deletion": (("--load_best_model_at_end", "false"), r"checkpoint-25/optimizer.pt: deleted"),
+}
+
+
+@pytest.fixture(scope="module")
+def with_options(chaos, tmp_path_factory):
+    """Returns the chaos of a run with more options, made once."""
+    made = {(): chaos}
+
+    def get(options):
+        if options not in made:
+            made[options] = Chaos(tmp_path_factory.mktemp("chaos"), forks=True, more=options)
+        return made[options]
+
+    return get
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_one_kill(with_options, moment):
+    options, pattern = MOMENTS[moment]
+    chaos, name = with_options(options), moment.replace(" ", "-")
+    assert chaos.launch(name, target=chaos.last(pattern)).code == -signal.SIGKILL
+    process = chaos.launch(name)
+    assert process.code == 0, process.text[-3000:]
+    assert chaos.difference(name) is None
+
+
+# ------------------------------------------------------------------------------------- checkpoints that are not whole
+
+
+def half(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def missing(path):
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def killed(chaos):
+    """The name of a run that was killed right after its third checkpoint, before it deleted one."""
+    newest = f"{OUTPUT}/checkpoint-{3 * SAVE_STEPS}"
+    process = chaos.launch("killed-after-saving", target=f"{newest}/trainer_state.json: written")
+    assert process.code == -signal.SIGKILL
+    return "killed-after-saving"
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("model.safetensors", half),
+        ("optimizer.pt", half),
+        ("rng_state.pth", missing),
+        ("trainer_state.json", empty),
+    ],
+)
+def test_checkpoint_that_is_not_whole_is_passed_over_with_a_warning(chaos, killed, file, spoil):
+    """The run goes on from the one before, and ends as if nothing had been."""
+    name = f"{spoil.__name__}-{file}"
+    shutil.copytree(chaos.folder / killed, chaos.folder / name)
+    spoil(chaos.folder / name / OUTPUT / f"checkpoint-{3 * SAVE_STEPS}" / file)
+    process = chaos.launch(name)
+    assert process.code == 0, process.text[-3000:]
+    assert process.resumed_from == f"checkpoint-{2 * SAVE_STEPS}"
+    assert any(f"checkpoint-{3 * SAVE_STEPS}" in warning for warning in process.warnings)
+    assert chaos.difference(name) is None
