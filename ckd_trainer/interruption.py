@@ -47,7 +47,7 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.accelerator.num_processes > 1:
-            if state.global_step % _STEPS_BETWEEN:
+            if state.global_step % _STEPS_BETWEEN and not control.should_training_stop:
                 return
             number = torch.tensor([self.received], device=self.accelerator.device)
             self.received = int(self.accelerator.gather(number).max())

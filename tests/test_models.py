@@ -156,9 +156,8 @@ def test_refused(tiny_teacher, kwargs, words):
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused(tiny_teacher):
-    pair = pair_of(tiny_teacher, student_init="random", student_config={"hidden_size": 7})
-    with pytest.raises(InputError, match="student_config does not make a bert model"):
-        pair.load()
+    with pytest.raises(InputError, match="student_config is {'hidden_size': 7}: .* not a multiple of the number of att"):
+        pair_of(tiny_teacher, student_init="random", student_config={"hidden_size": 7})
 
 
 def test_no_teacher_named():
@@ -212,10 +211,12 @@ def test_max_length_above_the_models(tiny_teacher):
 def test_positions_counted_from_the_padding_index():
     config = RobertaConfig(vocab_size=22, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     config.update({"max_position_embeddings": 34, "pad_token_id": 1})
-    tokenizer = SimpleNamespace(model_max_length=512)
+    tokenizer = SimpleNamespace(model_max_length=512, num_special_tokens_to_add=lambda pair: 4)
     check_max_length(config, tokenizer, 32)
     with pytest.raises(InputError, match="max_seq_length is 33, but the roberta model reads at most 32"):
         check_max_length(config, tokenizer, 33)
+    with pytest.raises(InputError, match="max_seq_length is 4, but the 4 special tokens .*: give 5 or more"):
+        check_max_length(config, tokenizer, 4)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tiny_teacher):
