@@ -156,7 +156,7 @@ def test_refused(tiny_teacher, kwargs, words):
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused(tiny_teacher):
-    with pytest.raises(InputError, match="student_config is {'hidden_size': 7}: .* not a multiple of the number of att"):
+    with pytest.raises(InputError, match="student_config is {'hidden_size': 7}: .* not a multiple of the number"):
         pair_of(tiny_teacher, student_init="random", student_config={"hidden_size": 7})
 
 
