@@ -15,6 +15,7 @@ from typing import Literal
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
@@ -325,7 +326,7 @@ class SquadArguments:
         files = [name for name in ("train_file", "validation_file") if getattr(self, name)]
         if self.data_dir and files:
             raise InputError(f"data_dir is set, but {files[0]} is set as well: give one or the other.")
-        if self.data_dir and not Path(self.data_dir).expanduser().is_dir():
+        if self.data_dir and not user_path(self.data_dir).is_dir():
             raise InputError(f"data_dir is {self.data_dir}, which is no folder: give one with the official files.")
         _check_positive(
             self,

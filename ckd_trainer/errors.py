@@ -1,4 +1,4 @@
-"""The exceptions that are no defect (the user can fix it, a signal came), and how a script ends on them."""
+"""What is no defect (the user can fix it, a signal came): exceptions, their words, and how a script ends on them."""
 
 import argparse
 import functools
@@ -12,6 +12,16 @@ class InputError(ValueError):
     The message names the value, says why it cannot be used and what to do instead. Scripts print it without a
     traceback and exit with code 2.
     """
+
+
+def first_of(names) -> str:
+    """Returns the first five names in quotes, as a message lists what is wrong."""
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def about_file(error: OSError) -> str:
+    """Returns what the operating system says about a file, as a message for the user."""
+    return f"{error.filename}: {error.strerror}: give another path, or make this one."
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -52,7 +62,7 @@ def command_line(main):
         except OSError as error:
             if error.filename is None:  # not of a file, but of a connection, say
                 raise
-            print(f"error: {error.filename}: {error.strerror}: give another path, or make this one.", file=sys.stderr)
+            print(f"error: {about_file(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         except Interrupted as error:
             print(error, file=sys.stderr)

@@ -1,7 +1,21 @@
-"""Files that are written whole or not at all."""
+"""Paths as users write them, and files that are written whole or not at all."""
 
 import os
 from pathlib import Path
+
+from ckd_trainer.errors import InputError
+
+
+def user_path(path: str | Path) -> Path:
+    """Returns a path with ~ and ~user in it replaced.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

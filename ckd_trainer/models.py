@@ -133,14 +133,12 @@ class ModelPair:
         Raises:
             InputError: the teacher has another number.
         """
-        outputs = 2
-        names = {index: f"LABEL_{index}" for index in range(outputs)}  # not those of a classifier it may come from
-        label2id = {name: index for index, name in names.items()}
-        self.student_config.update({"id2label": names, "label2id": label2id, "problem_type": None})
-        if self.distils and self.teacher_config.num_labels != outputs:
+        names = ["LABEL_0", "LABEL_1"]  # not those of a classifier it may come from
+        self.student_config.update(label_config(names) | {"problem_type": None})
+        if self.distils and self.teacher_config.num_labels != len(names):
             raise InputError(
                 f"the teacher has {self.teacher_config.num_labels} outputs, but the start and the end of an answer "
-                f"are {outputs}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
+                f"are {len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
                 "run_teacher.py."
             )
 

@@ -39,7 +39,6 @@ class Task(abc.ABC):
 
     Attributes:
         model_class: the Auto class of its models.
-        trainer_class: `DistillationTrainer`, or one that evaluates in a way of its own.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all.
         on_hub: the data has to be fetched.
         data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
@@ -47,7 +46,6 @@ class Task(abc.ABC):
     """
 
     model_class: type
-    trainer_class = DistillationTrainer
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
@@ -171,7 +169,6 @@ def _prepare(
 ) -> DistillationTrainer:
     """Returns the trainer. The teacher was asked about some examples, and its cache, if there is one, is complete."""
     trainer = _make_trainer(
-        task.trainer_class,
         model=student,
         teacher=teacher,
         ckd_args=ckd_args,
@@ -213,9 +210,9 @@ def _drawn(examples: Dataset, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(examples))[:CHECKED_EXAMPLES]
 
 
-def _make_trainer(trainer_class, **kwargs) -> DistillationTrainer:
+def _make_trainer(**kwargs) -> DistillationTrainer:
     try:
-        return trainer_class(**kwargs)
+        return DistillationTrainer(**kwargs)
     except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
         raise InputError(str(error)) from error
 

@@ -11,10 +11,7 @@ from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_que
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
 from ckd_trainer.metrics.squad import SquadMetric
-from ckd_trainer.padding import by_token
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
-from ckd_trainer.teacher import attention_mask_of
-from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -32,21 +29,6 @@ def run_question_answering(
     return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
 
 
-class QuestionAnsweringTrainer(DistillationTrainer):
-    """Returns the logits of spans by token, as `ckd_trainer.data.spans.read_answers` wants them.
-
-    What `DistillationTrainer` returns is the same where padding stands behind the tokens.
-    """
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Keeps starts and ends alone, the valid tokens first: what batches are put together by."""
-        mask = attention_mask_of(inputs)
-        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if logits is not None:
-            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])
-        return loss, logits, labels
-
-
 class QuestionAnswering(Task):
     """SQuAD v1.1 or v2.0, or own files.
 
@@ -55,7 +37,6 @@ class QuestionAnswering(Task):
     """
 
     model_class = AutoModelForQuestionAnswering
-    trainer_class = QuestionAnsweringTrainer
 
     def __init__(self, data_args: SquadArguments, seed: int):
         self.args, self.seed = data_args, seed

@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, about_file
 
 # Options that only concern this machine or hold a secret: no part of a resolved recipe.
 _NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
@@ -71,7 +71,8 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
     try:
         return parser.parse_dict(values)
     except OSError as error:
-        raise InputError(_about_file(error, values)) from None
+        option = next((f"{key} is " for key, value in values.items() if value == error.filename), "")
+        raise InputError(f"{option}{about_file(error)}") from None
     except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
         raise InputError(str(error)) from None
 
@@ -148,11 +149,6 @@ def _check_json(key: str, value) -> None:
             json.loads(value)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{key} is {value!r}, which is not JSON ({error}).") from None
-
-
-def _about_file(error: OSError, values: dict) -> str:
-    key = next((key for key, value in values.items() if value == error.filename), None)
-    return f"{f'{key} is ' if key else ''}{error.filename}: {error.strerror}: give another path, or make this one."
 
 
 def _recipe_path(argv: list[str]) -> str | None:

@@ -35,7 +35,6 @@ RESULTS = (
     "predictions",
     "README.md",
 )
-NOT_ASKED_FOR = ("no", "false", "0")  # values of resume_from_checkpoint that leave it to the folder
 PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
 # Options that change neither the data nor the training; a run may be taken up with others.
 _MAY_DIFFER = {
@@ -67,12 +66,14 @@ class Start:
     Attributes:
         recipe: its resolved recipe.
         checkpoint: the checkpoint to resume from, None for the beginning.
+        trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
         is_trained: an earlier call has trained to the end; its model is used and not trained again.
         overwrites: delete what an earlier run left, once everything else is known to be right.
     """
 
     recipe: dict
     checkpoint: str | None = None
+    trains_on: bool = False
     is_trained: bool = False
     overwrites: bool = False
 
@@ -86,14 +87,14 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
     folder = Path(args.output_dir)
     _check_place(args.output_dir)
     wanted = str(args.resume_from_checkpoint or "no").lower()
-    if wanted not in NOT_ASKED_FOR:
+    if wanted not in ("no", "false", "0"):
         checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
         if checkpoint is None or what_is_missing(Path(checkpoint)) is not None:
             raise InputError(
                 f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint "
                 f"{checkpoint or f'in {folder}'}: name a checkpoint-* folder, or leave the option out."
             )
-        return Start(recipe, checkpoint)
+        return Start(recipe, checkpoint, trains_on=True)
     found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
     if not found:
         return Start(recipe)

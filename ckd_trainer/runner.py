@@ -23,7 +23,7 @@ from ckd_trainer.files import write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import resolved_recipe
-from ckd_trainer.run_folder import NOT_ASKED_FOR, Start, look_into, write_record
+from ckd_trainer.run_folder import Start, look_into, write_record
 from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def run(
         if args.do_train:
             if early_stopping_patience is not None:
                 trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-            metrics |= _train(trainer, start.checkpoint)
+            metrics |= _train(trainer, start)
     if args.do_eval:
         metrics |= _evaluate(trainer, evaluation)
     for name, dataset in prediction.items() if args.do_predict else ():
@@ -150,16 +150,15 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
     }
 
 
-def _train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
-    asked_for = str(trainer.args.resume_from_checkpoint or "no").lower() not in NOT_ASKED_FOR  # may be to train longer
-    if checkpoint is not None and not asked_for and _is_last(checkpoint):
-        metrics = _end_of(trainer, checkpoint)
+def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
+    if start.checkpoint is not None and not start.trains_on and _is_last(start.checkpoint):
+        metrics = _end_of(trainer, start.checkpoint)
     else:
         trainer.add_callback(LogWhereSaved)
         trainer.add_callback(StopOnDivergence)
         with StopOnSignal(trainer.accelerator) as stop:
             trainer.add_callback(stop)
-            metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+            metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
     metrics["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
     trainer.save_state()

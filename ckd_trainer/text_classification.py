@@ -47,6 +47,7 @@ class TextClassification(Task):
 
     def load(self, splits):
         self.data = load_task(self.args, seed=self.seed, splits=splits)
+        self.scores = compute_metrics_for(self.data)
 
     def check(self, pair):
         pair.check_max_length(self.args.max_seq_length)
@@ -68,7 +69,7 @@ class TextClassification(Task):
         return DataCollatorWithPadding(tokenizer)
 
     def compute_metrics(self, prediction):
-        return compute_metrics_for(self.data)(prediction)
+        return self.scores(prediction)
 
     def warn_of_chance(self, logits, examples, split):
         """Warns where answers and labels are uncorrelated.

@@ -29,7 +29,6 @@ from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad import SpanCollator, encode, load_questions
 from ckd_trainer.errors import InputError
 from ckd_trainer.metrics.squad import SquadMetric
-from ckd_trainer.question_answering import QuestionAnsweringTrainer
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "4", "--disable_tqdm", "true"]
@@ -303,11 +302,11 @@ def features(tmp_path, side="right", **kwargs):
     return tokenizer, questions, encode(questions, tokenizer, args, with_offsets=True)
 
 
-def trainer(folder, tokenizer, train, cls=DistillationTrainer, student=None, teacher=None, **ckd):
+def trainer(folder, tokenizer, train, student=None, teacher=None, **ckd):
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     options = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 5, "logging_steps": 1, "max_steps": 3}
     options |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-3}
-    return cls(
+    return DistillationTrainer(
         model=student or qa_model(layers=2, width=16, **plain),
         teacher=teacher or qa_model(seed=1),
         ckd_args=CKDArguments(**ckd),
@@ -370,7 +369,7 @@ def test_evaluation_is_one_feature_at_a_time(tmp_path, side, seed):
     """Whatever the batches, the padding, and the order in which training groups them."""
     tokenizer, questions, data = features(tmp_path, side, seed=seed, unanswerable=5)
     model = without_positions(qa_model(seed, layers=2)).eval()
-    run = trainer(tmp_path / "out", tokenizer, data, cls=QuestionAnsweringTrainer, student=model)
+    run = trainer(tmp_path / "out", tokenizer, data, student=model)
     seen = []
     run.compute_metrics = lambda prediction: seen.append(prediction) or {}
     run.evaluate(data)

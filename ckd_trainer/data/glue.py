@@ -8,7 +8,6 @@ zips the prediction files of several runs for the GLUE server.
 import logging
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,6 +17,7 @@ from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import open_table
 from ckd_trainer.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.files import user_path
 from ckd_trainer.metrics.glue import GlueMetric
 
 __all__ = [
@@ -86,7 +86,7 @@ def load_task(arguments, *, seed, splits=("train", "validation", "test")):
         task = _load_own_files(arguments, splits)
     else:
         glue = GLUE_TASKS[arguments.task_name]
-        read = _folder_reader(glue, Path(arguments.data_dir).expanduser()) if arguments.data_dir else _hub_reader(glue)
+        read = _folder_reader(glue, user_path(arguments.data_dir)) if arguments.data_dir else _hub_reader(glue)
         task = _load_glue(glue, read, splits)
     if task.train is not None and (arguments.max_train_samples or len(task.train)) < len(task.train):
         rows = random.Random(seed).sample(range(len(task.train)), arguments.max_train_samples)

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, first_of
 from ckd_trainer.padding import longest_first
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
             "none: give a larger max_seq_length or doc_stride.",
             len(torn),
             len(questions),
-            ", ".join(map(repr, questions.select(torn[:5])["id"])) + (", ..." if len(torn) > 5 else ""),
+            first_of(questions.select(torn)["id"][:]),
         )
     return longest_first(features) if with_offsets else features
 

@@ -11,8 +11,9 @@ from collections import Counter
 import pyarrow as pa
 from datasets import Dataset
 
-from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys, user_path
-from ckd_trainer.errors import InputError
+from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
+from ckd_trainer.errors import InputError, first_of
+from ckd_trainer.files import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -196,11 +197,11 @@ def _checked(columns, source, answerable, labelled, drop_misplaced):
         raise InputError(f"{source}: {what}: give each an id of its own.")
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
-        what = f"{len(twice)} ids occur more than once ({_first(twice)})"
+        what = f"{len(twice)} ids occur more than once ({first_of(twice)})"
         raise InputError(f"{source}: {what}: give each question an id of its own, by which its prediction is found.")
     blank = [name for name, question in zip(ids, columns["question"], strict=True) if not question.strip()]
     if blank:
-        logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), _first(blank))
+        logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), first_of(blank))
     if labelled:
         _check_answers(columns, source, answerable)
         columns = _check_places(columns, source, drop_misplaced)
@@ -210,7 +211,7 @@ def _checked(columns, source, answerable, labelled, drop_misplaced):
 def _refuse(source, ids, wrong, what, remedy):
     """Raises the error of the questions `wrong` (ids), if there are any."""
     if wrong:
-        raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({_first(wrong)}): {remedy}.")
+        raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({first_of(wrong)}): {remedy}.")
 
 
 def _check_answers(columns, source, answerable):
@@ -248,19 +249,15 @@ def _check_places(columns, source, drop_misplaced):
     advice = "fix the offsets, which count characters (Python code points, not bytes)"
     if not drop_misplaced:
         raise InputError(
-            f"{what} ({_first(names)}); {example}: {advice}, or leave those questions out with "
+            f"{what} ({first_of(names)}); {example}: {advice}, or leave those questions out with "
             "--drop_misplaced_answers."
         )
     if len(names) == len(ids):
         raise InputError(f"{what} and would be left out, which leaves nothing; {example}: {advice}.")
-    logger.warning("%s and are left out (%s).", what, _first(names))
+    logger.warning("%s and are left out (%s).", what, first_of(names))
     return {
         name: [value for row, value in enumerate(values) if row not in misplaced] for name, values in columns.items()
     }
-
-
-def _first(names):
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def _dataset(columns, source, labelled):

@@ -11,13 +11,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import user_path
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,6 @@ def _dataset(path, table):
         raise InputError(
             f"{path} has columns that cannot be used ({error}; there are {names}): leave them out."
         ) from None
-
-
-def user_path(path):
-    """Returns a `Path` with ~ and ~user in it replaced."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
 
 
 def unique_keys(pairs):

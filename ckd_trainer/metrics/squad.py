@@ -10,6 +10,8 @@ from collections import Counter
 import datasets
 import evaluate
 
+from ckd_trainer.errors import first_of
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -54,7 +56,7 @@ def _squad(predictions, references):
     unanswered = [reference["id"] for reference in references if not reference["answers"]["text"]]
     if unanswered:
         raise ValueError(
-            f"{len(unanswered)} references have no answer ({_first(unanswered)}): config_name 'squad_v2' scores "
+            f"{len(unanswered)} references have no answer ({first_of(unanswered)}): config_name 'squad_v2' scores "
             "unanswerable questions."
         )
     exact, f1 = [], []
@@ -111,14 +113,12 @@ def _best_threshold(predictions, scores, has_answer):
     return 100.0 * best / len(scores), threshold
 
 
-def _first(names):
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-
-
 def _refuse_twins(what, rows):
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} ids occur more than once in the {what} ({_first(twice)}): give each id once.")
+        raise ValueError(
+            f"{len(twice)} ids occur more than once in the {what} ({first_of(twice)}): give each id once."
+        )
 
 
 _SCORES = {"squad": _squad, "squad_v2": _squad_v2}
@@ -177,5 +177,5 @@ class SquadMetric(evaluate.Metric):
         by_id = {prediction["id"]: prediction for prediction in predictions}
         missing = [reference["id"] for reference in references if reference["id"] not in by_id]
         if missing:
-            raise ValueError(f"{len(missing)} references have no prediction ({_first(missing)}): give one for each.")
+            raise ValueError(f"{len(missing)} references have no prediction ({first_of(missing)}): give one for each.")
         return _SCORES[self.config_name](by_id, references)
