@@ -3,6 +3,7 @@
 import logging
 from typing import Literal
 
+import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
@@ -12,9 +13,11 @@ from ckd_trainer.layer_mapping import Pairs, format_pairs, resolve_layer_mapping
 from ckd_trainer.losses import (
     classification_logit_loss,
     layer_gram,
+    pair_count,
     pair_loss,
     regression_logit_loss,
     span_logit_loss,
+    triple_count,
     triple_loss,
     word_gram,
 )
@@ -154,6 +157,24 @@ class CKDObjective:
                     student_gram, teacher_gram, mask, angle_loss=args.angle_loss, window_size=window_size
                 )
         return terms
+
+    def counts(self, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Returns of how many items each term of a batch is the mean: examples, pairs or triples of words, words.
+
+        A term of a batch is the mean of the terms of its parts, each weighted with its part's count:
+
+            term(batch) = sum_parts count(part) term(part) / sum_parts count(part)
+
+        The layer-transforming relation counts words, as each word has as many pairs and triples of layers.
+        """
+        count = {
+            "logits": lambda: attention_mask.new_full((), len(attention_mask), dtype=torch.long),
+            "wr_distance": lambda: pair_count(attention_mask, self.args.relation_normalization),
+            "wr_angle": lambda: triple_count(attention_mask, self.args.window_size),
+            "ltr_distance": attention_mask.count_nonzero,
+            "ltr_angle": attention_mask.count_nonzero,
+        }
+        return {term: count[term]() for term in self.weights}
 
     def _logit_loss(self, student: Tensor, teacher: Tensor, answer_mask: Tensor | None) -> Tensor:
         temperature = self.args.temperature

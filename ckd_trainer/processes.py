@@ -4,8 +4,19 @@ from collections.abc import Callable
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from transformers import TrainingArguments
 
 from ckd_trainer.errors import InputError
+
+
+def check_one_device(args: TrainingArguments) -> None:
+    """Raises InputError for several GPUs in one process, which `Trainer` would wrap in torch.nn.DataParallel."""
+    if args.n_gpu > 1:
+        raise InputError(
+            f"there are {args.n_gpu} GPUs and one process, which torch.nn.DataParallel would spread over them: start "
+            f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
+            "one with CUDA_VISIBLE_DEVICES=0."
+        )
 
 
 def main_process_says(function: Callable):

@@ -21,7 +21,7 @@ from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
-from ckd_trainer.processes import main_process_says
+from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.run_folder import Start, look_into, write_record
 from ckd_trainer.trainer import DistillationTrainer
@@ -248,12 +248,7 @@ def _check_optimizer(trainer: DistillationTrainer) -> None:
 
 def _check_training_arguments(args: TrainingArguments) -> None:
     """Raises InputError for values that `TrainingArguments` takes and `Trainer` trips over."""
-    if args.n_gpu > 1:
-        raise InputError(
-            f"there are {args.n_gpu} GPUs and one process, which torch.nn.DataParallel would spread over them: start "
-            f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
-            "one with CUDA_VISIBLE_DEVICES=0."
-        )
+    check_one_device(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):

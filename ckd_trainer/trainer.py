@@ -1,10 +1,11 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides nine methods of `Trainer`: `compute_loss` adds the terms that compare the student with
-the teacher, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
-`get_test_dataloader` keep the rows in order, `_get_train_sampler` makes the same groups by length after a resume,
-`log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
-teacher and losses read, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides ten methods of `Trainer`: `compute_loss` adds the terms that compare the student with
+the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader` adds
+cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
+`_get_train_sampler` makes the same groups by length after a resume, `log` reports each term, `prediction_step` keeps
+only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, and `create_model_card`
+tells of the distillation. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
-from ckd_trainer.processes import main_process_says
+from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
@@ -43,9 +44,15 @@ class DistillationTrainer(Trainer):
     Evaluation reports the student's task loss and metrics alone.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
-    be given; training is then that of `Trainer`, bit for bit. One difference is on purpose: the mean loss of a batch
-    is divided by the number of gradient accumulation steps, which `Trainer` leaves out for BERT-like classifiers, so
-    that 1 x 32 and 4 x 8 examples train alike.
+    be given; training is then that of `Trainer`, bit for bit. One difference is on purpose, see below.
+
+    A step depends on the examples in it, and not on how they are cut into batches and processes: 1 x 32, 4 x 8 and
+    32 x 1 examples train alike, whatever their lengths. Each term of a batch is a mean, over examples, or pairs,
+    triples or words that are not padding; its weight in the step is its batch's share in all of these,
+
+        (items in this batch) / (mean items of the step's batches, on all processes)
+
+    so that the plain mean over batches and processes that `Trainer` takes is the mean over all items.
 
     Args:
         teacher: a fine-tuned model with the student's labels, loaded or a `StoredTeacher`, whose weights are loaded
@@ -71,7 +78,7 @@ class DistillationTrainer(Trainer):
         trainer.train()
     """
 
-    # `compute_loss` returns the mean over a batch, not yet divided by the number of accumulated batches.
+    # `compute_loss` returns what is still to be divided by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -82,6 +89,7 @@ class DistillationTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        check_one_device(self.args)
         # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
@@ -121,7 +129,8 @@ class DistillationTrainer(Trainer):
         elif self.teacher_model is not None:
             self.teacher_model = _loaded(teacher)
             self._teacher_only_inputs = forward_arguments(self.teacher_model) - forward_arguments(self.model)
-        self._running_means = _RunningMeans(["task", *self.objective.weights])
+        self._weights = {"task": self.objective.task_weight} | self.objective.weights
+        self._running_means = _RunningMeans(list(self._weights))
         self.objective.log_plan()
 
     @property
@@ -215,6 +224,7 @@ class DistillationTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
+        sampler.batch_size *= self.args.world_size  # the same groups however a step is cut
         return _SeededByEpoch(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -236,23 +246,43 @@ class DistillationTrainer(Trainer):
         finally:
             self.args.train_sampling_strategy = strategy
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Returns the distillation loss of a training batch, the task loss of an evaluation batch."""
-        if not model.training or self.teacher is None:
-            loss, outputs = super().compute_loss(model, self._student_inputs(inputs), return_outputs=True)
-            terms = {"task": loss}
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Returns the batches of a step, and for each term the mean number of items over them and all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        return batches, counts.clamp_min(1) / (len(batches) * self.accelerator.num_processes)
+
+    def _counts(self, batch: dict[str, Tensor]) -> Tensor:
+        """Returns of how many items each term is the mean, in the order of the weights."""
+        mask, labels = attention_mask_of(batch), batch.get("labels")
+        if labels is None or labels.is_floating_point():
+            examples = mask.new_full((), len(mask), dtype=torch.long)
         else:
-            signals = self.teacher(inputs)
-            student_inputs = self._student_inputs(inputs) | self.objective.model_outputs
-            task_loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
-            task_loss = task_loss.mean()  # one per GPU under DataParallel
-            terms = self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
-            loss = sum(weight * terms[term] for term, weight in self.objective.weights.items())
-            if self.objective.task_weight:
-                loss = loss + self.objective.task_weight * task_loss
-            terms["task"] = task_loss
+            examples = labels.ne(-100).sum()  # the others are left out of the mean
+        return torch.stack([examples, *self.objective.counts(mask).values()])
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
+
+        Args:
+            num_items_in_batch: from `get_batch_samples`; None: the batch stands for itself.
+        """
+        distils = model.training and self.teacher is not None
+        signals = self.teacher(inputs) if distils else None
+        student_inputs = self._student_inputs(inputs) | (self.objective.model_outputs if distils else {})
+        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
         if model.training:
-            self._running_means.add(loss.mean(), {term: value.mean() for term, value in terms.items()})
+            terms = {"task": loss}
+            if distils:
+                terms |= self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
+            if num_items_in_batch is not None:
+                shares = self._counts(inputs) / num_items_in_batch
+                terms = {term: terms[term] * share for term, share in zip(self._weights, shares, strict=True)}
+            loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
+            self._running_means.add(loss, terms)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

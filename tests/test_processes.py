@@ -51,13 +51,12 @@ def without_dropout(folder):
 
 
 def test_classification_in_two_processes(tiny_teacher, tmp_path):
-    """Texts of one length: half the batch in each of two processes is the whole batch in one.
+    """Two batches of 2 in each of two processes are the batch of 8 in one, whatever the lengths, also grouped by them.
 
     23 and 13 examples do not fill the last batches, of which none may be lost or counted twice.
     """
     without_dropout(tiny_teacher)
-    rows = [(" ".join(text.split()[:3]), label) for text, label in sentences(400) if len(text.split()) >= 3]
-    train = write_tsv(tmp_path / "train.tsv", rows[:96])
+    train = write_tsv(tmp_path / "train.tsv", sentences(96))
     validation = write_tsv(tmp_path / "validation.tsv", sentences(23, seed=1))
     test = write_tsv(tmp_path / "test.tsv", [row[:1] for row in sentences(13, seed=2)], header=("text",))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
@@ -65,10 +64,11 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "10", "--save_steps", "5"]
     # Plain descent, by which weights differ as much as gradients do.
     options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    options += ["--train_sampling_strategy", "group_by_length"]
     one, two = tmp_path / "one", tmp_path / "two"
     batches = ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4"]
     run_glue_ckd.main([*options, *batches, "--output_dir", str(one)])
-    batches[1] = "4"
+    batches[1:2] = ["2", "--gradient_accumulation_steps", "2"]
     cache = ["--teacher_cache_dir", str(tmp_path / "cache")]
     said = launch("run_glue_ckd.py", *options, *batches, "--output_dir", str(two))
     assert said.count("loss = 0.3 task + 0.7 logits") == 1  # the main process speaks for both

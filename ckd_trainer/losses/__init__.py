@@ -2,9 +2,9 @@
 
 from ckd_trainer.losses.geometry import Gram, gram
 from ckd_trainer.losses.logits import classification_logit_loss, regression_logit_loss, span_logit_loss
-from ckd_trainer.losses.pairs import pair_loss
+from ckd_trainer.losses.pairs import pair_count, pair_loss
 from ckd_trainer.losses.relations import contextual_relation_losses, layer_gram, word_gram
-from ckd_trainer.losses.triples import triple_loss
+from ckd_trainer.losses.triples import triple_count, triple_loss
 
 __all__ = [
     "Gram",
@@ -12,9 +12,11 @@ __all__ = [
     "contextual_relation_losses",
     "gram",
     "layer_gram",
+    "pair_count",
     "pair_loss",
     "regression_logit_loss",
     "span_logit_loss",
+    "triple_count",
     "triple_loss",
     "word_gram",
 ]

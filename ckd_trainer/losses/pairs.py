@@ -95,8 +95,13 @@ def pair_loss(
         if normalize_distances:
             ours, theirs = (distances / _mean_distance(distances, pairs) for distances in (ours, theirs))
         total = _ELEMENTWISE[distance_loss](ours, theirs, reduction="none").masked_fill(~pairs, 0).sum()
-    sizes = mask.sum(-1)
-    return total / (sizes.square() if relation_normalization == "pairs" else sizes).sum().clamp_min(1)
+    return total / pair_count(mask, relation_normalization).clamp_min(1)
+
+
+def pair_count(mask: Tensor, relation_normalization: str = "pairs") -> Tensor:
+    """Returns what `pair_loss` divides by, Z."""
+    sizes = mask.bool().sum(-1)
+    return (sizes.square() if relation_normalization == "pairs" else sizes).sum()
 
 
 def _pairs(mask: Tensor) -> Tensor:

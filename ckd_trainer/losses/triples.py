@@ -64,40 +64,48 @@ def triple_loss(
         raise ValueError(f"angle_loss {angle_loss!r} is not known: give {', '.join(_LOSSES)}.")
     mask = mask.bool()
     items = mask.shape[-1]
-    total, triples = _TripleSum.apply(
+    total = _TripleSum.apply(
         student.products.reshape(-1, items, items),
         teacher.products.reshape(-1, items, items),
         mask.reshape(-1, items),
         angle_loss,
         window_size,
     )
-    return total / triples.clamp_min(1)
+    return total / triple_count(mask, window_size).clamp_min(1)
+
+
+def triple_count(mask: Tensor, window_size: int | None = None) -> Tensor:
+    """Returns what `triple_loss` divides by, the number of triples."""
+    mask = mask.bool()
+    if window_size is None:
+        return mask.sum(-1).pow(3).sum()
+    reach = min(window_size // 2, mask.shape[-1])
+    near = F.pad(mask, (reach, reach)).unfold(-1, 2 * reach + 1, 1).sum(-1)
+    return near.square().masked_fill(~mask, 0).sum()
 
 
 class _TripleSum(torch.autograd.Function):
-    """Sums the losses of all triples of all sets, (sets, N, N), counts them, and takes the gradient on the way."""
+    """Sums the losses of all triples of all sets, (sets, N, N), and takes the gradient on the way."""
 
     @staticmethod
     def forward(ctx, student, teacher, mask, angle_loss, window_size):
         sets, items, _ = student.shape
         near = min(window_size or items, items)
         chunks = max(1, math.ceil(sets * items * near / numbers_at_once(student.device)))
-        total, triples, gradients = student.new_zeros(()), torch.zeros_like(mask[:1].sum()), []
+        total, gradients = student.new_zeros(()), []
         for ours, theirs, valid in zip(*(tensor.chunk(chunks) for tensor in (student, teacher, mask)), strict=True):
             layout = (_Whole if near == items else _Window)(valid, window_size)
             angles = _Angles(layout, ours, theirs, ctx.needs_input_grad[0])
             total += angles.sum_losses(*_LOSSES[angle_loss])
-            triples += layout.inside.sum(0).square().sum()
             if ctx.needs_input_grad[0]:
                 gradients.append(angles.gradient())
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(joined(gradients))
-        ctx.mark_non_differentiable(triples)
-        return total, triples
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream, _):
+    def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None
 
