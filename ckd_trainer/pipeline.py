@@ -2,14 +2,14 @@
 
 import abc
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
@@ -19,6 +19,7 @@ from ckd_trainer.errors import InputError
 from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
+from ckd_trainer.processes import made_once
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.trainer import DistillationTrainer
@@ -43,6 +44,7 @@ class Task(abc.ABC):
         on_hub: the data has to be fetched.
         data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
             `load` on.
+        inputs: the same encoded, from the end of `encode` on.
     """
 
     model_class: type
@@ -143,10 +145,8 @@ def run_task(
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
-    with args.main_process_first(desc="tokenizing"):
-        inputs = task.encode(pair.teacher_tokenizer)
-    student, teacher = pair.load()
-    with _no_folder_for_nothing(args.output_dir):
+    with _inputs(task, pair.teacher_tokenizer) as inputs, _no_folder_for_nothing(args.output_dir):
+        student, teacher = pair.load()
         trainer = _prepare(task, inputs, student, teacher, pair, ckd_args, args)
         return run(
             trainer,
@@ -156,6 +156,25 @@ def run_task(
             prediction=inputs.test,
             write_predictions=task.write_predictions,
         )
+
+
+@contextlib.contextmanager
+def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInputs]:
+    """Encodes the task's data, once on each machine."""
+
+    def make():
+        inputs = task.encode(tokenizer)
+        sets = {"train": inputs.train} if inputs.train is not None else {}
+        sets |= {f"validation-{name}": data for name, data in inputs.validation.items()}
+        return DatasetDict(sets | {f"test-{name}": data for name, data in inputs.test.items()})
+
+    with made_once(make) as sets:
+
+        def named(split):
+            return {key.removeprefix(split): data for key, data in sets.items() if key.startswith(split)}
+
+        task.inputs = ModelInputs(sets.get("train"), named("validation-"), named("test-"))
+        yield task.inputs
 
 
 def _prepare(

@@ -1,7 +1,11 @@
-"""What the processes of one run decide together."""
+"""What the processes of one run decide and make together."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import datasets
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
@@ -44,3 +48,32 @@ def in_all_processes(function: Callable):
     if elsewhere:
         raise InputError(f"another process of this run failed ({elsewhere[0]}).")
     return result
+
+
+@contextlib.contextmanager
+def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.DatasetDict]:
+    """Has one process of each machine make datasets, which all processes on it then map into memory from its disk.
+
+    The files lie in the cache folder of `datasets`, and are deleted at the end. A single process keeps what it makes.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        yield make()
+        return
+    with contextlib.ExitStack() as stack:
+
+        def write() -> str | None:
+            if not state.is_local_main_process:
+                return None
+            parent = Path(datasets.config.HF_DATASETS_CACHE)
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="ckd-trainer-", dir=parent, ignore_cleanup_errors=True)
+            )
+            make().save_to_disk(folder)
+            return folder
+
+        folders = gather_object([in_all_processes(write)])
+        folder = folders[state.process_index - state.local_process_index]
+        # None goes on, and deletes the folder, before all have it open.
+        yield in_all_processes(lambda: datasets.load_from_disk(folder))

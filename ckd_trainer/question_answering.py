@@ -60,15 +60,14 @@ class QuestionAnswering(Task):
             return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
 
         train, validation, test = self.data.train, self.data.validation, self.data.test
-        self.inputs = ModelInputs(
+        inputs = ModelInputs(
             train=None if train is None else features(train, False),
             validation={name: features(data, True) for name, data in validation.items()},
             test={name: features(data, True) for name, data in test.items() if data is not validation.get(name)},
         )
-        for name in test.keys() - self.inputs.test.keys():  # the questions of the validation set
-            labels = ["start_positions", "end_positions"]
-            self.inputs.test[name] = self.inputs.validation[name].remove_columns(labels)
-        return self.inputs
+        for name in test.keys() - inputs.test.keys():  # the questions of the validation set
+            inputs.test[name] = inputs.validation[name].remove_columns(["start_positions", "end_positions"])
+        return inputs
 
     def collator(self, tokenizer):
         return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)

@@ -20,10 +20,10 @@ QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
 
-def launch(script, *options):
+def launch(script, *options, **environment):
     """Runs a script in two processes; returns what it says."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
     result = subprocess.run(
         [*command, str(PROJECT / script), *options], env=environment, capture_output=True, text=True, timeout=300
     )
@@ -97,6 +97,32 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     run_glue_ckd.main([*options, *batches, *alone])
     (folder,) = (path for path in (tmp_path / "alone").iterdir() if path.is_dir())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
+
+
+MADE_ONCE = """
+import pathlib, sys
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from ckd_trainer.processes import made_once
+
+def make():
+    with open(sys.argv[1], "a") as file:
+        file.write("made\\n")
+    return DatasetDict({"train": Dataset.from_dict({"ids": [[1, 2], [3]]}), "test-": Dataset.from_dict({"ids": [[]]})})
+
+PartialState(cpu=True)
+with made_once(make) as sets:
+    assert sets["train"]["ids"][:] == [[1, 2], [3]] and sets["test-"]["ids"][:] == [[]]
+    assert sets["train"].cache_files  # mapped from disk
+"""
+
+
+def test_data_is_made_once(tmp_path):
+    (tmp_path / "script.py").write_text(MADE_ONCE)
+    cache = tmp_path / "cache"
+    launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+    assert (tmp_path / "made.txt").read_text() == "made\n"
+    assert list(cache.iterdir()) == []
 
 
 def test_questions_in_two_processes(tmp_path):
