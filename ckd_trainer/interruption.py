@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 
 import torch
 from transformers import TrainerCallback
@@ -11,6 +12,7 @@ from ckd_trainer.errors import InputError, Interrupted
 logger = logging.getLogger(__name__)
 
 _STEPS_BETWEEN = 10  # what all processes have to agree on is looked at this often
+_SECONDS_BETWEEN = 2  # and signals this often where steps are slow: launchers kill 30 seconds after they have sent one
 
 
 class LogWhereSaved(TrainerCallback):
@@ -28,14 +30,18 @@ class LogWhereSaved(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM and SIGINT: ends the step, saves a checkpoint and stops the training.
 
-    A second signal does what it did before. To be used as a context around the training, which raises `Interrupted` at
-    its end where there was a signal.
+    A second signal does what it did before. In one of several processes it does nothing, as there the second is the
+    rule: whoever stops a job sends it to all of its processes, and their launcher passes on the one that it got. To be
+    used as a context around the training, which raises `Interrupted` at its end where there was a signal.
     """
 
     def __init__(self, accelerator):
-        self.accelerator, self.received, self._before = accelerator, 0, {}
+        self.accelerator, self._before = accelerator, {}
+        self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
+        self._last = self._next = 0  # steps at which they tell each other
 
     def __enter__(self):
+        self._told = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._receive)
         return self
@@ -46,21 +52,31 @@ class StopOnSignal(TrainerCallback):
             raise Interrupted(self.received)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.accelerator.num_processes > 1:
-            if state.global_step % _STEPS_BETWEEN and not control.should_training_stop:
-                return
-            number = torch.tensor([self.received], device=self.accelerator.device)
-            self.received = int(self.accelerator.gather(number).max())
-        if self.received:
+        if self.accelerator.num_processes == 1:
+            self.agreed = self.received
+        elif state.global_step >= self._next or control.should_training_stop:
+            self._agree(state.global_step)
+        if self.agreed:
             control.should_save = control.should_log = True
 
     def on_save(self, args, state, control, **kwargs):
         # Only now, as the checkpoint of a training that was to stop is taken for its end.
-        control.should_training_stop |= bool(self.received)
+        control.should_training_stop |= bool(self.agreed)
+
+    def _agree(self, step):
+        """Tells the others of a signal, and how long steps take here; the slowest says when to do so again."""
+        now = time.monotonic()
+        mine = [self.received, (now - self._told) / max(1, step - self._last)]
+        theirs = self.accelerator.gather(torch.tensor([mine], device=self.accelerator.device))
+        number, seconds = theirs.amax(0).tolist()
+        self.received = self.agreed = int(number)
+        self._last, self._told = step, now
+        self._next = step + min(_STEPS_BETWEEN, max(1, int(_SECONDS_BETWEEN / max(seconds, 1e-3))))
 
     def _receive(self, number, frame):
         self.received = number
-        self._restore()
+        if self.accelerator.num_processes == 1:
+            self._restore()
         logger.warning("%s: the run is stopped after this step.", signal.Signals(number).name)
 
     def _restore(self):

@@ -2,30 +2,44 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import PROJECT, sentences, write_tsv
 from safetensors.torch import load_file
 from test_question_answering import qa_model, save_base, write_questions
+from transformers import TrainerControl
 
 import run_glue_ckd
 import run_squad_ckd
+from ckd_trainer.errors import Interrupted
+from ckd_trainer.interruption import StopOnSignal
+from ckd_trainer.run_folder import last_checkpoint
 
 CONFIG = PROJECT / "recipes" / "accelerate" / "cpu_processes.yaml"
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"}
+
+
+def command(script, *options):
+    """Returns what starts a script in two processes."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    return [*launcher, str(PROJECT / script), *options]
+
+
 def launch(script, *options, **environment):
     """Runs a script in two processes; returns what it says."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)} | environment
     result = subprocess.run(
-        [*command, str(PROJECT / script), *options], env=environment, capture_output=True, text=True, timeout=300
+        command(script, *options), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
@@ -149,3 +163,104 @@ def test_questions_in_two_processes(tmp_path):
     ]
     assert files[0]["predictions.json"] == files[1]["predictions.json"] and len(files[0]["predictions.json"]) == 23
     assert files[0]["null_odds.json"] == pytest.approx(files[1]["null_odds.json"], rel=1e-4, abs=1e-5)
+
+
+@pytest.fixture
+def training(tiny_teacher, tmp_path):
+    """Options of one that is long enough for a signal to come in time."""
+    train = write_tsv(tmp_path / "train.tsv", sentences(96))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train), *QUICK]
+    options += ["--max_seq_length", "32", "--do_train", "--max_steps", "80", "--save_steps", "1000"]
+    return [*options, "--logging_steps", "1", "--output_dir", str(tmp_path / "out")]
+
+
+def workers(launcher):
+    number = launcher.pid
+    return [int(word) for word in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def to_all(launcher, number):
+    """As Slurm does: each process gets the signal, and the workers again the one that the launcher passes on."""
+    for worker in workers(launcher):
+        os.kill(worker, number)
+    time.sleep(0.2)
+    launcher.send_signal(number)
+
+
+def to_launcher(launcher, number):
+    """As a terminal does at Ctrl-C: the workers have sessions of their own."""
+    launcher.send_signal(number)
+
+
+def to_one(launcher, number):
+    """By hand."""
+    os.kill(workers(launcher)[1], number)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux for the processes")
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [
+        (to_all, signal.SIGTERM),
+        pytest.param(to_all, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(to_launcher, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(to_launcher, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(to_one, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command("run_glue_ckd.py", *training), env=ENVIRONMENT, **pipes) as launcher:
+        try:
+            next(line for line in launcher.stdout if "'loss'" in line)
+            send(launcher, number)
+            said = launcher.communicate(timeout=60)[0]
+        except BaseException:
+            launcher.terminate()
+            raise
+    assert launcher.returncode == 1, said[-3000:]  # its own, whatever the workers end with
+    assert said.count(f"stopped by {number.name}; the same command goes on from the last checkpoint.") == 2
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert last_checkpoint(tmp_path / "out") == str(checkpoint)
+    assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
+
+    assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in launch("run_glue_ckd.py", *training)
+    assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 80
+
+
+def test_signal_that_others_may_not_know_of_stops_nothing():
+    """As it comes while a checkpoint is saved: one process would stop, and the others wait for it."""
+    stop, control = StopOnSignal(SimpleNamespace(num_processes=2)), TrainerControl()
+    with pytest.raises(Interrupted), stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.on_save(None, None, control)
+        assert not control.should_training_stop
+
+
+SPOILED = """
+from ckd_trainer.trainer import DistillationTrainer
+from run_glue_ckd import main
+
+compute_loss = DistillationTrainer.compute_loss
+
+
+def spoiled(self, *args, **kwargs):
+    loss = compute_loss(self, *args, **kwargs)
+    return loss * float("nan") if self.args.process_index == 1 and self.state.global_step == 12 else loss
+
+
+DistillationTrainer.compute_loss = spoiled
+main()
+"""
+
+
+def test_loss_without_a_value_in_one_process_stops_both(training, tmp_path):
+    (tmp_path / "spoiled.py").write_text(SPOILED)
+    spoiled = command(tmp_path / "spoiled.py", *training, "--save_steps", "10")
+    result = subprocess.run(spoiled, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1  # the launcher's own
+    assert "error: training has diverged: by step 20 the weights are not finite any more." in result.stderr
+    assert "exitcode  : 2" in result.stderr
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    assert last_checkpoint(tmp_path / "out") == str(checkpoint) and checkpoint.name == "checkpoint-10"
