@@ -1,9 +1,12 @@
 """What is no defect (the user can fix it, a signal came): exceptions, their words, and how a script ends on them."""
 
 import argparse
+import errno
 import functools
 import signal
 import sys
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a full disk, a quota, a limit of file sizes
 
 
 class InputError(ValueError):
@@ -21,7 +24,8 @@ def first_of(names) -> str:
 
 def about_file(error: OSError) -> str:
     """Returns what the operating system says about a file, as a message for the user."""
-    return f"{error.filename}: {error.strerror}: give another path, or make this one."
+    way_out = "make room there" if error.errno in NO_ROOM else "make this one"
+    return f"{error.filename}: {error.strerror}: give another path, or {way_out}."
 
 
 class ArgumentParser(argparse.ArgumentParser):

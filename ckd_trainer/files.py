@@ -1,9 +1,14 @@
-"""Paths as users write them, and files that are written whole or not at all."""
+"""Paths as users write them, files that are written whole or not at all, and disks without room for them."""
 
+import contextlib
+import errno
 import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import NO_ROOM, InputError
 
 
 def user_path(path: str | Path) -> Path:
@@ -21,9 +26,52 @@ def user_path(path: str | Path) -> Path:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) so that a reader sees the old or the new one, never half of it.
 
-    Folders on the way to it are made.
+    Folders on the way to it are made. An error about a disk without room has the path in it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    try:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # what is there of it would only take room
+        error.filename = str(path)
+        raise
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
+    """Says in words of its own that something could not be written, as its disk is full, say.
+
+    Args:
+        option: that names the folder.
+        goes_on: from where the same command goes on when there is room.
+
+    Raises:
+        InputError: in place of an error of whatever writes there.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _no_room(error, Path(folder))
+        if reason is None:
+            raise
+        raise InputError(
+            f"{option} {folder} cannot be written ({reason}). Make room there, and the same command goes on from "
+            f"{goes_on}."
+        ) from error
+
+
+def _no_room(error: Exception, folder: Path) -> str | None:
+    """Returns the reason where an error says that there is no room for a file, None where it says something else."""
+    number = getattr(error, "errno", None)
+    if number is None and (said := re.search(r"\(os error (\d+)\)", str(error))):  # Rust: safetensors, tokenizers
+        number = int(said[1])
+    if number in NO_ROOM:
+        return os.strerror(number)
+    if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter", str(error)):  # torch.save
+        full = shutil.disk_usage(folder).free < 2**20
+        return os.strerror(errno.ENOSPC) if full else "torch could not write a file to its end"
+    return None

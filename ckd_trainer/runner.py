@@ -16,10 +16,12 @@ import transformers
 from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
+from transformers.debug_utils import DebugOption
+from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.errors import InputError
-from ckd_trainer.files import write_atomically
+from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
@@ -102,27 +104,28 @@ def run(
         all metrics, as in all_results.json.
     """
     args, metrics = trainer.args, {}
-    if start.is_trained:
-        trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
-    else:
-        if args.do_train:
-            _check_optimizer(trainer)
-        if args.should_save:
-            write_record(args, start)
-        if args.do_train:
-            if early_stopping_patience is not None:
-                trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-            metrics |= _train(trainer, start)
-    if args.do_eval:
-        metrics |= _evaluate(trainer, evaluation)
-    for name, dataset in prediction.items() if args.do_predict else ():
-        logits = trainer.predict(dataset).predictions
-        if args.should_save:
-            path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
-            logger.info("Predictions written to %s", path)
-    trainer.create_model_card()
-    if args.push_to_hub:
-        trainer.push_to_hub()
+    with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
+        if start.is_trained:
+            trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
+        else:
+            if args.do_train:
+                _check_optimizer(trainer)
+            if args.should_save:
+                write_record(args, start)
+            if args.do_train:
+                if early_stopping_patience is not None:
+                    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+                metrics |= _train(trainer, start)
+        if args.do_eval:
+            metrics |= _evaluate(trainer, evaluation)
+        for name, dataset in prediction.items() if args.do_predict else ():
+            logits = trainer.predict(dataset).predictions
+            if args.should_save:
+                path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
+                logger.info("Predictions written to %s", path)
+        trainer.create_model_card()
+        if args.push_to_hub:
+            trainer.push_to_hub()
     return metrics
 
 
@@ -274,6 +277,13 @@ def _check_training_arguments(args: TrainingArguments) -> None:
         raise InputError(f"eval_accumulation_steps is {args.eval_accumulation_steps}: give 1 or more.")
     if args.label_names:
         raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
+    if DebugOption.UNDERFLOW_OVERFLOW in args.debug:
+        raise InputError(
+            "debug is underflow_overflow, which cannot look into the boolean masks that attention reads: leave it "
+            "out. A training whose weights are not finite any more stops and says so."
+        )
     if not args.eval_do_concat_batches:
         raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
     if args.do_predict and args.prediction_loss_only:

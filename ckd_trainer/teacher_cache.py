@@ -18,7 +18,6 @@ when all of it is there. A lock keeps a second builder of the same cache waiting
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -39,7 +38,7 @@ from tqdm.auto import tqdm
 
 from ckd_trainer import compact_gram
 from ckd_trainer.errors import InputError
-from ckd_trainer.files import write_atomically
+from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.processes import in_all_processes, main_process_says
 from ckd_trainer.signal_writer import (
@@ -217,10 +216,10 @@ def open_or_build(
                     for part in share:
                         writer.write(part, bar.update)
 
+            told = told_without_room(directory, "teacher_cache_dir", "what is written")
             with accelerator.autocast():
-                in_all_processes(_named_when_full(directory, write))
-            finish = _named_when_full(directory, lambda: _finish(building, parts, wanted))
-            folder = main_process_says(finish)
+                in_all_processes(told(write))
+            folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
     return TeacherCache(folder, wanted)
 
 
@@ -255,6 +254,9 @@ def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
         if contents is not None and contents.key == folder.name and contents.serves(wanted):
             _check(folder, contents, examples)
             return folder
+    building = directory / f"{wanted.key}.building"
+    if building.is_file():
+        raise InputError(f"{building} is a file, but the folder of an unfinished cache has this name: delete it.")
     return None
 
 
@@ -296,6 +298,8 @@ def _contents(folder: Path) -> Contents | None:
 
 def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Part]:
     """Makes the folder for a build and returns the parts that are missing in it."""
+    for leftover in building.glob(".*"):  # of a build that was killed, or had no room
+        leftover.unlink()
     missing = [part for part in parts if part.find(building) is None]
     needed = sum(sizes[part.start : part.stop].sum() for part in missing)
     free = shutil.disk_usage(building.parent).free
@@ -306,8 +310,6 @@ def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Par
             "to be written: give a folder on a larger disk, or a smaller max_seq_length."
         )
     building.mkdir(exist_ok=True)
-    for leftover in building.glob(".*"):  # of a build that was killed
-        leftover.unlink()
     if len(missing) < len(parts):
         logger.info(
             "Going on with an unfinished teacher cache: %d of %d parts are there.",
@@ -332,20 +334,3 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     folder = building.with_name(contents.key)
     os.replace(building, folder)
     return folder
-
-
-def _named_when_full(directory: Path, function: Callable) -> Callable:
-    """Returns the function with an error of its own for a full disk."""
-
-    def wrapper():
-        try:
-            return function()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"the disk of teacher_cache_dir {directory} is full. What is written stays; make room, and the same "
-                "command goes on from there."
-            ) from error
-
-    return wrapper

@@ -190,6 +190,13 @@ def modelled(words=WORDS, kind=None, tokenizer=None, **config):
     return make
 
 
+def unfinished(path, good):
+    """A file where an unfinished cache would go on."""
+    (key,) = (folder.name for folder in (good / "cache").iterdir() if folder.is_dir())
+    path.mkdir()
+    (path / f"{key}.building").write_text("mine")
+
+
 def manifest(changes):
     """Changes entries of a cache's manifest, or replaces it."""
 
@@ -345,6 +352,9 @@ OPTIONS = [
     option("--num_train_epochs -1", "num_train_epochs is -1.0 | not negative"),
     option("--learning_rate inf", "learning_rate is inf | give a number"),
     option("--adam_beta1 2", "adam_beta1 | 2.0"),
+    option("--adam_epsilon -1", "adam_epsilon -1.0 | change one of them"),
+    option("--use_liger_kernel", "use_liger_kernel is set | not installed | leave it out"),
+    option("--debug underflow_overflow", "debug is underflow_overflow | leave it out"),
     option("--dataloader_num_workers -1", "dataloader_num_workers | -1"),
     option("--seed 4294967296", "seed | 4294967296"),
     option("--max_grad_norm nan", "max_grad_norm is nan"),
@@ -830,6 +840,7 @@ CACHES = [
         copied("cache", manifest({"parts": []})),
         "does not list the rows of all | delete the folder",
     ),
+    cache("a file for an unfinished one", unfinished, ".building is a file | delete it"),
     cache("manifest empty", copied("cache", cut("*/manifest.json", 0)), "is damaged or no cache | delete the folder"),
 ]
 

@@ -1,6 +1,6 @@
 """Prediction files as the GLUE server takes them, and the one zip file of several runs."""
 
-import os
+import io
 import zipfile
 from pathlib import Path
 
@@ -77,10 +77,9 @@ def zip_submission(folders, output, names, *, overwrite=False):
         raise InputError(
             f"no prediction file ({', '.join(names)}) in {', '.join(map(str, folders))}: run with --do_predict first."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")  # a crash leaves no half zip behind
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in found.items():
             archive.write(path, name)
-    os.replace(temporary, output)
+    write_atomically(output, content.getvalue())
     return list(found), [name for name in names if name not in found]
