@@ -23,6 +23,12 @@ def user_path(path: str | Path) -> Path:
         raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
 
 
+def public(value):
+    """Returns a value without the folders of a path from the root or from home, which say whose machine this is."""
+    is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
+    return Path(value).name if is_private else value
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) so that a reader sees the old or the new one, never half of it.
 

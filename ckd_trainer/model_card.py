@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from ckd_trainer.files import write_atomically
+from ckd_trainer.files import public, write_atomically
 from ckd_trainer.run_folder import PACKAGES, RECIPE
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -44,7 +44,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         template_path=str(TEMPLATE),
         name=model_name,
         model_id=trainer.hub_model_id or model_name,
-        teacher=_public(teacher.name_or_path) if teacher is not None else None,
+        teacher=public(teacher.name_or_path) if teacher is not None else None,
         models=[_row("this model", trainer.model)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=trainer.objective.describe(),
         answers_questions=trainer.objective.head == "spans",
@@ -76,7 +76,7 @@ def _recipe(path: Path) -> str | None:
     if not path.is_file():
         return None
     options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    options = {key: _public(value) for key, value in options.items() if value is not None}
+    options = {key: public(value) for key, value in options.items() if value is not None}
     return yaml.safe_dump(options, sort_keys=False)
 
 
@@ -88,11 +88,6 @@ def _row(name: str, model) -> dict:
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
     }
-
-
-def _public(value):
-    """Returns a value without the folders of an absolute path, which say nothing outside this machine."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _hub_id(model) -> str | None:

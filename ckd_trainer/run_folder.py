@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
 from ckd_trainer.errors import InputError
-from ckd_trainer.files import write_atomically
+from ckd_trainer.files import public, write_atomically
 from ckd_trainer.recipe import read_recipe
 
 logger = logging.getLogger(__name__)
@@ -250,14 +250,20 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
 
 
 def _command() -> list[str]:
-    """Returns the command line, without the token that may be in it."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    """Returns the command line, without the token and the folders that may be in it."""
+    words = [Path(sys.argv[0]).name, *map(_public_word, sys.argv[1:])]
     for place, word in enumerate(words):
         if word.split("=")[0] in ("--hub_token", "--hub-token"):
             words[place] = f"{word.split('=')[0]}=***"
             if "=" not in word and place + 1 < len(words):
                 words[place + 1] = ""
     return [word for word in words if word]
+
+
+def _public_word(word: str) -> str:
+    """Returns a word of the command line without folders, also in --option=value."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{public(value)}"
 
 
 def _commit() -> str | None:

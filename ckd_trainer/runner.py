@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -161,7 +162,13 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
         trainer.add_callback(StopOnDivergence)
         with StopOnSignal(trainer.accelerator) as stop:
             trainer.add_callback(stop)
-            metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+            try:
+                metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+            except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
+                raise InputError(
+                    f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
+                    "delete it, and the same command goes on from the checkpoint before."
+                ) from error
     metrics["train_samples"] = len(trainer.train_dataset)
     trainer.save_model()
     trainer.save_state()
