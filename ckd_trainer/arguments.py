@@ -377,7 +377,7 @@ def _mapping(name, value):
         return value
     try:
         parsed = json.loads(value)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
         raise InputError(f"{name} is {value!r}, which is not JSON ({error}).") from None
     if not isinstance(parsed, dict):
         raise InputError(f'{name} is {value!r}: give a mapping such as {{"hidden_size": 256}}.')

@@ -28,7 +28,8 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
     """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
 
     A recipe is a flat mapping of field names. YAML's own types are converted by the field's: `2e-5` is a number and
-    `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None.
+    `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None
+    (`None` where the field takes any word).
 
     Raises:
         InputError: a missing or malformed recipe, an unknown key (the nearest known one is named), a value of the
@@ -45,7 +46,7 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         if field.init
     }
     path = _recipe_path(argv)
-    command_line = argv[1:] if path else argv
+    command_line = _join_values(argv[1:] if path else argv)
     recipe = read_recipe(path) if path else {}
     for key in recipe:
         if key not in fields:
@@ -58,11 +59,12 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         parser.parse_args(from_recipe)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    by_hand, nulls_by_hand = _split_nulls(_join_values(command_line), fields)
-    namespace, unknown = parser.parse_known_args(from_recipe + by_hand)
+    by_hand, nulls_by_hand = _split_nulls(command_line, fields)
+    given = {_key(word) for word in command_line if word.startswith("--")}
+    namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
     if unknown:
         raise InputError(_unknown(_key(unknown[0]), fields))
-    nulls = (nulls - {_key(option) for option in by_hand}) | nulls_by_hand
+    nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
         values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
@@ -122,6 +124,16 @@ class _Loader(yaml.SafeLoader):
                 raise _TwiceError(key)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node, deep=False):
+        try:
+            value = super().construct_object(node, deep)
+        except (LookupError, AttributeError):  # how PyYAML fails on a tag that does not fit, such as `!!bool maybe`
+            message = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
+        if isinstance(value, int):
+            str(value)  # ValueError: it has more digits than Python writes
+        return value
+
 
 def resolved_recipe(*arguments) -> dict:
     """Returns the recipe that gives these options again: all of ours, and of TrainingArguments what was changed."""
@@ -163,7 +175,12 @@ def _option(path, key, value, kind) -> str:
         value = "yes" if value else "no"  # YAML's reading of a bare yes or no
     if isinstance(value, list):  # such as 2,4,6 or the pairs 0:0,1:2
         value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
-    return f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"
+    if isinstance(value, dict):
+        try:
+            value = json.dumps(value)
+        except (TypeError, ValueError) as error:  # a date, say, or an alias of the mapping that it stands in
+            raise InputError(f"{path}: {key} is a mapping that has no form in JSON ({error}).") from None
+    return f"--{key}={value}"
 
 
 def _join_values(command_line: list[str]) -> list[str]:

@@ -49,6 +49,10 @@ def test_command_line_wins(tmp_path):
     assert glue.max_train_samples is None and run.overwrite_output_dir is False
 
 
+def test_none_on_the_command_line_wins_over_a_word(tmp_path):
+    assert parse(tmp_path, "teacher_cache_dir: cache\n", "--teacher_cache_dir", "None")[2].teacher_cache_dir is None
+
+
 def test_none_stays_a_word_where_the_field_wants_one(tmp_path):
     assert parse(tmp_path, "report_to: none\n")[-1].report_to == []
     assert parse(tmp_path, "", "--report_to", "none")[-1].report_to == []
@@ -111,6 +115,13 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("student_init: teacher_layers\nstudent_layers: 2,4\nstudent_num_layers: 3\n", "names 2 layers"),
         ("load_best_model_at_end: true\neval_strategy: epoch\nsave_strategy: steps\n", "load_best_model_at_end"),
         ("a: [\n", "is not YAML"),
+        ("do_train: !!bool maybe\n", "is not YAML: 'maybe' is no bool"),
+        ("seed: !!int ''\n", "is not YAML: '' is no int"),
+        ("run_name: !!timestamp soon\n", "is not YAML: 'soon' is no timestamp"),
+        ("seed: 0x" + 4000 * "f", "is not YAML: Exceeds the limit"),
+        ("student_config: {day: 2026-11-30}\n", "student_config is a mapping that has no form in JSON .*date"),
+        ("student_config: &a {b: *a}\n", "student_config is a mapping that has no form in JSON .*Circular"),
+        (f"student_init: random\nstudent_config: '{10**5 * '['}'\n", "student_config is .*not JSON"),
     ],
 )
 def test_refused_with_the_value_and_the_reason(tmp_path, text, words):
