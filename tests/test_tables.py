@@ -125,6 +125,8 @@ def test_parquet_keeps_types(tmp_path):
         ("a.csv", "\n\n", r"a\.csv has no rows"),
         ("a.tsv", "text\tlabel\n", r"a\.tsv has no rows"),
         ("a.jsonl", "\n", r"a\.jsonl has no rows"),
+        ("a.jsonl", "{}\n{}\n", r"a\.jsonl has no rows"),
+        ("a.jsonl", '{"a\\ud800": 1}\n', r"a\.jsonl: the column 'a.ud800' is not text"),
         ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: the row has 1 fields, not 2 \(text, label\): tabs"),
         ("a.tsv", 'text\tlabel\n"a\tb"\t1\n', r"a\.tsv, line 2: the row has 3 fields, not 2"),
         ("a.csv", 'text,label\n"x\n\ny",1\na,b,c\n', r"a\.csv, line 5: the row has 3 fields, not 2 .* quote a field"),
@@ -168,6 +170,14 @@ def test_parquet_without_rows_or_with_twin_columns_is_refused(tmp_path):
         read_table(path)
     pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
     with pytest.raises(InputError, match="the column 'a' occurs twice"):
+        read_table(path)
+
+
+def test_parquet_with_a_name_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"café": ["a"]}), path)
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xc3\xff"))
+    with pytest.raises(InputError, match="not a parquet file that can be read .*utf-8"):
         read_table(path)
 
 

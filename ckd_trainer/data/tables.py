@@ -136,7 +136,7 @@ def open_table(path, *, columns=None):
         lines, data = _read_json(path, text)
     else:
         lines, data = _read_fields(path, text, suffix, columns)
-    _check_rows(path, lines)
+    _check_rows(path, data and lines)  # objects without a key are no rows of a table
     arrays = {name: _array(path, name, lines, values) for name, values in data.items()}
     return Table(_dataset(path, pa.table(arrays)), str(path), lines)
 
@@ -145,7 +145,7 @@ def _open_parquet(path):
     try:
         table = pq.ParquetFile(path).read()
         table.validate(full=True)  # that texts are UTF-8, as well
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).replace("UTF8", "UTF-8")
         raise InputError(f"{path} is not a parquet file that can be read ({what}).") from None
     _check_names(path, table.column_names)
@@ -234,6 +234,7 @@ def _read_json(path, text):
             raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object a line.")
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
+    _check_names(path, names)
     return range(1, len(rows) + 1), {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -255,6 +256,11 @@ def _array(path, name, lines, values):
 
 
 def _check_names(path, names):
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is no character
+            raise InputError(f"{path}: the column {name!r} is not text ({error.reason}): give it a name.") from None
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise InputError(f"{path}: the column {twice[0]!r} occurs twice: give each column its own name.")
