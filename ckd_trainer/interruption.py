@@ -85,7 +85,7 @@ class StopOnSignal(TrainerCallback):
 
 
 class StopOnDivergence(TrainerCallback):
-    """Ends a training whose weights have become infinite or no numbers, before they are saved.
+    """Ends a training whose weights have become infinite or no numbers, before they are saved, on any process.
 
     Looked at every 10 steps and before a checkpoint. A loss without a value alone is no reason: with float16 some
     steps overflow, and are left out.
@@ -94,10 +94,14 @@ class StopOnDivergence(TrainerCallback):
         InputError: from the end of a step or an epoch.
     """
 
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not (control.should_save or control.should_training_stop or state.global_step % _STEPS_BETWEEN == 0):
             return
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        bad = sum(~torch.isfinite(_here(parameter)).all() for parameter in model.parameters())
+        if self.accelerator.reduce(bad, reduction="sum"):
             raise InputError(
                 f"training has diverged: by step {state.global_step} the weights are not finite any more. Lower "
                 f"learning_rate ({args.learning_rate:g}) or the weights of the loss, or clip gradients (max_grad_norm "
@@ -105,3 +109,9 @@ class StopOnDivergence(TrainerCallback):
             )
 
     on_epoch_end = on_step_end
+
+
+def _here(parameter: torch.Tensor) -> torch.Tensor:
+    """Returns the part of a parameter that is in this process: all of it, or its shard (ZeRO 3, FSDP)."""
+    parameter = getattr(parameter, "ds_tensor", parameter)
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.compatibility import check_encodings
@@ -109,6 +110,7 @@ def run_task(
         InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
             configurations and tokenizers, and the data.
     """
+    unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is parted when training begins
     arguments = [model_args, data_args, ckd_args, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
     begin = start(*(group for group in arguments if group is not None))

@@ -1,12 +1,14 @@
 """What the processes of one run decide and make together."""
 
 import contextlib
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
-from accelerate import PartialState
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
 
@@ -21,6 +23,26 @@ def check_one_device(args: TrainingArguments) -> None:
             f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
             "one with CUDA_VISIBLE_DEVICES=0."
         )
+
+
+def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:
+    """Returns a model that is only asked, on this process's device and with the run's mixed precision.
+
+    Each process has it whole: no DDP, as no gradients come back, and no shards, as those of FSDP and ZeRO are worth
+    their traffic for gradients and optimizer states, of which it has none. One that was loaded in parts, as
+    `from_pretrained` does under ZeRO 3, stays in parts, which DeepSpeed puts together layer by layer.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        # FSDP leaves the placement to the sharding that is not done here.
+        return accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
+    import deepspeed
+
+    config = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
+    for training in ("optimizer", "scheduler"):
+        config.pop(training, None)
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine.eval()
+    return engine
 
 
 def main_process_says(function: Callable):

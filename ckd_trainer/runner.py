@@ -127,6 +127,7 @@ def run(
         trainer.create_model_card()
         if args.push_to_hub:
             trainer.push_to_hub()
+    trainer.accelerator.end_training()  # the processes part in order: one that just ends may abort
     return metrics
 
 
@@ -159,7 +160,7 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
         metrics = _end_of(trainer, start.checkpoint)
     else:
         trainer.add_callback(LogWhereSaved)
-        trainer.add_callback(StopOnDivergence)
+        trainer.add_callback(StopOnDivergence(trainer.accelerator))
         with StopOnSignal(trainer.accelerator) as stop:
             trainer.add_callback(stop)
             try:
@@ -170,6 +171,8 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
                     "delete it, and the same command goes on from the checkpoint before."
                 ) from error
     metrics["train_samples"] = len(trainer.train_dataset)
+    if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card()

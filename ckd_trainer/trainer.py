@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
+from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.compatibility import label_order
@@ -25,7 +26,7 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
-from ckd_trainer.processes import check_one_device, main_process_says
+from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
@@ -90,6 +91,7 @@ class DistillationTrainer(Trainer):
     ):
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
+        unset_hf_deepspeed_config()  # a `StoredTeacher` is loaded whole, under ZeRO 3 too
         # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
@@ -144,7 +146,7 @@ class DistillationTrainer(Trainer):
         if not self.caches_teacher:
             if self._teacher is None:
                 self._teacher = self._live_teacher(self.teacher_model, self._label_order)
-                self._teacher.model = self.accelerator.prepare_model(self.teacher_model, evaluation_mode=True)
+                self._teacher.model = placed_for_evaluation(self.teacher_model, self.accelerator)
         elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset

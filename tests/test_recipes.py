@@ -55,7 +55,8 @@ def test_all_recipes_are_found():
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     assert {path.name for path in RECIPES} == glue | squad | quickstart
-    assert {path.stem for path in CLUSTERS} == {"one_gpu", "multi_gpu", "multi_node", "cpu", "cpu_processes"}
+    gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
+    assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
@@ -161,11 +162,16 @@ def test_cluster_file_loads_in_accelerate(path):
         "one_gpu": ("NO", 1, False),
         "multi_gpu": ("MULTI_GPU", 1, False),
         "multi_node": ("MULTI_GPU", 2, False),
+        "fsdp2": ("FSDP", 1, False),
+        "deepspeed_zero2": ("DEEPSPEED", 1, False),
+        "deepspeed_zero3": ("DEEPSPEED", 1, False),
     }
     assert (config.distributed_type.value, config.num_machines, config.use_cpu) == expected[path.stem]
-    assert (config.num_processes > config.num_machines) == ("multi" in path.stem or path.stem == "cpu_processes")
+    assert (config.num_processes > 1) == (path.stem not in ("cpu", "one_gpu"))
     # YAML reads a bare no as False, which accelerate takes until the launch.
     assert isinstance(config.mixed_precision, str)
+    if "deepspeed" in path.stem:
+        assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
     if path.stem == "multi_node":
         assert config.main_process_ip and config.main_process_port
 

@@ -1,0 +1,109 @@
+"""FSDP2 and DeepSpeed ZeRO, on processors: students in parts train like whole ones, beside a whole teacher."""
+
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import PROJECT, sentences, tiny_model, write_tsv
+from safetensors.torch import load_file
+from test_processes import ENVIRONMENT, STUDENT, logged, without_dropout
+
+import run_glue_ckd
+from ckd_trainer.processes import placed_for_evaluation
+
+# Accelerate knows FSDP for accelerators alone; torch has it for processors too.
+ON_PROCESSORS = """
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+import run_glue_ckd
+
+init = AcceleratorState.__init__
+
+def with_fsdp(self, *args, **kwargs):
+    if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    init(self, *args, **kwargs)
+
+AcceleratorState.__init__ = with_fsdp
+run_glue_ckd.main()
+"""
+
+
+def launch(recipe, script, *options):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file"]
+    command += [str(PROJECT / "recipes" / "accelerate" / recipe), str(script), *options]
+    result = subprocess.run(
+        command, env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
+def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
+    """Trains like a whole one in one process, leaves a whole model, and goes on exactly from a checkpoint."""
+    script = PROJECT / "run_glue_ckd.py"
+    if recipe == "fsdp2.yaml":
+        script = tmp_path / "script.py"
+        script.write_text(ON_PROCESSORS)
+    else:
+        pytest.importorskip("deepspeed")
+    without_dropout(tiny_teacher)
+    train = write_tsv(tmp_path / "train.tsv", sentences(96))
+    validation = write_tsv(tmp_path / "validation.tsv", sentences(23, seed=1))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train)]
+    options += ["--validation_file", str(validation), "--max_seq_length", "32", "--report_to", "none"]
+    options += ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--logging_steps", "1"]
+    options += ["--disable_tqdm", "true", "--use_cpu", "true"]
+    # So large an epsilon leaves descent with momentum, by which weights differ as much as gradients do.
+    options += ["--adam_epsilon", "1", "--learning_rate", "0.1", "--max_grad_norm", "0.5"]
+    one, two, again = (tmp_path / name for name in ("one", "two", "again"))
+    run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
+    batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    launch(recipe, script, *options, *batches, "--output_dir", str(two))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(logged(two), logged(one), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)
+    accuracy = [json.loads((folder / "eval_results.json").read_text())["eval_accuracy"] for folder in (one, two)]
+    assert accuracy[0] == accuracy[1]
+
+    shutil.copytree(two, again)
+    shutil.rmtree(again / "checkpoint-6")
+    for left in ("train_results.json", "all_results.json", "eval_results.json", "model.safetensors"):
+        (again / left).unlink()
+    said = launch(recipe, script, *options, *batches, "--output_dir", str(again))
+    assert "from checkpoint-3" in said
+    assert (again / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def test_a_whole_teacher_is_not_wrapped():
+    teacher, accelerator = tiny_model(), SimpleNamespace(prepare_model=lambda model, **options: (model, options))
+    model, options = placed_for_evaluation(teacher, accelerator)
+    assert model is teacher and options == {"device_placement": True, "evaluation_mode": True}
+
+
+def test_a_teacher_in_parts_is_put_together_by_deepspeed(monkeypatch):
+    """As `from_pretrained` loads it under ZeRO 3: an engine of its own, in evaluation mode, which trains nothing."""
+    engine = torch.nn.Linear(1, 1).train()
+    asked = {}
+
+    def initialize(**kwargs):
+        asked.update(kwargs)
+        return engine, None, None, None
+
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(initialize=initialize))
+    config = {"zero_optimization": {"stage": 3}, "optimizer": {"type": "AdamW"}, "scheduler": {}}
+    plugin = SimpleNamespace(deepspeed_config=config)
+    teacher = tiny_model()
+    next(teacher.parameters()).ds_id = 0
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    assert placed_for_evaluation(teacher, accelerator) is engine and not engine.training
+    assert asked == {"model": teacher, "config": {"zero_optimization": {"stage": 3}}}
+    assert config.keys() == {"zero_optimization", "optimizer", "scheduler"}
