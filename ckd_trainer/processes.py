@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,13 @@ def in_all_processes(function: Callable):
     if elsewhere:
         raise InputError(f"another process of this run failed ({elsewhere[0]}).")
     return result
+
+
+def part() -> None:
+    """Ends the group of processes in order, as one that just ends may abort. Nothing can be shared any more."""
+    if PartialState().num_processes > 1:
+        gc.collect()  # what holds on to the group, such as DDP, has to go before it, or waits for it for ever
+        PartialState().destroy_process_group()
 
 
 @contextlib.contextmanager

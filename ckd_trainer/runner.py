@@ -127,7 +127,6 @@ def run(
         trainer.create_model_card()
         if args.push_to_hub:
             trainer.push_to_hub()
-    trainer.accelerator.end_training()  # the processes part in order: one that just ends may abort
     return metrics
 
 

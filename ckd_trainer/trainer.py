@@ -22,6 +22,7 @@ from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.compatibility import label_order
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
+from ckd_trainer.losses import span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
@@ -45,11 +46,11 @@ class DistillationTrainer(Trainer):
     Evaluation reports the student's task loss and metrics alone.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
-    be given; training is then that of `Trainer`, bit for bit. One difference is on purpose, see below.
-
-    A step depends on the examples in it, and not on how they are cut into batches and processes: 1 x 32, 4 x 8 and
-    32 x 1 examples train alike, whatever their lengths. Each term of a batch is a mean, over examples, or pairs,
-    triples or words that are not padding; its weight in the step is its batch's share in all of these,
+    be given; training is then that of `Trainer`, bit for bit, but for two differences on purpose. For spans, the loss
+    on the labels leaves out the logits of padding, see `span_task_loss`. And a step depends on the examples in it, and
+    not on how they are cut into batches and processes: 1 x 32, 4 x 8 and 32 x 1 examples train alike, whatever their
+    lengths. Each term of a batch is a mean, over examples, or pairs, triples or words that are not padding; its weight
+    in the step is its batch's share in all of these,
 
         (items in this batch) / (mean items of the step's batches, on all processes)
 
@@ -276,10 +277,14 @@ class DistillationTrainer(Trainer):
         signals = self.teacher(inputs) if distils else None
         student_inputs = self._student_inputs(inputs) | (self.objective.model_outputs if distils else {})
         loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
+        mask = attention_mask_of(inputs)
+        if self.objective.head == "spans":
+            positions = inputs["start_positions"], inputs["end_positions"]
+            loss = span_task_loss(outputs.start_logits, outputs.end_logits, *positions, mask)
         if model.training:
             terms = {"task": loss}
             if distils:
-                terms |= self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
+                terms |= self.objective(outputs, signals, mask, inputs.get(ANSWER_MASK))
             if num_items_in_batch is not None:
                 shares = self._counts(inputs) / num_items_in_batch
                 terms = {term: terms[term] * share for term, share in zip(self._weights, shares, strict=True)}

@@ -18,6 +18,8 @@ from transformers import TrainerControl
 
 import run_glue_ckd
 import run_squad_ckd
+import run_teacher
+from ckd_trainer.data import agreement, reading
 from ckd_trainer.errors import Interrupted
 from ckd_trainer.interruption import StopOnSignal
 from ckd_trainer.run_folder import last_checkpoint
@@ -140,7 +142,7 @@ def test_data_is_made_once(tmp_path):
 
 
 def test_questions_in_two_processes(tmp_path):
-    """Several features a question, 23 questions, grouped by length: every answer is found once."""
+    """Several features a question, 23 questions, grouped by length: one student, and every answer is found once."""
     teacher = save_base(tmp_path / "teacher")
     qa_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(teacher)
     train = write_questions(tmp_path / "train.json", 96)
@@ -148,8 +150,14 @@ def test_questions_in_two_processes(tmp_path):
     options = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *QUICK, "--task_name", "squad_v2"]
     options += ["--train_file", str(train), "--validation_file", str(validation), "--max_seq_length", "14"]
     options += ["--doc_stride", "3", "--max_question_length", "4", "--train_sampling_strategy", "group_by_length"]
-    trained = tmp_path / "trained"
-    launch("run_squad_ckd.py", *options, "--do_train", "--max_steps", "12", "--output_dir", str(trained))
+    trained, alone = tmp_path / "trained", tmp_path / "alone"
+    training = ["--do_train", "--max_steps", "12", "--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    training += ["--per_device_train_batch_size"]
+    launch("run_squad_ckd.py", *options, *training, "4", "--output_dir", str(trained))
+    run_squad_ckd.main([*options, *training, "8", "--output_dir", str(alone)])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (trained, alone))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
 
     again = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path", str(trained)]
     again += ["--do_eval", "--do_predict", "--per_device_eval_batch_size", "3"]
@@ -163,6 +171,32 @@ def test_questions_in_two_processes(tmp_path):
     ]
     assert files[0]["predictions.json"] == files[1]["predictions.json"] and len(files[0]["predictions.json"]) == 23
     assert files[0]["null_odds.json"] == pytest.approx(files[1]["null_odds.json"], rel=1e-4, abs=1e-5)
+
+
+EMBEDDED = {
+    "": (run_glue_ckd, agreement, ".tsv", {"train": 320, "validation": 22}),
+    "qa_": (run_squad_ckd, reading, ".json", {"train": 24, "validation": 3}),
+}
+
+
+@pytest.mark.parametrize("task", EMBEDDED)
+def test_recipe_of_an_embedded_task_in_two_processes(task, tmp_path):
+    """Teacher, student, and the student's scores once more in one process: the same, over all of an odd set."""
+    script, data, ending, sizes = EMBEDDED[task]
+    data.write_task(tmp_path, **sizes, test=2)
+    options = ["--train_file", str(tmp_path / f"train{ending}"), "--max_steps", "4", "--save_strategy", "no"]
+    options += ["--validation_file", str(tmp_path / f"validation{ending}"), "--eval_strategy", "no"]
+    options += ["--max_eval_samples", "21", "--per_device_eval_batch_size", "4", "--disable_tqdm", "true"]
+    start = ["--model_name_or_path", str(tmp_path / "base"), "--output_dir"]
+    recipes = [str(PROJECT / "recipes" / f"quickstart_{task}{role}.yaml") for role in ("teacher", "ckd")]
+    run_teacher.main([recipes[0], *options, *start, str(tmp_path / "teacher")])
+    options += ["--teacher_model_name_or_path", str(tmp_path / "teacher"), *start, str(tmp_path / "student")]
+    launch(f"{script.__name__}.py", recipes[1], *options, "--per_device_train_batch_size", "16")
+    two = results(tmp_path / "student")
+    script.main([recipes[1], *options, "--per_device_train_batch_size", "16"])
+    assert two == pytest.approx(results(tmp_path / "student"), rel=1e-5)
+    record = json.loads((tmp_path / "student" / "run.json").read_text())
+    assert record["processes"] == 2 and two["eval_samples"] == 21
 
 
 @pytest.fixture

@@ -1,7 +1,12 @@
 """Distillation losses: tensors in, scalar out; nothing here knows a model, a trainer or a task."""
 
 from ckd_trainer.losses.geometry import Gram, gram
-from ckd_trainer.losses.logits import classification_logit_loss, regression_logit_loss, span_logit_loss
+from ckd_trainer.losses.logits import (
+    classification_logit_loss,
+    regression_logit_loss,
+    span_logit_loss,
+    span_task_loss,
+)
 from ckd_trainer.losses.pairs import pair_count, pair_loss
 from ckd_trainer.losses.relations import contextual_relation_losses, layer_gram, word_gram
 from ckd_trainer.losses.triples import triple_count, triple_loss
@@ -16,6 +21,7 @@ __all__ = [
     "pair_loss",
     "regression_logit_loss",
     "span_logit_loss",
+    "span_task_loss",
     "triple_count",
     "triple_loss",
     "word_gram",

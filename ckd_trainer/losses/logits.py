@@ -1,4 +1,4 @@
-"""Soft targets: the teacher's logits as what the student should say (Hinton et al. 2015)."""
+"""Losses of logits: the teacher's as soft targets (Hinton et al. 2015), and the labels where answers start and end."""
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,28 @@ def span_logit_loss(
         _divergence(student, teacher, temperature, scale_by_temperature, mask)
         for student, teacher in ((student_start, teacher_start), (student_end, teacher_end))
     ]
+    return (losses[0] + losses[1]) / 2
+
+
+def span_task_loss(
+    start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, mask: Tensor
+) -> Tensor:
+    """Mean of the cross entropies of start and of end, mean over examples: the loss on the labels.
+
+    transformers' own takes the logits of padding in, so that it depends on how long the other texts of a batch are.
+
+    Args:
+        start_logits, end_logits: (batch, length).
+        start_positions, end_positions: (batch,); one that is no token of its text does not count.
+        mask: (batch, length), true or 1 for tokens that are not padding.
+    """
+    mask, outside = mask.bool(), mask.shape[-1]
+    losses = []
+    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
+        positions = positions.clamp(0, outside)
+        inside = F.pad(mask, (0, 1)).take_along_dim(positions[:, None], 1)[:, 0]
+        scores = _float(logits).masked_fill(~mask, -torch.inf)
+        losses.append(F.cross_entropy(scores, positions.masked_fill(~inside, outside), ignore_index=outside))
     return (losses[0] + losses[1]) / 2
 
 
