@@ -177,6 +177,9 @@ class Watch:
         os.rmdir = lambda path, *, dir_fd=None: watch.change(
             in_folder(path, dir_fd), "deleted", lambda: rmdir(path, dir_fd=dir_fd)
         )
+        if sys.version_info < (3, 11):  # whose pathlib keeps these functions from when it was imported
+            paths = Path._accessor
+            paths.open, paths.replace, paths.unlink, paths.rmdir = io.open, os.replace, os.unlink, os.rmdir
         torch.save = lambda obj, f, *args, **kwargs: watch.write(f, lambda: save(obj, f, *args, **kwargs))
         safetensors.torch.serialize_file = lambda tensors, path, *args, **kwargs: watch.write(
             path, lambda: serialize(tensors, path, *args, **kwargs)
