@@ -366,7 +366,7 @@ OPTIONS = [
     option("--optim_args x", "optim_args | x"),
     option("--accelerator_config HERE/none.json", "accelerator_config | none.json"),
     option("--logging_steps 0", "logging | steps"),
-    option("--warmup_steps -1", "warmup_steps | 0"),
+    option("--warmup_steps -1", "warmup_steps"),
     option("--gradient_checkpointing_kwargs {", "gradient_checkpointing_kwargs"),
     option("--bf16 --fp16", "bf16 | fp16"),
     option("--optim adamw_bnb_8bit", "bitsandbytes"),

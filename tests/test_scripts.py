@@ -365,10 +365,16 @@ def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path,
     from huggingface_hub import HfApi, RepoUrl
 
     sent = {}
-    monkeypatch.setattr(
-        HfApi, "create_repo", lambda self, repo_id, **kwargs: RepoUrl(f"https://huggingface.co/{repo_id}")
-    )
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: sent.update(kwargs))
+
+    def create_repo(repo_id, **kwargs):
+        return RepoUrl(f"https://huggingface.co/{repo_id}")
+
+    def upload_folder(**kwargs):
+        sent.update(kwargs)
+
+    for call in (create_repo, upload_folder):  # the first transformers 5 have names of their own for them
+        monkeypatch.setattr(HfApi, call.__name__, staticmethod(call))
+        monkeypatch.setattr(f"transformers.trainer.{call.__name__}", call, raising=False)
     output = tmp_path / "student"
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end", "--hub_token", "hf_secret"]
