@@ -35,6 +35,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), 
 def command(script, *options):
     """Returns what starts a script in two processes."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    launcher += ["--main_process_port", "0"]  # any free one, as other runs on this machine may have the usual one
     return [*launcher, str(PROJECT / script), *options]
 
 

@@ -35,8 +35,8 @@ run_glue_ckd.main()
 
 
 def launch(recipe, script, *options):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file"]
-    command += [str(PROJECT / "recipes" / "accelerate" / recipe), str(script), *options]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
+    command += ["--config_file", str(PROJECT / "recipes" / "accelerate" / recipe), str(script), *options]
     result = subprocess.run(
         command, env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=300
     )
