@@ -148,7 +148,7 @@ def resolved_recipe(*arguments) -> dict:
 
 def _is_default(args: TrainingArguments, key: str, value) -> bool:
     if key == "accelerator_config":
-        return value == AcceleratorConfig().to_dict()
+        return value.items() <= AcceleratorConfig().to_dict().items()  # of which TrainingArguments takes one out
     default = args.__dataclass_fields__[key].default
     # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
     return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
