@@ -1,8 +1,9 @@
 # make quickstart      a teacher and three students on the embedded task, then one table and one picture
 # make quickstart-qa   the same for question answering, in under three minutes
 # make test            the tests
+# make test-lowest     the tests with the oldest versions that setup.cfg allows, and Python 3.10 where there is one
 # make lint            the linters
-# make clean           removes the environment, builds and caches; what runs made stays
+# make clean           removes the environments, builds and caches; what runs made stays
 #
 # The first use makes .venv and installs the project with the pinned versions of constraints.txt; PYTHON says with
 # which interpreter (3.10 or newer): make test PYTHON=python3.12
@@ -11,8 +12,12 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
+# pyenv has more versions than those that it puts in the path.
+LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.10.*/bin/python3.10; do \
+    $$python -c "" 2>/dev/null && echo $$python && exit; done; echo $(PYTHON))
 
-.PHONY: help quickstart quickstart-qa test lint clean
+.PHONY: help quickstart quickstart-qa test test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -23,6 +28,13 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another one with PYTHON=python3.12")'
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install -e '.[test,plots]' -c constraints.txt
+	touch $@
+
+# Each `name>=1.2` of setup.cfg as `name==1.2`. What these packages pull in is the newest that fits them.
+$(LOWEST)/.installed: setup.cfg pyproject.toml
+	test -x $(LOWEST)/bin/pip || $(LOWEST_PYTHON) -m venv --clear $(LOWEST)
+	sed -n 's/^    \(.*\)>=/\1==/p' setup.cfg > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -e '.[test,plots]' -c $(LOWEST)/constraints.txt
 	touch $@
 
 quickstart: $(INSTALLED)
@@ -46,10 +58,13 @@ quickstart-qa: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m pytest
 
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
