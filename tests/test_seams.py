@@ -1,0 +1,337 @@
+"""Where the package leans on parts of its libraries that may move with their next release, each seam by its name.
+
+After an upgrade these tests fail first, and say what depends on what has moved. First the private names: which ones
+there are, and that there are no others. Then public ones, of which more is relied on than their documentation says.
+"""
+
+import ast
+import contextlib
+import importlib
+import inspect
+import json
+import re
+from importlib.metadata import version
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from conftest import PROJECT, tiny_model
+from test_trainer import examples, pad
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from ckd_trainer.recipe import resolved_recipe
+
+# ------------------------------------------------------------------------------------------------------ private names
+
+FILES = sorted(path.relative_to(PROJECT) for path in [*PROJECT.glob("ckd_trainer/**/*.py"), *PROJECT.glob("*.py")])
+TREES = {path.as_posix(): ast.parse((PROJECT / path).read_text(encoding="utf-8")) for path in FILES}
+
+# All private names of others that the package uses. Those of `transformers` belong into trainer.py.
+PRIVATE = {
+    "ckd_trainer/trainer.py": {
+        "_get_train_sampler",  # nothing public makes the sampler
+        "_set_signature_columns_if_needed",  # nor says which columns a batch keeps
+        "_signature_columns",
+    },
+    "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
+    "ckd_trainer/metrics/squad.py": {"_info", "_compute"},
+}
+
+
+def own_names(tree):
+    """The names that a file makes: functions, classes, variables, and attributes that are set, not added to."""
+    changed = {id(node.target) for node in ast.walk(tree) if isinstance(node, ast.AugAssign)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(getattr(node, "ctx", None), ast.Store) and id(node) not in changed:
+            yield getattr(node, "attr", None) or getattr(node, "id", "")
+
+
+def used_names(tree):
+    """The attributes that a file reads, also by `getattr`, and what it imports from elsewhere."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "setattr", "hasattr"):
+            yield from (part.value for part in node.args[1:2] if isinstance(part, ast.Constant))
+        elif isinstance(node, ast.Import):
+            yield from (name for part in node.names for name in part.name.split("."))
+        elif isinstance(node, ast.ImportFrom) and not node.module.startswith("ckd_trainer"):
+            yield from (*node.module.split("."), *(part.name for part in node.names))
+
+
+def names_of_bases(cls):
+    """The methods and attributes of the classes of others that a class of ours comes from."""
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] not in ("ckd_trainer", "builtins"):
+            yield from vars(base)
+            with contextlib.suppress(OSError, TypeError):  # without a source
+                yield from re.findall(r"\bself\.(\w+)", inspect.getsource(base))
+
+
+def private_names_of_others(path, tree):
+    ours = {name for other in TREES.values() for name in own_names(other)}
+    names = set(used_names(tree)) - ours
+    module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    for node in ast.walk(tree):  # a name of ours that a base has as well: overridden, or taken by accident
+        if isinstance(node, ast.ClassDef) and hasattr(module, node.name):
+            names |= set(names_of_bases(getattr(module, node.name))) & {*own_names(node), *used_names(node)}
+    return {name for name in names if name.startswith("_") and not name.endswith("__")}
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_private_names_of_others_are_these_alone(path):
+    found = private_names_of_others(path, TREES[path])
+    assert found == PRIVATE.get(path, set()), (
+        f"{path} uses {sorted(found)}: take a public name where there is one; else keep it in trainer.py, and add it "
+        "to this table and to a test below."
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import transformers._x", {"_x"}),
+        ("from transformers.utils import _y", {"_y"}),
+        ("trainer._z()", {"_z"}),
+        ("getattr(trainer, '_z')", {"_z"}),
+        ("self._signature_columns += ['a']", {"_signature_columns"}),
+        ("self._own = 1; other._own", set()),
+        ("super().__init__()", set()),
+    ],
+)
+def test_private_names_are_found(code, names):
+    tree = ast.parse(code)
+    found = set(used_names(tree)) - set(own_names(tree))
+    assert {name for name in found if name.startswith("_") and not name.endswith("__")} == names
+
+
+# -------------------------------------------------------------------------------------------------------- signatures
+
+# What is overridden or called with these arguments, and by whom.
+SIGNATURES = [
+    (Trainer._get_train_sampler, "self train_dataset", "trainer.py: groups by length are seeded by the epoch"),
+    (Trainer._set_signature_columns_if_needed, "self", "trainer.py: the teacher's columns stay in the batch"),
+    (Trainer.get_train_dataloader, "self", "trainer.py: batches carry the cached signals of the teacher"),
+    (Trainer.get_eval_dataloader, "self eval_dataset", "trainer.py: rows are evaluated in their order"),
+    (Trainer.get_test_dataloader, "self test_dataset", "trainer.py: predictions come in the order of the rows"),
+    (Trainer.get_batch_samples, "self epoch_iterator num_batches device", "trainer.py: items of a step are counted"),
+    (Trainer.compute_loss, "self model inputs return_outputs num_items_in_batch", "trainer.py: the loss"),
+    (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),
+    (Trainer.log, "self logs start_time", "trainer.py: the terms in the log"),
+    (Trainer.create_model_card, "self language license tags model_name", "trainer.py, model_card.py: README.md"),
+    (Trainer.training_step, "self model inputs num_items_in_batch", "tests/chaos.py: kills in a step"),
+    (Trainer.get_optimizer_cls_and_kwargs, "args model", "runner.py: an optimizer that cannot be made is refused"),
+    (Trainer.save_model, "self output_dir", "runner.py: the student"),
+    (TrainerState.load_from_json, "json_path", "runner.py: where a training stands"),
+    (Accelerator.prepare_model, "self model device_placement evaluation_mode", "trainer.py: places the teacher"),
+    (Accelerator.reduce, "self tensor reduction", "trainer.py: means over processes"),
+    (broadcast_object_list, "object_list", "processes.py: the main process decides"),
+    (gather_object, "object", "processes.py: an error in one process ends all"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "for_what"), SIGNATURES)
+def test_it_takes_these_arguments(function, arguments, for_what):
+    given = list(inspect.signature(function).parameters)
+    assert given[: len(arguments.split())] == arguments.split(), (
+        f"{function.__qualname__} takes {given} in transformers {version('transformers')} and accelerate "
+        f"{version('accelerate')}; see ckd_trainer/{for_what}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- behaviour
+
+
+class Seen(Trainer):
+    """Notes what `Trainer` calls, with what, and in which order."""
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.calls, self.items = [], None
+
+    def named(self, name):
+        return [what for call, what in self.calls if call == name]
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.items = torch.tensor(float(len(batches)))
+        self.calls.append(("get_batch_samples", len(batches)))
+        return batches, self.items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.training:
+            self.calls.append(("compute_loss", num_items_in_batch is self.items))
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if model.training:
+            self.calls.append(("loss", loss.item()))
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.calls.append(("training_step", loss.item()))
+        return loss
+
+    def log(self, logs, start_time=None):
+        self.calls.append(("log", set(logs)))
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SeenSampler(super()._get_train_sampler(train_dataset), self)
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += ["extra"]
+
+
+class SeenSampler(torch.utils.data.Sampler):
+    def __init__(self, sampler, trainer):
+        self.sampler, self.trainer, self.epoch = sampler, trainer, None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.trainer.calls.append(("epoch", (self.epoch, self.trainer.state.epoch)))
+        return iter(self.sampler)
+
+    def __len__(self):
+        return len(self.sampler)
+
+
+class WhatIsSaved(TrainerCallback):
+    """Notes the files of a checkpoint when `Trainer` says that it is there."""
+
+    def __init__(self):
+        self.files = {}
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = get_last_checkpoint(args.output_dir)
+        self.files[state.global_step] = {path.name for path in PROJECT.joinpath(folder).iterdir()}
+
+
+def make(folder, **options):
+    """A trainer of 7 batches an epoch, 3 of them a step: the last step of an epoch has one."""
+    options = {"gradient_accumulation_steps": 3, "num_train_epochs": 2, "save_steps": 2, "logging_steps": 1} | options
+    args = TrainingArguments(
+        folder, per_device_train_batch_size=4, report_to="none", use_cpu=True, disable_tqdm=True, **options
+    )
+    return Seen(model=tiny_model(layers=1), args=args, train_dataset=examples(28), data_collator=pad)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training of 6 steps in 2 epochs, and one that went on from its checkpoint 4."""
+    folder, callback = tmp_path_factory.mktemp("seams"), WhatIsSaved()
+    whole, resumed = make(folder), make(folder)
+    whole.add_callback(callback)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    return whole, resumed, callback.files
+
+
+def test_get_batch_samples_is_called_once_a_step(trained):
+    """get_batch_samples of trainer.py counts the items of a step there."""
+    assert trained[0].named("get_batch_samples") == [3, 3, 1, 3, 3, 1]
+
+
+def test_compute_loss_gets_what_get_batch_samples_returned(trained):
+    """compute_loss of trainer.py divides by it."""
+    assert trained[0].named("compute_loss") == [True] * 14
+
+
+def test_the_loss_is_divided_by_the_batches_of_a_step(trained):
+    """loss_is_scaled_for_ga and model_accepts_loss_kwargs of trainer.py ask for it."""
+    losses, used = trained[0].named("loss"), trained[0].named("training_step")
+    assert used == pytest.approx([loss / n for loss, n in zip(losses, [3] * 6 + [1] + [3] * 6 + [1], strict=True)])
+
+
+def test_a_training_log_has_the_loss_and_others_have_not(trained):
+    """log of trainer.py adds the terms where there is one; runner.py and report.py read the history."""
+    logs = trained[0].named("log")
+    assert len(logs) == 7 and all({"loss", "learning_rate", "grad_norm"} <= names for names in logs[:6])
+    assert "loss" not in logs[6] and {"train_loss", "train_runtime", "total_flos"} <= logs[6]
+    assert [entry["step"] for entry in trained[0].state.log_history] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_a_sampler_is_asked_once_an_epoch_and_told_which(trained):
+    """_SeededByEpoch of trainer.py draws the same groups by length in a resumed run."""
+    whole, resumed, _ = trained
+    assert whole.named("epoch") == [(0, 0), (1, 1)]
+    ((told, state),) = resumed.named("epoch")
+    assert (told, int(state)) == (1, 1)
+
+
+def test_groups_by_length_are_drawn_by_the_samplers_generator(tmp_path):
+    """_get_train_sampler of trainer.py sets it, and the size of a group, before each epoch."""
+    sampler = make(tmp_path, train_sampling_strategy="group_by_length")._get_train_sampler().sampler
+    assert (sampler.batch_size, sampler.generator) == (12, None)
+    drawn = []
+    for seed in (1, 1, 2):
+        sampler.generator = torch.Generator().manual_seed(seed)
+        drawn.append(list(sampler))
+    assert drawn[0] == drawn[1] != drawn[2] and sorted(drawn[0]) == list(range(28))
+
+
+def test_the_columns_of_a_batch_are_the_signature_columns(tmp_path):
+    """_set_signature_columns_if_needed of trainer.py adds those that the teacher and losses read."""
+    run = make(tmp_path)
+    run.train_dataset = run.train_dataset.add_column("extra", [0] * 28).add_column("other", [0] * 28)
+    run.data_collator = lambda rows: {"names": sorted(rows[0])}
+    batch = next(iter(run.get_train_dataloader()))
+    assert batch["names"] == ["attention_mask", "extra", "input_ids", "labels"]
+
+
+def test_the_sampling_strategy_is_read_when_a_dataloader_is_made(tmp_path):
+    """_sequential of trainer.py sets another one for the length of that call."""
+
+    def lengths(loader):
+        return [length for batch in loader for length in batch["attention_mask"].sum(-1).tolist()]
+
+    run, data = make(tmp_path, train_sampling_strategy="group_by_length"), examples(28)
+    in_order = [len(ids) for ids in data["input_ids"]]
+    assert lengths(run.get_eval_dataloader(data)) != in_order
+    run.args.train_sampling_strategy = "sequential"
+    loader = run.get_eval_dataloader(data)
+    run.args.train_sampling_strategy = "group_by_length"
+    assert lengths(loader) == in_order
+
+
+def test_prediction_step_leaves_out_what_is_to_be_ignored(tmp_path):
+    """prediction_step of trainer.py has it keep the logits alone."""
+    run = make(tmp_path)
+    run.model.config.output_hidden_states = True
+    batch = pad(list(examples(4)))
+    loss, outputs, labels = run.prediction_step(run.model, dict(batch), False)
+    assert loss.dim() == 0 and len(outputs) == 2 and torch.equal(labels, batch["labels"])
+    _, logits, _ = run.prediction_step(run.model, dict(batch), False, ignore_keys=["hidden_states"])
+    assert logits.shape == (4, 2)
+
+
+def test_a_checkpoint_is_whole_when_on_save_is_called(trained):
+    """run_folder.py (what_is_missing, last_checkpoint), runner.py and interruption.py know these names."""
+    names = {"model.safetensors", "config.json", "training_args.bin", "trainer_state.json"}
+    names |= {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert trained[2] == {2: names, 4: names, 6: names}
+
+
+def test_the_state_of_a_checkpoint_says_whether_the_training_was_to_stop(trained):
+    """_is_last and _end_of of runner.py, _tidy_up of run_folder.py, and report.py read it."""
+    whole, resumed, _ = trained
+    folder = PROJECT.joinpath(whole.args.output_dir)
+    for step, stops in ((4, False), (6, True)):
+        state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+        assert {"best_model_checkpoint", "best_metric", "epoch", "log_history", "total_flos"} <= state.keys()
+        assert (state["global_step"], state["max_steps"]) == (step, 6)
+        assert state["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"] is stops
+
+
+def test_a_recipe_leaves_out_the_default_of_accelerator_config(tmp_path):
+    """recipe.py compares what TrainingArguments makes of it with AcceleratorConfig."""
+    assert "accelerator_config" not in resolved_recipe(TrainingArguments(str(tmp_path), use_cpu=True))
