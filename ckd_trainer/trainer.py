@@ -10,6 +10,7 @@ tells of the distillation. Everything else is `Trainer`.
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import torch
 from datasets import Dataset
@@ -223,12 +224,15 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         # Groups by length are drawn anew in each epoch, by a generator that a resumed run could not have at the same
-        # point, as it is set back only after the batches of an epoch are drawn.
+        # point, as it is set back only after the batches of an epoch are drawn. The epoch is that of the state, as
+        # `set_epoch` does not come through to a sampler that Accelerate has wrapped twice: for the batches of each
+        # process, and to pass over those that were trained.
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
         sampler.batch_size *= self.args.world_size  # the same groups however a step is cut
-        return _SeededByEpoch(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _SeededByEpoch(sampler, lambda: seed + int(self.state.epoch or 0))
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Goes through the rows in their order, so that `compute_metrics` sees them in it."""
@@ -355,16 +359,13 @@ def _loaded(teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
 
 
 class _SeededByEpoch(Sampler):
-    """A sampler with a `generator`, which is seeded by the number of the epoch; `Trainer` calls `set_epoch`."""
+    """A sampler with a `generator`, which is seeded anew, by what `seed` returns, each time it is gone through."""
 
-    def __init__(self, sampler: Sampler, seed: int):
-        self.sampler, self.seed, self.epoch = sampler, seed, 0
-
-    def set_epoch(self, epoch: int):
-        self.epoch = epoch
+    def __init__(self, sampler: Sampler, seed: Callable[[], int]):
+        self.sampler, self.seed = sampler, seed
 
     def __iter__(self):
-        self.sampler.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.sampler.generator = torch.Generator().manual_seed(self.seed())
         return iter(self.sampler)
 
     def __len__(self):

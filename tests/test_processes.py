@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     run_glue_ckd.main([*options, *batches, *alone])
     (folder,) = (path for path in (tmp_path / "alone").iterdir() if path.is_dir())
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
+
+
+def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path):
+    """From step 15 of 12 an epoch, grouped by length: the same student, bit for bit."""
+    train = write_tsv(tmp_path / "train.tsv", sentences(96))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "3", "--save_steps", "5"]
+    options += ["--per_device_train_batch_size", "4", "--train_sampling_strategy", "group_by_length"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    launch("run_glue_ckd.py", *options, "--output_dir", str(whole))
+    shutil.copytree(whole, resumed)
+    for path in resumed.iterdir():
+        if path.name not in ("recipe.yaml", "run.json", "checkpoint-5", "checkpoint-10", "checkpoint-15"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = launch("run_glue_ckd.py", *options, "--output_dir", str(resumed))
+    assert "from checkpoint-15" in said
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert logged(resumed) == logged(whole)
 
 
 MADE_ONCE = """

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import PROJECT, sentences, tiny_model, write_tsv
+from packaging.version import Version
 from safetensors.torch import load_file
 from test_processes import ENVIRONMENT, STUDENT, logged, without_dropout
 
@@ -49,6 +50,8 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly from a checkpoint."""
     script = PROJECT / "run_glue_ckd.py"
     if recipe == "fsdp2.yaml":
+        if Version(torch.__version__) < Version("2.8"):
+            pytest.skip("torch 2.7 adds up the gradients of FSDP2 on processors, where it should take their mean")
         script = tmp_path / "script.py"
         script.write_text(ON_PROCESSORS)
     else:
