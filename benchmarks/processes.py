@@ -118,7 +118,7 @@ def main():
         row = {"processes": processes, "threads_each": threads, "batch": options.batch} | measure.spread(seconds)
         row["examples_per_s"] = f"{options.batch / np.median(seconds):.1f}"
         row["to_one_process"] = f"{measure.ratio(seconds, sides[1, cores]):.3f}"
-        rows.append(row | {"rounds": options.rounds} | measure.conditions())
+        rows.append(row | {"rounds": options.rounds} | measure.conditions() | {"threads": processes * threads})
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     measure.write_rows(measure.RESULTS / "processes.csv", rows)
 

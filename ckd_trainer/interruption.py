@@ -85,30 +85,51 @@ class StopOnSignal(TrainerCallback):
 
 
 class StopOnDivergence(TrainerCallback):
-    """Ends a training whose weights have become infinite or no numbers, before they are saved, on any process.
+    """Ends a training that has diverged, on all processes.
 
-    Looked at every 10 steps and before a checkpoint. A loss without a value alone is no reason: with float16 some
-    steps overflow, and are left out.
+    It has where weights are infinite or no numbers, which is looked at every 10 steps and before a checkpoint, or
+    where no log in 10 steps has a loss on the labels below 100 times that of a model that knows nothing. Some steps
+    without a finite loss are no reason: with float16 some overflow, and are left out.
+
+    Args:
+        loss_at_chance: the loss on the labels of a model that knows nothing.
 
     Raises:
-        InputError: from the end of a step or an epoch.
+        InputError: from the end of a step or an epoch, or a log.
     """
 
-    def __init__(self, accelerator):
-        self.accelerator = accelerator
+    def __init__(self, accelerator, loss_at_chance: float):
+        self.accelerator, self.loss_at_chance = accelerator, loss_at_chance
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.sound = state.global_step  # the last step with a log that was well
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not (control.should_save or control.should_training_stop or state.global_step % _STEPS_BETWEEN == 0):
             return
         bad = sum(~torch.isfinite(_here(parameter)).all() for parameter in model.parameters())
         if self.accelerator.reduce(bad, reduction="sum"):
-            raise InputError(
-                f"training has diverged: by step {state.global_step} the weights are not finite any more. Lower "
-                f"learning_rate ({args.learning_rate:g}) or the weights of the loss, or clip gradients (max_grad_norm "
-                f"{args.max_grad_norm:g}). Checkpoints in {args.output_dir} are from before."
-            )
+            raise self._diverged(args, f"by step {state.global_step} the weights are not finite any more")
 
     on_epoch_end = on_step_end
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        loss = logs.get("loss_task")  # the mean over finite steps since the last log; no number if none was
+        if loss is None or loss < 100 * self.loss_at_chance:
+            self.sound = state.global_step
+        elif state.global_step - self.sound >= _STEPS_BETWEEN:
+            raise self._diverged(
+                args,
+                f"from step {self.sound} to {state.global_step} the loss on the labels is {loss:.4g}, where a model "
+                f"that knows nothing has {self.loss_at_chance:.2g}",
+            )
+
+    def _diverged(self, args, what: str) -> InputError:
+        return InputError(
+            f"training has diverged: {what}. Lower learning_rate ({args.learning_rate:g}) or the weights of the loss, "
+            f"or clip gradients (max_grad_norm {args.max_grad_norm:g}). Checkpoints in {args.output_dir} up to step "
+            f"{self.sound} are from before."
+        )
 
 
 def _here(parameter: torch.Tensor) -> torch.Tensor:

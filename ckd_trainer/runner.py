@@ -159,7 +159,7 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
         metrics = _end_of(trainer, start.checkpoint)
     else:
         trainer.add_callback(LogWhereSaved)
-        trainer.add_callback(StopOnDivergence(trainer.accelerator))
+        trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
         with StopOnSignal(trainer.accelerator) as stop:
             trainer.add_callback(stop)
             try:
@@ -178,6 +178,13 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     trainer.log_metrics("train", metrics)
     _save_results(trainer, "train", metrics)  # last: says that training is complete
     return metrics
+
+
+def _loss_at_chance(trainer: DistillationTrainer) -> float:
+    """Returns about the loss on the labels of a model that knows nothing: any answer is as likely, a score is 0."""
+    if trainer.objective.head == "score":
+        return max(1.0, float(np.mean(np.square(trainer.train_dataset["labels"][:]))))
+    return math.log(512 if trainer.objective.head == "spans" else trainer.model.config.num_labels)
 
 
 def _is_last(checkpoint: str) -> bool:

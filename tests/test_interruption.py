@@ -1,16 +1,18 @@
 """Signals, a training that diverges, GPUs without a launcher: what ends a run, and what is in place then."""
 
 import json
+import math
 import os
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 import run_glue_ckd
-from ckd_trainer.interruption import LogWhereSaved
+from ckd_trainer.errors import InputError
+from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence
 from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--report_to", "none"]
@@ -86,6 +88,29 @@ def test_divergence_is_told_and_leaves_the_last_good_checkpoint(tiny_teacher, te
     for path in (tmp_path / "out").glob("checkpoint-*"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path / "model.safetensors").values())
     assert not (tmp_path / "out" / "train_results.json").exists()
+
+
+def test_a_loss_beyond_all_bounds_is_divergence(tiny_teacher, text_files, tmp_path, capsys):
+    """As with a learning rate of 10, with which weights stay finite."""
+    options = ["--max_steps", "60", "--warmup_steps", "0", "--save_steps", "5", "--logging_steps", "5"]
+    with pytest.raises(SystemExit) as stopped:
+        distil(tiny_teacher, tmp_path / "out", *text_files, *options, "--learning_rate", "10")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "Traceback" not in error
+    assert "error: training has diverged: from step" in error and "a model that knows nothing has 0.69" in error
+    assert "Lower learning_rate (10)" in error and not (tmp_path / "out" / "train_results.json").exists()
+
+
+def test_ten_steps_in_a_row_are_divergence(tmp_path):
+    """Also with no finite loss among them, as with float16, which leaves weights alone where a step overflows."""
+    stop, args, state = StopOnDivergence(None, 0.7), TrainingArguments(tmp_path, use_cpu=True), TrainerState()
+    stop.on_train_begin(args, state, None)
+    for step, loss in ((5, math.nan), (9, 71), (11, 69), (20, math.nan), (25, 0.5), (34, math.inf)):
+        state.global_step = step
+        stop.on_log(args, state, None, {"loss_task": loss})
+    state.global_step = 35
+    with pytest.raises(InputError, match="diverged: from step 25 to 35 the loss on the labels is nan"):
+        stop.on_log(args, state, None, {"loss_task": math.nan})
 
 
 def test_several_gpus_without_a_launcher_are_refused(tiny_teacher, text_files, tmp_path, monkeypatch, capsys):
