@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.errors import command_line
+from ckd_trainer.processes import part
 from ckd_trainer.recipe import parse_recipe
 from ckd_trainer.text_classification import run_text_classification
 
@@ -28,3 +29,4 @@ def main(argv):
 
 if __name__ == "__main__":
     main()
+    part()

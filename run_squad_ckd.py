@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.errors import command_line
+from ckd_trainer.processes import part
 from ckd_trainer.question_answering import run_question_answering
 from ckd_trainer.recipe import parse_recipe
 
@@ -28,3 +29,4 @@ def main(argv):
 
 if __name__ == "__main__":
     main()
+    part()

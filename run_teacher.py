@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from ckd_trainer.arguments import GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import command_line
+from ckd_trainer.processes import part
 from ckd_trainer.question_answering import run_question_answering
 from ckd_trainer.recipe import parse_recipe, value_of
 from ckd_trainer.text_classification import run_text_classification
@@ -34,3 +35,4 @@ def main(argv):
 
 if __name__ == "__main__":
     main()
+    part()

@@ -64,6 +64,12 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
         reason = _no_room(error, Path(folder))
         if reason is None:
             raise
+        elsewhere = getattr(error, "filename", None)
+        if elsewhere and not Path(elsewhere).resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(
+                f"{elsewhere} cannot be written ({reason}). Make room there, and the same command goes on from "
+                f"{goes_on}."
+            ) from error
         raise InputError(
             f"{option} {folder} cannot be written ({reason}). Make room there, and the same command goes on from "
             f"{goes_on}."

@@ -51,6 +51,9 @@ class StopOnSignal(TrainerCallback):
         if self.received and error is None:
             raise Interrupted(self.received)
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._last = self._next = state.global_step
+
     def on_step_end(self, args, state, control, **kwargs):
         if self.accelerator.num_processes == 1:
             self.agreed = self.received
@@ -62,6 +65,10 @@ class StopOnSignal(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         # Only now, as the checkpoint of a training that was to stop is taken for its end.
         control.should_training_stop |= bool(self.agreed)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.accelerator.num_processes > 1:
+            self._agree(state.global_step)
 
     def _agree(self, step):
         """Tells the others of a signal, and how long steps take here; the slowest says when to do so again."""
@@ -107,7 +114,8 @@ class StopOnDivergence(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if not (control.should_save or control.should_training_stop or state.global_step % _STEPS_BETWEEN == 0):
             return
-        bad = sum(~torch.isfinite(_here(parameter)).all() for parameter in model.parameters())
+        rank = self.accelerator.process_index
+        bad = sum(~torch.isfinite(_here(parameter, rank)).all() for parameter in model.parameters())
         if self.accelerator.reduce(bad, reduction="sum"):
             raise self._diverged(args, f"by step {state.global_step} the weights are not finite any more")
 
@@ -132,7 +140,11 @@ class StopOnDivergence(TrainerCallback):
         )
 
 
-def _here(parameter: torch.Tensor) -> torch.Tensor:
-    """Returns the part of a parameter that is in this process: all of it, or its shard (ZeRO 3, FSDP)."""
-    parameter = getattr(parameter, "ds_tensor", parameter)
-    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+def _here(parameter: torch.Tensor, rank: int) -> torch.Tensor:
+    """Returns the part of a parameter that is in this process: all of it, or its shard (FSDP, ZeRO 3)."""
+    if hasattr(parameter, "to_local"):
+        return parameter.to_local()
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter
+    shard = parameter.ds_tensor  # filled up with anything, so that all processes have as many numbers
+    return shard[: max(0, parameter.ds_numel - rank * shard.numel())]

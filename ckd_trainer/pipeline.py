@@ -20,8 +20,7 @@ from ckd_trainer.errors import InputError
 from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
-from ckd_trainer.processes import made_once, part
-from ckd_trainer.run_folder import Start
+from ckd_trainer.processes import made_once
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.trainer import DistillationTrainer
@@ -148,15 +147,6 @@ def run_task(
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
-    metrics = _run_checked(task, pair, begin, ckd_args, run_args, args)
-    part()
-    return metrics
-
-
-def _run_checked(
-    task: Task, pair: ModelPair, begin: Start, ckd_args: CKDArguments, run_args: RunArguments, args: TrainingArguments
-) -> dict[str, float]:
-    """Does what is left of `run_task` when all that can be told before has been; all of it that is large ends here."""
     with _inputs(task, pair.teacher_tokenizer) as inputs, _no_folder_for_nothing(args.output_dir):
         student, teacher = pair.load()
         return run(

@@ -3,7 +3,8 @@
 import contextlib
 import copy
 import gc
-import tempfile
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import datasets
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import told_without_room
 
 
 def check_one_device(args: TrainingArguments) -> None:
@@ -73,8 +77,19 @@ def in_all_processes(function: Callable):
     return result
 
 
+@contextlib.contextmanager
+def whole_models(args: TrainingArguments) -> Iterator[None]:
+    """Has models that are made within be whole under ZeRO 3 too, where transformers would part them."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if getattr(args, "hf_deepspeed_config", None) is not None:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
 def part() -> None:
-    """Ends the group of processes in order, as one that just ends may abort. Nothing can be shared any more."""
+    """Ends the group of processes in order, as one that just ends may abort; for the end of a script."""
     if PartialState().num_processes > 1:
         gc.collect()  # what holds on to the group, such as DDP, has to go before it, or waits for it for ever
         PartialState().destroy_process_group()
@@ -84,7 +99,8 @@ def part() -> None:
 def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.DatasetDict]:
     """Has one process of each machine make datasets, which all processes on it then map into memory from its disk.
 
-    The files lie in the cache folder of `datasets`, and are deleted at the end. A single process keeps what it makes.
+    The files lie in the cache folder of `datasets`, and are deleted at the end, or, of a run that was killed, by the
+    next one. A single process keeps what it makes.
     """
     state = PartialState()
     if state.num_processes == 1:
@@ -95,15 +111,34 @@ def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.Dat
         def write() -> str | None:
             if not state.is_local_main_process:
                 return None
-            parent = Path(datasets.config.HF_DATASETS_CACHE)
-            parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="ckd-trainer-", dir=parent, ignore_cleanup_errors=True)
-            )
-            make().save_to_disk(folder)
-            return folder
+            sets, parent = make(), Path(datasets.config.HF_DATASETS_CACHE)
+            with told_without_room(parent, "HF_DATASETS_CACHE", "the beginning"):
+                folder = stack.enter_context(_folder_of_this_process(parent))
+                sets.save_to_disk(folder)
+            return str(folder)
 
         folders = gather_object([in_all_processes(write)])
         folder = folders[state.process_index - state.local_process_index]
         # None goes on, and deletes the folder, before all have it open.
         yield in_all_processes(lambda: datasets.load_from_disk(folder))
+
+
+@contextlib.contextmanager
+def _folder_of_this_process(parent: Path) -> Iterator[Path]:
+    """Makes a folder that lives as long as the context, and deletes those of processes that were killed in theirs.
+
+    A lock beside it says that its process lives.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for path in parent.glob("ckd-trainer-*.lock"):
+        with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink()
+    folder = parent / f"ckd-trainer-{uuid.uuid4().hex}"
+    with FileLock(f"{folder}.lock"):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(f"{folder}.lock").unlink(missing_ok=True)

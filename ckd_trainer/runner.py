@@ -106,6 +106,8 @@ def run(
     """
     args, metrics = trainer.args, {}
     with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
+        if start.is_trained or not args.do_train:
+            _place_whole(trainer)
         if start.is_trained:
             trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
         else:
@@ -187,6 +189,12 @@ def _loss_at_chance(trainer: DistillationTrainer) -> float:
     return math.log(512 if trainer.objective.head == "spans" else trainer.model.config.num_labels)
 
 
+def _place_whole(trainer: DistillationTrainer) -> None:
+    """Prepares a model that is not trained by this call: FSDP and ZeRO 2 part models for training alone."""
+    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+    trainer.accelerator.prepare_model(trainer.model, device_placement=True, evaluation_mode=True)
+
+
 def _is_last(checkpoint: str) -> bool:
     """True where the training had come to its end with this checkpoint: all steps done, or stopped early."""
     if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` puts together
@@ -203,6 +211,7 @@ def _end_of(trainer: DistillationTrainer, checkpoint: str) -> dict[str, float]:
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
         chosen = chosen.with_name(Path(state.best_model_checkpoint).name)
     load_model(trainer.model, chosen / "model.safetensors")
+    _place_whole(trainer)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
     metrics |= {"total_flos": state.total_flos, "train_loss": float(np.mean(losses)) if losses else 0.0}

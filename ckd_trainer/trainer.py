@@ -13,22 +13,22 @@ import logging
 from collections.abc import Callable
 
 import torch
+from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
-from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.compatibility import label_order
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
-from ckd_trainer.losses import span_task_loss
+from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
-from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation
+from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
@@ -93,7 +93,6 @@ class DistillationTrainer(Trainer):
     ):
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
-        unset_hf_deepspeed_config()  # a `StoredTeacher` is loaded whole, under ZeRO 3 too
         # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
@@ -131,7 +130,7 @@ class DistillationTrainer(Trainer):
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
-            self.teacher_model = _loaded(teacher)
+            self.teacher_model = self._loaded(teacher)
             self._teacher_only_inputs = forward_arguments(self.teacher_model) - forward_arguments(self.model)
         self._weights = {"task": self.objective.task_weight} | self.objective.weights
         self._running_means = _RunningMeans(list(self._weights))
@@ -153,6 +152,12 @@ class DistillationTrainer(Trainer):
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
         return self._teacher
+
+    def _loaded(self, teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
+        if not isinstance(teacher, StoredTeacher):
+            return teacher
+        with whole_models(self.args):
+            return teacher.load()
 
     def _live_teacher(self, model: PreTrainedModel, order: list[int] | None = None) -> LiveTeacher:
         return LiveTeacher(
@@ -177,7 +182,8 @@ class DistillationTrainer(Trainer):
         _check_rows(examples)
         teacher = self.teacher_model
         stored = isinstance(teacher, StoredTeacher)
-        reads = teacher.input_names if stored else forward_arguments(teacher)
+        with whole_models(self.args):
+            reads = teacher.input_names if stored else forward_arguments(teacher)
         read_columns = [name for name in examples.column_names if name in reads and name not in self.label_names]
         contents = main_process_says(
             lambda: Contents(
@@ -200,7 +206,7 @@ class DistillationTrainer(Trainer):
             examples,
             head_outputs=self.model.config.num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
-            load_teacher=lambda: self._live_teacher(_loaded(teacher).to(self.args.device)),
+            load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device)),
             collate=self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
@@ -264,12 +270,16 @@ class DistillationTrainer(Trainer):
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
-        mask, labels = attention_mask_of(batch), batch.get("labels")
-        if labels is None or labels.is_floating_point():
-            examples = mask.new_full((), len(mask), dtype=torch.long)
+        labels = batch.get("labels")
+        if self.objective.head == "spans":
+            labelled = span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
+        elif labels is not None and not labels.is_floating_point():
+            labelled = labels.ne(-100).sum()  # the others are left out of the mean
         else:
-            examples = labels.ne(-100).sum()  # the others are left out of the mean
-        return torch.stack([examples, *self.objective.counts(mask).values()])
+            labelled = torch.tensor(find_batch_size(batch), device=self.args.device)
+        if not self.objective.weights:
+            return labelled[None]
+        return torch.stack([labelled, *self.objective.counts(attention_mask_of(batch)).values()])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
@@ -281,17 +291,17 @@ class DistillationTrainer(Trainer):
         signals = self.teacher(inputs) if distils else None
         student_inputs = self._student_inputs(inputs) | (self.objective.model_outputs if distils else {})
         loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
-        mask = attention_mask_of(inputs)
-        if self.objective.head == "spans":
-            positions = inputs["start_positions"], inputs["end_positions"]
+        if self.objective.head == "spans" and self.compute_loss_func is None:
+            positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
             loss = span_task_loss(outputs.start_logits, outputs.end_logits, *positions, mask)
         if model.training:
             terms = {"task": loss}
             if distils:
-                terms |= self.objective(outputs, signals, mask, inputs.get(ANSWER_MASK))
+                terms |= self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
             if num_items_in_batch is not None:
-                shares = self._counts(inputs) / num_items_in_batch
-                terms = {term: terms[term] * share for term, share in zip(self._weights, shares, strict=True)}
+                shares = zip(self._weights, self._counts(inputs) / num_items_in_batch, strict=True)
+                # A mean of nothing is no number, and has no share.
+                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares}
             loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
             self._running_means.add(loss, terms)
         return (loss, outputs) if return_outputs else loss
@@ -317,6 +327,11 @@ class DistillationTrainer(Trainer):
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
         super().log(logs, start_time)
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        # Each process saves its own. The state, whose file says that a checkpoint is whole, comes after all of them.
+        self.accelerator.wait_for_everyone()
 
     def create_model_card(self, **kwargs):
         """Writes a model card that names the teacher and the losses, see `ckd_trainer.model_card`."""
@@ -352,10 +367,6 @@ def _check_answer_mask(examples) -> None:
             f"start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, or "
             "make the features with encode and SpanCollator of ckd_trainer.data.squad."
         )
-
-
-def _loaded(teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
-    return teacher.load() if isinstance(teacher, StoredTeacher) else teacher
 
 
 class _SeededByEpoch(Sampler):

@@ -4,15 +4,16 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_glue_ckd
 from ckd_trainer.errors import InputError
-from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence
+from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--report_to", "none"]
@@ -111,6 +112,31 @@ def test_ten_steps_in_a_row_are_divergence(tmp_path):
     state.global_step = 35
     with pytest.raises(InputError, match="diverged: from step 25 to 35 the loss on the labels is nan"):
         stop.on_log(args, state, None, {"loss_task": math.nan})
+
+
+def test_what_fills_up_a_shard_is_not_looked_at():
+    """Of ZeRO 3: 3 numbers in shards of 2, whose second one ends with whatever was in memory."""
+    parameter = SimpleNamespace(ds_numel=3, ds_tensor=torch.tensor([1.0, math.nan]))
+    stop = StopOnDivergence(SimpleNamespace(process_index=1, reduce=lambda bad, reduction: bad), 0.7)
+    model, control = SimpleNamespace(parameters=lambda: [parameter]), TrainerControl(should_save=True)
+    stop.on_train_begin(None, TrainerState(), control)
+    stop.on_step_end(None, TrainerState(), control, model=model)
+    stop.accelerator.process_index = 0
+    with pytest.raises(InputError, match="diverged"):
+        stop.on_step_end(TrainingArguments("out", use_cpu=True), TrainerState(), control, model=model)
+
+
+def test_slow_steps_after_a_resume_are_known_to_be_slow(monkeypatch):
+    """So that two processes tell each other of a signal in time, and not 10 steps of 5 seconds later."""
+    accelerator = SimpleNamespace(num_processes=2, device="cpu", gather=lambda tensor: tensor)
+    stop, control, now = StopOnSignal(accelerator), TrainerControl(), [0.0]
+    monkeypatch.setattr("ckd_trainer.interruption.time.monotonic", lambda: now[0])
+    with stop:
+        stop.on_train_begin(None, TrainerState(global_step=500), control)
+        for step in (501, 502):
+            now[0] += 5
+            stop.on_step_end(None, TrainerState(global_step=step), control)
+            assert stop._next == step + 1
 
 
 def test_several_gpus_without_a_launcher_are_refused(tiny_teacher, text_files, tmp_path, monkeypatch, capsys):

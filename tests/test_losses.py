@@ -616,15 +616,14 @@ def test_loss_on_spans_is_that_of_each_text_alone(rng):
     logits = [torch.randn(4, width, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(2)]
     mask = torch.tensor([[place < length for place in range(width)] for length in lengths])
     positions = [torch.tensor([2, 0, 4, 1]), torch.tensor([2, 6, 5, 7])]
-    expected = torch.zeros((), dtype=torch.float64)
-    for scores, places in zip(logits, positions, strict=True):
-        kept = [
-            -row[:length].log_softmax(0)[place]
-            for row, length, place in zip(scores, lengths, places, strict=True)
-            if place < length
-        ]
-        expected = expected + sum(kept) / len(kept) / 2
-    assert_same(losses.span_task_loss(*logits, *positions, mask), expected, logits)
+    kept = [
+        -row[:length].log_softmax(0)[place]
+        for scores, places in zip(logits, positions, strict=True)
+        for row, length, place in zip(scores, lengths, places, strict=True)
+        if place < length
+    ]
+    assert losses.span_task_count(*positions, mask) == len(kept) == 6
+    assert_same(losses.span_task_loss(*logits, *positions, mask), sum(kept) / len(kept), logits)
 
 
 @pytest.mark.parametrize("scale_by_temperature", [True, False])

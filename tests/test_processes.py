@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import PROJECT, sentences, write_tsv
+from filelock import FileLock
 from safetensors.torch import load_file
 from test_question_answering import qa_model, save_base, write_questions
 from transformers import TrainerControl
@@ -154,11 +155,16 @@ with made_once(make) as sets:
 
 
 def test_data_is_made_once(tmp_path):
+    """What a run that was killed has left goes, and what one that lives holds stays."""
     (tmp_path / "script.py").write_text(MADE_ONCE)
     cache = tmp_path / "cache"
-    launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+    for name in ("ckd-trainer-killed", "ckd-trainer-lives"):
+        (cache / name).mkdir(parents=True)
+        (cache / f"{name}.lock").touch()
+    with FileLock(cache / "ckd-trainer-lives.lock"):
+        launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+        assert sorted(path.name for path in cache.iterdir()) == ["ckd-trainer-lives", "ckd-trainer-lives.lock"]
     assert (tmp_path / "made.txt").read_text() == "made\n"
-    assert list(cache.iterdir()) == []
 
 
 def test_questions_in_two_processes(tmp_path):

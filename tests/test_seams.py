@@ -34,6 +34,7 @@ PRIVATE = {
         "_get_train_sampler",  # nothing public makes the sampler
         "_set_signature_columns_if_needed",  # nor says which columns a batch keeps
         "_signature_columns",
+        "_save_rng_state",  # nothing public comes between the files of a checkpoint
     },
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
     "ckd_trainer/metrics/squad.py": {"_info", "_compute"},

@@ -22,6 +22,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 import run_glue_ckd
+from ckd_trainer.processes import part
 
 init = AcceleratorState.__init__
 
@@ -32,6 +33,7 @@ def with_fsdp(self, *args, **kwargs):
 
 AcceleratorState.__init__ = with_fsdp
 run_glue_ckd.main()
+part()
 """
 
 
@@ -47,7 +49,7 @@ def launch(recipe, script, *options):
 
 @pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
 def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
-    """Trains like a whole one in one process, leaves a whole model, and goes on exactly from a checkpoint."""
+    """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""
     script = PROJECT / "run_glue_ckd.py"
     if recipe == "fsdp2.yaml":
         if Version(torch.__version__) < Version("2.8"):
@@ -77,13 +79,18 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     accuracy = [json.loads((folder / "eval_results.json").read_text())["eval_accuracy"] for folder in (one, two)]
     assert accuracy[0] == accuracy[1]
 
-    shutil.copytree(two, again)
-    shutil.rmtree(again / "checkpoint-6")
-    for left in ("train_results.json", "all_results.json", "eval_results.json", "model.safetensors"):
-        (again / left).unlink()
-    said = launch(recipe, script, *options, *batches, "--output_dir", str(again))
-    assert "from checkpoint-3" in said
-    assert (again / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    for end, goes_on in (("", "from checkpoint-3"), ("6", "from checkpoint-6"), ("6 model", "is trained already")):
+        shutil.copytree(two, again)
+        if "6" not in end:
+            shutil.rmtree(again / "checkpoint-6")
+        left = ["all_results.json", "eval_results.json"]
+        for name in left if "model" in end else [*left, "train_results.json", "model.safetensors"]:
+            (again / name).unlink()
+        assert goes_on in launch(recipe, script, *options, *batches, "--output_dir", str(again))
+        assert (again / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+        scores = [json.loads((folder / "eval_results.json").read_text()) for folder in (two, again)]
+        assert scores[0]["eval_loss"] == pytest.approx(scores[1]["eval_loss"], rel=1e-5)
+        shutil.rmtree(again)
 
 
 def test_a_whole_teacher_is_not_wrapped():
@@ -110,3 +117,36 @@ def test_a_teacher_in_parts_is_put_together_by_deepspeed(monkeypatch):
     assert placed_for_evaluation(teacher, accelerator) is engine and not engine.training
     assert asked == {"model": teacher, "config": {"zero_optimization": {"stage": 3}}}
     assert config.keys() == {"zero_optimization", "optimizer", "scheduler"}
+
+
+WITH_A_TEACHER_IN_PARTS = """
+import sys
+import torch
+from test_trainer import examples, pad
+from transformers import BertForSequenceClassification, TrainingArguments
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.processes import part
+
+options = {"max_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
+args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_strategy="no", **options)
+teacher = BertForSequenceClassification.from_pretrained(sys.argv[1])
+student = BertForSequenceClassification.from_pretrained(sys.argv[1], num_hidden_layers=2)
+assert all(parameter.numel() == 0 for parameter in teacher.parameters()) == (sys.argv[3] == "parts")
+models = {"model": student, "teacher": teacher, "ckd_args": CKDArguments()}
+trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), data_collator=pad)
+trainer.train()
+if trainer.is_world_process_zero():
+    trainer.state.save_to_json(f"{sys.argv[2]}/trainer_state.json")
+part()
+"""
+
+
+def test_a_teacher_in_parts_teaches_as_a_whole_one(tiny_teacher, tmp_path):
+    pytest.importorskip("deepspeed")
+    without_dropout(tiny_teacher)
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r})\n{WITH_A_TEACHER_IN_PARTS}")
+    for recipe, kind in (("deepspeed_zero3.yaml", "parts"), ("deepspeed_zero2.yaml", "whole")):
+        launch(recipe, script, str(tiny_teacher), str(tmp_path / kind), kind)
+    for ours, theirs in zip(logged(tmp_path / "parts"), logged(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)

@@ -218,7 +218,7 @@ ALL_TERMS = {"alpha": 0.5, "window_size": 3} | {name: 2.0 for name in CONTROL if
     ids=["pairs", "items", "l2", "score", "fine_tuning"],
 )
 def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, rng, ckd_args, labels, size):
-    """1 x 8 and 8 x 1 examples of all lengths train alike; the last step of an epoch has 5.
+    """1 x 8 and 8 x 1 examples of all lengths train alike; the last step of an epoch has 5, one without a label.
 
     Plain descent, by which weights differ as much as gradients do.
     """
@@ -226,8 +226,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, rng, ckd_args, labels
     if labels == 1:
         data = data.map(lambda row: {"labels": row["labels"] + 0.5})
     else:
-        unlabelled = 10 if size > 1 else None  # a batch without any label has no task loss
-        values = [-100 if place == unlabelled else label for place, label in enumerate(data["labels"])]
+        values = [-100 if place == 10 else label for place, label in enumerate(data["labels"])]
         data = data.remove_columns("labels").add_column("labels", values)
     names = tuple(map(str, range(labels)))
     results = {}
@@ -250,6 +249,15 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, rng, ckd_args, labels
     for ours, theirs in zip(logs(results[size]), logs(results[8]), strict=True):
         for name in ours.keys() - {"epoch"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+
+
+def test_random_numbers_of_all_processes_are_there_before_the_state(tmp_path):
+    """Whose file says that a checkpoint is whole."""
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    files = []
+    run.accelerator.wait_for_everyone = lambda: files.append({path.name for path in tmp_path.glob("*/*")})
+    run.train()
+    assert any("rng_state.pth" in seen and "trainer_state.json" not in seen for seen in files)
 
 
 def test_evaluation_is_the_students_task_loss_and_keeps_only_logits(tmp_path):

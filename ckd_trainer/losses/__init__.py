@@ -5,6 +5,7 @@ from ckd_trainer.losses.logits import (
     classification_logit_loss,
     regression_logit_loss,
     span_logit_loss,
+    span_task_count,
     span_task_loss,
 )
 from ckd_trainer.losses.pairs import pair_count, pair_loss
@@ -21,6 +22,7 @@ __all__ = [
     "pair_loss",
     "regression_logit_loss",
     "span_logit_loss",
+    "span_task_count",
     "span_task_loss",
     "triple_count",
     "triple_loss",

@@ -53,7 +53,7 @@ def span_logit_loss(
 def span_task_loss(
     start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, mask: Tensor
 ) -> Tensor:
-    """Mean of the cross entropies of start and of end, mean over examples: the loss on the labels.
+    """Mean of the cross entropies of all starts and ends: the loss on the labels.
 
     transformers' own takes the logits of padding in, so that it depends on how long the other texts of a batch are.
 
@@ -62,14 +62,21 @@ def span_task_loss(
         start_positions, end_positions: (batch,); one that is no token of its text does not count.
         mask: (batch, length), true or 1 for tokens that are not padding.
     """
-    mask, outside = mask.bool(), mask.shape[-1]
-    losses = []
-    for logits, positions in ((start_logits, start_positions), (end_logits, end_positions)):
-        positions = positions.clamp(0, outside)
-        inside = F.pad(mask, (0, 1)).take_along_dim(positions[:, None], 1)[:, 0]
-        scores = _float(logits).masked_fill(~mask, -torch.inf)
-        losses.append(F.cross_entropy(scores, positions.masked_fill(~inside, outside), ignore_index=outside))
-    return (losses[0] + losses[1]) / 2
+    scores = _float(torch.cat((start_logits, end_logits))).masked_fill(~mask.bool().repeat(2, 1), -torch.inf)
+    positions = torch.cat((start_positions, end_positions))
+    inside = _inside(positions, mask.repeat(2, 1))
+    return F.cross_entropy(scores, positions.masked_fill(~inside, -100))  # -100: does not count
+
+
+def span_task_count(start_positions: Tensor, end_positions: Tensor, mask: Tensor) -> Tensor:
+    """Returns of how many starts and ends `span_task_loss` is the mean."""
+    return _inside(start_positions, mask).sum() + _inside(end_positions, mask).sum()
+
+
+def _inside(positions: Tensor, mask: Tensor) -> Tensor:
+    length = mask.shape[-1]
+    places = positions.clamp(0, length - 1)[:, None]
+    return (positions < length) & mask.bool().take_along_dim(places, 1)[:, 0]
 
 
 def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
