@@ -79,7 +79,8 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
 def _no_room(error: Exception, folder: Path) -> str | None:
     """Returns the reason where an error says that there is no room for a file, None where it says something else."""
     number = getattr(error, "errno", None)
-    if number is None and (said := re.search(r"\(os error (\d+)\)", str(error))):  # Rust: safetensors, tokenizers
+    # Rust, in two of its ways: safetensors, tokenizers
+    if number is None and (said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error))):
         number = int(said[1])
     if number in NO_ROOM:
         return os.strerror(number)

@@ -38,7 +38,7 @@ def slow_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     Returns for each id the list of (text, score, start logit, end logit) with the best first, and the null odds.
     """
     features = features.to_list()
-    start_logits, end_logits = np.float64(start_logits).tolist(), np.float64(end_logits).tolist()
+    start_logits, end_logits = (np.asarray(logits, dtype=np.float64).tolist() for logits in (start_logits, end_logits))
     lists, odds = {}, {}
     for number, (name, context) in enumerate(zip(questions["id"], questions["context"], strict=True)):
         found, nulls = {}, []
