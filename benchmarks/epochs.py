@@ -59,7 +59,7 @@ def make_trainer(side, seed, folder, options):
         "teacher_model_name_or_path": options.teacher,
         "student_num_layers": options.student_num_layers,
         "num_train_epochs": options.epochs,
-        "data_dir": options.data_dir or "none",
+        "data_dir": options.data_dir or "None",
         "max_train_samples": options.max_train_samples or "none",
         "seed": seed,
         "bf16": options.bf16,
