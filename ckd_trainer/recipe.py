@@ -118,7 +118,8 @@ class _Loader(yaml.SafeLoader):
     """`yaml.safe_load`, but for equal keys, of which that keeps the last and says nothing."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in getattr(node, "value", ()) if isinstance(key, yaml.ScalarNode)]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # else the super class says what it is
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
                 raise _TwiceError(key)

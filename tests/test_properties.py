@@ -245,6 +245,8 @@ LINES = st.tuples(st.sampled_from([*sorted(HINTS), "<<", "!!int '-'", "? [a]"]),
 )
 @example("alpha: !!bool maybe")
 @example("alpha: !!timestamp soon")
+@example("alpha: !!set [1, [2]]")
+@example("alpha: !!map b")
 @example("alpha: !!int ''")
 @example("student_config: &a {b: *a}")
 @example("alpha: 0x" + "f" * 4000)
