@@ -64,15 +64,11 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
         reason = _no_room(error, Path(folder))
         if reason is None:
             raise
-        elsewhere = getattr(error, "filename", None)
-        if elsewhere and not Path(elsewhere).resolve().is_relative_to(Path(folder).resolve()):
-            raise InputError(
-                f"{elsewhere} cannot be written ({reason}). Make room there, and the same command goes on from "
-                f"{goes_on}."
-            ) from error
+        place = getattr(error, "filename", None)
+        if not place or Path(place).resolve().is_relative_to(Path(folder).resolve()):
+            place = f"{option} {folder}"
         raise InputError(
-            f"{option} {folder} cannot be written ({reason}). Make room there, and the same command goes on from "
-            f"{goes_on}."
+            f"{place} cannot be written ({reason}). Make room there, and the same command goes on from {goes_on}."
         ) from error
 
 

@@ -38,10 +38,8 @@ class StopOnSignal(TrainerCallback):
     def __init__(self, accelerator):
         self.accelerator, self._before = accelerator, {}
         self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
-        self._last = self._next = 0  # steps at which they tell each other
 
     def __enter__(self):
-        self._told = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._receive)
         return self
@@ -52,7 +50,8 @@ class StopOnSignal(TrainerCallback):
             raise Interrupted(self.received)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._last = self._next = state.global_step
+        self._last = self._next = state.global_step  # at which they tell each other
+        self._told = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.accelerator.num_processes == 1:

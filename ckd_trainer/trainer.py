@@ -1,11 +1,11 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides ten methods of `Trainer`: `compute_loss` adds the terms that compare the student with
-the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader` adds
-cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
+`DistillationTrainer` overrides eleven methods of `Trainer`: `compute_loss` adds the terms that compare the student
+with the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader`
+adds cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
 `_get_train_sampler` makes the same groups by length after a resume, `log` reports each term, `prediction_step` keeps
-only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, and `create_model_card`
-tells of the distillation. Everything else is `Trainer`.
+only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, `_save_rng_state` waits
+for all processes, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
 import contextlib

@@ -28,7 +28,6 @@ from ckd_trainer.errors import Interrupted
 from ckd_trainer.interruption import StopOnSignal
 from ckd_trainer.run_folder import last_checkpoint
 
-CONFIG = PROJECT / "recipes" / "accelerate" / "cpu_processes.yaml"
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
@@ -42,18 +41,18 @@ resumes = pytest.mark.skipif(
 )
 
 
-def command(script, *options):
-    """Returns what starts a script in two processes."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+def command(script, *options, recipe="cpu_processes.yaml"):
+    """Returns what starts a script in two processes, with a recipe of recipes/accelerate."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    launcher += ["--config_file", str(PROJECT / "recipes" / "accelerate" / recipe)]
     launcher += ["--main_process_port", "0"]  # any free one, as other runs on this machine may have the usual one
     return [*launcher, str(PROJECT / script), *options]
 
 
-def launch(script, *options, **environment):
+def launch(script, *options, recipe="cpu_processes.yaml", **environment):
     """Runs a script in two processes; returns what it says."""
-    result = subprocess.run(
-        command(script, *options), env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
-    )
+    started = command(script, *options, recipe=recipe)
+    result = subprocess.run(started, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
 

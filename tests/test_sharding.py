@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import torch
 from conftest import PROJECT, sentences, tiny_model, write_tsv
 from packaging.version import Version
 from safetensors.torch import load_file
-from test_processes import ENVIRONMENT, STUDENT, logged, without_dropout
+from test_processes import STUDENT, launch, logged, without_dropout
 
 import run_glue_ckd
 from ckd_trainer.processes import placed_for_evaluation
@@ -37,16 +36,6 @@ part()
 """
 
 
-def launch(recipe, script, *options):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
-    command += ["--config_file", str(PROJECT / "recipes" / "accelerate" / recipe), str(script), *options]
-    result = subprocess.run(
-        command, env=ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
 @pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
 def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""
@@ -70,7 +59,7 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))
     run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
     batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
-    launch(recipe, script, *options, *batches, "--output_dir", str(two))
+    launch(script, *options, *batches, "--output_dir", str(two), recipe=recipe, DS_ACCELERATOR="cpu")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
@@ -86,7 +75,8 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
         left = ["all_results.json", "eval_results.json"]
         for name in left if "model" in end else [*left, "train_results.json", "model.safetensors"]:
             (again / name).unlink()
-        assert goes_on in launch(recipe, script, *options, *batches, "--output_dir", str(again))
+        started = [script, *options, *batches, "--output_dir", str(again)]
+        assert goes_on in launch(*started, recipe=recipe, DS_ACCELERATOR="cpu")
         assert (again / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
         scores = [json.loads((folder / "eval_results.json").read_text()) for folder in (two, again)]
         assert scores[0]["eval_loss"] == pytest.approx(scores[1]["eval_loss"], rel=1e-5)
@@ -147,6 +137,6 @@ def test_a_teacher_in_parts_teaches_as_a_whole_one(tiny_teacher, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r})\n{WITH_A_TEACHER_IN_PARTS}")
     for recipe, kind in (("deepspeed_zero3.yaml", "parts"), ("deepspeed_zero2.yaml", "whole")):
-        launch(recipe, script, str(tiny_teacher), str(tmp_path / kind), kind)
+        launch(script, str(tiny_teacher), str(tmp_path / kind), kind, recipe=recipe, DS_ACCELERATOR="cpu")
     for ours, theirs in zip(logged(tmp_path / "parts"), logged(tmp_path / "whole"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)

@@ -62,10 +62,9 @@ def span_task_loss(
         start_positions, end_positions: (batch,); one that is no token of its text does not count.
         mask: (batch, length), true or 1 for tokens that are not padding.
     """
-    scores = _float(torch.cat((start_logits, end_logits))).masked_fill(~mask.bool().repeat(2, 1), -torch.inf)
-    positions = torch.cat((start_positions, end_positions))
-    inside = _inside(positions, mask.repeat(2, 1))
-    return F.cross_entropy(scores, positions.masked_fill(~inside, -100))  # -100: does not count
+    mask, positions = mask.bool().repeat(2, 1), torch.cat((start_positions, end_positions))
+    scores = _float(torch.cat((start_logits, end_logits))).masked_fill(~mask, -torch.inf)
+    return F.cross_entropy(scores, positions.masked_fill(~_inside(positions, mask), -100))  # -100: does not count
 
 
 def span_task_count(start_positions: Tensor, end_positions: Tensor, mask: Tensor) -> Tensor:
