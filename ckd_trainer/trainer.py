@@ -3,20 +3,18 @@
 `DistillationTrainer` overrides eleven methods of `Trainer`: `compute_loss` adds the terms that compare the student
 with the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader`
 adds cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
-`_get_train_sampler` makes the same groups by length after a resume, `log` reports each term, `prediction_step` keeps
+`_get_train_sampler` shuffles batches of similar length, `log` reports each term, `prediction_step` keeps
 only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, `_save_rng_state` waits
 for all processes, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable
 
 import torch
 from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.arguments import CKDArguments
@@ -29,6 +27,7 @@ from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
 
@@ -229,16 +228,18 @@ class DistillationTrainer(Trainer):
             self.train_dataset, self.data_collator = examples, collator
 
     def _get_train_sampler(self, train_dataset=None):
-        # Groups by length are drawn anew in each epoch, by a generator that a resumed run could not have at the same
-        # point, as it is set back only after the batches of an epoch are drawn. The epoch is that of the state, as
-        # `set_epoch` does not come through to a sampler that Accelerate has wrapped twice: for the batches of each
-        # process, and to pass over those that were trained.
+        """Shuffles the batches of examples of similar length, see `LengthGroupedSampler`."""
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
-        sampler.batch_size *= self.args.world_size  # the same groups however a step is cut
+        # The epoch comes from the state, as Accelerate's `set_epoch` does not reach a sampler that it has wrapped
+        # twice: for the batches of each process, and to skip those that were trained before a resume.
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return _SeededByEpoch(sampler, lambda: seed + int(self.state.epoch or 0))
+        return LengthGroupedSampler(
+            sampler.lengths,
+            sampler.batch_size * self.args.world_size,
+            lambda: seed_of_epoch(seed, int(self.state.epoch or 0)),
+        )
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Goes through the rows in their order, so that `compute_metrics` sees them in it."""
@@ -367,20 +368,6 @@ def _check_answer_mask(examples) -> None:
             f"start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, or "
             "make the features with encode and SpanCollator of ckd_trainer.data.squad."
         )
-
-
-class _SeededByEpoch(Sampler):
-    """A sampler with a `generator`, which is seeded anew, by what `seed` returns, each time it is gone through."""
-
-    def __init__(self, sampler: Sampler, seed: Callable[[], int]):
-        self.sampler, self.seed = sampler, seed
-
-    def __iter__(self):
-        self.sampler.generator = torch.Generator().manual_seed(self.seed())
-        return iter(self.sampler)
-
-    def __len__(self):
-        return len(self.sampler)
 
 
 class _RunningMeans:

@@ -259,21 +259,17 @@ def test_a_training_log_has_the_loss_and_others_have_not(trained):
 
 
 def test_a_sampler_is_asked_once_an_epoch_and_the_state_says_which(trained):
-    """_SeededByEpoch of trainer.py draws the same groups by length in a resumed run."""
+    """LengthGroupedSampler of sampling.py draws the same batches in a resumed run."""
     whole, resumed, _ = trained
     assert whole.named("epoch") == [0, 1]
     assert [int(epoch) for epoch in resumed.named("epoch")] == [1]
 
 
-def test_groups_by_length_are_drawn_by_the_samplers_generator(tmp_path):
-    """_get_train_sampler of trainer.py sets it, and the size of a group, before each epoch."""
+def test_the_sampler_of_groups_by_length_knows_lengths_and_batch_size(tmp_path):
+    """_get_train_sampler of trainer.py reads them."""
     sampler = make(tmp_path, train_sampling_strategy="group_by_length")._get_train_sampler().sampler
-    assert (sampler.batch_size, sampler.generator) == (12, None)
-    drawn = []
-    for seed in (1, 1, 2):
-        sampler.generator = torch.Generator().manual_seed(seed)
-        drawn.append(list(sampler))
-    assert drawn[0] == drawn[1] != drawn[2] and sorted(drawn[0]) == list(range(28))
+    assert sampler.batch_size == 12
+    assert sampler.lengths == [len(ids) for ids in examples(28)["input_ids"]]
 
 
 def test_the_columns_of_a_batch_are_the_signature_columns(tmp_path):
