@@ -47,6 +47,12 @@ class CKDArguments:
         "Multiply the classification logit loss by temperature squared, so that its gradient does not shrink with the "
         "temperature (Hinton et al. 2015). false: as in the CKD authors' code.",
     )
+    teacher_score_scale: float = _option(
+        1.0,
+        "Regression: the student learns teacher_score_scale * score + teacher_score_shift, for a teacher whose scores "
+        "are on another scale than the labels.",
+    )
+    teacher_score_shift: float = _option(0.0, "See teacher_score_scale.")
     wr_distance_weight: float = _option(
         1.0, "Weight of the word relation's distances (pairs of tokens); 0 turns it off."
     )
@@ -112,6 +118,10 @@ class CKDArguments:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+        if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
+            raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")
+        if not math.isfinite(self.teacher_score_shift):
+            raise InputError(f"teacher_score_shift is {self.teacher_score_shift}: give a finite number.")
         if self.window_size is not None and (self.window_size < 1 or self.window_size % 2 == 0):
             raise InputError(
                 f"window_size is {self.window_size}, but a token sits in the middle of its window: give an odd number "
@@ -146,6 +156,15 @@ class CKDArguments:
             "ltr_angle": self.ltr_angle_weight,
         }
         return {term: weight for term, weight in weights.items() if weight > 0}
+
+    @property
+    def maps_scores(self) -> bool:
+        """Whether a regression teacher's scores are mapped to another scale."""
+        return (self.teacher_score_scale, self.teacher_score_shift) != (1.0, 0.0)
+
+    def map_scores(self, scores):
+        """Returns a regression teacher's scores on the scale of the labels; a tensor or an array."""
+        return self.teacher_score_scale * scores + self.teacher_score_shift if self.maps_scores else scores
 
     @classmethod
     def fine_tuning(cls):

@@ -28,6 +28,7 @@ from ckd_trainer.compatibility import (
     check_vocabularies,
     label_order,
     outline,
+    warn_of_label_order,
 )
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
@@ -120,7 +121,9 @@ class ModelPair:
         self.student_config.update(label_config(label_names))
         if self.args.student_init != "random":
             try:
-                self.head_order = label_order(source, self.student_config)
+                self.head_order = label_order(source, self.student_config, whose="the model")
+                if not self.trains:
+                    warn_of_label_order(source, self.student_config, whose="the model")
             except InputError as error:  # to be trained: a new head, or the old one for other names
                 if not self.trains:
                     raise InputError(f"the model cannot be evaluated on this data: {error}") from None
@@ -366,7 +369,7 @@ def _refuse_missing(info: dict, name: str) -> None:
 
 def _permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
     """Puts the rows of the head's last layer in another order of the labels."""
-    logger.warning("The model's head has the labels in another order than the data; its rows are put in the data's.")
+    logger.info("The rows of the model's head are put in the data's order of labels.")
     base = f"{model.base_model_prefix}."
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -179,7 +179,7 @@ class CKDObjective:
     def _logit_loss(self, student: Tensor, teacher: Tensor, answer_mask: Tensor | None) -> Tensor:
         temperature = self.args.temperature
         if self.head == "score":
-            return regression_logit_loss(student, teacher, temperature=temperature)
+            return regression_logit_loss(student, self.args.map_scores(teacher), temperature=temperature)
         scale = {"temperature": temperature, "scale_by_temperature": self.args.scale_by_temperature}
         if self.head == "spans":
             if answer_mask is None:

@@ -23,9 +23,10 @@ from ckd_trainer.padding import by_token
 from ckd_trainer.processes import made_once
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
+from ckd_trainer.teacher_check import SAMPLE_SIZE
 from ckd_trainer.trainer import DistillationTrainer
 
-CHECKED_EXAMPLES = 256  # do the tokenizers agree, does the teacher know the task
+CHECKED_TEXTS = 256  # that two tokenizers encode alike
 
 
 class ModelInputs(NamedTuple):
@@ -78,11 +79,15 @@ class Task(abc.ABC):
         """Returns the scores of the validation set."""
 
     @abc.abstractmethod
-    def warn_of_chance(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
+    def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """Warns loudly where a teacher's answers to a sample of encoded examples have nothing to do with the labels.
 
         Args:
-            logits: as `head_logits` returns them; of spans by token.
+            logits: as `head_logits` returns them, in the data's order of labels and on their scale; of spans by
+                token.
+
+        Raises:
+            InputError: the answers fit labels in another order or on another scale.
         """
 
     @abc.abstractmethod
@@ -187,7 +192,7 @@ def _prepare(
     ckd_args: CKDArguments,
     args: TrainingArguments,
 ) -> DistillationTrainer:
-    """Returns the trainer. The teacher was asked about some examples, and its cache, if there is one, is complete."""
+    """Returns the trainer. Its teacher has answered a sample of examples."""
     trainer = _make_trainer(
         model=student,
         teacher=teacher,
@@ -199,13 +204,20 @@ def _prepare(
         processing_class=pair.tokenizer,
         compute_metrics=task.compute_metrics,
     )
-    if teacher is not None and trainer.caches_teacher:
-        rows = _drawn(inputs.train, args.seed)
-        task.warn_of_chance(_cached_logits(trainer, rows), inputs.train.select(rows), "training")
-    elif teacher is not None and "" in inputs.validation:
-        sample = inputs.validation[""].select(_drawn(inputs.validation[""], args.seed))
-        task.warn_of_chance(_live_logits(trainer, sample), sample, "validation")
+    if teacher is not None:
+        _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
     return trainer
+
+
+def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, seed: int) -> None:
+    """Has the task look at the teacher's logits of a sample, before the teacher's cache is built."""
+    cached = trainer.has_cache()
+    split = "validation" if "" in inputs.validation and not cached else "training"
+    examples = inputs.validation[""] if split == "validation" else inputs.train
+    rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
+    sample = examples.select(rows)
+    logits = _cached_logits(trainer, rows) if cached else _live_logits(trainer, sample)
+    task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
 
 
 @contextlib.contextmanager
@@ -222,12 +234,12 @@ def _no_folder_for_nothing(name: str):
 def _sample_of_texts(data, seed: int):
     """Returns rows of texts, as many as the text columns each."""
     sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
-    sample = sample.select(_drawn(sample, seed))
+    sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
     return zip(*(sample[name] for name in data.text_columns), strict=True)
 
 
-def _drawn(examples: Dataset, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(len(examples))[:CHECKED_EXAMPLES]
+def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(len(examples))[:count]
 
 
 def _make_trainer(**kwargs) -> DistillationTrainer:
@@ -243,7 +255,7 @@ def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tens
 
 
 def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
-    parts = []
+    teacher, parts = trainer.live_teacher(), []
     loader = DataLoader(
         sample,
         batch_size=trainer.args.eval_batch_size,
@@ -252,7 +264,7 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     )
     for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        logits = trainer.teacher.logits(batch).float()
+        logits = teacher.logits(batch).float()
         parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())
     longest = max(part.shape[-1] for part in parts)
     return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

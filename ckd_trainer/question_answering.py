@@ -102,7 +102,7 @@ class QuestionAnswering(Task):
             null_answers=self.squad.null_answers,
         )
 
-    def warn_of_chance(self, logits, examples, split):
+    def check_teacher(self, logits, examples, split):
         """Warns where the teacher's starts of answers have nothing to do with the right ones.
 
         If they had not, sum_p P(teacher says p) P(p is right) of them would be right. The teacher is taken to guess

@@ -80,6 +80,8 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
             "and loss."
         )
+    if name == "rmse":
+        args.greater_is_better = False  # which TrainingArguments knows of losses alone
 
 
 def run(

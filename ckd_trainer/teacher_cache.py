@@ -23,7 +23,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -243,17 +243,26 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
             pass
 
 
-def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
-    """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
-    folder = directory / wanted.key
-    if folder.exists():
-        _check(folder, wanted, examples)
-        return folder
+def is_complete(directory: str | Path, wanted: Contents) -> bool:
+    """Returns whether there is a complete cache that has everything wanted; its files are not looked into."""
+    return next(_serving(Path(directory), wanted), None) is not None
+
+
+def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents]]:
+    """Yields the folders of complete caches that have everything wanted, and what they hold."""
+    if (directory / wanted.key).exists():
+        yield directory / wanted.key, wanted
     for folder in sorted(path.parent for path in directory.glob(f"*/{MANIFEST}")):
         contents = _contents(folder)
         if contents is not None and contents.key == folder.name and contents.serves(wanted):
-            _check(folder, contents, examples)
-            return folder
+            yield folder, contents
+
+
+def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
+    """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
+    for folder, contents in _serving(directory, wanted):
+        _check(folder, contents, examples)
+        return folder
     building = directory / f"{wanted.key}.building"
     if building.is_file():
         raise InputError(f"{building} is a file, but the folder of an unfinished cache has this name: delete it.")

@@ -1,9 +1,5 @@
 """Classification and regression of texts: what run_teacher.py and run_glue_ckd.py do."""
 
-import logging
-
-from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
@@ -16,8 +12,7 @@ from ckd_trainer.data.glue import (
 )
 from ckd_trainer.padding import longest_first
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
-
-logger = logging.getLogger(__name__)
+from ckd_trainer.teacher_check import check_classes, check_scores
 
 
 def run_text_classification(
@@ -71,34 +66,13 @@ class TextClassification(Task):
     def compute_metrics(self, prediction):
         return self.scores(prediction)
 
-    def warn_of_chance(self, logits, examples, split):
-        """Warns where answers and labels are uncorrelated.
-
-        The correlation is one that chance leaves at 0 whatever the balance of the classes (Matthews, or Pearson for
-        scores), whose standard error by chance is 1 / sqrt(n); below two of them the teacher is taken to guess.
-        Nothing is said of fewer than 10 examples or of one answer for all, which tell nothing.
-        """
+    def check_teacher(self, logits, examples, split):
+        """See `check_classes` and `check_scores`."""
         labels = examples["labels"][:]
-        if len(labels) < 10 or len(set(labels)) < 2:
-            return
         if self.data.is_regression:
-            correlation = float(pearsonr(logits[:, 0], labels).statistic)
-            result = f"Pearson correlation {correlation:.3f}"
+            check_scores(labels, logits[:, 0], split)
         else:
-            answers = logits.argmax(-1)
-            correlation = matthews_corrcoef(labels, answers)
-            result = f"accuracy {accuracy_score(labels, answers):.3f}, Matthews correlation {correlation:.3f}"
-        if not correlation > 2 / len(labels) ** 0.5:
-            logger.warning(
-                "THE TEACHER SCORES AT CHANCE: %s on %d %s examples. A student learns nothing from it. Was it "
-                "fine-tuned on this task, with these labels in this order (%s)?",
-                result,
-                len(labels),
-                split,
-                ", ".join(self.data.label_names or ["a score"]),
-            )
-        else:
-            logger.info("The teacher on %d %s examples: %s.", len(labels), split, result)
+            check_classes(labels, logits.argmax(-1), self.data.label_names, split)
 
     def write_predictions(self, name, logits, folder):
         return write_predictions(self.data, name, logits, folder)

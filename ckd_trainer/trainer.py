@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.compatibility import label_order
+from ckd_trainer.compatibility import label_order, warn_of_label_order
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
 from ckd_trainer.losses import span_task_count, span_task_loss
@@ -29,7 +29,7 @@ from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
-from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
+from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,11 @@ class DistillationTrainer(Trainer):
         )
         if spans and "logits" in self.objective.weights:
             _check_answer_mask(self.train_dataset)
+        if self.ckd_args.maps_scores and self.objective.head != "score":
+            raise InputError(
+                f"teacher_score_scale is {self.ckd_args.teacher_score_scale:g} and teacher_score_shift "
+                f"{self.ckd_args.teacher_score_shift:g}, but the model predicts no score: leave them out."
+            )
         if self.objective.weights and teacher is None:
             raise InputError(
                 f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
@@ -119,13 +124,8 @@ class DistillationTrainer(Trainer):
         if self.objective.weights:
             self.teacher_model = teacher
             self._label_order = None if spans else label_order(teacher.config, config)
-            if self._label_order is not None:
-                logger.warning(
-                    "The teacher has its labels in the order %s, the student in %s: the teacher's logits are put in "
-                    "the student's order.",
-                    list(teacher.config.id2label.values()),
-                    list(config.id2label.values()),
-                )
+            if not spans:
+                warn_of_label_order(teacher.config, config)
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
@@ -177,16 +177,31 @@ class DistillationTrainer(Trainer):
         if self.train_dataset is not None:
             _check_rows(self.train_dataset)
 
-    def _open_cache(self, examples: Dataset) -> TeacherCache:
-        _check_rows(examples)
+    def has_cache(self) -> bool:
+        """Returns whether the teacher's cache of the training set is complete, so that its weights are not needed."""
+        if not self.caches_teacher:
+            return False
+        _check_rows(self.train_dataset)
+        wanted = self._cache_contents(self.train_dataset)
+        return main_process_says(lambda: is_complete(self.ckd_args.teacher_cache_dir, wanted))
+
+    def live_teacher(self) -> LiveTeacher:
+        """Returns the teacher with its weights, also where training reads a cache."""
+        if not self.caches_teacher:
+            return self.teacher
+        return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device), self._label_order)
+
+    def _teacher_columns(self) -> set[str]:
         teacher = self.teacher_model
-        stored = isinstance(teacher, StoredTeacher)
         with whole_models(self.args):
-            reads = teacher.input_names if stored else forward_arguments(teacher)
+            return teacher.input_names if isinstance(teacher, StoredTeacher) else forward_arguments(teacher)
+
+    def _cache_contents(self, examples: Dataset) -> Contents:
+        teacher, reads = self.teacher_model, self._teacher_columns()
         read_columns = [name for name in examples.column_names if name in reads and name not in self.label_names]
-        contents = main_process_says(
+        return main_process_says(
             lambda: Contents(
-                teacher=teacher.fingerprint() if stored else model_fingerprint(teacher),
+                teacher=teacher.fingerprint() if isinstance(teacher, StoredTeacher) else model_fingerprint(teacher),
                 examples=examples_fingerprint(examples, read_columns),
                 precision=self.accelerator.mixed_precision,
                 word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
@@ -194,9 +209,14 @@ class DistillationTrainer(Trainer):
                 spans=self.objective.head == "spans",
             ),
         )
+
+    def _open_cache(self, examples: Dataset) -> TeacherCache:
+        _check_rows(examples)
+        teacher, contents = self.teacher_model, self._cache_contents(examples)
+        stored = isinstance(teacher, StoredTeacher)
         if self.args.remove_unused_columns:
             self._set_signature_columns_if_needed()
-            kept = {*reads, *self._signature_columns}
+            kept = {*self._teacher_columns(), *self._signature_columns}
             examples = examples.select_columns([name for name in examples.column_names if name in kept])
         origin = None if stored else teacher.device
         cache = open_or_build(

@@ -403,7 +403,11 @@ def test_compute_metrics(tokenizer):
     for name in ("stsb", "own_files"):
         task = text_task(label_names=None, name=name)
         scores = compute_metrics_for(task)(EvalPrediction(np.array([[1.0], [2.0], [3.0]]), np.array([3.0, 2.0, 1.0])))
-        assert scores == {"pearson": pytest.approx(-1.0), "spearmanr": pytest.approx(-1.0)}
+        assert scores == {
+            "pearson": pytest.approx(-1.0),
+            "spearmanr": pytest.approx(-1.0),
+            "rmse": pytest.approx((8 / 3) ** 0.5),
+        }
 
 
 SUBMITTED = {

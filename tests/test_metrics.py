@@ -46,6 +46,7 @@ def test_correlations_by_hand(name):
     assert score(name, [0.0, 1.0, 5.0], [1.0, 2.0, 3.0]) == {
         "pearson": pytest.approx(5 / math.sqrt(28)),
         "spearmanr": pytest.approx(1.0),
+        "rmse": pytest.approx(math.sqrt((1 + 1 + 4) / 3)),  # differences -1, -1, 2
     }
 
 
@@ -63,9 +64,9 @@ def test_spearman_counts_ranks_with_ties():
         ("mrpc", [0, 0], [0, 1], {"accuracy": 0.5, "f1": 0.0}),
         ("mrpc", [0, 0], [0, 0], {"accuracy": 1.0, "f1": 0.0}),
         ("classification", [0, 0], [0, 1], {"accuracy": 0.5, "f1": pytest.approx(1 / 3)}),
-        ("stsb", [2.5, 2.5, 2.5], [0.0, 1.0, 2.0], {"pearson": 0.0, "spearmanr": 0.0}),
-        ("stsb", [0.0, 1.0, 2.0], [2.5, 2.5, 2.5], {"pearson": 0.0, "spearmanr": 0.0}),
-        ("regression", [1.0], [2.0], {"pearson": 0.0, "spearmanr": 0.0}),
+        ("stsb", [2.0, 2.0], [0.0, 4.0], {"pearson": 0.0, "spearmanr": 0.0, "rmse": 2.0}),
+        ("stsb", [0.0, 4.0], [2.0, 2.0], {"pearson": 0.0, "spearmanr": 0.0, "rmse": 2.0}),
+        ("regression", [1.0], [2.0], {"pearson": 0.0, "spearmanr": 0.0, "rmse": 1.0}),
     ],
 )
 def test_constants_give_zero_without_a_warning(name, predictions, references, expected):

@@ -1,5 +1,6 @@
 """Teacher and student: built, loaded, matched, and refused."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from ckd_trainer import ModelArguments
-from ckd_trainer.compatibility import check_encodings, check_max_length, label_order
+from ckd_trainer.compatibility import check_encodings, check_max_length, label_order, warn_of_label_order
 from ckd_trainer.errors import InputError
 from ckd_trainer.models import ModelPair, label_config, student_from_layers
 
@@ -243,13 +244,46 @@ def test_broken_weights_are_one_message(tiny_teacher, content):
         (["c", "a", "b"], ["a", "b", "c"], [1, 2, 0]),
         (["LABEL_0", "LABEL_1"], ["bad", "good"], None),
         (["bad", "good"], ["LABEL_0", "LABEL_1"], None),
+        # Equal names decide, whatever they are.
+        (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"], [1, 0]),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["label_0", "label_2", "label_1"], [0, 2, 1]),
+        (["yes", "Yes"], ["Yes", "yes"], [1, 0]),
+        # Numbers on both sides are equal names, too.
+        (["LABEL_0", "LABEL_1"], ["0", "1"], None),
+        (["1", "0"], ["LABEL_0", "LABEL_1"], [1, 0]),
+        # Numbers on one side stand for the position.
+        (["LABEL_1", "LABEL_0"], ["bad", "good"], [1, 0]),
+        (["bad", "good"], ["1", "0"], [1, 0]),
+        (["LABEL_0", "LABEL_1"], ["1", "2"], None),
     ],
 )
 def test_label_order(theirs, ours, order):
     teacher, student = tiny_config(labels=theirs), tiny_config(labels=ours)
     assert label_order(teacher, student) == order
-    if order:
-        assert [theirs[index].lower() for index in order] == ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        (["bad", "good"], ["bad", "good"], None),
+        (["LABEL_0", "LABEL_1"], ["0", "1"], None),
+        (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data; they are matched by name"),
+        (["LABEL_0", "LABEL_1"], ["bad", "good"], "MATCHED BY POSITION.*: LABEL_0 = bad, LABEL_1 = good. If"),
+        (["LABEL_1", "LABEL_0"], ["bad", "good"], "MATCHED BY POSITION.*: LABEL_0 = bad, LABEL_1 = good. If"),
+        (["bad", "good"], ["1", "0"], "MATCHED BY POSITION.*: good = 1, bad = 0. If"),
+    ],
+)
+def test_an_order_that_is_assumed_is_said(theirs, ours, words, caplog):
+    warn_of_label_order(tiny_config(labels=theirs), tiny_config(labels=ours))
+    assert len(caplog.records) == (words is not None)
+    if words:
+        assert re.search(words, caplog.text)
+
+
+def test_many_labels_are_no_long_message():
+    with pytest.raises(InputError) as error:
+        label_order(*(tiny_config(labels=[f"{kind} {row}" for row in range(500)]) for kind in ("a", "b")))
+    assert "a 0, a 1" in str(error.value) and "(500 in all)" in str(error.value) and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(

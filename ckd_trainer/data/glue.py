@@ -59,7 +59,7 @@ def metrics_of(arguments):
     if arguments.task_name:
         task = GLUE_TASKS[arguments.task_name]
         return task.best_metric, task.metrics
-    return ("pearson", ("pearson", "spearmanr")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
+    return ("pearson", ("pearson", "spearmanr", "rmse")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
 
 
 def load_task(arguments, *, seed, splits=("train", "validation", "test")):

@@ -71,7 +71,7 @@ _TASKS = (
         None,
         file_labels=None,
         file_label_column="score",
-        metrics=("pearson", "spearmanr"),
+        metrics=("pearson", "spearmanr", "rmse"),
         best_metric="pearson",
     ),
     GlueTask(

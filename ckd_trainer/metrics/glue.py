@@ -29,13 +29,15 @@ def _accuracy_and_macro_f1(references, predictions):
 
 
 def _correlations(references, predictions):
+    # The correlations do not see the scale, so that scores of -10 to 10 pass for labels of 0 to 1.
+    rmse = {"rmse": float(np.sqrt(np.mean((predictions - references) ** 2)))}
     # A constant has no correlation: 0 says "no relation found" and can be compared, where scipy warns and gives nan.
     if np.ptp(references) == 0 or np.ptp(predictions) == 0:
-        return {"pearson": 0.0, "spearmanr": 0.0}
+        return {"pearson": 0.0, "spearmanr": 0.0} | rmse
     return {
         "pearson": float(pearsonr(predictions, references).statistic),
         "spearmanr": float(spearmanr(predictions, references).statistic),
-    }
+    } | rmse
 
 
 _SCORES = {
@@ -60,7 +62,7 @@ class GlueMetric(evaluate.Metric):
 
     - `cola`: `matthews_correlation`
     - `mrpc`, `qqp`: `accuracy` and `f1` (of class 1)
-    - `stsb`, `regression`: `pearson` and `spearmanr`; 0.0 where predictions or references are all equal
+    - `stsb`, `regression`: `pearson` and `spearmanr`, 0.0 where predictions or references are all equal; `rmse`
     - `sst2`, `mnli`, `qnli`, `rte`, `wnli`: `accuracy`
     - `classification`: `accuracy` and `f1` (mean over the classes that occur)
 
