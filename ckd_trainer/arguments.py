@@ -183,6 +183,11 @@ class ModelArguments:
         'Overrides of the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
         "in a recipe, JSON on the command line).",
     )
+    allow_unused_weights: bool = _option(
+        False,
+        "Accept weights in the files of a model that it does not use, such as those of a second head of a teacher. By "
+        "default they are refused, as they may be layers that its configuration leaves out.",
+    )
     trust_remote_code: bool = _option(False, "Run model code that comes with a model on the Hub.")
 
     def __post_init__(self):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import WORDS, save_tokenizer, sentences, tiny_config, tiny_model, write_tsv
+from safetensors.torch import load_file, save_file
 from transformers import BertForQuestionAnswering, BertModel
 
 import ckd_trainer.data.agreement
@@ -188,6 +189,24 @@ def modelled(words=WORDS, kind=None, tokenizer=None, **config):
         save_tokenizer(path, words=words, **tokenizer or {})
 
     return make
+
+
+def renamed(prefix):
+    """Puts a prefix before the names of the weights."""
+
+    def change(path):
+        weights = load_file(path / "model.safetensors")
+        weights = {prefix + name: tensor for name, tensor in weights.items()}
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def adapter(path, good):
+    """What peft saves of LoRA."""
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "bert"}))
+    (path / "adapter_model.safetensors").write_bytes((good / "teacher" / "model.safetensors").read_bytes())
 
 
 def unfinished(path, good):
@@ -622,8 +641,42 @@ MODELS = [
     teacher(
         "config deeper than the weights",
         copied("teacher", saying("config.json", num_hidden_layers=6)),
-        "no weights for | run_teacher.py",
+        "no weights for | describes another model",
     ),
+    teacher(
+        "config flatter than the weights",
+        copied("teacher", saying("config.json", num_hidden_layers=2)),
+        "holds weights that | does not use | encoder.layer.2 | allow_unused_weights",
+    ),
+    teacher(
+        "config flatter than the weights, to fine-tune",
+        copied("teacher", saying("config.json", num_hidden_layers=2)),
+        "holds weights that | does not use | encoder.layer.2 | allow_unused_weights",
+        main=TEACHER,
+    ),
+    teacher(
+        "config of longer texts, to fine-tune",
+        copied("teacher", saying("config.json", max_position_embeddings=64)),
+        "position_embeddings.weight in the shape (32, 32) | asks for (64, 32)",
+        main=TEACHER,
+    ),
+    teacher(
+        "weights of a wrapper", copied("teacher", renamed("module.")), "names such as module. | DataParallel | rename"
+    ),
+    teacher(
+        "weights of a wrapper, to fine-tune",
+        copied("teacher", renamed("_orig_mod.")),
+        "names such as _orig_mod. | save_pretrained | student_init to random",
+        main=TEACHER,
+    ),
+    teacher(
+        "weights of a wrapper, for questions",
+        copied("answers", renamed("model.")),
+        "names such as model. | DataParallel | rename",
+        main=SQUAD,
+    ),
+    teacher("an adapter", adapter, "holds an adapter | merge_and_unload | new folder"),
+    teacher("an adapter, to fine-tune", adapter, "holds an adapter | merge_and_unload | new folder", main=TEACHER),
     teacher("no weights", copied("teacher", without("model.safetensors")), "cannot load | model.safetensors"),
     teacher("weights truncated", copied("teacher", cut("model.safetensors")), "cannot load"),
     teacher("weights empty", copied("teacher", holding("model.safetensors", b"")), "cannot load", main=TEACHER),

@@ -19,7 +19,8 @@ from transformers import (
 from ckd_trainer import ModelArguments
 from ckd_trainer.compatibility import check_encodings, check_max_length, label_order
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair, label_config, student_from_layers
+from ckd_trainer.models import ModelPair, label_config
+from ckd_trainer.student import student_from_layers
 
 NAMES = ["bad", "good"]
 
