@@ -49,8 +49,10 @@ class ModelPair:
 
     Attributes:
         student_config, teacher_config: configurations; the teacher's is None where it is not needed.
-        tokenizer: the student's, saved with it.
+        tokenizer: the student's.
         teacher_tokenizer: encodes the texts, and gives all that either model reads; the student's own without one.
+        saved_tokenizer: the student's as it was loaded. A tokenizer that has encoded texts keeps the truncation and
+            padding of its last call, and would be saved with them.
         folders: where the models lie, as far as they are on this machine.
 
     Raises:
@@ -100,6 +102,7 @@ class ModelPair:
             config = copy.deepcopy(self.teacher_config) if from_teacher else load_config(student, **self.options)
             self.student_config = override_config(config, args)
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
+        self.saved_tokenizer = copy.deepcopy(self.tokenizer)
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
         # Such as token_type_ids, which the student reads and the teacher does not.

@@ -196,7 +196,7 @@ def _prepare(
         train_dataset=inputs.train,
         eval_dataset=inputs.validation.get(""),
         data_collator=task.collator(pair.teacher_tokenizer),
-        processing_class=pair.tokenizer,
+        processing_class=pair.saved_tokenizer,
         compute_metrics=task.compute_metrics,
     )
     if teacher is not None and trainer.caches_teacher:
