@@ -1,8 +1,11 @@
 """Do teacher, student and data go together? Checks by configuration and tokenizer, before weights are loaded."""
 
+import copy
+import tempfile
 from collections.abc import Iterable, Sequence
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ckd_trainer.errors import InputError
@@ -11,6 +14,62 @@ _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
     "or use student_init teacher_layers."
 )
+
+# Classifiers whose hidden states are not one for each token of a text.
+_UNSUPPORTED = {
+    "canine": "reads characters, not tokens",
+    "funnel": "pools the tokens of a text, so that deeper layers have fewer states than the text has tokens",
+    "perceiver": "reads bytes into an array of its own length",
+    "layoutlmv2": "reads images beside the text",
+    "layoutlmv3": "reads images beside the text",
+    "lxmert": "reads images beside the text",
+    "tapas": "reads tables",
+}
+_SUPPORTED = "a text encoder with one state a token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
+
+
+def check_task(config: PreTrainedConfig, model_class, name: str) -> None:
+    """Raises InputError where transformers has no model of this kind for the task.
+
+    Args:
+        model_class: the Auto class of the task's models.
+        name: the model, for the message.
+    """
+    with_code = model_class.__name__ in (getattr(config, "auto_map", None) or {})
+    if type(config) not in model_class._model_mapping and not with_code:
+        raise InputError(
+            f"{name} is a {config.model_type} model, which {model_class.__name__} does not know: give {_SUPPORTED}."
+        )
+
+
+def check_encoder(config: PreTrainedConfig) -> None:
+    """Raises InputError for a model that has not one hidden state for each token in each of its layers."""
+    reason = _UNSUPPORTED.get(config.model_type)
+    if config.is_encoder_decoder:
+        reason = "has an encoder and a decoder"
+    elif reason is None and getattr(config, "num_hidden_layers", None) is None:
+        reason = "does not say its number of layers (num_hidden_layers)"
+    if reason:
+        raise InputError(f"the {config.model_type} model {reason}: give {_SUPPORTED}.")
+
+
+def check_savable(config: PreTrainedConfig) -> None:
+    """Raises InputError where `save_pretrained` refuses a model's configuration, or another one would come back."""
+    way_out = "correct its config.json, or the values that you gave."
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            copy.deepcopy(config).save_pretrained(folder)
+            saved = type(config).from_pretrained(folder)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            message = " ".join(str(error).split())
+            raise InputError(
+                f"the {config.model_type} model's configuration cannot be saved ({message}): {way_out}"
+            ) from error
+    if saved.num_hidden_layers != config.num_hidden_layers:
+        raise InputError(
+            f"the {config.model_type} model's configuration says {config.num_hidden_layers} layers, but "
+            f"{saved.num_hidden_layers} when it is saved: {way_out}"
+        )
 
 
 def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:

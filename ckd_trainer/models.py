@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,16 +26,28 @@ from ckd_trainer.checkpoints import (
 )
 from ckd_trainer.compatibility import (
     check_embeddings,
+    check_encoder,
     check_max_length,
     check_padding_sides,
+    check_savable,
+    check_task,
     check_vocabularies,
     label_order,
     outline,
 )
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
-from ckd_trainer.student import override_config, permute_head, random_model, student_from_layers, student_layers
+from ckd_trainer.student import (
+    config_of_layers,
+    override_config,
+    permute_head,
+    random_model,
+    student_from_layers,
+    student_layers,
+)
 from ckd_trainer.teacher import forward_arguments
+
+logger = logging.getLogger(__name__)
 
 
 class ModelPair:
@@ -91,16 +104,18 @@ class ModelPair:
         self.head_order = None
         self.teacher_config = self.teacher_tokenizer = None
         if distils or from_teacher:
-            self.teacher_config = load_config(teacher, **self.options)
+            self.teacher_config = self._load_config(teacher)
             self.teacher_tokenizer = load_tokenizer(teacher, **self.options)
         self.layers = []
         if args.student_init == "teacher_layers":
             self.layers = student_layers(args, self.teacher_config.num_hidden_layers, layer_mapping)
-            self.student_config = copy.deepcopy(self.teacher_config)
-            self.student_config.num_hidden_layers = len(self.layers)
+            self.student_config = config_of_layers(self.teacher_config, self.layers)
         else:
-            config = copy.deepcopy(self.teacher_config) if from_teacher else load_config(student, **self.options)
+            config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
             self.student_config = override_config(config, args)
+        if self.student_config.output_attentions:  # the run asks each forward for what it reads
+            logger.info("The student's configuration asks for attentions, which cannot be saved: turned off.")
+            self.student_config.output_attentions = False
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
         self.saved_tokenizer = copy.deepcopy(self.tokenizer)
         if self.teacher_tokenizer is None:
@@ -113,6 +128,12 @@ class ModelPair:
         if distils:
             check_vocabularies(self.tokenizer, self.teacher_tokenizer)
             check_padding_sides(self.tokenizer, self.teacher_tokenizer)
+
+    def _load_config(self, name: str) -> PreTrainedConfig:
+        config = load_config(name, **self.options)
+        check_task(config, self.model_class, name)
+        check_encoder(config)
+        return config
 
     def set_labels(self, label_names: Sequence[str] | None) -> None:
         """Gives the student the data's labels (None: a score) and checks that the teacher has them too.
@@ -182,6 +203,7 @@ class ModelPair:
             check_weights(student, info, self.args.model_name_or_path, allow_unused=self.args.allow_unused_weights)
         if self.head_order is not None:
             permute_head(student, self.head_order)
+        check_savable(student.config)
         return student, teacher if self.distils else None
 
 

@@ -1,5 +1,6 @@
 """Making a student: from chosen layers of the teacher, or from a configuration and random weights."""
 
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -41,6 +42,18 @@ def student_layers(args: ModelArguments, depth: int, layer_mapping: str) -> list
         pairs = resolve_layer_mapping("uniform", count, depth)
     source = dict(pairs)
     return [source[layer] for layer in range(1, count + 1)]
+
+
+def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+    """Returns the configuration of a student that is made of these teacher layers (from 1).
+
+    A list with an entry for each layer, such as ModernBERT's layer_types, keeps those of the chosen layers.
+    """
+    student = copy.deepcopy(config)
+    for name, values in _layer_lists(config).items():
+        setattr(student, name, [values[layer - 1] for layer in layers])
+    student.num_hidden_layers = len(layers)
+    return student
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config: PreTrainedConfig) -> PreTrainedModel:
@@ -88,6 +101,7 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
     overrides = dict(args.student_config or {})
     if args.student_num_layers is not None:
         overrides["num_hidden_layers"] = args.student_num_layers
+    lists = _layer_lists(config)
     for key, value in overrides.items():
         if key not in {*config.to_dict(), *config.attribute_map}:
             raise InputError(f"student_config names {key}, which a {config.model_type} configuration does not have.")
@@ -97,10 +111,50 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
             raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
     if overrides:
         try:
+            _fit_layer_lists(config, {name: values for name, values in lists.items() if name not in overrides})
             outline(config, AutoModel)
         except InputError as error:
             raise InputError(f"student_config is {overrides}: {error}") from None
     return config
+
+
+def _layer_lists(config: PreTrainedConfig) -> dict[str, list]:
+    """Returns the entries of a configuration that hold a value for each layer.
+
+    They are told by name and length: by length alone, DeBERTa's pos_att_type of two would be one in a 2-layer model.
+    """
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, list | tuple)
+        and len(value) == config.num_hidden_layers
+        and ("layer" in name or name == "attention_window")  # Longformer's
+    }
+
+
+def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list]) -> None:
+    """Gives lists by layer the length of a new depth: one value for all is repeated, others are the class's pattern.
+
+    Raises:
+        InputError: the class has no pattern for such a depth.
+    """
+    depth = config.num_hidden_layers
+    for name, values in lists.items():
+        if len(values) == depth:
+            continue
+        if all(value == values[0] for value in values):
+            setattr(config, name, values[:1] * depth)
+            continue
+        others = {key: value for key, value in config.to_dict().items() if key not in lists}
+        try:
+            pattern = getattr(type(config).from_dict(others), name, None)
+        except Exception as error:  # each class checks its values in its own way
+            raise InputError(" ".join(str(error).split())) from None
+        if not isinstance(pattern, list | tuple) or len(pattern) != depth:
+            raise InputError(
+                f"{name} has {len(values)} entries, one for each layer: give {depth} of them in student_config."
+            )
+        setattr(config, name, pattern)
 
 
 def random_model(config: PreTrainedConfig, model_class) -> PreTrainedModel:

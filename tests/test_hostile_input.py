@@ -17,7 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import WORDS, save_tokenizer, sentences, tiny_config, tiny_model, write_tsv
 from safetensors.torch import load_file, save_file
-from transformers import BertForQuestionAnswering, BertModel
+from transformers import (
+    BartConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    CanineConfig,
+    FunnelConfig,
+    Gemma3Config,
+    T5Config,
+    ViTConfig,
+    Wav2Vec2Config,
+)
 
 import ckd_trainer.data.agreement
 import ckd_trainer.data.glue
@@ -200,6 +210,16 @@ def renamed(prefix):
         save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
 
     return change
+
+
+def configured(kind):
+    """A configuration alone: the kind of model is refused before its weights are looked for."""
+
+    def make(path, good):
+        kind().save_pretrained(path)
+        save_tokenizer(path)
+
+    return make
 
 
 def adapter(path, good):
@@ -675,6 +695,24 @@ MODELS = [
         "names such as model. | DataParallel | rename",
         main=SQUAD,
     ),
+    teacher("BART", configured(BartConfig), "bart model has an encoder and a decoder | give a text encoder"),
+    teacher("T5, to fine-tune", configured(T5Config), "t5 model has an encoder and a decoder | bert", main=TEACHER),
+    teacher("BART for questions", configured(BartConfig), "bart model has an encoder and a decoder", main=SQUAD),
+    teacher("Funnel", configured(FunnelConfig), "funnel model pools the tokens | give a text encoder"),
+    teacher("CANINE", configured(CanineConfig), "canine model reads characters | give a text encoder", main=TEACHER),
+    teacher(
+        "of images", configured(ViTConfig), "is a vit model | SequenceClassification does not know | a text encoder"
+    ),
+    teacher(
+        "of images, for questions",
+        configured(ViTConfig),
+        "is a vit model | QuestionAnswering does not know | bert",
+        main=SQUAD,
+    ),
+    teacher(
+        "of sounds, to fine-tune", configured(Wav2Vec2Config), "is a wav2vec2 model | does not know", main=TEACHER
+    ),
+    teacher("of images and text", configured(Gemma3Config), "gemma3 model | number of layers | a text encoder"),
     teacher("an adapter", adapter, "holds an adapter | merge_and_unload | new folder"),
     teacher("an adapter, to fine-tune", adapter, "holds an adapter | merge_and_unload | new folder", main=TEACHER),
     teacher("no weights", copied("teacher", without("model.safetensors")), "cannot load | model.safetensors"),
