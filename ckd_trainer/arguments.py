@@ -15,7 +15,7 @@ from typing import Literal
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
-from ckd_trainer.files import user_path
+from ckd_trainer.files import expanded, user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
@@ -132,6 +132,7 @@ class CKDArguments:
                 parse_layer_mapping(getattr(self, name))
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from None
+        self.teacher_cache_dir = expanded(self.teacher_cache_dir)
         if self.teacher_cache_dir and Path(self.teacher_cache_dir).is_file():
             raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
 
@@ -191,6 +192,8 @@ class ModelArguments:
     trust_remote_code: bool = _option(False, "Run model code that comes with a model on the Hub.")
 
     def __post_init__(self):
+        self.model_name_or_path = expanded(self.model_name_or_path)
+        self.teacher_model_name_or_path = expanded(self.teacher_model_name_or_path)
         self.student_config = _mapping("student_config", self.student_config)
         if self.student_num_layers is not None and self.student_num_layers < 1:
             raise InputError(f"student_num_layers is {self.student_num_layers}: give 1 or more.")

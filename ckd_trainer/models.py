@@ -36,6 +36,7 @@ from ckd_trainer.compatibility import (
     outline,
 )
 from ckd_trainer.errors import InputError
+from ckd_trainer.files import expanded
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.student import (
     config_of_layers,
@@ -227,7 +228,8 @@ class StoredTeacher:
         allow_unused_weights: bool = False,
         **options,
     ):
-        self.name_or_path, self.config, self.model_class, self.options = name_or_path, config, model_class, options
+        self.name_or_path, self.config, self.model_class = expanded(name_or_path), config, model_class
+        self.options = options
         self.allow_unused_weights = allow_unused_weights
 
     def load(self) -> PreTrainedModel:

@@ -129,6 +129,33 @@ def test_outputs_may_be_tuples_by_configuration(run, cached, tiny_teacher, text_
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("by_recipe", [False, True], ids=["command line", "recipe"])
+def test_home_is_found_in_every_path(by_recipe, tiny_teacher, text_files, tmp_path, monkeypatch):
+    """The shell leaves ~ alone after --option=, and so does YAML. The same command goes on with the run."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir((tmp_path / "here").mkdir() or tmp_path / "here")
+    paths = {
+        "teacher_model_name_or_path": "teacher",
+        "train_file": "train.tsv",
+        "validation_file": "validation.tsv",
+        "teacher_cache_dir": "cache",
+        "output_dir": "out",
+    }
+    options = {name: f"~/{path}" for name, path in paths.items()}
+    argv = [f"--{name}={path}" for name, path in options.items()]
+    if by_recipe:
+        (tmp_path / "recipe.yaml").write_text("".join(f"{name}: {path}\n" for name, path in options.items()))
+        argv = ["~/recipe.yaml"]
+    argv += [*LAYERS, "--max_seq_length=32", *QUICK[:-1]]
+    first = run_glue_ckd.main(argv)
+    assert run_glue_ckd.main(argv)["eval_loss"] == first["eval_loss"]
+    (tmp_path / "out" / "train_results.json").unlink()
+    resumed = run_glue_ckd.main([*argv, "--resume_from_checkpoint=~/out/checkpoint-1"])
+    assert resumed["eval_loss"] == first["eval_loss"]
+    assert list((tmp_path / "here").iterdir()) == []
+    assert any((tmp_path / "cache").glob("*/manifest.json")) and "~" not in "".join(map(str, tmp_path.iterdir()))
+
+
 def trainer_of(student, teacher, folder, **kwargs):
     rows = {"input_ids": [[2, 7, 9, 3]] * 4, "attention_mask": [[1] * 4] * 4, "labels": [0, 1, 0, 1]}
     data = Dataset.from_dict(rows)
