@@ -15,7 +15,7 @@ from typing import Literal
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
-from ckd_trainer.files import user_path
+from ckd_trainer.files import expanded, user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
@@ -142,6 +142,7 @@ class CKDArguments:
                 parse_layer_mapping(getattr(self, name))
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from None
+        self.teacher_cache_dir = expanded(self.teacher_cache_dir)
         if self.teacher_cache_dir and Path(self.teacher_cache_dir).is_file():
             raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
 
@@ -202,9 +203,16 @@ class ModelArguments:
         'Overrides of the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
         "in a recipe, JSON on the command line).",
     )
+    allow_unused_weights: bool = _option(
+        False,
+        "Accept weights in the files of a model that it does not use, such as those of a second head of a teacher. By "
+        "default they are refused, as they may be layers that its configuration leaves out.",
+    )
     trust_remote_code: bool = _option(False, "Run model code that comes with a model on the Hub.")
 
     def __post_init__(self):
+        self.model_name_or_path = expanded(self.model_name_or_path)
+        self.teacher_model_name_or_path = expanded(self.teacher_model_name_or_path)
         self.student_config = _mapping("student_config", self.student_config)
         if self.student_num_layers is not None and self.student_num_layers < 1:
             raise InputError(f"student_num_layers is {self.student_num_layers}: give 1 or more.")

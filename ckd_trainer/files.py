@@ -23,6 +23,15 @@ def user_path(path: str | Path) -> Path:
         raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
 
 
+def expanded(name: str | None) -> str | None:
+    """Returns an option's value with ~ and ~user at its start replaced, as shells do not after --option=.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    return str(user_path(name)) if name and str(name).startswith("~") else name
+
+
 def public(value):
     """Returns a value without the folders of a path from the root or from home, which say whose machine this is."""
     is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))

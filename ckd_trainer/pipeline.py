@@ -152,8 +152,8 @@ def run_task(
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
+    student, teacher = pair.load()
     with _inputs(task, pair.teacher_tokenizer) as inputs, _no_folder_for_nothing(args.output_dir):
-        student, teacher = pair.load()
         return run(
             _prepare(task, inputs, student, teacher, pair, ckd_args, args),
             start=begin,
@@ -201,7 +201,7 @@ def _prepare(
         train_dataset=inputs.train,
         eval_dataset=inputs.validation.get(""),
         data_collator=task.collator(pair.teacher_tokenizer),
-        processing_class=pair.tokenizer,
+        processing_class=pair.saved_tokenizer,
         compute_metrics=task.compute_metrics,
     )
     if teacher is not None:

@@ -14,9 +14,12 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ckd_trainer.errors import InputError, about_file
+from ckd_trainer.files import expanded, user_path
 
 # Options that only concern this machine or hold a secret: no part of a resolved recipe.
 _NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
+# Paths among the fields of TrainingArguments. Our own dataclasses, or the readers of files, replace ~ themselves.
+_PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
 
 class _Parser(HfArgumentParser):
@@ -70,6 +73,8 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
         values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
     for key, value in values.items():
         _check_json(key, value)
+        if key in _PATHS and isinstance(value, str):
+            values[key] = expanded(value)
     try:
         return parser.parse_dict(values)
     except OSError as error:
@@ -97,7 +102,7 @@ def read_recipe(path: str | Path) -> dict:
         InputError: no such file, not YAML, or not a mapping.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = user_path(path).read_text(encoding="utf-8")
         recipe = yaml.load(text, _Loader)
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from None

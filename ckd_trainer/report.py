@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckd_trainer.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.files import expanded
 from ckd_trainer.recipe import read_recipe
 
 _NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
@@ -242,7 +243,7 @@ def main(argv):
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
     parser.add_argument("--metric", required=True, help="what the runs are compared by, such as accuracy")
-    parser.add_argument("--output", help="also draw a picture into this file (.png, .svg or .pdf)")
+    parser.add_argument("--output", type=expanded, help="also draw a picture into this file (.png, .svg or .pdf)")
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs, arguments.metric)
     print(format_table(runs, arguments.metric))

@@ -53,6 +53,7 @@ _MAY_DIFFER = {
     "report_to",
     "run_name",
     "push_to_hub",
+    "allow_unused_weights",
 }
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}

@@ -50,7 +50,8 @@ class LiveTeacher:
         label_order: Sequence[int] | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
-        self.model_outputs = model_outputs
+        self.by_name = outputs_by_name(model)
+        self.model_outputs = model_outputs | self.by_name
         self.word_layers = word_layers
         self.ltr_layers = ltr_layers
         self.label_order = label_order
@@ -70,7 +71,7 @@ class LiveTeacher:
     @torch.no_grad()
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the logits alone."""
-        return in_order(head_logits(self.model(**self._inputs(batch))), self.label_order)
+        return in_order(head_logits(self.model(**self._inputs(batch), **self.by_name)), self.label_order)
 
     def _inputs(self, batch):
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
@@ -118,6 +119,11 @@ def head_logits(outputs: ModelOutput) -> Tensor:
     if "start_logits" in outputs:
         return torch.stack((outputs.start_logits, outputs.end_logits), dim=1)
     return outputs.logits
+
+
+def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
+    """Returns what to ask a forward for where a model's configuration says that outputs come as a tuple."""
+    return {} if getattr(model.config, "return_dict", True) else {"return_dict": True}
 
 
 def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:

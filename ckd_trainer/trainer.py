@@ -15,12 +15,13 @@ import torch
 from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.compatibility import label_order, warn_of_label_order
+from ckd_trainer.compatibility import check_encoder, check_savable
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
+from ckd_trainer.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
@@ -28,7 +29,14 @@ from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
-from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
+from ckd_trainer.teacher import (
+    PREFIX,
+    CachedTeacher,
+    LiveTeacher,
+    attention_mask_of,
+    forward_arguments,
+    outputs_by_name,
+)
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
 
 logger = logging.getLogger(__name__)
@@ -96,6 +104,11 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
+        for model in (self.model, teacher):
+            if isinstance(getattr(model, "config", None), PreTrainedConfig):
+                check_encoder(model.config)
+        if isinstance(self.model, PreTrainedModel):
+            check_savable(self.model.config)
         config, spans = self.model.config, "start_positions" in forward_arguments(self.model)
         self.objective = CKDObjective(
             self.ckd_args,
@@ -370,7 +383,7 @@ class DistillationTrainer(Trainer):
             name: value
             for name, value in inputs.items()
             if name not in self._teacher_only_inputs and name != ANSWER_MASK and not name.startswith(PREFIX)
-        }
+        } | outputs_by_name(self.model)
 
 
 def _check_rows(examples) -> None:

@@ -16,7 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import WORDS, save_tokenizer, sentences, tiny_config, tiny_model, write_tsv
-from transformers import BertForQuestionAnswering, BertModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BartConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    CanineConfig,
+    FunnelConfig,
+    Gemma3Config,
+    T5Config,
+    ViTConfig,
+    Wav2Vec2Config,
+)
 
 import ckd_trainer.data.agreement
 import ckd_trainer.data.glue
@@ -188,6 +199,34 @@ def modelled(words=WORDS, kind=None, tokenizer=None, **config):
         save_tokenizer(path, words=words, **tokenizer or {})
 
     return make
+
+
+def renamed(prefix):
+    """Puts a prefix before the names of the weights."""
+
+    def change(path):
+        weights = load_file(path / "model.safetensors")
+        weights = {prefix + name: tensor for name, tensor in weights.items()}
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def configured(kind):
+    """A configuration alone: the kind of model is refused before its weights are looked for."""
+
+    def make(path, good):
+        kind().save_pretrained(path)
+        save_tokenizer(path)
+
+    return make
+
+
+def adapter(path, good):
+    """What peft saves of LoRA."""
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "bert"}))
+    (path / "adapter_model.safetensors").write_bytes((good / "teacher" / "model.safetensors").read_bytes())
 
 
 def unfinished(path, good):
@@ -406,6 +445,9 @@ OPTIONS = [
     option(f'{RANDOM} {{"hidden_size":-8}}', "student_config | -8", name='--student_config {"hidden_size":-8}'),
     option("--resume_from_checkpoint HERE/nonesuch", "resume_from_checkpoint is | no complete checkpoint | name a"),
     option("--train_file ~nonesuch/train.tsv", "~nonesuch/train.tsv | give an existing"),
+    option("--teacher_model_name_or_path ~nonesuch/teacher", "~nonesuch/teacher is no path | give an existing"),
+    option("--output_dir=~nonesuch/out", "~nonesuch/out is no path", main=TEACHER),
+    option("--teacher_cache_dir=~nonesuch/cache", "~nonesuch/cache is no path"),
     option(f"--train_file {'x' * 300}.tsv", "xxx.tsv", name="--train_file xxx..."),
     option(f"--output_dir HERE/{'x' * 300}", "output_dir | xxx", name="--output_dir xxx..."),
     option(f"--teacher_model_name_or_path {'x' * 300}", "cannot load xxx", name="--teacher_model_name_or_path xxx..."),
@@ -622,8 +664,60 @@ MODELS = [
     teacher(
         "config deeper than the weights",
         copied("teacher", saying("config.json", num_hidden_layers=6)),
-        "no weights for | run_teacher.py",
+        "no weights for | describes another model",
     ),
+    teacher(
+        "config flatter than the weights",
+        copied("teacher", saying("config.json", num_hidden_layers=2)),
+        "holds weights that | does not use | encoder.layer.2 | allow_unused_weights",
+    ),
+    teacher(
+        "config flatter than the weights, to fine-tune",
+        copied("teacher", saying("config.json", num_hidden_layers=2)),
+        "holds weights that | does not use | encoder.layer.2 | allow_unused_weights",
+        main=TEACHER,
+    ),
+    teacher(
+        "config of longer texts, to fine-tune",
+        copied("teacher", saying("config.json", max_position_embeddings=64)),
+        "position_embeddings.weight in the shape (32, 32) | asks for (64, 32)",
+        main=TEACHER,
+    ),
+    teacher(
+        "weights of a wrapper", copied("teacher", renamed("module.")), "names such as module. | DataParallel | rename"
+    ),
+    teacher(
+        "weights of a wrapper, to fine-tune",
+        copied("teacher", renamed("_orig_mod.")),
+        "names such as _orig_mod. | save_pretrained | student_init to random",
+        main=TEACHER,
+    ),
+    teacher(
+        "weights of a wrapper, for questions",
+        copied("answers", renamed("model.")),
+        "names such as model. | DataParallel | rename",
+        main=SQUAD,
+    ),
+    teacher("BART", configured(BartConfig), "bart model has an encoder and a decoder | give a text encoder"),
+    teacher("T5, to fine-tune", configured(T5Config), "t5 model has an encoder and a decoder | bert", main=TEACHER),
+    teacher("BART for questions", configured(BartConfig), "bart model has an encoder and a decoder", main=SQUAD),
+    teacher("Funnel", configured(FunnelConfig), "funnel model pools the tokens | give a text encoder"),
+    teacher("CANINE", configured(CanineConfig), "canine model reads characters | give a text encoder", main=TEACHER),
+    teacher(
+        "of images", configured(ViTConfig), "is a vit model | SequenceClassification does not know | a text encoder"
+    ),
+    teacher(
+        "of images, for questions",
+        configured(ViTConfig),
+        "is a vit model | QuestionAnswering does not know | bert",
+        main=SQUAD,
+    ),
+    teacher(
+        "of sounds, to fine-tune", configured(Wav2Vec2Config), "is a wav2vec2 model | does not know", main=TEACHER
+    ),
+    teacher("of images and text", configured(Gemma3Config), "gemma3 model | number of layers | a text encoder"),
+    teacher("an adapter", adapter, "holds an adapter | merge_and_unload | new folder"),
+    teacher("an adapter, to fine-tune", adapter, "holds an adapter | merge_and_unload | new folder", main=TEACHER),
     teacher("no weights", copied("teacher", without("model.safetensors")), "cannot load | model.safetensors"),
     teacher("weights truncated", copied("teacher", cut("model.safetensors")), "cannot load"),
     teacher("weights empty", copied("teacher", holding("model.safetensors", b"")), "cannot load", main=TEACHER),

@@ -11,16 +11,21 @@ from transformers import (
     AlbertForSequenceClassification,
     AutoTokenizer,
     BertModel,
+    DebertaV2Config,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    LongformerConfig,
+    ModernBertConfig,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
 
 from ckd_trainer import ModelArguments
-from ckd_trainer.compatibility import check_encodings, check_max_length, label_order, warn_of_label_order
+from ckd_trainer.compatibility import check_encodings, check_max_length
 from ckd_trainer.errors import InputError
-from ckd_trainer.models import ModelPair, label_config, student_from_layers
+from ckd_trainer.labels import label_order, warn_of_label_order
+from ckd_trainer.models import ModelPair, label_config
+from ckd_trainer.student import config_of_layers, override_config, student_from_layers
 
 NAMES = ["bad", "good"]
 
@@ -86,6 +91,31 @@ def test_other_encoders_give_their_layers_too(teacher):
     ids = torch.tensor([[2, 7, 9, 3]])
     states = [model.eval()(ids, output_hidden_states=True).hidden_states for model in (student, teacher)]
     assert len(states[0]) == 3 and torch.equal(states[0][0], states[1][0])  # the embeddings are the teacher's
+
+
+def test_lists_by_layer_follow_the_layers():
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LongformerConfig(**sizes, num_hidden_layers=3, attention_window=[4, 8, 12])
+    assert config_of_layers(config, [1, 3]).attention_window == [4, 12]
+    config = DebertaV2Config(**sizes, num_hidden_layers=2, pos_att_type=["c2p", "p2c"])  # no list by layer
+    assert config_of_layers(config, [2]).pos_att_type == ["c2p", "p2c"]
+
+
+def test_lists_by_layer_have_the_length_of_a_random_student(tiny_teacher):
+    def override(config, **kwargs):
+        return override_config(config, ModelArguments(student_init="random", **kwargs))
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 3}
+    alike = LongformerConfig(**sizes, attention_window=[8, 8, 8])
+    assert override(alike, student_num_layers=5).attention_window == [8] * 5
+    several = {"attention_window": [4, 6]}
+    assert override(alike, student_num_layers=2, student_config=several).attention_window == [4, 6]
+    with pytest.raises(InputError, match="attention_window has 3 entries, one for each layer: give 2"):
+        override(LongformerConfig(**sizes, attention_window=[4, 8, 12]), student_num_layers=2)
+    special = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
+    modern = ModernBertConfig(**sizes, **special, vocab_size=22)
+    wanted = ["full_attention", "sliding_attention", "sliding_attention"] * 2
+    assert override(modern, student_num_layers=6).layer_types == wanted
 
 
 def test_shared_layers_cannot_be_taken():
