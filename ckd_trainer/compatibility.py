@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, first_of, short
 
 _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
@@ -32,7 +32,7 @@ def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[in
     for config in (teacher, student):
         if set(config.id2label) != set(range(config.num_labels)):
             raise InputError(
-                f"a model's id2label is {config.id2label}, which does not name the labels 0 to "
+                f"a model's id2label is {short(config.id2label)}, which does not name the labels 0 to "
                 f"{config.num_labels - 1}: correct its config.json."
             )
     theirs = [str(teacher.id2label[index]).casefold() for index in range(teacher.num_labels)]
@@ -43,9 +43,11 @@ def label_order(teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[in
     if theirs == unnamed or ours == unnamed:
         return None
     if sorted(theirs) != sorted(ours):
+        # Those that the other side lacks come first.
+        named, wanted = sorted(theirs, key=set(ours).__contains__), sorted(ours, key=set(theirs).__contains__)
         raise InputError(
-            f"the teacher's labels are {', '.join(theirs)}, but the data has {', '.join(ours)}: give a teacher of "
-            "this task, or rename the labels in its config.json (id2label, label2id)."
+            f"the teacher's labels are {first_of(named)}, but the data has {first_of(wanted)}: give a teacher of this "
+            "task, or rename the labels in its config.json (id2label, label2id)."
         )
     return [theirs.index(name) for name in ours]
 
@@ -108,8 +110,9 @@ def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
     if ours != theirs:
         example = min(token for token, _ in ours.items() ^ theirs.items())
         raise InputError(
-            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; {example!r} is "
-            f"{theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but {_ONE_ENCODING}"
+            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; "
+            f"{short(example)} is {theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but "
+            f"{_ONE_ENCODING}"
         )
 
 
@@ -122,8 +125,8 @@ def check_encodings(
         for name, values in student(*row).items():
             if values != theirs[name]:
                 raise InputError(
-                    f"teacher and student have one vocabulary but encode {row[0]!r} differently ({name}: upper case, "
-                    f"special tokens or types, say), but {_ONE_ENCODING}"
+                    f"teacher and student have one vocabulary but encode {short(row[0])} differently ({name}: upper "
+                    f"case, special tokens or types, say), but {_ONE_ENCODING}"
                 )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import reprlib
 import signal
 import sys
 
@@ -17,9 +18,19 @@ class InputError(ValueError):
     """
 
 
-def first_of(names) -> str:
-    """Returns the first five names in quotes, as a message lists what is wrong."""
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 80
+_repr.maxlevel = 2
+
+
+def short(value) -> str:
+    """Returns `repr(value)` for a message, with the middle of a long text or the end of a long list left out."""
+    return _repr.repr(value)
+
+
+def first_of(names, most: int = 5) -> str:
+    """Returns the first `most` names in quotes, each of them `short`, as a message lists what is wrong."""
+    return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def about_file(error: OSError) -> str:

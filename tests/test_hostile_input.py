@@ -495,7 +495,7 @@ CLASSIFICATION = [
     Row(
         "texts: unknown label in validation",
         TEACHER,
-        "bad.tsv, line 3 | 'fine' | the training data have bad, good",
+        "bad.tsv, line 3 | 'fine' | the training data have 2 labels: 'bad', 'good'",
         "--validation_file HERE/bad.tsv --do_eval",
         {"bad.tsv": text_lines(("a cat", "good"), ("a dog", "fine"))},
     ),
@@ -729,7 +729,7 @@ PAIRS = [
     teacher(
         "other labels than the texts",
         modelled(labels=("no", "yes")),
-        "the teacher's labels are no, yes | bad, good | rename the labels",
+        "the teacher's labels are 'no', 'yes' | 'bad', 'good' | rename the labels",
         kind="pair",
     ),
     teacher(

@@ -127,7 +127,7 @@ def test_parquet_keeps_types(tmp_path):
         ("a.jsonl", "\n", r"a\.jsonl has no rows"),
         ("a.jsonl", "{}\n{}\n", r"a\.jsonl has no rows"),
         ("a.jsonl", '{"a\\ud800": 1}\n', r"a\.jsonl: the column 'a.ud800' is not text"),
-        ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: the row has 1 fields, not 2 \(text, label\): tabs"),
+        ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: the row has 1 fields, not 2 \('text', 'label'\): tabs"),
         ("a.tsv", 'text\tlabel\n"a\tb"\t1\n', r"a\.tsv, line 2: the row has 3 fields, not 2"),
         ("a.csv", 'text,label\n"x\n\ny",1\na,b,c\n', r"a\.csv, line 5: the row has 3 fields, not 2 .* quote a field"),
         ("a.csv", "text,label\na,1\n\nb,0\n", r"a\.csv, line 3: the line is blank"),
