@@ -5,7 +5,6 @@ import io
 import logging
 import re
 
-import pandas
 import pytest
 
 from ckd_trainer.data.tables import open_table
