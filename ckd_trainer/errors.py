@@ -33,6 +33,11 @@ def first_of(names, most: int = 5) -> str:
     return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
 
 
+def _on_a_screen(message: str) -> str:
+    """Returns the message, without its middle where it would fill more than a screen."""
+    return message if len(message) <= 1800 else f"{message[:900]} [...] {message[-900:]}"
+
+
 def about_file(error: OSError) -> str:
     """Returns what the operating system says about a file, as a message for the user."""
     way_out = "make room there" if error.errno in NO_ROOM else "make this one"
@@ -72,7 +77,7 @@ def command_line(main):
         try:
             return main(sys.argv[1:] if argv is None else list(argv))
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_on_a_screen(str(error))}", file=sys.stderr)
             raise SystemExit(2) from None
         except OSError as error:
             if error.filename is None:  # not of a file, but of a connection, say

@@ -340,6 +340,7 @@ OPTIONS = [
     option("--seed 1.5", "seed | invalid int value | '1.5'"),
     option("--learning_rate fast", "learning_rate | invalid float value | 'fast'", main=TEACHER),
     option("--seed", "seed | expected one argument"),
+    option(f"--seed {'x' * 100_000}", "seed | invalid int value | xxx", name="--seed xxx..."),
     option("--do_eval perhaps", "do_eval | Truthy value expected | perhaps"),
     option("--distance l3", "distance | invalid choice | 'l3' | cosine"),
     option("--optim nonesuch", "optim | nonesuch | adamw_torch"),
@@ -992,12 +993,13 @@ ROWS = [*RECIPES, *OPTIONS, *CLASSIFICATION, *ANSWERS, *MODELS, *PAIRS, *FOLDERS
 LEGAL = [
     texts(
         "JSON deep beside the text",
-        lines({"text": "a", "label": 1}, {"text": "b", "label": 0})[:-2] + f', "x": {"[" * 400}{"]" * 400}}}\n',
+        lines({"text": "a", "label": "good"}, {"text": "b", "label": "bad"})[:-2]
+        + f', "x": {"[" * 400}{"]" * 400}}}\n',
         file="a.jsonl",
     ),
     texts(
         "JSON mixed beside the text",
-        lines({"text": "a", "label": 1, "x": 1}, {"text": "b", "label": 0, "x": ["x"]}),
+        lines({"text": "a", "label": "good", "x": 1}, {"text": "b", "label": "bad", "x": ["x"]}),
         file="a.jsonl",
     ),
     texts("a spreadsheet's delimiter", "sep=;\ntext;label;;\na, b;good;;\nc;bad;;\n", file="a.csv"),

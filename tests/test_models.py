@@ -256,7 +256,13 @@ def test_label_order(theirs, ours, order):
     ("theirs", "ours", "words"),
     [
         (["a", "b", "c"], ["a", "b"], "the teacher has 3 labels, but the data has 2"),
-        (["yes", "no"], ["bad", "good"], "the teacher's labels are yes, no, but the data has bad, good"),
+        (["yes", "no"], ["bad", "good"], "the teacher's labels are 'yes', 'no', but the data has 'bad', 'good'"),
+        # Of many, those that the other side lacks come first.
+        (
+            [f"intent {number}" for number in range(150)],
+            [f"intent {number}" for number in range(149)] + ["intent x"],
+            "the teacher's labels are 'intent 149', 'intent 0', .*, \\.\\.\\., but the data has 'intent x', 'intent 0', ",
+        ),
     ],
 )
 def test_labels_that_do_not_fit(theirs, ours, words):

@@ -43,15 +43,13 @@ def split_rows(path, text, *, header, quoting):
     is_tsv = path.suffix.lower() == ".tsv"
     rule = ("none" if is_tsv else "csv") if quoting == "auto" else quoting
     delimiter, start = ("\t", 0) if is_tsv else _delimiter_of(text, rule, header)
-    line = text.count("\n", 0, start) + 1
     text = text[start:]
-    rows, lines, mistake = _parse(text, delimiter, rule, header, line)
+    rows, lines, mistake = _parse(text, delimiter, rule, header, line=2 if start else 1)
     if mistake:
         line, what, remedy = mistake
         other = _OTHER[rule]
         if '"' in text and not _parse(text, delimiter, other, header)[2]:
-            meaning = "quotes are text" if other == "none" else "quotes protect tabs and line breaks, as in csv"
-            remedy = f"every row can be read where {meaning}, so set quoting to {other}"
+            remedy += f", or set quoting to {other}, by which every row can be read"
         raise InputError(f"{path}, line {line}: {what}: {remedy}.")
     if header is None and len(rows[0]) > 1:
         for row, line in zip(rows[1:], lines[1:], strict=True):
@@ -126,8 +124,10 @@ def _follows_csv(text, delimiter):
 
 def _warn_of_quotes(path, text, delimiter, header, rows, lines):
     """Warns of a file that was read with quotes as text, but looks as if written by the rule of csv."""
+    if not _follows_csv(text, delimiter):
+        return
     as_csv, _, mistake = _parse(text, delimiter, "csv", header)
-    if mistake or not _follows_csv(text, delimiter):
+    if mistake:
         return
     spans_lines = len(as_csv) < len(rows)
     if spans_lines and len(rows[0]) > 1:

@@ -93,9 +93,10 @@ class Table:
         names = self.data.column_names if self.names is None else list(self.names)
         if column in names:
             return
-        if any(name[:1] == name[-1:] == '"' for name in names):
+        is_delimited = self.source.lower().endswith((".csv", ".tsv"))
+        if is_delimited and any(name[:1] == name[-1:] == '"' for name in names):
             advice = ": the names are in quotes, so set quoting to csv"
-        elif len(names) == 1 and any(delimiter in names[0] for delimiter in ",;|\t"):
+        elif is_delimited and len(names) == 1 and any(delimiter in names[0] for delimiter in ",;|\t"):
             advice = ": that is one column, as a .tsv file has tabs between columns and a .csv file has commas"
         raise InputError(f"{self.source} has no column {column!r}: it has {first_of(names, 20)}{advice}.")
 
