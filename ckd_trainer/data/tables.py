@@ -89,7 +89,7 @@ class Table:
         return numbers
 
     def require(self, column, advice=""):
-        """Raises InputError, with the advice at its end, if there is no such column."""
+        """Raises InputError if there is no such column; it ends with `advice`, unless the names show what is wrong."""
         names = self.data.column_names if self.names is None else list(self.names)
         if column in names:
             return
