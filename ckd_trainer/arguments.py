@@ -14,7 +14,7 @@ from typing import Literal
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, short
 from ckd_trainer.files import expanded, user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
@@ -22,6 +22,13 @@ from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
 def _option(default, help):
     return field(default=default, metadata={"help": help})
+
+
+_QUOTING = (
+    "How csv and tsv files are quoted: csv (a field that holds a delimiter, a line break or a quote is in quotes, and "
+    "quotes in it are doubled, as pandas and spreadsheets write) or none (quotes are text). auto: csv for .csv files, "
+    "none for .tsv files, and a warning where a file looks otherwise."
+)
 
 
 @dataclass
@@ -266,6 +273,7 @@ class GlueArguments:
     text_pair_column: str | None = _option(None, "Column of own files that holds the second text of a pair.")
     label_column: str = _option("label", "Column of own files that holds the label.")
     regression: bool = _option(False, "The label of own files is a number to predict, not a class.")
+    quoting: Literal["auto", "csv", "none"] = _option("auto", _QUOTING)
     max_seq_length: int = _option(128, "Longer texts are cut to this many tokens.")
     pad_to_max_length: bool = _option(
         False,
@@ -325,6 +333,7 @@ class SquadArguments:
     test_file: str | None = _option(
         None, "Questions to predict, likewise; answers are not needed. By default those of the validation set."
     )
+    quoting: Literal["auto", "csv", "none"] = _option("auto", _QUOTING)
     max_seq_length: int = _option(384, "Length of a feature: a question and a piece of its context.")
     doc_stride: int = _option(128, "How many tokens two neighbouring features of one context share.")
     max_question_length: int = _option(64, "Longer questions are cut to so many tokens.")
@@ -405,7 +414,7 @@ def _mapping(name, value):
     try:
         parsed = json.loads(value)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
-        raise InputError(f"{name} is {value!r}, which is not JSON ({error}).") from None
+        raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None
     if not isinstance(parsed, dict):
-        raise InputError(f'{name} is {value!r}: give a mapping such as {{"hidden_size": 256}}.')
+        raise InputError(f'{name} is {short(value)}: give a mapping such as {{"hidden_size": 256}}.')
     return parsed

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, short
 
 _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
@@ -130,8 +130,9 @@ def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
     if ours != theirs:
         example = min(token for token, _ in ours.items() ^ theirs.items())
         raise InputError(
-            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; {example!r} is "
-            f"{theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but {_ONE_ENCODING}"
+            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; "
+            f"{short(example)} is {theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but "
+            f"{_ONE_ENCODING}"
         )
 
 
@@ -144,8 +145,8 @@ def check_encodings(
         for name, values in student(*row).items():
             if values != theirs[name]:
                 raise InputError(
-                    f"teacher and student have one vocabulary but encode {row[0]!r} differently ({name}: upper case, "
-                    f"special tokens or types, say), but {_ONE_ENCODING}"
+                    f"teacher and student have one vocabulary but encode {short(row[0])} differently ({name}: upper "
+                    f"case, special tokens or types, say), but {_ONE_ENCODING}"
                 )
 
 

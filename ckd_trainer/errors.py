@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import reprlib
 import signal
 import sys
 
@@ -17,9 +18,24 @@ class InputError(ValueError):
     """
 
 
-def first_of(names) -> str:
-    """Returns the first five names in quotes, as a message lists what is wrong."""
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 80
+_repr.maxlevel = 2
+
+
+def short(value) -> str:
+    """Returns `repr(value)` for a message, with the middle of a long text or the end of a long list left out."""
+    return _repr.repr(value)
+
+
+def first_of(names, most: int = 5) -> str:
+    """Returns the first `most` names in quotes, each of them `short`, as a message lists what is wrong."""
+    return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
+
+
+def _on_a_screen(message: str) -> str:
+    """Returns the message, without its middle where it would fill more than a screen."""
+    return message if len(message) <= 1800 else f"{message[:900]} [...] {message[-900:]}"
 
 
 def about_file(error: OSError) -> str:
@@ -61,7 +77,7 @@ def command_line(main):
         try:
             return main(sys.argv[1:] if argv is None else list(argv))
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_on_a_screen(str(error))}", file=sys.stderr)
             raise SystemExit(2) from None
         except OSError as error:
             if error.filename is None:  # not of a file, but of a connection, say

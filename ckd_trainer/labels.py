@@ -4,7 +4,7 @@ import logging
 
 from transformers import PreTrainedConfig
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,12 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
     if order is None:
         numbers = _numbers(their_names), _numbers(our_names)
         if numbers == (None, None):
+            # Those that the other side lacks come first.
+            named = sorted(their_names, key=set(our_names).__contains__)
+            wanted = sorted(our_names, key=set(their_names).__contains__)
             raise InputError(
-                f"{whose}'s labels are {_listed(their_names)}, but the data has {_listed(our_names)}: give a model of "
-                "this task, or rename the labels in its config.json (id2label, label2id)."
+                f"{whose}'s labels are {first_of(named)}, but the data has {first_of(wanted)}: give a model of this "
+                "task, or rename the labels in its config.json (id2label, label2id)."
             )
         positions = list(range(len(our_names)))
         order = [(numbers[0] or positions).index(number) for number in numbers[1] or positions]
@@ -54,13 +57,13 @@ def warn_of_label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, who
     """Warns where labels come in another order, and loudly where they can be matched by position alone."""
     order = label_order(theirs, ours, whose=whose)
     places = order or range(ours.num_labels)
-    pairs = [f"{theirs.id2label[place]} = {name}" for place, name in zip(places, _names(ours), strict=True)]
+    pairs = [f"{theirs.id2label[place]} is {name}" for place, name in zip(places, _names(ours), strict=True)]
     if match_by_position(theirs, ours):
         logger.warning(
-            "LABELS ARE MATCHED BY POSITION, as names on one side are only numbers (%s's label = the data's): %s. If "
-            "that is wrong, name the labels in the model's config.json (id2label, label2id).",
+            "LABELS ARE MATCHED BY POSITION, as names on one side are only numbers: %s's %s. If that is wrong, name "
+            "the labels in the model's config.json (id2label, label2id).",
             whose,
-            _listed(pairs),
+            first_of(pairs, 10),
         )
     elif order is not None:
         logger.warning(
@@ -71,8 +74,8 @@ def warn_of_label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, who
 def _names(config: PreTrainedConfig) -> list[str]:
     if set(config.id2label) != set(range(config.num_labels)):
         raise InputError(
-            f"a model's id2label is {config.id2label}, which does not name the labels 0 to {config.num_labels - 1}: "
-            "correct its config.json."
+            f"a model's id2label is {short(config.id2label)}, which does not name the labels 0 to "
+            f"{config.num_labels - 1}: correct its config.json."
         )
     return [str(config.id2label[index]) for index in range(config.num_labels)]
 
@@ -91,7 +94,3 @@ def _numbers(names: list[str]) -> list[int] | None:
     """Returns the numbers of LABEL_0, LABEL_1, ... or 0, 1, ... in any order; None for other names."""
     numbers = [name.casefold().removeprefix("label_") for name in names]
     return list(map(int, numbers)) if sorted(numbers) == sorted(map(str, range(len(names)))) else None
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")

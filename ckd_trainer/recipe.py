@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ckd_trainer.errors import InputError, about_file
+from ckd_trainer.errors import InputError, about_file, short
 from ckd_trainer.files import expanded, user_path
 
 # Options that only concern this machine or hold a secret: no part of a resolved recipe.
@@ -166,7 +166,7 @@ def _check_json(key: str, value) -> None:
         try:
             json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{key} is {value!r}, which is not JSON ({error}).") from None
+            raise InputError(f"{key} is {short(value)}, which is not JSON ({error}).") from None
 
 
 def _recipe_path(argv: list[str]) -> str | None:

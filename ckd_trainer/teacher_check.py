@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import linregress
 from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +39,11 @@ def check_classes(labels: Sequence[int], answers: Sequence[int], names: Sequence
     better = permutation(labels, answers, len(names))
     if better is not None:
         moved = [index for index, label in enumerate(better) if label != index]
-        pairs = [f"{names[index]!r} means {names[better[index]]!r}" for index in moved]
+        pairs = [f"{short(names[index])} means {short(names[better[index]])}" for index in moved]
         raise InputError(
             f"the teacher's labels are in another order than the data's: {result} on {len(labels)} {split} examples. "
             f"The accuracy is {accuracy_score(labels, np.asarray(better)[answers]):.3f} if in its answers "
-            f"{', '.join(pairs[:10])}{', ...' if len(pairs) > 10 else ''}. If that is right, correct id2label and "
+            f"{', '.join(pairs[:10])}{', ...' * (len(pairs) > 10)}. If that is right, correct id2label and "
             "label2id in its config.json; if not, fine-tune a teacher on this data with run_teacher.py."
         )
     _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)

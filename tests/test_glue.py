@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -26,6 +27,7 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.data.tables import open_table
 from ckd_trainer.errors import InputError
 
 # Of the real files: examples by set, and how many examples of the first validation set have each label.
@@ -83,7 +85,7 @@ def test_the_folder_of_the_one_task(shared_data):
 def test_real_qqp_has_no_dev_file_and_the_error_says_what_is_there(shared_data):
     arguments = glue_arguments("qqp", shared_data / "glue")
     assert len(load_task(arguments, seed=0, splits=["train"]).train) == 23496
-    with pytest.raises(InputError, match=r"dev\.tsv is missing: .*QQP holds heldout_from_train\.tsv, train\.tsv"):
+    with pytest.raises(InputError, match=r"dev\.tsv is missing: .*QQP holds 'heldout_from_train\.tsv', 'train\.tsv'"):
         load_task(arguments, seed=0)
 
 
@@ -139,7 +141,7 @@ def test_unknown_tasks_and_folders(arguments, message):
         (
             "mnli",
             [MNLI_ROW, {**MNLI_ROW, "gold_label": "-"}],
-            r"dev_matched\.tsv, line 3: .* '-', but mnli has entail",
+            r"dev_matched\.tsv, line 3: .* '-', but mnli has 3 labels: 'entail",
         ),
         ("mnli", [{"sentence1": "a", "gold_label": "neutral"}], r"no column 'sentence2': it has 'sentence1', 'gold_l"),
         ("mnli", [{**MNLI_ROW, "gold_label": ""}], r"dev_matched\.tsv, line 2: the label \('gold_label'\) is empty"),
@@ -151,6 +153,21 @@ def test_bad_rows_in_a_folder(tmp_path, name, rows, message):
     write_tsv(tmp_path / file, rows)
     with pytest.raises(InputError, match=message):
         load_task(glue_arguments(name, tmp_path), seed=0, splits=["validation"])
+
+
+def test_folders_that_pandas_has_written_are_warned_of(shared_data, tmp_path, caplog):
+    """But for QQP, whose official files are in quotes."""
+    for name, folder in (("mrpc", "MRPC"), ("qqp", "QQP")):
+        data = open_table(shared_data / "glue" / folder / "train.tsv", quoting="none").data.to_pandas()
+        (tmp_path / folder).mkdir()
+        data.to_csv(tmp_path / folder / "train.tsv", sep="\t", index=False)
+        caplog.clear()
+        task = load_task(glue_arguments(name, tmp_path), seed=0, splits=["train"])
+        assert ("LOOKS QUOTED" in caplog.text) == (name == "mrpc")
+        caplog.clear()
+        task = load_task(glue_arguments(name, tmp_path, quoting="csv"), seed=0, splits=["train"])
+        real = load_task(glue_arguments(name, shared_data / "glue"), seed=0, splits=["train"])
+        assert task.train[:] == real.train[:] and not caplog.text
 
 
 # The Hub
@@ -191,6 +208,16 @@ def test_hub(monkeypatch, name):
         assert task.test[key][task.text_columns[0]][:] == [f"{split} {task.text_columns[0]} {row}" for row in range(2)]
     assert task.label_names == (None if name == "stsb" else list(GLUE_TASKS[name].label_names))
     assert task.is_regression == (name == "stsb")
+
+
+@pytest.mark.parametrize("label", [-1, -2, 2])
+def test_hub_labels_that_name_no_class_are_refused(monkeypatch, label):
+    parts = hub_parts(GLUE_TASKS["rte"])
+    labels = pa.array([0, label, 1])
+    parts["train"] = Dataset(parts["train"].data.table.set_column(2, "label", labels), info=parts["train"].info)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments: parts)
+    with pytest.raises(InputError, match=rf"nyu-mll/glue, rte, train, row 2: the label .*{label}"):
+        load_task(GlueArguments(task_name="rte"), seed=0)
 
 
 def test_hub_with_other_label_names_is_refused(monkeypatch):
@@ -299,7 +326,7 @@ def test_a_text_column_may_be_called_label(tmp_path):
             ["a", "b"],
             ["a", "c"],
             {},
-            r"validation\.csv, line 3: .*'label'\) is 'c', but the training data have a, b\.",
+            r"validation\.csv, line 3: .*'label'\) is 'c', but the training data have 2 labels: 'a', 'b'\.",
         ),
         (["a", "b"], ["a", ""], {}, r"validation\.csv, line 3: the label \('label'\) is empty"),
         (["a", "a"], ["a"], {}, r"train\.csv: every label \('label'\) is 'a': give two classes or more"),
@@ -318,6 +345,39 @@ def test_bad_own_files(tmp_path, train, validation, options, message):
     arguments = own_arguments(tmp_path, rows(train), validation and rows(validation), **options)
     with pytest.raises(InputError, match=message):
         load_task(arguments, seed=0, splits=["train", "validation"])
+
+
+def test_many_labels_make_a_short_message(tmp_path):
+    arguments = own_arguments(tmp_path, rows([f"{number}" for number in range(1200)] * 2), rows(["0.5"]))
+    with pytest.raises(InputError, match=r"is '0\.5', but the training data have 1200 labels: '0', .*'4', \.\.\.\.$"):
+        load_task(arguments, seed=0)
+
+
+def test_scores_read_as_classes_are_refused(tmp_path):
+    arguments = own_arguments(tmp_path, rows([f"{number / 1000}" for number in range(1200)]), rows(["0.5"]))
+    with pytest.raises(
+        InputError, match=r"1200 rows name 1200 classes \('0\.0', .*set regression .*label_column"
+    ) as error:
+        load_task(arguments, seed=0)
+    assert len(str(error.value)) < 500
+    arguments.regression = True
+    assert load_task(arguments, seed=0, splits=["train"]).is_regression
+
+
+def test_quoting_of_own_files(tmp_path, caplog):
+    data = [{"text": 'He said "no".', "label": "1"}, {"text": "a\tb", "label": "0"}] * 2
+    arguments = own_arguments(tmp_path, data, suffix=".tsv")
+    with pytest.raises(InputError, match=r"line 3: the row has 3 fields, .* set quoting to csv"):
+        load_task(arguments, seed=0, splits=["train"])
+    arguments.quoting = "csv"
+    assert load_task(arguments, seed=0, splits=["train"]).train["text"][:2] == ['He said "no".', "a\tb"]
+    assert not caplog.text
+
+
+def test_a_label_column_may_have_any_name(tmp_path):
+    name = 'a\tb\n"c"'
+    arguments = own_arguments(tmp_path, [{"text": "a", name: "x"}, {"text": "b", name: "y"}], label_column=name)
+    assert load_task(arguments, seed=0, splits=["train"]).label_names == ["x", "y"]
 
 
 def test_classes_need_the_training_file_and_scores_do_not(tmp_path):
@@ -446,6 +506,12 @@ def test_prediction_file_of_own_files(tmp_path):
     scores = np.array([0.1, -7.25], dtype=np.float32)
     path = write_predictions(text_task(label_names=None), "", scores, tmp_path)
     assert path.read_text() == "index\tprediction\n0\t0.1\n1\t-7.25\n"
+
+
+def test_prediction_files_can_be_read_back(tmp_path):
+    names = ['"', '"a"', ' a ""b', ",;", "a  b"]
+    path = write_predictions(text_task(label_names=names), "", np.eye(len(names)), tmp_path)
+    assert open_table(path, quoting="none").words("prediction") == names
 
 
 # Submissions

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import WORDS, save_tokenizer, sentences, tiny_config, tiny_model, write_tsv
+from datasets import ClassLabel, Features, Value
 from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
@@ -297,6 +298,11 @@ def no_utf8(table):
     return table.slice(0, 2).set_column(0, "text", pa.Array.from_buffers(pa.string(), 2, [None, offsets, content]))
 
 
+def named_classes(table):
+    features = Features({"label": ClassLabel(names=["bad", "good"]), "text": Value("string")})
+    return table.replace_schema_metadata(features.arrow_schema.metadata)
+
+
 def question(id="1", text="good", start=11, **more):
     return {"id": id, "question": "very not", "answers": [{"text": text, "answer_start": start}]} | more
 
@@ -373,6 +379,7 @@ OPTIONS = [
     option("--seed 1.5", "seed | invalid int value | '1.5'"),
     option("--learning_rate fast", "learning_rate | invalid float value | 'fast'", main=TEACHER),
     option("--seed", "seed | expected one argument"),
+    option(f"--seed {'x' * 100_000}", "seed | invalid int value | xxx", name="--seed xxx..."),
     option("--do_eval perhaps", "do_eval | Truthy value expected | perhaps"),
     option("--distance l3", "distance | invalid choice | 'l3' | cosine"),
     option("--optim nonesuch", "optim | nonesuch | adamw_torch"),
@@ -467,6 +474,23 @@ CLASSIFICATION = [
     texts("header twice", "text\tlabel\ttext\na\tb\tc\n", "'text' occurs twice | its own name"),
     texts("no such column", FINE.replace("label", "stars"), "no column 'label' | it has 'text', 'stars'"),
     texts("missing label", FINE + "a bird\t\n", "bad.tsv, line 4: the label ('label') is empty | leave the row out"),
+    texts("blank label", FINE + "a bird\t \n", "bad.tsv, line 4: the label ('label') is empty | leave the row out"),
+    texts("label of two lines", 'text,label\na,"b\nc"\n', "line 2 | 'b\\nc' | without tabs", file="bad.csv"),
+    texts("header in the middle", FINE + FINE, "bad.tsv, line 4 | repeats the header | delete it"),
+    texts(
+        "scores as classes",
+        text_lines(*(("a", f"0.{number}") for number in range(1000, 2200))),
+        "1200 rows name 1200 classes | set regression | label_column",
+    ),
+    texts("ids as classes", text_lines(*(("a", f"id{n}") for n in range(12))), "12 classes | label_column"),
+    texts("commas in a tsv file", FINE.replace("\t", ","), "it has 'text,label' | .tsv file has tabs"),
+    texts("tsv with all in quotes", '"text"\t"label"\n"a"\t"b"\n', "names are in quotes | set quoting to csv"),
+    texts("tsv with tabs in quotes", 'text\tlabel\n"a\tb"\tc\n', "line 2 | 3 fields, not 2 | set quoting to csv"),
+    texts(
+        "csv with quotes as text", 'text,label\n"a" b,c\n', "line 2 | cannot be read | set quoting to none", "bad.csv"
+    ),
+    texts("a text of 1 MB for a score", text_lines(("a", "x" * 10**6)), "line 2 | xxx...xxx", options="--regression"),
+    texts("csv by semicolons", "text;label\na;b;c\n", "line 2 | quote a field with semicolons", file="bad.csv"),
     texts("one class only", text_lines(("a", "good"), ("b", "good")), "every label | 'good' | give two classes"),
     texts("no number", FINE, "line 2: the label ('label') is 'good' | not a number", options="--regression"),
     texts("infinite", text_lines(("a", "1e999")), "'1e999' | not a number", options="--regression"),
@@ -475,11 +499,11 @@ CLASSIFICATION = [
         "JSON broken", '{"text": "a", "label": 1}\n{"text": \n', "line 2: this is not JSON | column", file="a.jsonl"
     ),
     texts("JSON list", '[{"text": "a"}]\n', "line 1: this is a list | give one object a line", file="a.json"),
-    texts("JSON deep", DEEP + "\n", "line 1: this is not JSON | give one object a line", file="a.jsonl"),
+    texts("JSON deep without end", DEEP + "\n", "line 1: this is not JSON | give one object a line", file="a.jsonl"),
     texts(
-        "JSON deep beside the text",
-        lines({"text": "a", "label": 1}, {"text": "b", "label": 0})[:-2] + f', "x": {"[" * 400}{"]" * 400}}}\n',
-        "a.jsonl | 'x'",
+        "JSON deep",
+        lines({"text": "a", "label": 1}) + f'{{"text": "b", "label": {"[" * 400}{"]" * 400}}}\n',
+        "a.jsonl | 'label'",
         file="a.jsonl",
     ),
     texts("JSON digits", f'{{"text": "a", "label": {"1" * 5000}}}\n', "line 1: this is not JSON", file="a.jsonl"),
@@ -515,6 +539,18 @@ CLASSIFICATION = [
     ),
     texts("parquet truncated", truncated_parquet, "a.parquet is not a parquet file", file="a.parquet"),
     texts("parquet damaged", damaged_parquet, "a.parquet is not a parquet file", file="a.parquet"),
+    texts(
+        "parquet with an id too high",
+        parquet(named_classes, label=[0, 2], text=["a", "b"]),
+        "row 2 | is 2, but | 2 names",
+        "a.parquet",
+    ),
+    texts(
+        "parquet with an id below",
+        parquet(named_classes, label=[0, -2], text=["a", "b"]),
+        "row 2 | is -2, but | 2 names",
+        "a.parquet",
+    ),
     texts("parquet of text", FINE, "a.parquet is not a parquet file", file="a.parquet"),
     texts("parquet not UTF-8", parquet(no_utf8), "a.parquet | UTF-8", file="a.parquet"),
     texts("parquet of bytes", parquet(text=[b"a", b"b"], label=[1, 0]), "row 1: 'text' is b'a'", file="a.parquet"),
@@ -537,7 +573,7 @@ CLASSIFICATION = [
     Row(
         "texts: unknown label in validation",
         TEACHER,
-        "bad.tsv, line 3 | 'fine' | the training data have bad, good",
+        "bad.tsv, line 3 | 'fine' | the training data have 2 labels: 'bad', 'good'",
         "--validation_file HERE/bad.tsv --do_eval",
         {"bad.tsv": text_lines(("a cat", "good"), ("a dog", "fine"))},
     ),
@@ -621,6 +657,12 @@ ANSWERS = [
         "id,context,question,answers\n1,a,b,c\n",
         "line 2: 'answers' is 'c' | not JSON | answer_start",
         file="bad.csv",
+    ),
+    questions(
+        "csv in quotes as tsv",
+        'id\tcontext\tquestion\tanswers\n1\t"a\tb"\tc\t"{""text"": [""b""], ""answer_start"": [2]}"\n',
+        "line 2 | 5 fields, not 4 | set quoting to csv",
+        file="bad.tsv",
     ),
     questions("texts of another task", FINE, "no column 'id' | it has 'text', 'label'", file="bad.tsv"),
     Row(
@@ -823,7 +865,7 @@ PAIRS = [
     teacher(
         "other labels than the texts",
         modelled(labels=("no", "yes")),
-        "the teacher's labels are no, yes | bad, good | rename the labels",
+        "the teacher's labels are 'no', 'yes' | 'bad', 'good' | rename the labels",
         kind="pair",
     ),
     teacher(
@@ -1043,6 +1085,20 @@ ROWS = [*RECIPES, *OPTIONS, *CLASSIFICATION, *ANSWERS, *MODELS, *PAIRS, *FOLDERS
 
 
 LEGAL = [
+    texts(
+        "JSON deep beside the text",
+        lines({"text": "a", "label": "good"}, {"text": "b", "label": "bad"})[:-2]
+        + f', "x": {"[" * 400}{"]" * 400}}}\n',
+        file="a.jsonl",
+    ),
+    texts(
+        "JSON mixed beside the text",
+        lines({"text": "a", "label": "good", "x": 1}, {"text": "b", "label": "bad", "x": ["x"]}),
+        file="a.jsonl",
+    ),
+    texts("a spreadsheet's delimiter", "sep=;\ntext;label;;\na, b;good;;\nc;bad;;\n", file="a.csv"),
+    texts("quotes that are text", 'text,label\n"a" b,good\nc,bad\n', file="a.csv", options="--quoting none"),
+    texts("tsv in quotes", text_lines(('"a\tb ""c"""', "good"), ("d", "bad")), options="--quoting csv"),
     texts("CRLF", FINE.replace("\n", "\r\n")),
     texts("CRLF and a mark in csv", "\ufeff" + FINE.replace("\t", ",").replace("\n", "\r\n"), file="a.csv"),
     texts("a mark", "\ufeff" + FINE),
@@ -1139,6 +1195,7 @@ def test_bad_input_is_one_message_and_leaves_all_as_it_was(row, good, tmp_path, 
     assert stopped.value.code == 2 and "Traceback" not in printed and "panicked" not in printed
     assert [line[:7] for line in printed.splitlines()].count("error: ") == 1
     message = printed[printed.index("error: ") :]
+    assert len(message) < 2000  # a screen
     assert [words for words in row.words.split(" | ") if named(words, tmp_path, shared) not in message] == []
     assert changes(before, snapshot(tmp_path)) == []
     assert changes(content, snapshot(shared)) == []

@@ -298,9 +298,17 @@ def test_label_order(theirs, ours, order):
         (["bad", "good"], ["bad", "good"], None),
         (["LABEL_0", "LABEL_1"], ["0", "1"], None),
         (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data; they are matched by name"),
-        (["LABEL_0", "LABEL_1"], ["bad", "good"], "MATCHED BY POSITION.*: LABEL_0 = bad, LABEL_1 = good. If"),
-        (["LABEL_1", "LABEL_0"], ["bad", "good"], "MATCHED BY POSITION.*: LABEL_0 = bad, LABEL_1 = good. If"),
-        (["bad", "good"], ["1", "0"], "MATCHED BY POSITION.*: good = 1, bad = 0. If"),
+        (
+            ["LABEL_0", "LABEL_1"],
+            ["bad", "good"],
+            "MATCHED BY POSITION.*.*'LABEL_0 is bad', 'LABEL_1 is good'. If",
+        ),
+        (
+            ["LABEL_1", "LABEL_0"],
+            ["bad", "good"],
+            "MATCHED BY POSITION.*.*'LABEL_0 is bad', 'LABEL_1 is good'. If",
+        ),
+        (["bad", "good"], ["1", "0"], "MATCHED BY POSITION.*.*'good is 1', 'bad is 0'. If"),
     ],
 )
 def test_an_order_that_is_assumed_is_said(theirs, ours, words, caplog):
@@ -313,14 +321,20 @@ def test_an_order_that_is_assumed_is_said(theirs, ours, words, caplog):
 def test_many_labels_are_no_long_message():
     with pytest.raises(InputError) as error:
         label_order(*(tiny_config(labels=[f"{kind} {row}" for row in range(500)]) for kind in ("a", "b")))
-    assert "a 0, a 1" in str(error.value) and "(500 in all)" in str(error.value) and len(str(error.value)) < 500
+    assert "'a 0', 'a 1'" in str(error.value) and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "words"),
     [
         (["a", "b", "c"], ["a", "b"], "the teacher has 3 labels, but the data has 2"),
-        (["yes", "no"], ["bad", "good"], "the teacher's labels are yes, no, but the data has bad, good"),
+        (["yes", "no"], ["bad", "good"], "the teacher's labels are 'yes', 'no', but the data has 'bad', 'good'"),
+        # Of many, those that the other side lacks come first.
+        (
+            [f"intent {number}" for number in range(150)],
+            [f"intent {number}" for number in range(149)] + ["intent x"],
+            "the teacher's labels are 'intent 149', 'intent 0', .*, but the data has 'intent x', 'intent 0', ",
+        ),
     ],
 )
 def test_labels_that_do_not_fit(theirs, ours, words):

@@ -811,3 +811,19 @@ def test_answers_that_no_piece_holds_are_warned_of(kind, caplog):
     caplog.clear()
     encode(questions.select([1]), tokenizer, args, with_offsets=True)
     assert not caplog.text
+
+
+def test_answers_of_characters_without_a_token_are_warned_of(caplog):
+    tokenizer = make_tokenizer("word pieces")
+    context = "the cat \u200b\u200d runs"
+    questions = make_questions(
+        ("lost", context, "what ?", answer("\u200b\u200d", 8)),
+        ("kept", context, "what ?", answer("cat \u200b", 4)),
+        ("none", context, "what ?", NO_ANSWER),
+    )
+    features = encode(questions, tokenizer, options(), with_offsets=False)
+    assert [start == 0 for start in features["start_positions"]] == [True, False, True]
+    assert "1 of 3 questions ('lost') have an answer of which the tokenizer keeps no character" in caplog.text
+    caplog.clear()
+    encode(questions.select([1, 2]), tokenizer, options(), with_offsets=False)
+    assert not caplog.text

@@ -3,6 +3,7 @@
 import json
 import logging
 
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -424,3 +425,38 @@ def test_json_that_is_too_much_for_the_parser(write, content):
         read(write("a.json", content))
     with pytest.raises(InputError, match=r"line 1: this is not JSON"):
         read(write("a.jsonl", content))
+
+
+def test_tables_in_quotes(tmp_path, caplog):
+    """As pandas writes them: the JSON of the answers is in quotes, its own quotes are doubled."""
+    answers = {"text": ["cat"], "answer_start": [4]}
+    row = {"id": "1", "context": 'The cat "Tom"\tis here.', "question": "Who?", "answers": json.dumps(answers)}
+    for name in ("a.csv", "a.tsv"):
+        frame = pandas.DataFrame([row])
+        frame.to_csv(tmp_path / name, sep="\t" if name == "a.tsv" else ",", index=False)
+        if name == "a.tsv":
+            with pytest.raises(InputError, match=r"a\.tsv, line 2: the row has 5 fields, not 4 .* set quoting to csv"):
+                read(tmp_path / name)
+        data = read(tmp_path / name, quoting="csv")
+        assert data[0] == row | {"answers": answers}
+    frame.assign(context="The cat").to_csv(tmp_path / "a.tsv", sep="\t", index=False)
+    with pytest.raises(InputError, match="'answers' is .* which is not JSON"):
+        read(tmp_path / "a.tsv")
+    assert "LOOKS QUOTED" in caplog.text
+
+
+def test_columns_that_are_not_read_may_hold_anything(tmp_path):
+    rows = [
+        {"id": name, "context": "The cat", "question": "Who?", "more": more} for name, more in (("1", 1), ("2", "x"))
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"answers": row["more"]}) + "\n" for row in rows))
+    assert read(tmp_path / "a.jsonl", labelled=False)["id"][:] == ["1", "2"]
+    with pytest.raises(InputError, match="line 2: 'answers' is 'x'"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_messages_have_an_end():
+    long = "word " * 20_000
+    with pytest.raises(InputError) as error:
+        check([{"id": long, "context": long, "question": "?", "answers": {"text": [long[1:]], "answer_start": [0]}}])
+    assert "not at its answer_start" in str(error.value) and len(str(error.value)) < 1000

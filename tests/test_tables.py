@@ -127,7 +127,7 @@ def test_parquet_keeps_types(tmp_path):
         ("a.jsonl", "\n", r"a\.jsonl has no rows"),
         ("a.jsonl", "{}\n{}\n", r"a\.jsonl has no rows"),
         ("a.jsonl", '{"a\\ud800": 1}\n', r"a\.jsonl: the column 'a.ud800' is not text"),
-        ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: the row has 1 fields, not 2 \(text, label\): tabs"),
+        ("a.tsv", "text\tlabel\na\t1\nb\n", r"a\.tsv, line 3: the row has 1 fields, not 2 \('text', 'label'\): tabs"),
         ("a.tsv", 'text\tlabel\n"a\tb"\t1\n', r"a\.tsv, line 2: the row has 3 fields, not 2"),
         ("a.csv", 'text,label\n"x\n\ny",1\na,b,c\n', r"a\.csv, line 5: the row has 3 fields, not 2 .* quote a field"),
         ("a.csv", "text,label\na,1\n\nb,0\n", r"a\.csv, line 3: the line is blank"),
@@ -214,6 +214,11 @@ def test_pandas_categories_become_words(tmp_path):
         ([1, None], None, r"row 2: the label \('x'\) is empty"),
         ([None, None], None, r"row 1: the label \('x'\) is empty"),
         (["a", ""], None, r"row 2: the label \('x'\) is empty"),
+        (["a", " \u00a0"], None, r"row 2: the label \('x'\) is empty"),
+        (["a", "b\tc"], None, r"row 2: .* is 'b.tc', which predictions\.tsv cannot hold: give one without tabs"),
+        (["a", "b\nc"], None, r"row 2: .* is 'b.nc', which predictions\.tsv cannot hold"),
+        (["a", "b\r"], None, r"row 2: .* is 'b.r', which predictions\.tsv cannot hold"),
+        (["a", "b\u2028c"], None, r"row 2: .* is 'b.u2028c', which predictions\.tsv cannot hold"),
         ([1.0, 0.5], None, r"row 2: the label \('x'\) is 0\.5, which names no class: .* set regression"),
         ([1.0, float("inf")], None, r"row 2: the label \('x'\) is inf, which names no class"),
         ([[1], [2]], None, r"row 1: the label \('x'\) is \[1\]: give a word or a number"),
@@ -224,9 +229,83 @@ def test_what_names_no_class_is_refused_with_the_row(tmp_path, values, features,
         parquet(tmp_path, values, features).words("x")
 
 
-def test_numbers_come_as_such_or_in_words(tmp_path, write):
+@pytest.mark.parametrize(
+    ("ids", "names", "message"),
+    [
+        ([1, 2], ["no", "yes"], r"row 2: .* is 2, but the column has 2 names, for 0 to 1 \('no', 'yes'\): correct"),
+        ([-2, 1], ["no", "yes"], r"row 1: .* is -2, but the column has 2 names, for 0 to 1"),
+        ([0, 150], list(map(str, range(150))), r"row 2: .* is 150, .* 150 names, for 0 to 149 \('0', .*'4', \.\.\.\)"),
+        ([0, -1], ["no", "yes"], r"row 2: .* is empty \(-1, not labelled\)"),
+    ],
+)
+def test_ids_without_a_name_are_refused_with_the_row(tmp_path, ids, names, message):
+    notes = Features({"x": ClassLabel(names=names)}).arrow_schema.metadata
+    pq.write_table(pa.table({"x": ids}).replace_schema_metadata(notes), tmp_path / "a.parquet")
+    for values in (open_table(tmp_path / "a.parquet").words, open_table(tmp_path / "a.parquet").numbers):
+        with pytest.raises(InputError, match=r"a\.parquet, " + message):
+            values("x")
+
+
+def test_numbers_come_as_such_or_in_words_or_as_names(tmp_path, write):
     assert parquet(tmp_path, [1, 2]).numbers("x") == [1.0, 2.0]
+    assert parquet(tmp_path, [0, 1], ClassLabel(names=["2.5", "7"])).numbers("x") == [2.5, 7.0]
+    with pytest.raises(InputError, match=r"row 2: the label \('x'\) is empty \(-1, not labelled\)"):
+        parquet(tmp_path, [0, -1], ClassLabel(names=["2.5", "7"])).numbers("x")
     assert open_table(write("a.tsv", "x\n4.750\n-1e2\n")).numbers("x") == [4.75, -100.0]
+
+
+def exotic_columns():
+    """Columns that `datasets` cannot hold, or not with those notes, by what they are."""
+    text = pa.array(["a", "b"])
+    notes = {"info": {"features": {"x": {"dtype": "string", "_type": "Value"}, "z": {"_type": "Nonesuch"}}}}
+    yield "map", pa.table({"x": text, "z": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int32()))})
+    yield "twins", pa.table([text, text, text], names=["x", "z", "z"])
+    yield "notes", pa.table({"x": text, "z": text}).replace_schema_metadata({"huggingface": json.dumps(notes)})
+    if hasattr(pa, "uuid"):
+        yield "uuid", pa.table({"x": text, "z": pa.array([bytes(16)] * 2, pa.uuid())})
+
+
+@pytest.mark.parametrize(("name", "table"), list(exotic_columns()))
+def test_parquet_columns_that_are_not_read_may_hold_anything(tmp_path, name, table):
+    pq.write_table(table, tmp_path / "a.parquet")
+    read = open_table(tmp_path / "a.parquet", usecols=["x", "missing"])
+    assert read.texts("x") == ["a", "b"] and read.data.column_names == ["x"]
+    with pytest.raises(InputError, match="no column 'missing': it has 'x', 'z'"):
+        read.texts("missing")
+    with pytest.raises(InputError, match="'z'"):
+        open_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"x": "a", "z": 1}\n{"x": "b", "z": "c", "\\ud800": 1}\n{"x": "c", "z": [1]}\n'),
+        ("a.csv", "x,z,,,z\na,,,,\nb,,,,\nc,,,,\n"),
+        ("a.tsv", "z\tx\tz\n\ta\t\n\tb\t\n\tc\t\n"),
+    ],
+)
+def test_columns_that_are_not_read_may_hold_anything(write, name, content):
+    table = open_table(write(name, content), usecols=["x"])
+    assert table.texts("x") == ["a", "b", "c"] and table.data.column_names == ["x"]
+    with pytest.raises(InputError, match="no column 'y': it has .*'z'"):
+        table.texts("y")
+    with pytest.raises(InputError, match="twice|ud800"):
+        open_table(write(name, content))
+
+
+def test_messages_have_an_end(write):
+    names = [f"{'x' * 500}{number}" for number in range(500)]
+    table = open_table(write("a.csv", ",".join(names) + "\n" + ",".join(names[::-1])))
+    for wrong in (
+        lambda: table.texts("text"),
+        lambda: table.numbers(names[0]),
+        lambda: open_table(write("b.csv", ",".join(names) + "\na,b\n")),
+        lambda: open_table(write("c.jsonl", json.dumps({"text": names}))).texts("text"),
+        lambda: open_table(write("d.jsonl", json.dumps({"x": names}) + "\n" + json.dumps({"x": {"a": names}}))),
+    ):
+        with pytest.raises(InputError) as error:
+            wrong()
+        assert len(str(error.value)) < 2200
 
 
 @pytest.mark.parametrize("bad", ['"good"', "NaN", "true", "[1]", '"inf"', '"nan"'])

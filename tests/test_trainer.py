@@ -338,7 +338,7 @@ def test_teacher_and_student_must_be_two(tmp_path):
     [
         (None, CKDArguments(), "no teacher is given"),
         ({"labels": ("a", "b", "c")}, CKDArguments(), "the teacher has 3 labels, but the data has 2"),
-        ({"labels": ("yes", "no")}, CKDArguments(), "the teacher's labels are yes, no"),
+        ({"labels": ("yes", "no")}, CKDArguments(), "the teacher's labels are 'yes', 'no'"),
         ({"layers": 3}, CKDArguments(), "ltr_layer_mapping emb\\+skip matches 2 layers.*uniform"),
         ({"layers": 4}, CKDArguments(wr_layer_mapping="0:0,2:5"), "wr_layer_mapping: .*the teacher 0 to 4"),
     ],

@@ -13,10 +13,11 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
+from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
-from ckd_trainer.data.tables import open_table
-from ckd_trainer.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.errors import ArgumentParser, InputError, command_line, first_of, short
 from ckd_trainer.files import user_path
 from ckd_trainer.metrics.glue import GlueMetric
 
@@ -72,7 +73,7 @@ def load_task(arguments, *, seed, splits=("train", "validation", "test")):
             `train_file`, which is read for them even where "train" is not asked for.
 
     Returns:
-        A `TextTask`. The classes of own files are sorted, numerically if all of them are whole numbers.
+        A `TextTask`. The classes of own files are those of `ckd_trainer.data.classes.class_names`.
 
     Raises:
         InputError: an unknown task, a missing file or column, a malformed row, an unknown or empty label.
@@ -86,7 +87,11 @@ def load_task(arguments, *, seed, splits=("train", "validation", "test")):
         task = _load_own_files(arguments, splits)
     else:
         glue = GLUE_TASKS[arguments.task_name]
-        read = _folder_reader(glue, user_path(arguments.data_dir)) if arguments.data_dir else _hub_reader(glue)
+        if arguments.data_dir:
+            quoting = glue.quoting if arguments.quoting == "auto" else arguments.quoting
+            read = _folder_reader(glue, user_path(arguments.data_dir), quoting)
+        else:
+            read = _hub_reader(glue)
         task = _load_glue(glue, read, splits)
     if task.train is not None and (arguments.max_train_samples or len(task.train)) < len(task.train):
         rows = random.Random(seed).sample(range(len(task.train)), arguments.max_train_samples)
@@ -124,24 +129,26 @@ def _hub_reader(glue):
         ) from error
 
     def read(split, file, *, labelled, needed):
-        data = parts[split].select_columns([*glue.text_columns, *(["label"] if labelled else [])])
+        data = parts[split]
         if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
             raise InputError(
-                f"nyu-mll/glue has the labels {data.features['label'].names} for {glue.name}, not "
+                f"nyu-mll/glue has the labels {short(data.features['label'].names)} for {glue.name}, not "
                 f"{list(glue.label_names)}: this is another version of the data; give data_dir instead."
             )
-        return data
+        table = Table(data, f"nyu-mll/glue, {glue.name}, {split}", range(1, len(data) + 1), unit="row")
+        texts = {name: name for name in glue.text_columns}
+        return _encode(table, texts, "label" if labelled else None, glue.label_names, f"{glue.name} has")
 
     return read
 
 
-def _folder_reader(glue, data_dir):
+def _folder_reader(glue, data_dir, quoting):
     if not data_dir.is_dir():
         raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
     folder = data_dir / glue.folder
     if not folder.is_dir():
         folder = data_dir
-    there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+    there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
     def read(split, file, *, labelled, needed):
         path = folder / file
@@ -153,10 +160,11 @@ def _folder_reader(glue, data_dir):
                 )
             logger.warning("%s is missing, so %s is left out: only the matched set is used.", path, split)
             return None
-        table = open_table(path, columns=glue.file_columns if labelled else None)
         texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
-        known = f"{glue.name} has"
-        return _encode(table, texts, glue.file_label_column if labelled else None, glue.file_labels, known)
+        label = glue.file_label_column if labelled else None
+        columns = glue.file_columns if labelled else None
+        table = open_table(path, columns=columns, usecols=[*texts.values(), label], quoting=quoting)
+        return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 
     return read
 
@@ -172,13 +180,14 @@ def _load_own_files(arguments, splits):
         if not path:
             why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
             raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
-        return open_table(path)
+        usecols = [*texts.values(), None if split == "test" else arguments.label_column]
+        return open_table(path, usecols=usecols, quoting=arguments.quoting)
 
     train, names = None, None
     if "train" in splits or not arguments.regression:
         train = open_split("train")
     if not arguments.regression:
-        names = _class_names(train, arguments.label_column)
+        names = class_names(train, arguments.label_column)
     known = "the training data have"
 
     def read(split):
@@ -195,16 +204,6 @@ def _load_own_files(arguments, splits):
     )
 
 
-def _class_names(table, column):
-    words = set(table.words(column))
-    if len(words) == 1:
-        raise InputError(f"{table.source}: every label ({column!r}) is {words.pop()!r}: give two classes or more.")
-    try:
-        return sorted(words, key=lambda word: (int(word), word))
-    except ValueError:
-        return sorted(words)
-
-
 def _encode(table, texts, label_column, names, known):
     """Returns the texts (new name -> column) and the label, if there is one, as an index into `names` or a number."""
     data = {name: table.texts(column) for name, column in texts.items()}
@@ -217,7 +216,8 @@ def _encode(table, texts, label_column, names, known):
     for row, word in enumerate(words):
         if word not in indices:
             raise InputError(
-                f"{table.place(row)}: the label ({label_column!r}) is {word!r}, but {known} {', '.join(names)}."
+                f"{table.place(row)}: the label ({label_column!r}) is {short(word)}, but {known} {len(names)} labels: "
+                f"{first_of(names)}."
             )
     return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
 

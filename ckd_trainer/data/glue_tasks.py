@@ -23,6 +23,7 @@ class GlueTask:
     file_text_columns: tuple[str, ...] | None = None  # None: as on the Hub
     file_label_column: str = "label"
     file_columns: tuple[str, ...] | None = None  # of labelled files without a header line
+    quoting: str = "auto"  # of the files, as `split_rows` takes it
     metrics: tuple[str, ...] = ("accuracy",)
     best_metric: str = "accuracy"
     # key -> split on the Hub, file in the folder
@@ -63,6 +64,7 @@ _TASKS = (
         ("not_duplicate", "duplicate"),
         text_columns=("question1", "question2"),
         file_label_column="is_duplicate",
+        quoting="none",  # the official files are quoted as in csv, but GLUE counts those quotes as text
         metrics=("accuracy", "f1"),  # accuracy is best_metric, as in the published CKD results
     ),
     GlueTask(

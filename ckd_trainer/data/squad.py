@@ -72,7 +72,7 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
         elif path is None:
             others = "" if labelled else " (or validation_file)"
             raise InputError(f"{split}_file is not set{others}, but the {split} set is asked for: give a file.")
-        return read_questions(path, labelled=labelled, **rules)
+        return read_questions(path, labelled=labelled, quoting=arguments.quoting, **rules)
 
     def first(split, limit):
         if split not in splits:
@@ -156,7 +156,7 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
           stands in the context, -1 for tokens outside of it.
     """
     columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
-    cut, torn = 0, []
+    cut, torn, lost = 0, [], []
 
     def features_of(batch, rows):
         nonlocal cut
@@ -181,6 +181,11 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
             ]
             whole = {owner for owner, span, place in zip(owners, spans, places, strict=True) if span[0] != place.cls}
             torn.extend(rows[owner] for owner, answer in enumerate(answers) if answer and owner not in whole)
+            lost.extend(
+                row
+                for row, answer, gold in zip(rows, answers, batch["answers"], strict=True)
+                if gold["text"] and not answer
+            )
             features["start_positions"], features["end_positions"] = map(list, zip(*spans, strict=True))
         if with_offsets:
             features["question"] = [rows[owner] for owner in owners]
@@ -205,6 +210,14 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
             len(torn),
             len(questions),
             first_of(questions.select(torn)["id"][:]),
+        )
+    if lost:
+        logger.warning(
+            "%d of %d questions (%s) have an answer of which the tokenizer keeps no character, and are taken to have "
+            "none: give another answer, or a model with another tokenizer.",
+            len(lost),
+            len(questions),
+            first_of(questions.select(lost)["id"][:]),
         )
     return longest_first(features) if with_offsets else features
 
@@ -232,7 +245,7 @@ def _mask(length, cls, first, stop):
 
 
 def _answer_places(encoded, owners, answers):
-    """Returns for each question the first and the last character of its first answer that a token stands for, or None.
+    """Returns the first and the last character of each question's first answer that a token stands for, or None.
 
     Spaces around the answer do not count. Tokenizers leave some characters out, such as accents of their own.
     """

@@ -5,14 +5,13 @@ Two layouts are read: the official SQuAD JSON, and tables with the columns of `r
 
 import json
 import logging
-import reprlib
 from collections import Counter
 
 import pyarrow as pa
 from datasets import Dataset
 
 from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
-from ckd_trainer.errors import InputError, first_of
+from ckd_trainer.errors import InputError, first_of, short
 from ckd_trainer.files import user_path
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ _LAYOUTS = (
 _KINDS = {str: "a text in quotes", int: "a whole number", list: "a list"}
 
 
-def read_questions(path, *, answerable, labelled, drop_misplaced=False):
+def read_questions(path, *, answerable, labelled, drop_misplaced=False, quoting="auto"):
     """Reads a file of questions: the official SQuAD JSON (.json), or a table as `read_table` reads it.
 
     The table has the columns `id`, `context`, `question` and, if labelled, `answers`, which in csv and tsv files is
@@ -38,6 +37,7 @@ def read_questions(path, *, answerable, labelled, drop_misplaced=False):
             answers is an unanswerable one.
         labelled: Whether the answers are read.
         drop_misplaced: Leave out, with a warning, the questions with an answer that is not at its `answer_start`.
+        quoting: How a csv or tsv file is quoted, see `ckd_trainer.data.delimited.split_rows`.
 
     Returns:
         A `datasets.Dataset` in memory with `id`, `context`, `question` and, if labelled, `answers`:
@@ -54,7 +54,7 @@ def read_questions(path, *, answerable, labelled, drop_misplaced=False):
     path = user_path(path)
     articles = _articles(path) if path.suffix.lower() == ".json" and path.is_file() else None
     if articles is None:
-        columns = _table_columns(open_table(path), labelled)
+        columns = _table_columns(open_table(path, usecols=_names(labelled), quoting=quoting), labelled)
     else:
         columns = _article_columns(path, articles, labelled)
     return _checked(columns, str(path), answerable, labelled, drop_misplaced)
@@ -102,7 +102,7 @@ def _articles(path):
     if is_official:
         return value["data"]
     if not isinstance(value, dict) or "\n" in text[start:end]:
-        raise InputError(f"{path} begins with {reprlib.repr(value)}, which is neither layout: {_LAYOUTS}.")
+        raise InputError(f"{path} begins with {short(value)}, which is neither layout: {_LAYOUTS}.")
     return None
 
 
@@ -128,8 +128,8 @@ def _official_answers(place, question):
     answers = _member(place, question, "answers", list)
     if answers and question.get("is_impossible"):
         raise InputError(
-            f"{place}: 'is_impossible' is {question['is_impossible']!r}, but there are answers: empty 'answers', or "
-            "make it false."
+            f"{place}: 'is_impossible' is {short(question['is_impossible'])}, but there are answers: empty 'answers', "
+            "or make it false."
         )
     places = [f"{place}.answers[{number}]" for number in range(len(answers))]
     texts = [_member(where, answer, "text", str) for where, answer in zip(places, answers, strict=True)]
@@ -140,20 +140,21 @@ def _official_answers(place, question):
 def _member(place, item, key, kind):
     """Returns `item[key]` if `item` is a mapping that has the key with a value of that type."""
     if not isinstance(item, dict):
-        raise InputError(f"{place} is {reprlib.repr(item)}: give an object with {key!r}.")
+        raise InputError(f"{place} is {short(item)}: give an object with {key!r}.")
     if key not in item:
         raise InputError(f"{place}: there is no {key!r}: add it, {_KINDS[kind]}.")
     if type(item[key]) is not kind:  # not isinstance: True is an int
-        raise InputError(f"{place}: {key!r} is {reprlib.repr(item[key])}: give {_KINDS[kind]}.")
+        raise InputError(f"{place}: {key!r} is {short(item[key])}: give {_KINDS[kind]}.")
     return item[key]
 
 
+def _names(labelled):
+    return ["id", "context", "question"] + ["answers"] * labelled
+
+
 def _table_columns(table, labelled):
-    there = table.data.column_names
-    for name in ("id", "context", "question", *(["answers"] if labelled else [])):
-        if name not in there:
-            names = ", ".join(map(repr, there))
-            raise InputError(f"{table.source} has no column {name!r}: it has {names}: {_LAYOUTS}.")
+    for name in _names(labelled):
+        table.require(name, f": {_LAYOUTS}")
     columns = {name: table.texts(name) for name in ("id", "context", "question")}
     if labelled:
         answers = [_mapped_answers(table.place(row), value) for row, value in enumerate(table.data["answers"][:])]
@@ -168,16 +169,16 @@ def _mapped_answers(place, value):
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{place}: 'answers' is {reprlib.repr(value)}, which is not JSON ({error}): give {_ANSWERS}."
+                f"{place}: 'answers' is {short(value)}, which is not JSON ({error}): give {_ANSWERS}."
             ) from None
     lists = []
     for key, kind in (("text", str), ("answer_start", int)):
         values = value.get(key) if isinstance(value, dict) else None
         if not isinstance(values, list):
-            raise InputError(f"{place}: 'answers' is {reprlib.repr(value)}, without a list {key!r}: give {_ANSWERS}.")
+            raise InputError(f"{place}: 'answers' is {short(value)}, without a list {key!r}: give {_ANSWERS}.")
         for item in values:
             if type(item) is not kind:
-                raise InputError(f"{place}: {key!r} of 'answers' holds {reprlib.repr(item)}: give {_KINDS[kind]}.")
+                raise InputError(f"{place}: {key!r} of 'answers' holds {short(item)}: give {_KINDS[kind]}.")
         lists.append(values)
     texts, starts = lists
     if len(texts) != len(starts):
@@ -245,7 +246,7 @@ def _check_places(columns, source, drop_misplaced):
     names = [ids[row] for row in misplaced]
     what = f"{source}: {len(names)} of {len(ids)} questions have an answer that is not at its answer_start"
     there, text, start = next(iter(misplaced.values()))
-    example = f"the context of {names[0]!r} has {there!r} at {start}, not {text!r}"
+    example = f"the context of {short(names[0])} has {short(there)} at {start}, not {short(text)}"
     advice = "fix the offsets, which count characters (Python code points, not bytes)"
     if not drop_misplaced:
         raise InputError(

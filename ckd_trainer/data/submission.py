@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
-from ckd_trainer.errors import InputError
+from ckd_trainer.errors import InputError, first_of
 from ckd_trainer.files import write_atomically
 
 
@@ -75,7 +75,8 @@ def zip_submission(folders, output, names, *, overwrite=False):
             found[name] = paths[0]
     if not found:
         raise InputError(
-            f"no prediction file ({', '.join(names)}) in {', '.join(map(str, folders))}: run with --do_predict first."
+            f"no prediction file ({', '.join(names)}) in {first_of(list(map(str, folders)))}: run with --do_predict "
+            "first."
         )
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,12 +1,6 @@
-"""Reads csv, tsv, JSON lines and parquet files strictly: what is in the file, or an error that names the line.
-
-Python's csv module does the splitting, so that quotes are text in tsv files (as in GLUE's) and protect commas and line
-breaks in csv files (RFC 4180).
-"""
+"""Reads csv, tsv, JSON lines and parquet files strictly: what is in the file, or an error that names the line."""
 
 import codecs
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -16,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
-from ckd_trainer.errors import InputError
+from ckd_trainer.data.delimited import split_rows
+from ckd_trainer.errors import InputError, first_of, short
 from ckd_trainer.files import user_path
 
 
@@ -28,6 +23,7 @@ class Table:
     source: str
     lines: Sequence[int]  # of each row, from 1
     unit: str = "line"
+    names: Sequence[str] | None = None  # of all columns of the source, where not all of them were read
 
     def place(self, row):
         """Where row `row` (from 0) stands, as an error message says it: "train.csv, line 7"."""
@@ -40,22 +36,19 @@ class Table:
             if value is None:
                 raise InputError(f"{self.place(row)}: there is no {column!r} (null or missing): give a text.")
             if not isinstance(value, str):
-                raise InputError(f"{self.place(row)}: {column!r} is {value!r}, which is not text: put it in quotes.")
+                raise InputError(
+                    f"{self.place(row)}: {column!r} is {short(value)}, which is not text: put it in quotes."
+                )
         return values
 
     def words(self, column):
         """The classes of a column of labels, as a list of str: 3 and "3" are one class, and so are 3.0 and 3.
 
-        InputError: no such column, an empty label, a number with a fraction, a list or a mapping.
+        InputError: no such column, a blank label, a number with a fraction, a list or a mapping, a tab or a line break
+        in a label, an id for which a `ClassLabel` has no name.
         """
-        values = self._values(column)
-        feature = self.data.features[column]
-        if isinstance(feature, ClassLabel):
-            # -1 is how `datasets` writes "not labelled".
-            values = [None if value in (None, -1) else feature.names[value] for value in values]
         words = []
-        for row, value in enumerate(values):
-            self._check_label(column, row, value)
+        for row, value in enumerate(self._labels(column)):
             if isinstance(value, float):
                 if not value.is_integer():
                     raise InputError(
@@ -64,47 +57,90 @@ class Table:
                     )
                 value = int(value)
             if not isinstance(value, str | int):
-                raise InputError(f"{self.place(row)}: the label ({column!r}) is {value!r}: give a word or a number.")
-            words.append(str(value))
+                raise InputError(
+                    f"{self.place(row)}: the label ({column!r}) is {short(value)}: give a word or a number."
+                )
+            word = str(value)
+            if "\t" in word or word.splitlines() != [word]:
+                raise InputError(
+                    f"{self.place(row)}: the label ({column!r}) is {short(word)}, which predictions.tsv cannot hold: "
+                    "give one without tabs and line breaks."
+                )
+            words.append(word)
         return words
 
     def numbers(self, column):
         """The values of a column of numbers (as such or in words), as a list of float.
 
-        InputError: no such column, an empty label, a label that is not a finite number.
+        InputError: no such column, a blank label, a label that is not a finite number.
         """
         numbers = []
-        for row, value in enumerate(self._values(column)):
-            self._check_label(column, row, value)
+        for row, value in enumerate(self._labels(column)):
             try:
                 number = math.nan if isinstance(value, bool) else float(value)
             except (TypeError, ValueError):
                 number = math.nan
             if not math.isfinite(number):
-                raise InputError(f"{self.place(row)}: the label ({column!r}) is {value!r}, which is not a number.")
+                raise InputError(
+                    f"{self.place(row)}: the label ({column!r}) is {short(value)}, which is not a number: give one "
+                    "such as 3.5."
+                )
             numbers.append(number)
         return numbers
 
+    def require(self, column, advice=""):
+        """Raises InputError if there is no such column; it ends with `advice`, unless the names show what is wrong."""
+        names = self.data.column_names if self.names is None else list(self.names)
+        if column in names:
+            return
+        is_delimited = self.source.lower().endswith((".csv", ".tsv"))
+        if is_delimited and any(name[:1] == name[-1:] == '"' for name in names):
+            advice = ": the names are in quotes, so set quoting to csv"
+        elif is_delimited and len(names) == 1 and any(delimiter in names[0] for delimiter in ",;|\t"):
+            advice = ": that is one column, as a .tsv file has tabs between columns and a .csv file has commas"
+        raise InputError(f"{self.source} has no column {column!r}: it has {first_of(names, 20)}{advice}.")
+
     def _values(self, column):
-        if column not in self.data.column_names:
-            names = ", ".join(repr(name) for name in self.data.column_names)
-            raise InputError(f"{self.source} has no column {column!r}: it has {names}.")
+        self.require(column)
         return self.data[column][:]
 
-    def _check_label(self, column, row, value):
-        if value is None or value == "":
-            raise InputError(f"{self.place(row)}: the label ({column!r}) is empty: give one, or leave the row out.")
+    def _labels(self, column):
+        """The values of a column of labels, of which none is blank; of a `ClassLabel` the names."""
+        values = self._values(column)
+        feature = self.data.features[column]
+        names = feature.names if isinstance(feature, ClassLabel) else None
+        for row, value in enumerate(values):
+            if names is not None and value is not None:
+                if value == -1:
+                    raise InputError(
+                        f"{self.place(row)}: the label ({column!r}) is empty (-1, not labelled): give one, or leave "
+                        "the row out."
+                    )
+                if not 0 <= value < len(names):
+                    raise InputError(
+                        f"{self.place(row)}: the label ({column!r}) is {value}, but the column has {len(names)} "
+                        f"names, for 0 to {len(names) - 1} ({first_of(names)}): correct the label or the names."
+                    )
+                values[row] = value = names[value]
+            if value is None or (isinstance(value, str) and not value.strip()):
+                raise InputError(
+                    f"{self.place(row)}: the label ({column!r}) is empty: give one, or leave the row out."
+                )
+        return values
 
 
-def read_table(path, *, columns=None):
+def read_table(path, *, columns=None, usecols=None, quoting="auto"):
     """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object a line), .parquet.
 
-    All values of csv and tsv files are str, exactly as written: nothing is stripped, and in tsv files quotes are text.
-    Keys that a JSON line lacks are null. Blank lines at the end are ignored, and so is a byte order mark.
+    All values of csv and tsv files are str, exactly as written: nothing is stripped. Keys that a JSON line lacks are
+    null. Blank lines at the end are ignored, and so is a byte order mark.
 
     Args:
         path: The file.
         columns: The names of the columns of a csv or tsv file without a header line.
+        usecols: The names of the columns to read, of which the file need not have all; others may hold anything.
+            None for all.
+        quoting: How a csv or tsv file is quoted, see `ckd_trainer.data.delimited.split_rows`.
 
     Returns:
         A `datasets.Dataset` in memory, with the file's columns in the file's order.
@@ -118,10 +154,10 @@ def read_table(path, *, columns=None):
         read_table("MRPC/dev.tsv")["#1 String"][0]
         read_table("CoLA/dev.tsv", columns=["source", "label", "mark", "sentence"])
     """
-    return open_table(path, columns=columns).data
+    return open_table(path, columns=columns, usecols=usecols, quoting=quoting).data
 
 
-def open_table(path, *, columns=None):
+def open_table(path, *, columns=None, usecols=None, quoting="auto"):
     """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`."""
     path = user_path(path)
     suffix = path.suffix.lower()
@@ -130,37 +166,58 @@ def open_table(path, *, columns=None):
     if not path.is_file():
         raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an existing {suffix} file.")
     if suffix == ".parquet":
-        return _open_parquet(path)
+        return _open_parquet(path, usecols)
     text = read_text(path)
     if suffix in (".json", ".jsonl"):
-        lines, data = _read_json(path, text)
+        names, rows = _read_json(path, text)
+        lines = range(1, len(rows) + 1)
+        _check_rows(path, names)  # objects without a key are no rows of a table
     else:
-        lines, data = _read_fields(path, text, suffix, columns)
-    _check_rows(path, data and lines)  # objects without a key are no rows of a table
+        names, rows, lines = split_rows(path, text, header=columns, quoting=quoting)
+    _check_rows(path, rows)
+    used = _used(path, names, usecols)
+    if suffix in (".json", ".jsonl"):
+        data = {name: [row.get(name) for row in rows] for name in used}
+    else:
+        places = {name: place for place, name in enumerate(names)}
+        data = {name: [row[places[name]] for row in rows] for name in used}
     arrays = {name: _array(path, name, lines, values) for name, values in data.items()}
-    return Table(_dataset(path, pa.table(arrays)), str(path), lines)
+    return Table(_dataset(path, pa.table(arrays)), str(path), lines, names=names)
 
 
-def _open_parquet(path):
+def _open_parquet(path, usecols):
     try:
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        used = _used(path, names, usecols)
+        table = file.read(columns=used)
         table.validate(full=True)  # that texts are UTF-8, as well
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).replace("UTF8", "UTF-8")
         raise InputError(f"{path} is not a parquet file that can be read ({what}).") from None
-    _check_names(path, table.column_names)
-    _check_rows(path, range(table.num_rows))
-    return Table(_dataset(path, table), str(path), range(1, table.num_rows + 1), unit="row")
+    rows = range(1, file.metadata.num_rows + 1)
+    _check_rows(path, rows)
+    return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
+
+
+def _without_notes(table):
+    """Returns the table without what `datasets` has noted about columns that were not read."""
+    metadata = table.schema.metadata or {}
+    try:
+        notes = json.loads(metadata[b"huggingface"])
+        features = notes["info"]["features"]
+        notes["info"]["features"] = {name: features[name] for name in table.column_names}
+    except (KeyError, TypeError, ValueError):  # there are none, or `datasets` finds what is wrong with them
+        return table
+    return table.replace_schema_metadata({**metadata, b"huggingface": json.dumps(notes).encode()})
 
 
 def _dataset(path, table):
     try:
         return Dataset(table)
     except (pa.ArrowException, ValueError, RecursionError) as error:
-        names = ", ".join(map(repr, table.column_names))
-        raise InputError(
-            f"{path} has columns that cannot be used ({error}; there are {names}): leave them out."
-        ) from None
+        names = first_of(table.column_names, 20)
+        raise InputError(f"{path}: the columns {names} cannot be used ({error}): give texts and numbers.") from None
 
 
 def unique_keys(pairs):
@@ -168,7 +225,7 @@ def unique_keys(pairs):
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+        raise ValueError(f"the key {short(next(name for name in names if names.count(name) > 1))} occurs twice")
     return mapping
 
 
@@ -188,40 +245,8 @@ def read_text(path):
     return text
 
 
-def _read_fields(path, text, suffix, columns):
-    """Returns the line of each row, and the columns as lists of str by name."""
-    # The module's limit of 131,072 characters guards against runaway quotes, which strict reading reports; long texts
-    # are legitimate.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {"strict": True}
-    reader = csv.reader(io.StringIO(text, newline=""), **options)
-    rows, lines, line = [], [], 1
-    try:
-        for row in reader:
-            rows.append(row)
-            lines.append(line)
-            line = reader.line_num + 1  # a quoted field may have spanned several
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: the row that starts here cannot be read ({error}).") from None
-    while rows and not rows[-1]:
-        rows.pop()
-        lines.pop()
-    names = rows[0] if columns is None else columns
-    _check_names(path, names)
-    advice = "tabs separate fields, quotes do not protect them" if suffix == ".tsv" else "quote a field with commas"
-    for row, line in zip(rows, lines, strict=True):
-        if not row:
-            raise InputError(f"{path}, line {line}: the line is blank: delete it.")
-        if len(row) != len(names):
-            columns_text = f"{len(names)} ({', '.join(names)})"
-            raise InputError(f"{path}, line {line}: the row has {len(row)} fields, not {columns_text}: {advice}.")
-    if columns is None:
-        rows, lines = rows[1:], lines[1:]
-    return lines, dict(zip(names, zip(*rows, strict=True), strict=False))  # no columns without rows
-
-
 def _read_json(path, text):
-    """Returns the line of each object, and its values as lists by key (all keys of the file)."""
+    """Returns all keys of the file, and the objects."""
     rows = []
     # Not splitlines: JSON text may hold other Unicode line separators.
     for line, content in enumerate(text.rstrip().split("\n"), 1):
@@ -233,9 +258,23 @@ def _read_json(path, text):
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object a line.")
         rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    _check_names(path, names)
-    return range(1, len(rows) + 1), {name: [row.get(name) for row in rows] for name in names}
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
+
+
+def _used(path, names, usecols):
+    """Returns those of the names that are read, in the file's order; refuses one that occurs twice or is not text."""
+    used = [name for name in names if usecols is None or name in usecols]
+    for name in used:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is no character
+            raise InputError(
+                f"{path}: the column {short(name)} is not text ({error.reason}): give it a name."
+            ) from None
+    twice = sorted({name for name in used if used.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the column {short(twice[0])} occurs twice: give each column its own name.")
+    return used
 
 
 def _array(path, name, lines, values):
@@ -249,21 +288,10 @@ def _array(path, name, lines, values):
                 pa.array([first, value])
             except (pa.ArrowException, ValueError, OverflowError):
                 raise InputError(
-                    f"{path}, line {line}: {name!r} is {value!r}, which cannot stand in one column with {first!r}: "
-                    "give values of one kind."
+                    f"{path}, line {line}: {name!r} is {short(value)}, which cannot stand in one column with "
+                    f"{short(first)}: give values of one kind."
                 ) from None
         raise InputError(f"{path}: the values of {name!r} cannot stand in one column ({error}).") from None
-
-
-def _check_names(path, names):
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is no character
-            raise InputError(f"{path}: the column {name!r} is not text ({error.reason}): give it a name.") from None
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: the column {twice[0]!r} occurs twice: give each column its own name.")
 
 
 def _check_rows(path, rows):

@@ -1,0 +1,109 @@
+"""The classes that a column of labels names, with a warning or an error for those that nobody meant."""
+
+import logging
+import math
+import unicodedata
+from collections import Counter, defaultdict
+
+from ckd_trainer.errors import InputError, first_of, short
+
+logger = logging.getLogger(__name__)
+
+MANY = 10  # up to so many classes, a small file may have as many classes as rows
+# How pandas, Python and spreadsheets write a value that is missing.
+MISSING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"}
+
+
+def class_names(table, column):
+    """Returns the classes of a training set, sorted, numerically if all of them are whole numbers.
+
+    Warns of names that differ only in case, spaces or how a number is written, of names that stand for a missing
+    value, of classes of one row, and of numbers that look like scores.
+
+    Args:
+        table: A `ckd_trainer.data.tables.Table`.
+        column: The name of its column of labels.
+
+    Raises:
+        InputError: what `Table.words` refuses; only one class; classes for more than half of the rows, as when numbers
+            to predict or a column of ids are read as classes.
+
+    Example::
+
+        class_names(open_table("train.csv"), "label")  # ["negative", "neutral", "positive"]
+    """
+    words = table.words(column)
+    counts = Counter(words)
+    names = sorted(counts)
+    if len(names) == 1:
+        raise InputError(f"{table.source}: every label ({column!r}) is {short(names[0])}: give two classes or more.")
+    has_fractions = _has_fractions(names)
+    if 2 * len(names) > len(words) and (len(names) > MANY or has_fractions):
+        raise InputError(
+            f"{table.source}: the labels ({column!r}) of {len(words)} rows name {len(names)} classes "
+            f"({first_of(names)}): set regression if they are numbers to predict, or name the column of the classes "
+            "with label_column."
+        )
+    if has_fractions:
+        logger.warning(
+            "%s: the labels (%r) are numbers with fractions (%s), read as %d classes: set regression to predict "
+            "numbers.",
+            table.source,
+            column,
+            first_of(names),
+            len(names),
+        )
+    for what, odd in (
+        ("look alike", _look_alikes(names)),
+        ("look like missing values", [name for name in names if name in MISSING]),
+        ("have one row each", [name for name in names if counts[name] == 1]),
+    ):
+        if odd:
+            logger.warning(
+                "%s: %d of %d classes (%r) %s (%s): check that each of them is meant.",
+                table.source,
+                len(odd),
+                len(names),
+                column,
+                what,
+                _with_counts(odd, counts),
+            )
+    try:
+        return sorted(names, key=lambda name: (int(name), name))
+    except ValueError:
+        return names
+
+
+def _with_counts(names, counts, most=10):
+    rows = [f"{short(name)}: {counts[name]}" for name in names[:most]]
+    return ", ".join(rows) + (", ..." if len(names) > most else "")
+
+
+def _look_alikes(names):
+    """Returns the names that have a twin, twins next to each other."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[_looks(name)].append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
+def _looks(name):
+    """Returns what is left of a name without case, spaces, invisible characters and ways to write a number."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cf")
+    number = _number(text)
+    return text if number is None else number
+
+
+def _has_fractions(names):
+    numbers = [_number(name) for name in names]
+    return None not in numbers and not all(number.is_integer() for number in numbers)
+
+
+def _number(text):
+    """Returns the finite number that a text spells, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

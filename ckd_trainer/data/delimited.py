@@ -1,0 +1,185 @@
+"""Splits csv and tsv files into rows, by the delimiter and the rule for quotes that a file was written with.
+
+There are two rules for quotes. By the rule of csv (RFC 4180), a field with a delimiter, a line break or a quote in it
+is put in quotes, and the quotes in it are doubled. By the other, as in most of GLUE's files, quotes are text. Nothing
+in a file says which rule it follows: the suffix decides, unless the user does, and evidence against it is a warning.
+"""
+
+import csv
+import io
+import logging
+import re
+
+from ckd_trainer.errors import InputError, first_of, short
+
+logger = logging.getLogger(__name__)
+
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+_OTHER = {"csv": "none", "none": "csv"}
+_SEP_LINE = re.compile(r'"?sep=([,;\t|])"?(?:\r\n|\n|\r)', re.IGNORECASE)  # how spreadsheets name the delimiter
+_HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n]+)*')
+
+
+def split_rows(path, text, *, header, quoting):
+    """Splits the text of a .csv or .tsv file into rows of as many fields each.
+
+    The delimiter of a .tsv file is the tab. That of a .csv file is the comma, unless a first line such as `sep=;` or
+    a header without commas says otherwise.
+
+    Args:
+        path: Where the text is from; its suffix says how to read it.
+        text: The content, as `read_text` returns it.
+        header: The column names of a file without a header line, or None: the first row is the header.
+        quoting: "csv" or "none", the rule for quotes; "auto" for "none" in .tsv and "csv" in .csv files, with a
+            warning where the quotes in the file contradict that.
+
+    Returns:
+        The column names, the rows (a list of lists of str) and the line on which each of them starts.
+
+    Raises:
+        InputError: a row with another number of fields, a blank line, a quote that is not closed, a row that repeats
+            the header.
+    """
+    is_tsv = path.suffix.lower() == ".tsv"
+    rule = ("none" if is_tsv else "csv") if quoting == "auto" else quoting
+    delimiter, start = ("\t", 0) if is_tsv else _delimiter_of(text, rule, header)
+    text = text[start:]
+    rows, lines, mistake = _parse(text, delimiter, rule, header, line=2 if start else 1)
+    if mistake:
+        line, what, remedy = mistake
+        other = _OTHER[rule]
+        if '"' in text and not _parse(text, delimiter, other, header)[2]:
+            remedy += f", or set quoting to {other}, by which every row can be read"
+        raise InputError(f"{path}, line {line}: {what}: {remedy}.")
+    if header is None and len(rows[0]) > 1:
+        for row, line in zip(rows[1:], lines[1:], strict=True):
+            if [row[0].removeprefix("\ufeff"), *row[1:]] == rows[0]:
+                raise InputError(
+                    f"{path}, line {line}: the row repeats the header ({first_of(row)}), as where files were joined: "
+                    "delete it."
+                )
+    if quoting == "auto" and '"' in text:
+        warn = _warn_of_quotes if rule == "none" else _warn_of_text_in_quotes
+        warn(path, text, delimiter, header, rows, lines)
+    return (rows[0], rows[1:], lines[1:]) if header is None else (header, rows, lines)
+
+
+def _delimiter_of(text, rule, header):
+    """Returns the delimiter of a csv file, and where in the text the first row starts."""
+    named = _SEP_LINE.match(text)
+    if named and text[named.end() :].strip():
+        return named[1], named.end()
+    if header is None:
+        first = re.match(r"[^\r\n]*", text)[0] if rule == "none" else re.sub('"[^"]*"', "", _HEADER.match(text)[0])
+        likely = max(";\t|", key=first.count)
+        if "," not in first and likely in first:
+            return likely, 0
+    return ",", 0
+
+
+def _parse(text, delimiter, rule, header, line=1):
+    """Returns the rows, the line on which each starts, and the first mistake as (line, what, remedy), or None."""
+    # The module's limit of 131,072 characters guards against runaway quotes, which strict reading reports; long texts
+    # are legitimate.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    options = {"quoting": csv.QUOTE_NONE} if rule == "none" else {"strict": True}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
+    rows, lines, before = [], [], line
+    try:
+        for row in reader:
+            rows.append(row)
+            lines.append(line)
+            line = before + reader.line_num  # a quoted field may have spanned several
+    except csv.Error as error:
+        remedy = "a field with a quote in it stands in quotes, and the quote is doubled"
+        return rows, lines, (line, f"the row that starts here cannot be read ({error})", remedy)
+    while rows and not rows[-1]:
+        rows.pop()
+        lines.pop()
+    names = header or rows[0]
+    for row, line in zip(rows, lines, strict=True):
+        if not row:
+            return rows, lines, (line, "the line is blank", "delete it")
+        if len(row) != len(names):
+            kind = _DELIMITERS[delimiter]
+            remedy = f"{kind} separate fields, quotes do not protect them"
+            if rule == "csv":
+                remedy = f"quote a field with {kind}"
+            what = f"the row has {len(row)} fields, not {len(names)} ({first_of(names, 20)})"
+            return rows, lines, (line, what, remedy)
+    return rows, lines, None
+
+
+def _follows_csv(text, delimiter):
+    """Whether each quote in the text encloses a whole field or is doubled in such a field, as csv has it."""
+    around = text.split('"')  # in turns outside and inside of quotes; doubled quotes have nothing between them
+    ends = delimiter + "\r\n"
+    return (
+        len(around) % 2 == 1
+        and (not around[0] or around[0][-1] in ends)
+        and (not around[-1] or around[-1][0] in ends)
+        and all(not part or (part[0] in ends and part[-1] in ends) for part in around[2:-1:2])
+    )
+
+
+def _warn_of_quotes(path, text, delimiter, header, rows, lines):
+    """Warns of a file that was read with quotes as text, but looks as if written by the rule of csv."""
+    if not _follows_csv(text, delimiter):
+        return
+    as_csv, _, mistake = _parse(text, delimiter, "csv", header)
+    if mistake:
+        return
+    spans_lines = len(as_csv) < len(rows)
+    if spans_lines and len(rows[0]) > 1:
+        return  # each line is a row as it is: one text opens a quote and another one closes it
+    quoted = [field for row in rows for field in row if field.startswith('"')]
+    if not (
+        spans_lines
+        or any('""' in field[1:-1] for field in quoted)
+        or any(_has_quoted_column(part) for part in (rows, rows[1:]))  # with the header or without
+        # Spreadsheets also put a field with a comma in quotes.
+        or (len(quoted) > 1 and all((("," in field) == field.startswith('"')) for row in rows for field in row))
+    ):
+        return  # some texts are in quotes, for which csv has no reason
+    places = [place for place, row in enumerate(rows) if any(field.startswith('"') for field in row)]
+    example = next(field for field in rows[places[0]] if field.startswith('"'))
+    logger.warning(
+        "%s LOOKS QUOTED: %d of %d lines have a field in quotes, as csv would write it (line %d: %s), but quotes in "
+        ".tsv files are read as text. Set quoting to csv if pandas or a spreadsheet wrote the file, or to none if the "
+        "quotes belong to the texts.",
+        path,
+        len(places),
+        len(rows),
+        lines[places[0]],
+        short(example),
+    )
+
+
+def _has_quoted_column(rows):
+    return len(rows) > 1 and any(all(field.startswith('"') for field in column) for column in zip(*rows, strict=True))
+
+
+def _warn_of_text_in_quotes(path, text, delimiter, header, rows, lines):
+    """Warns of a file that was read by the rule of csv, but looks as if quotes in it were text."""
+    if _follows_csv(text, delimiter):
+        fields = [field for row in rows for field in row]
+        spans_lines = any("\n" in field or "\r" in field for field in fields)
+        if len(rows[0]) == 1 or not spans_lines or any('"' in field for field in fields):  # which was doubled
+            return
+        reason = "and a field in quotes spans lines that are whole rows without the quotes"
+    else:
+        reason = "though not all quotes in the file enclose a field or are doubled"
+    as_text, places, mistake = _parse(text, delimiter, "none", header, lines[0])
+    if mistake or as_text == rows:
+        return
+    place, example = next(
+        (place, field) for place, row in zip(places, as_text, strict=True) for field in row if field.startswith('"')
+    )
+    logger.warning(
+        "%s MAY HAVE QUOTES THAT ARE TEXT: as in csv, they are taken off a field that begins with one (line %d: %s), "
+        "%s. Set quoting to none if quotes are text, or to csv if the file was read well.",
+        path,
+        place,
+        short(example),
+        reason,
+    )
