@@ -261,7 +261,7 @@ def test_random_numbers_of_all_processes_are_there_before_the_state(tmp_path):
 
 
 def test_evaluation_is_the_students_task_loss_and_keeps_only_logits(tmp_path):
-    student = tiny_model(layers=2, output_hidden_states=True, output_attentions=True)
+    student = tiny_model(layers=2, output_hidden_states=True, attn_implementation="eager", output_attentions=True)
     run = trainer(DistillationTrainer, tmp_path, student, teacher=tiny_model(seed=1))
     run.compute_metrics = lambda prediction: {"shape": prediction.predictions.shape[1]}
     metrics = run.evaluate()
