@@ -129,4 +129,4 @@ def test_an_error_in_the_cache_names_the_variable(path, variable, tmp_path, monk
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "data"))
     message = about_file(OSError(errno.EROFS, "Read-only file system", str(tmp_path / path)))
     assert message.startswith(f"{tmp_path / path}: Read-only file system: give another path")
-    assert ("cache" in message) == (variable is not None) and (variable or "") in message
+    assert ("Hugging Face" in message) == (variable is not None) and (variable or "") in message
