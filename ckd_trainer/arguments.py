@@ -254,7 +254,10 @@ class ModelArguments:
 
 @dataclass
 class GlueArguments:
-    """Which texts and labels to train and evaluate on: a GLUE task, or own files."""
+    """Which texts and labels to train and evaluate on: a GLUE task, or own files.
+
+    `by_default` names the options that were not given and that a run lowers where its models read less.
+    """
 
     task_name: str | None = _option(
         None, "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave out for own files."
@@ -274,7 +277,9 @@ class GlueArguments:
     label_column: str = _option("label", "Column of own files that holds the label.")
     regression: bool = _option(False, "The label of own files is a number to predict, not a class.")
     quoting: Literal["auto", "csv", "none"] = _option("auto", _QUOTING)
-    max_seq_length: int = _option(128, "Longer texts are cut to this many tokens.")
+    max_seq_length: int | None = _option(
+        None, "Longer texts are cut to this many tokens. By default 128, or what the models read if that is less."
+    )
     pad_to_max_length: bool = _option(
         False,
         "Pad every text to max_seq_length (for hardware that wants one shape) instead of to the longest of its batch.",
@@ -304,6 +309,7 @@ class GlueArguments:
             raise InputError("regression is for own files: whether a GLUE task predicts a number is known.")
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
+        self.by_default = _fill_in(self, max_seq_length=128)
         _check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
 
 
@@ -311,7 +317,8 @@ class GlueArguments:
 class SquadArguments:
     """Which questions to train and evaluate on, and how answers are looked for.
 
-    Lengths are in tokens. The defaults are those of BERT's and transformers' SQuAD examples.
+    Lengths are in tokens. The defaults are those of BERT's and transformers' SQuAD examples. `by_default` names those
+    that were not given and that a run lowers where its models read less.
     """
 
     task_name: str = _option(
@@ -334,8 +341,16 @@ class SquadArguments:
         None, "Questions to predict, likewise; answers are not needed. By default those of the validation set."
     )
     quoting: Literal["auto", "csv", "none"] = _option("auto", _QUOTING)
-    max_seq_length: int = _option(384, "Length of a feature: a question and a piece of its context.")
-    doc_stride: int = _option(128, "How many tokens two neighbouring features of one context share.")
+    max_seq_length: int | None = _option(
+        None,
+        "Length of a feature: a question and a piece of its context. By default 384, or what the models read if that "
+        "is less.",
+    )
+    doc_stride: int | None = _option(
+        None,
+        "How many tokens two neighbouring features of one context share. By default 128, or half of the context's "
+        "room in a feature if 128 do not fit.",
+    )
     max_question_length: int = _option(64, "Longer questions are cut to so many tokens.")
     max_answer_length: int = _option(30, "The longest answer that is looked for.")
     n_best_size: int = _option(20, "How many answers nbest_predictions.json holds for a question.")
@@ -364,6 +379,7 @@ class SquadArguments:
             raise InputError(f"data_dir is set, but {files[0]} is set as well: give one or the other.")
         if self.data_dir and not user_path(self.data_dir).is_dir():
             raise InputError(f"data_dir is {self.data_dir}, which is no folder: give one with the official files.")
+        self.by_default = _fill_in(self, max_seq_length=384, doc_stride=128)
         _check_positive(
             self,
             "max_seq_length",
@@ -398,6 +414,14 @@ class RunArguments:
 
     def __post_init__(self):
         _check_positive(self, "early_stopping_patience")
+
+
+def _fill_in(arguments, **defaults) -> frozenset[str]:
+    """Sets the options that were not given; returns their names, as the models may ask for lower values."""
+    names = frozenset(name for name in defaults if getattr(arguments, name) is None)
+    for name in names:
+        setattr(arguments, name, defaults[name])
+    return names
 
 
 def _check_positive(arguments, *names):

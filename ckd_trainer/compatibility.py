@@ -72,10 +72,8 @@ def check_savable(config: PreTrainedConfig) -> None:
         )
 
 
-def check_max_length(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options
-) -> None:
-    """Raises InputError where a model has fewer positions than max_seq_length, or its tokenizer stops earlier."""
+def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options) -> int:
+    """Returns how many tokens a model reads at most: its positions, or less where its tokenizer stops earlier."""
     positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
     limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
     base = outline(config, AutoModel, **options)
@@ -83,16 +81,24 @@ def check_max_length(
     if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
         # RoBERTa counts positions from after its padding index.
         limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
+    return min(limits)
+
+
+def check_max_length(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options
+) -> None:
+    """Raises InputError where max_seq_length is more than a model reads, or has no room for a text."""
+    limit = max_length(config, tokenizer, **options)
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if max_seq_length <= special:
         raise InputError(
             f"max_seq_length is {max_seq_length}, but the {special} special tokens of the {config.model_type} model "
             f"leave no room for a text then: give {special + 1} or more."
         )
-    if max_seq_length > min(limits):
+    if max_seq_length > limit:
         raise InputError(
-            f"max_seq_length is {max_seq_length}, but the {config.model_type} model reads at most {min(limits)} "
-            f"tokens: give {min(limits)}."
+            f"max_seq_length is {max_seq_length}, but the {config.model_type} model reads at most {limit} tokens: "
+            f"give {limit}."
         )
 
 

@@ -3,9 +3,11 @@
 import argparse
 import errno
 import functools
+import os
 import reprlib
 import signal
 import sys
+from pathlib import Path
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a full disk, a quota, a limit of file sizes
 
@@ -41,7 +43,21 @@ def _on_a_screen(message: str) -> str:
 def about_file(error: OSError) -> str:
     """Returns what the operating system says about a file, as a message for the user."""
     way_out = "make room there" if error.errno in NO_ROOM else "make this one"
-    return f"{error.filename}: {error.strerror}: give another path, or {way_out}."
+    return f"{error.filename}: {error.strerror}: give another path, or {way_out}.{_about_cache(error.filename)}"
+
+
+def _about_cache(path: str) -> str:
+    """Returns which variable sets the place of a Hugging Face cache that a path lies in, or that lies in the path."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    folders = {name: os.environ.get(name) for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE")}
+    folders["HF_HOME"] = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
+    path = Path(path).absolute()
+    for name, folder in folders.items():
+        if folder:
+            folder = Path(os.path.expanduser(folder)).absolute()
+            if path.is_relative_to(folder) or folder.is_relative_to(path):
+                return f" Hugging Face keeps its cache in {folder}: to keep it elsewhere, set the variable {name}."
+    return ""
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ckd_trainer.arguments import ModelArguments
+from ckd_trainer.arguments import GlueArguments, ModelArguments, SquadArguments
 from ckd_trainer.compatibility import (
     check_embeddings,
     check_encoder,
@@ -24,6 +24,7 @@ from ckd_trainer.compatibility import (
     check_savable,
     check_task,
     check_vocabularies,
+    max_length,
     outline,
 )
 from ckd_trainer.errors import InputError
@@ -173,6 +174,23 @@ class ModelPair:
         """Raises InputError where student or teacher has fewer positions than max_seq_length."""
         for config, tokenizer in self._models():
             check_max_length(config, tokenizer, max_seq_length, **self.options)
+
+    def fit_max_length(self, data_args: GlueArguments | SquadArguments) -> None:
+        """Lowers a max_seq_length that was not given to what student and teacher read.
+
+        Raises:
+            InputError: a max_seq_length that was given is more than that.
+        """
+        if "max_seq_length" in data_args.by_default:
+            limit = min(max_length(config, tokenizer, **self.options) for config, tokenizer in self._models())
+            if limit < data_args.max_seq_length:
+                logger.info(
+                    "max_seq_length is %d, which is all that the models read (the default is %d).",
+                    limit,
+                    data_args.max_seq_length,
+                )
+                data_args.max_seq_length = limit
+        self.check_max_length(data_args.max_seq_length)
 
     def _models(self) -> list[tuple[PreTrainedConfig, PreTrainedTokenizerBase]]:
         models = [(self.student_config, self.tokenizer)]

@@ -122,6 +122,8 @@ def run_task(
     trains = args.do_train and not begin.is_trained
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
+        for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
+            setattr(data_args, name, value)
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
@@ -144,6 +146,7 @@ def run_task(
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
+    begin.settle(args.output_dir, {name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distils:  # raises where a layer mapping does not fit
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
     if task.on_hub:

@@ -49,7 +49,12 @@ class QuestionAnswering(Task):
         self.data = load_questions(self.args, seed=self.seed, splits=splits)
 
     def check(self, pair):
-        pair.check_max_length(self.args.max_seq_length)
+        pair.fit_max_length(self.args)
+        special = pair.teacher_tokenizer.num_special_tokens_to_add(pair=True)
+        room = self.args.max_seq_length - self.args.max_question_length - special
+        if "doc_stride" in self.args.by_default and 0 < room <= self.args.doc_stride:
+            logger.info("doc_stride is %d, half of the %d tokens that a feature has for the context.", room // 2, room)
+            self.args.doc_stride = room // 2
         check_lengths(pair.teacher_tokenizer, self.args)
 
     def set_head(self, pair):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class Start:
         trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
         is_trained: an earlier call has trained to the end; its model is used and not trained again.
         overwrites: delete what an earlier run left, once everything else is known to be right.
+        recorded: what the earlier run in the folder had for options that are left to their defaults now.
     """
 
     recipe: dict
@@ -77,10 +79,26 @@ class Start:
     trains_on: bool = False
     is_trained: bool = False
     overwrites: bool = False
+    recorded: dict = field(default_factory=dict)
+
+    def settle(self, folder: str, values: dict) -> None:
+        """Records what options came to whose defaults depend on the models.
+
+        Raises:
+            InputError: the run that is in the folder had other values.
+        """
+        if difference := _difference(self.recorded, {name: values[name] for name in self.recorded}, set()):
+            raise _another_run(folder, difference)
+        self.recipe |= values
 
 
-def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Start:
+def look_into(
+    args: TrainingArguments, recipe: dict, *, overwrite: bool, by_default: Collection[str] = frozenset()
+) -> Start:
     """Decides how a run starts, by what its output folder holds. Nothing is changed yet.
+
+    Args:
+        by_default: options of the recipe that the models may still lower, so that they are compared in `Start.settle`.
 
     Raises:
         InputError: the folder holds another run or something else, or no checkpoint where one was named.
@@ -108,22 +126,28 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
         return Start(recipe, overwrites=True)
     is_trained = _is_json(folder / TRAINED)
     may_differ = _MAY_DIFFER | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
-    difference = _difference(read_recipe(folder / RECIPE), recipe, may_differ)
+    theirs = read_recipe(folder / RECIPE)
+    difference = _difference(theirs, recipe, may_differ | set(by_default))
     if difference:
-        raise InputError(
-            f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
-            "overwrite_output_dir to delete what the earlier run left."
-        )
+        raise _another_run(folder, difference)
+    recorded = {name: theirs[name] for name in by_default if name in theirs}
     results = folder / "all_results.json"
     if results.is_file() and not _is_json(results):
         raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
     if is_trained:
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
-        return Start(recipe, is_trained=True)
+        return Start(recipe, is_trained=True, recorded=recorded)
     checkpoint = last_checkpoint(folder)
     if checkpoint:
         logger.info("Resuming the run in %s from %s.", folder, Path(checkpoint).name)
-    return Start(recipe, checkpoint)
+    return Start(recipe, checkpoint, recorded=recorded)
+
+
+def _another_run(folder: str | Path, difference: str) -> InputError:
+    return InputError(
+        f"output_dir {folder} holds another run ({difference}): give another output_dir, or set overwrite_output_dir "
+        "to delete what the earlier run left."
+    )
 
 
 def _check_place(name: str) -> None:

@@ -57,8 +57,11 @@ def start(*arguments) -> Start:
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
+    by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
     return main_process_says(
-        lambda: look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)
+        lambda: look_into(
+            args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
+        )
     )
 
 

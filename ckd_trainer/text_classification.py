@@ -45,7 +45,7 @@ class TextClassification(Task):
         self.scores = compute_metrics_for(self.data)
 
     def check(self, pair):
-        pair.check_max_length(self.args.max_seq_length)
+        pair.fit_max_length(self.args)
 
     def set_head(self, pair):
         pair.set_labels(self.data.label_names)

@@ -350,7 +350,7 @@ RECIPES = [
     recipe("another script's key", "alpha: 1\n", "recipe.yaml: alpha is no known option", main=TEACHER),
     recipe("wrong type", "seed: soon\n", "recipe.yaml | seed | 'soon' | int"),
     recipe("a mapping for a number", "seed: {a: 1}\n", "recipe.yaml | seed | int"),
-    recipe("no value", "max_seq_length:\n", "recipe.yaml: max_seq_length has no value"),
+    recipe("no value", "text_column:\n", "recipe.yaml: text_column has no value"),
     recipe("a list that holds itself", "seed: &a [*a]\n", "recipe.yaml | seed"),
     recipe("deep nesting", f"seed: {DEEP[:2000]}\n", "recipe.yaml is not YAML"),
     recipe("a date that is none", "run_name: 2024-13-45\n", "recipe.yaml is not YAML | month"),

@@ -1,12 +1,15 @@
 """The GLUE metrics, against values worked out by hand."""
 
+import errno
 import math
 import warnings
 
 import pytest
 
 from ckd_trainer.data.glue import GLUE_TASKS
+from ckd_trainer.errors import about_file
 from ckd_trainer.metrics.glue import GlueMetric
+from ckd_trainer.metrics.squad import SquadMetric
 
 
 def score(config_name, predictions, references):
@@ -94,3 +97,37 @@ def test_every_task_reports_the_metrics_of_its_row():
 def test_unknown_configuration_is_refused():
     with pytest.raises(ValueError, match="no config_name 'cool': give one of cola, sst2"):
         GlueMetric(config_name="cool")
+
+
+@pytest.mark.parametrize(("metric", "name"), [(GlueMetric, "cola"), (SquadMetric, "squad")])
+def test_nothing_is_written_where_scores_are_kept_in_memory(metric, name, tmp_path):
+    """Also where HOME, and with it the cache of evaluate, cannot be written."""
+    (tmp_path / "file").write_text("")
+    scores = metric(config_name=name, keep_in_memory=True, cache_dir=str(tmp_path / "file" / "cache"))
+    predictions, references = [1, 0], [1, 0]
+    if metric is SquadMetric:
+        predictions = [{"id": "1", "prediction_text": "a cat"}]
+        references = [{"id": "1", "answers": {"text": ["cat"], "answer_start": [0]}}]
+    assert scores.compute(predictions=predictions, references=references)
+    assert metric(config_name=name, cache_dir=str(tmp_path / "cache")).compute(
+        predictions=predictions, references=references
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "variable"),
+    [
+        ("home", "HF_HOME"),  # what cannot be made on the way to the cache
+        ("home/.cache/huggingface/hub/models--a", "HF_HOME"),
+        ("data/x.lock", "HF_DATASETS_CACHE"),
+        ("elsewhere/out", None),
+    ],
+)
+def test_an_error_in_the_cache_names_the_variable(path, variable, tmp_path, monkeypatch):
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "data"))
+    message = about_file(OSError(errno.EROFS, "Read-only file system", str(tmp_path / path)))
+    assert message.startswith(f"{tmp_path / path}: Read-only file system: give another path")
+    assert ("Hugging Face" in message) == (variable is not None) and (variable or "") in message

@@ -85,7 +85,7 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("num_train_epochs: [1, 2]\n", "num_train_epochs.*'1,2'"),
         ("temperature: 1\ntemperature: 2\n", "gives temperature twice"),
         ("per_device_train_batch_size: 3.5\n", "per_device_train_batch_size.*'3.5'"),
-        ("max_seq_length: null\n", "max_seq_length has no value"),
+        ("text_column: null\n", "text_column has no value"),
         ("do_train: perhaps\n", "do_train"),
         ("eval_strategy: epochs\n", "eval_strategy.*'epochs'"),
         ("student_init: layers\n", "student_init.*'layers'"),

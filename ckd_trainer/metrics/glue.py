@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from ckd_trainer.metrics.in_memory import InMemoryMetric
+
 
 def _matthews(references, predictions):
     return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
@@ -55,7 +57,7 @@ _SCORES = {
 }
 
 
-class GlueMetric(evaluate.Metric):
+class GlueMetric(InMemoryMetric):
     """Scores predictions as the GLUE benchmark does.
 
     `config_name` is a GLUE task, or for other data `classification` or `regression`:

@@ -11,6 +11,7 @@ import datasets
 import evaluate
 
 from ckd_trainer.errors import first_of
+from ckd_trainer.metrics.in_memory import InMemoryMetric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -124,7 +125,7 @@ def _refuse_twins(what, rows):
 _SCORES = {"squad": _squad, "squad_v2": _squad_v2}
 
 
-class SquadMetric(evaluate.Metric):
+class SquadMetric(InMemoryMetric):
     """Scores answers as the official scripts of SQuAD do, in percent, with the best of a question's gold answers.
 
     `config_name` is one of:
