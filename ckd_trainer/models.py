@@ -32,7 +32,7 @@ from ckd_trainer.compatibility import (
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.layer_mapping import resolve_layer_mapping, unmatched_layers
-from ckd_trainer.teacher import forward_arguments
+from ckd_trainer.wrapped_models import forward_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -22,15 +22,23 @@ from transformers import PreTrainedModel, Trainer
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.compatibility import label_order
 from ckd_trainer.errors import InputError
-from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
+from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
-from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, forward_arguments
+from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
+from ckd_trainer.wrapped_models import (
+    LABELS,
+    config_of,
+    forward_arguments,
+    inner_models,
+    output_options,
+    use_inner_weight_names,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +105,16 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
-        config, spans = self.model.config, "start_positions" in forward_arguments(self.model)
+        use_inner_weight_names(self.model)
+        config, arguments = config_of(self.model), forward_arguments(self.model)
+        if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
+            self.label_names = [name for name in LABELS if name in arguments]
+        spans = "start_positions" in arguments
         self.objective = CKDObjective(
             self.ckd_args,
             config.num_hidden_layers,
             # Without a teacher only the control run is left, which matches no layers.
-            teacher.config.num_hidden_layers if teacher is not None else config.num_hidden_layers,
+            config_of(teacher).num_hidden_layers if teacher is not None else config.num_hidden_layers,
             head="spans" if spans else "score" if config.num_labels == 1 else "classes",
         )
         if spans and "logits" in self.objective.weights:
@@ -112,26 +124,29 @@ class DistillationTrainer(Trainer):
                 f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
                 "set alpha and the weights to 0 for plain fine-tuning."
             )
-        if teacher is not None and teacher is self.model:
+        if teacher is not None and _core(teacher) is _core(self.model):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
         self.teacher_model, self._teacher_only_inputs = None, set()
         self._teacher, self._cached_examples = None, None
         self.caches_teacher = bool(self.objective.weights and self.ckd_args.teacher_cache_dir)
         if self.objective.weights:
             self.teacher_model = teacher
-            self._label_order = None if spans else label_order(teacher.config, config)
+            teacher_config = config_of(teacher)
+            self._label_order = None if spans else label_order(teacher_config, config)
             if self._label_order is not None:
                 logger.warning(
                     "The teacher has its labels in the order %s, the student in %s: the teacher's logits are put in "
                     "the student's order.",
-                    list(teacher.config.id2label.values()),
+                    list(teacher_config.id2label.values()),
                     list(config.id2label.values()),
                 )
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
             self.teacher_model = self._loaded(teacher)
-            self._teacher_only_inputs = forward_arguments(self.teacher_model) - forward_arguments(self.model)
+            self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments
+            output_options(self.teacher_model, self.objective.model_outputs)  # raises where it cannot be asked
+        self._student_options = output_options(self.model, self.objective.model_outputs)
         self._weights = {"task": self.objective.task_weight} | self.objective.weights
         self._running_means = _RunningMeans(list(self._weights))
         self.objective.log_plan()
@@ -175,6 +190,8 @@ class DistillationTrainer(Trainer):
                 f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
                 "more of the teacher: leave teacher_cache_dir out, or set the weight to 0."
             )
+        if not isinstance(self.teacher_model, StoredTeacher):
+            check_has_fingerprint(self.teacher_model)
         if self.train_dataset is not None:
             _check_rows(self.train_dataset)
 
@@ -204,7 +221,7 @@ class DistillationTrainer(Trainer):
             self.ckd_args.teacher_cache_dir,
             contents,
             examples,
-            head_outputs=self.model.config.num_labels,
+            head_outputs=config_of(self.model).num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
             load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device)),
             collate=self.data_collator,
@@ -289,11 +306,11 @@ class DistillationTrainer(Trainer):
         """
         distils = model.training and self.teacher is not None
         signals = self.teacher(inputs) if distils else None
-        student_inputs = self._student_inputs(inputs) | (self.objective.model_outputs if distils else {})
+        student_inputs = self._student_inputs(inputs) | (self._student_options if distils else {})
         loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
         if self.objective.head == "spans" and self.compute_loss_func is None:
             positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
-            loss = span_task_loss(outputs.start_logits, outputs.end_logits, *positions, mask)
+            loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
         if model.training:
             terms = {"task": loss}
             if distils:
@@ -312,7 +329,7 @@ class DistillationTrainer(Trainer):
         Those of spans come by token (see `ckd_trainer.padding`), as batches of other lengths are put together.
         """
         if ignore_keys is None:
-            ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", [])
+            ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
         loss, logits, labels = super().prediction_step(
             model, self._student_inputs(inputs), prediction_loss_only, ignore_keys
@@ -339,9 +356,10 @@ class DistillationTrainer(Trainer):
             write_model_card(self, **kwargs)
 
     def _set_signature_columns_if_needed(self):
-        # Columns that the student's forward does not take leave the dataset, unless the teacher's does.
+        # `Trainer` keeps the columns that the student's forward names; the teacher's, and those that a wrapper passes
+        # on, stay as well.
         super()._set_signature_columns_if_needed()
-        read = {*self._teacher_only_inputs, ROW, ANSWER_MASK}
+        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, ANSWER_MASK}
         self._signature_columns += sorted(read - set(self._signature_columns))
 
     def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -350,6 +368,12 @@ class DistillationTrainer(Trainer):
             for name, value in inputs.items()
             if name not in self._teacher_only_inputs and name != ANSWER_MASK and not name.startswith(PREFIX)
         }
+
+
+def _core(model) -> object:
+    """Returns the transformers model that a model is, or the one in it; a model of another kind as it is."""
+    inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
+    return inner[0] if len(inner) == 1 else model
 
 
 def _check_rows(examples) -> None:
