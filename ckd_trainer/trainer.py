@@ -1,11 +1,12 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides eleven methods of `Trainer`: `compute_loss` adds the terms that compare the student
-with the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader`
-adds cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
-`_get_train_sampler` makes the same groups by length after a resume, `log` reports each term, `prediction_step` keeps
-only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, `_save_rng_state` waits
-for all processes, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides twelve methods of `Trainer`: `compute_loss` adds the terms that compare the student
+with the teacher, `call_model_init` fits them to each new student, `get_batch_samples` counts what they are means of in
+all batches of a step, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
+`get_test_dataloader` keep the rows in order, `_get_train_sampler` makes the same groups by length after a resume,
+`log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
+teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` tells of the distillation.
+Everything else is `Trainer`.
 """
 
 import contextlib
@@ -68,7 +69,8 @@ class DistillationTrainer(Trainer):
     Args:
         teacher: a fine-tuned model with the student's labels, loaded or a `StoredTeacher`, whose weights are loaded
             only where something has to be computed with them; labels in another order are put in the student's.
-        ckd_args: weights and definitions of the terms; the defaults where left out.
+        ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
+            `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
         args, kwargs: as for `Trainer`.
 
     Raises:
@@ -105,31 +107,46 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
-        use_inner_weight_names(self.model)
-        config, arguments = config_of(self.model), forward_arguments(self.model)
+        self._given_teacher, self._placed_teacher = teacher, None
+        self._match(self.model)
+
+    def call_model_init(self, trial=None):
+        """Fits terms, layers and columns to the new student: `model_init` may vary its depth, or set `ckd_args`."""
+        student = super().call_model_init(trial)
+        if hasattr(self, "ckd_args"):  # else it is `Trainer.__init__` that calls
+            self._match(student)
+        return student
+
+    def _match(self, student: torch.nn.Module) -> None:
+        """Sets what follows from a student and the teacher: terms, matched layers, label order and columns."""
+        use_inner_weight_names(student)
+        teacher = self._given_teacher
+        config, arguments = config_of(student), forward_arguments(student)
         if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
             self.label_names = [name for name in LABELS if name in arguments]
         spans = "start_positions" in arguments
-        self.objective = CKDObjective(
+        objective = CKDObjective(
             self.ckd_args,
             config.num_hidden_layers,
             # Without a teacher only the control run is left, which matches no layers.
             config_of(teacher).num_hidden_layers if teacher is not None else config.num_hidden_layers,
             head="spans" if spans else "score" if config.num_labels == 1 else "classes",
         )
-        if spans and "logits" in self.objective.weights:
+        if spans and "logits" in objective.weights:
             _check_answer_mask(self.train_dataset)
-        if self.objective.weights and teacher is None:
+        if objective.weights and teacher is None:
             raise InputError(
-                f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
+                f"no teacher is given, but the terms {', '.join(objective.weights)} have a weight: give one, or "
                 "set alpha and the weights to 0 for plain fine-tuning."
             )
-        if teacher is not None and _core(teacher) is _core(self.model):
+        if teacher is not None and _core(teacher) is _core(student):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
-        self.teacher_model, self._teacher_only_inputs = None, set()
+        previous = getattr(self, "distillation_objective", None)
+        self.distillation_objective = objective  # `Trainer.hyperparameter_search` keeps its score in `objective`
+        self.teacher_model, self._teacher_only_inputs, self._signature_columns = None, set(), None
         self._teacher, self._cached_examples = None, None
-        self.caches_teacher = bool(self.objective.weights and self.ckd_args.teacher_cache_dir)
-        if self.objective.weights:
+        self.caches_teacher = bool(objective.weights and self.ckd_args.teacher_cache_dir)
+        if objective.weights:
             self.teacher_model = teacher
             teacher_config = config_of(teacher)
             self._label_order = None if spans else label_order(teacher_config, config)
@@ -143,13 +160,14 @@ class DistillationTrainer(Trainer):
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
-            self.teacher_model = self._loaded(teacher)
+            self.teacher_model = self._given_teacher = self._loaded(teacher)
             self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments
-            output_options(self.teacher_model, self.objective.model_outputs)  # raises where it cannot be asked
-        self._student_options = output_options(self.model, self.objective.model_outputs)
-        self._weights = {"task": self.objective.task_weight} | self.objective.weights
+            output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
+        self._student_options = output_options(student, objective.model_outputs)
+        self._weights = {"task": objective.task_weight} | objective.weights
         self._running_means = _RunningMeans(list(self._weights))
-        self.objective.log_plan()
+        if previous is None or previous.describe() != objective.describe():
+            objective.log_plan()
 
     @property
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
@@ -162,7 +180,9 @@ class DistillationTrainer(Trainer):
         if not self.caches_teacher:
             if self._teacher is None:
                 self._teacher = self._live_teacher(self.teacher_model, self._label_order)
-                self._teacher.model = placed_for_evaluation(self.teacher_model, self.accelerator)
+                if self._placed_teacher is None:  # once, whatever the number of students
+                    self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
+                self._teacher.model = self._placed_teacher
         elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
@@ -177,14 +197,14 @@ class DistillationTrainer(Trainer):
     def _live_teacher(self, model: PreTrainedModel, order: list[int] | None = None) -> LiveTeacher:
         return LiveTeacher(
             model,
-            model_outputs=self.objective.model_outputs,
-            word_layers=[layer for _, layer in self.objective.wr_pairs],
-            ltr_layers=[layer for _, layer in self.objective.ltr_pairs],
+            model_outputs=self.distillation_objective.model_outputs,
+            word_layers=[layer for _, layer in self.distillation_objective.wr_pairs],
+            ltr_layers=[layer for _, layer in self.distillation_objective.ltr_pairs],
             label_order=order,
         )
 
     def _check_cacheable(self) -> None:
-        uncached = [term for term in self.objective.weights if term not in CACHED_TERMS]
+        uncached = [term for term in self.distillation_objective.weights if term not in CACHED_TERMS]
         if uncached:
             raise InputError(
                 f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
@@ -207,9 +227,9 @@ class DistillationTrainer(Trainer):
                 teacher=teacher.fingerprint() if stored else model_fingerprint(teacher),
                 examples=examples_fingerprint(examples, read_columns),
                 precision=self.accelerator.mixed_precision,
-                word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
-                ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
-                spans=self.objective.head == "spans",
+                word_layers=tuple(layer for _, layer in self.distillation_objective.wr_pairs),
+                ltr_layers=tuple(layer for _, layer in self.distillation_objective.ltr_pairs),
+                spans=self.distillation_objective.head == "spans",
             ),
         )
         if self.args.remove_unused_columns:
@@ -288,15 +308,15 @@ class DistillationTrainer(Trainer):
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
         labels = batch.get("labels")
-        if self.objective.head == "spans":
+        if self.distillation_objective.head == "spans":
             labelled = span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
         elif labels is not None and not labels.is_floating_point():
             labelled = labels.ne(-100).sum()  # the others are left out of the mean
         else:
             labelled = torch.tensor(find_batch_size(batch), device=self.args.device)
-        if not self.objective.weights:
+        if not self.distillation_objective.weights:
             return labelled[None]
-        return torch.stack([labelled, *self.objective.counts(attention_mask_of(batch)).values()])
+        return torch.stack([labelled, *self.distillation_objective.counts(attention_mask_of(batch)).values()])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
@@ -308,13 +328,15 @@ class DistillationTrainer(Trainer):
         signals = self.teacher(inputs) if distils else None
         student_inputs = self._student_inputs(inputs) | (self._student_options if distils else {})
         loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
-        if self.objective.head == "spans" and self.compute_loss_func is None:
+        if self.distillation_objective.head == "spans" and self.compute_loss_func is None:
             positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
             loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
         if model.training:
             terms = {"task": loss}
             if distils:
-                terms |= self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
+                terms |= self.distillation_objective(
+                    outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK)
+                )
             if num_items_in_batch is not None:
                 shares = zip(self._weights, self._counts(inputs) / num_items_in_batch, strict=True)
                 # A mean of nothing is no number, and has no share.
@@ -334,7 +356,7 @@ class DistillationTrainer(Trainer):
         loss, logits, labels = super().prediction_step(
             model, self._student_inputs(inputs), prediction_loss_only, ignore_keys
         )
-        if self.objective.head == "spans" and logits is not None:
+        if self.distillation_objective.head == "spans" and logits is not None:
             mask = attention_mask_of(inputs)
             logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
         return loss, logits, labels

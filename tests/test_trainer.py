@@ -156,7 +156,7 @@ def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
 
 def test_nonfinite_steps_are_counted_and_kept_out_of_the_means(tmp_path):
     run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
-    names = ["task", *run.objective.weights]
+    names = ["task", *run.distillation_objective.weights]
     run._running_means.add(torch.tensor(2.0), dict.fromkeys(names, torch.tensor(2.0)))
     run._running_means.add(torch.tensor(math.inf), dict.fromkeys(names, torch.tensor(math.nan)))
     means = run._running_means.drain(run.accelerator)
