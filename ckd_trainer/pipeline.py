@@ -41,6 +41,7 @@ class Task(abc.ABC):
 
     Attributes:
         model_class: the Auto class of its models.
+        trainer_class: what trains them.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all.
         on_hub: the data has to be fetched.
         data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
@@ -49,6 +50,7 @@ class Task(abc.ABC):
     """
 
     model_class: type
+    trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
@@ -189,6 +191,7 @@ def _prepare(
 ) -> DistillationTrainer:
     """Returns the trainer. The teacher was asked about some examples, and its cache, if there is one, is complete."""
     trainer = _make_trainer(
+        task.trainer_class,
         model=student,
         teacher=teacher,
         ckd_args=ckd_args,
@@ -230,9 +233,9 @@ def _drawn(examples: Dataset, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(examples))[:CHECKED_EXAMPLES]
 
 
-def _make_trainer(**kwargs) -> DistillationTrainer:
+def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> DistillationTrainer:
     try:
-        return DistillationTrainer(**kwargs)
+        return trainer_class(**kwargs)
     except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
         raise InputError(str(error)) from error
 

@@ -28,7 +28,6 @@ from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
-from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, open_or_build
@@ -346,20 +345,11 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more.
-
-        Those of spans come by token (see `ckd_trainer.padding`), as batches of other lengths are put together.
-        """
+        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
         if ignore_keys is None:
             ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
-        loss, logits, labels = super().prediction_step(
-            model, self._student_inputs(inputs), prediction_loss_only, ignore_keys
-        )
-        if self.distillation_objective.head == "spans" and logits is not None:
-            mask = attention_mask_of(inputs)
-            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
-        return loss, logits, labels
+        return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
     def log(self, logs, start_time=None):
         """Adds the terms' means to a training log."""
