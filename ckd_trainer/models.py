@@ -242,6 +242,14 @@ def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
+    try:
+        return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
+    except InputError:
+        return None
+
+
 def load_teacher(name_or_path: str, model_class=AutoModelForSequenceClassification, **options) -> PreTrainedModel:
     """Returns the fine-tuned teacher.
 

@@ -18,15 +18,15 @@ from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.compatibility import label_order
+from ckd_trainer.compatibility import check_token_ids, label_order
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models import StoredTeacher
+from ckd_trainer.models import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of
@@ -148,6 +148,7 @@ class DistillationTrainer(Trainer):
         if objective.weights:
             self.teacher_model = teacher
             teacher_config = config_of(teacher)
+            self._check_token_ids(config)
             self._label_order = None if spans else label_order(teacher_config, config)
             if self._label_order is not None:
                 logger.warning(
@@ -201,6 +202,16 @@ class DistillationTrainer(Trainer):
             ltr_layers=[layer for _, layer in self.distillation_objective.ltr_pairs],
             label_order=order,
         )
+
+    def _check_token_ids(self, config) -> None:
+        tokenizer, teacher = self.processing_class, self.teacher_model
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer = None
+        options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
+        stored = local_tokenizer(getattr(_core(teacher), "name_or_path", ""), **options) if tokenizer else None
+        check_token_ids(config, config_of(teacher), tokenizer, stored)
 
     def _check_cacheable(self) -> None:
         uncached = [term for term in self.distillation_objective.weights if term not in CACHED_TERMS]
