@@ -12,6 +12,7 @@ Everything else is `Trainer`.
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import find_batch_size
@@ -45,6 +46,20 @@ logger = logging.getLogger(__name__)
 ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
 
 
+class StepItems(NamedTuple):
+    """How many items the batches of a step have.
+
+    Attributes:
+        terms: for each term the mean number over the batches and all processes, in the order of the weights.
+        labels: what `Trainer` gives a `compute_loss_func` to divide by; None without one, or without labels.
+        batches: number of batches in this process.
+    """
+
+    terms: Tensor
+    labels: Tensor | int | None
+    batches: int
+
+
 class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
@@ -70,7 +85,8 @@ class DistillationTrainer(Trainer):
             only where something has to be computed with them; labels in another order are put in the student's.
         ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
             `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
-        args, kwargs: as for `Trainer`.
+        args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
+            is given the number of labels in the step, and what it returns is added up over the batches of the step.
 
     Raises:
         InputError: no teacher while a term needs it, labels that do not fit, a layer mapping that does not, or
@@ -307,13 +323,13 @@ class DistillationTrainer(Trainer):
             self.args.train_sampling_strategy = strategy
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Returns the batches of a step, and for each term the mean number of items over them and all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """Returns the batches of a step, and their `StepItems`."""
+        batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
-        counts = self.accelerator.reduce(counts, reduction="sum")
-        return batches, counts.clamp_min(1) / (len(batches) * self.accelerator.num_processes)
+        counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
+        return batches, StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, len(batches))
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
@@ -332,12 +348,15 @@ class DistillationTrainer(Trainer):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
 
         Args:
-            num_items_in_batch: from `get_batch_samples`; None: the batch stands for itself.
+            num_items_in_batch: in training the `StepItems` of `get_batch_samples`; None: the batch stands for itself.
+                In evaluation what `Trainer` counts for a `compute_loss_func`.
         """
+        step = num_items_in_batch if isinstance(num_items_in_batch, StepItems) else None
+        labels = step.labels if step else num_items_in_batch
         distils = model.training and self.teacher is not None
         signals = self.teacher(inputs) if distils else None
         student_inputs = self._student_inputs(inputs) | (self._student_options if distils else {})
-        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
+        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True, num_items_in_batch=labels)
         if self.distillation_objective.head == "spans" and self.compute_loss_func is None:
             positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
             loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
@@ -347,10 +366,12 @@ class DistillationTrainer(Trainer):
                 terms |= self.distillation_objective(
                     outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK)
                 )
-            if num_items_in_batch is not None:
-                shares = zip(self._weights, self._counts(inputs) / num_items_in_batch, strict=True)
+            if step:
+                shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
+                if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
+                    shares["task"] = torch.full_like(shares["task"], step.batches)
                 # A mean of nothing is no number, and has no share.
-                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares}
+                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
             loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
             self._running_means.add(loss, terms)
         return (loss, outputs) if return_outputs else loss
