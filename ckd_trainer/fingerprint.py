@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from ckd_trainer.errors import InputError
-from ckd_trainer.wrapped_models import unwrapped
+from ckd_trainer.wrapped_models import has_adapters, unwrapped
 
 _READ = 2**20  # bytes at a time
 # What a configuration says of where a model comes from, and nothing of what it computes.
@@ -38,7 +38,7 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     model = unwrapped(model)
     config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    if _has_adapters(model):
+    if has_adapters(model):
         digest.update(json.dumps(_adapter_state(model), sort_keys=True, default=_listed).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -49,16 +49,12 @@ def model_fingerprint(model: torch.nn.Module) -> str:
 def check_has_fingerprint(model: torch.nn.Module) -> None:
     """Raises InputError for a wrapper of the user's, whose code is in neither its configuration nor its weights."""
     model = unwrapped(model)
-    if not isinstance(model, PreTrainedModel) and not _has_adapters(model):
+    if not isinstance(model, PreTrainedModel) and not has_adapters(model):
         raise InputError(
             f"teacher_cache_dir is set, but the teacher is a {type(model).__name__}: a cache is named by "
             "configuration and weights, which do not say what a wrapper computes. Give the transformers model "
             "itself, or leave teacher_cache_dir out."
         )
-
-
-def _has_adapters(model: torch.nn.Module) -> bool:
-    return hasattr(model, "peft_config")
 
 
 def _adapter_state(model: torch.nn.Module) -> list:

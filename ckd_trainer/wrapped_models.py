@@ -22,6 +22,11 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
+def has_adapters(model: torch.nn.Module) -> bool:
+    """Returns whether there are PEFT adapters in a model, around it or put in by `PreTrainedModel.add_adapter`."""
+    return hasattr(model, "peft_config")
+
+
 def use_inner_weight_names(model: torch.nn.Module) -> None:
     """Makes `state_dict` of a compiled model give the names of the model inside, and `load_state_dict` take them.
 
