@@ -1,6 +1,7 @@
 """Do teacher, student and data go together? Checks by configuration and tokenizer, before weights are loaded."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 
 from ckd_trainer.errors import InputError, short
 
+_PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # multiples that make a matrix product fast
 _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
     "or use student_init teacher_layers."
@@ -139,6 +141,51 @@ def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedToke
             f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; "
             f"{short(example)} is {theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but "
             f"{_ONE_ENCODING}"
+        )
+
+
+def check_token_ids(
+    student: PreTrainedConfig,
+    teacher: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Raises InputError where it can be seen that the models read different token ids, for use without the scripts.
+
+    With both tokenizers each id must mean the same in both; entries that one has more must have embeddings in the
+    teacher. With fewer the numbers of embeddings are compared. They are equal, but for rows that nobody reads: models
+    are often padded to a multiple of 8, as BERT's 30,522 to 30,528.
+
+    Args:
+        tokenizer: encoded the data; None where it is not known.
+        teacher_tokenizer: is stored beside the teacher; None where there is none.
+    """
+    if tokenizer is not None:
+        check_embeddings(teacher, tokenizer)
+        # One that does not fit into the teacher is not its own: such a teacher was made of another's configuration.
+        if teacher_tokenizer is not None and len(teacher_tokenizer) <= getattr(teacher, "vocab_size", 0):
+            _check_same_meaning(tokenizer, teacher_tokenizer)
+            return
+    ours, theirs = (getattr(config, "vocab_size", None) for config in (student, teacher))
+    if ours is None or theirs is None:
+        return
+    fewer, more = sorted((ours, theirs))
+    if fewer != more and not any(more == math.ceil(fewer / multiple) * multiple for multiple in _PADDED_TO):
+        raise InputError(
+            f"the teacher has embeddings for {theirs} token ids, the student for {ours}, but {_ONE_ENCODING} Where "
+            "the two do share a tokenizer, and one has rows for tokens that were added later, give the other as many "
+            "with resize_token_embeddings."
+        )
+
+
+def _check_same_meaning(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    ours, theirs = ({index: token for token, index in each.get_vocab().items()} for each in (student, teacher))
+    differing = [index for index in sorted(ours.keys() & theirs.keys()) if ours[index] != theirs[index]]
+    if differing:
+        raise InputError(
+            f"the teacher's tokenizer, as stored in {teacher.name_or_path}, has another vocabulary than the "
+            f"student's: {len(differing)} ids differ, such as {differing[0]}, which is {theirs[differing[0]]!r} to "
+            f"the teacher and {ours[differing[0]]!r} to the student, but {_ONE_ENCODING}"
         )
 
 

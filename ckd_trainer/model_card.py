@@ -7,9 +7,12 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel
 
 from ckd_trainer.files import public, write_atomically
+from ckd_trainer.models import StoredTeacher
 from ckd_trainer.run_folder import PACKAGES, RECIPE
+from ckd_trainer.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
@@ -31,23 +34,25 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         write_atomically(path, card)
         return
     model_name = model_name or folder.name
-    teacher = trainer.teacher_model
+    student, teacher = unwrapped(trainer.model), trainer.teacher_model
+    adapts = has_adapters(student)  # PEFT loads what was trained into the model that it was put on
     tags = [tags] if isinstance(tags, str) else list(tags or [])
     card = ModelCard.from_template(
         ModelCardData(
             language=language,
             license=license,
-            library_name="transformers",
+            library_name="peft" if adapts else "transformers",
             tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
-            base_model=_hub_id(teacher) if teacher is not None else _hub_id(trainer.model),
+            base_model=_hub_id(student if adapts or teacher is None else teacher),
         ),
         template_path=str(TEMPLATE),
         name=model_name,
         model_id=trainer.hub_model_id or model_name,
-        teacher=public(teacher.name_or_path) if teacher is not None else None,
-        models=[_row("this model", trainer.model)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=trainer.objective.describe(),
-        answers_questions=trainer.objective.head == "spans",
+        teacher=_description(teacher) if teacher is not None else None,
+        models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
+        loss=trainer.distillation_objective.describe(),
+        wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
+        answers_questions=trainer.distillation_objective.head == "spans",
         results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),
@@ -81,16 +86,37 @@ def _recipe(path: Path) -> str | None:
 
 
 def _row(name: str, model) -> dict:
-    config = model.config
+    config = config_of(model)
+    parameters = (
+        model.num_parameters()
+        if hasattr(model, "num_parameters")
+        else sum(parameter.numel() for parameter in model.parameters())
+    )
     return {
         "name": name,
-        "parameters": f"{model.num_parameters():,}",
+        "parameters": f"{parameters:,}",
         "layers": config.num_hidden_layers,
-        "width": config.hidden_size,
+        "width": getattr(config, "hidden_size", "unknown"),
     }
 
 
+def _description(teacher) -> str:
+    """Returns what the teacher is, for "A student of ...": its name, or its architecture where it has none."""
+    if isinstance(teacher, StoredTeacher):
+        return f"`{public(str(teacher.name_or_path))}`"
+    teacher = unwrapped(teacher)
+    name = getattr(teacher, "name_or_path", "")
+    if isinstance(teacher, PreTrainedModel):
+        return f"`{public(name)}`" if name else f"a `{type(teacher).__name__}`"
+    inner = " and ".join(_description(model) for model in inner_models(teacher))
+    return f"a `{type(teacher).__name__}`" + (f" around {inner}" if inner else "")
+
+
 def _hub_id(model) -> str | None:
-    """Returns the model's id on the Hub, None where it came from a local folder or from nowhere."""
-    name = model.name_or_path
+    """Returns the model's id on the Hub, None where it came from a local folder, from nowhere, or is a wrapper."""
+    if not isinstance(model, StoredTeacher):
+        model = unwrapped(model)
+        if not isinstance(model, PreTrainedModel) and not has_adapters(model):
+            return None
+    name = str(model.name_or_path)
     return name if name and not Path(name).exists() and not Path(name).is_absolute() else None

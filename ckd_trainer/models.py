@@ -47,7 +47,7 @@ from ckd_trainer.student import (
     student_from_layers,
     student_layers,
 )
-from ckd_trainer.teacher import forward_arguments
+from ckd_trainer.wrapped_models import forward_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -293,6 +293,14 @@ def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise InputError(f"the tokenizer of {name_or_path} has no padding token, so texts cannot be put in batches.")
     return tokenizer
+
+
+def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
+    try:
+        return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
+    except InputError:
+        return None
 
 
 def load_teacher(

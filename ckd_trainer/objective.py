@@ -140,7 +140,7 @@ class CKDObjective:
         for relation, pairs, gram_of, teacher_gram, window_size in relations:
             if not pairs:
                 continue
-            student_gram, mask = gram_of([student.hidden_states[state] for state, _ in pairs], attention_mask)
+            student_gram, mask = gram_of([student["hidden_states"][state] for state, _ in pairs], attention_mask)
             if f"{relation}_distance" in self.weights:
                 terms[f"{relation}_distance"] = pair_loss(
                     student_gram,

@@ -42,6 +42,7 @@ class Task(abc.ABC):
 
     Attributes:
         model_class: the Auto class of its models.
+        trainer_class: what trains them.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all.
         on_hub: the data has to be fetched.
         data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
@@ -50,6 +51,7 @@ class Task(abc.ABC):
     """
 
     model_class: type
+    trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
@@ -197,6 +199,7 @@ def _prepare(
 ) -> DistillationTrainer:
     """Returns the trainer. Its teacher has answered a sample of examples."""
     trainer = _make_trainer(
+        task.trainer_class,
         model=student,
         teacher=teacher,
         ckd_args=ckd_args,
@@ -245,9 +248,9 @@ def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(examples))[:count]
 
 
-def _make_trainer(**kwargs) -> DistillationTrainer:
+def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> DistillationTrainer:
     try:
-        return DistillationTrainer(**kwargs)
+        return trainer_class(**kwargs)
     except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
         raise InputError(str(error)) from error
 

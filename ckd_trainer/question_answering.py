@@ -11,7 +11,10 @@ from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_que
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
 from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.padding import by_token
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
+from ckd_trainer.teacher import attention_mask_of
+from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,22 @@ def run_question_answering(
     return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
 
 
+class QuestionAnsweringTrainer(DistillationTrainer):
+    """A `DistillationTrainer` whose predictions come by token (see `ckd_trainer.padding`), for `read_answers`.
+
+    `Trainer` puts batches of different lengths together by their first columns. Where padding is on the left, which
+    columns of a prediction belong to the tokens then depends on the other features of its batch.
+    """
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Returns start and end logits with those of a feature's tokens first, in their order."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if logits is not None:
+            mask = attention_mask_of(inputs)
+            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
+        return loss, logits, labels
+
+
 class QuestionAnswering(Task):
     """SQuAD v1.1 or v2.0, or own files.
 
@@ -37,6 +56,7 @@ class QuestionAnswering(Task):
     """
 
     model_class = AutoModelForQuestionAnswering
+    trainer_class = QuestionAnsweringTrainer
 
     def __init__(self, data_args: SquadArguments, seed: int):
         self.args, self.seed = data_args, seed

@@ -1,6 +1,5 @@
 """The teacher as a source of signals: what the losses compare with, and nothing else of the model."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ from transformers.utils import ModelOutput
 from ckd_trainer.compact_gram import CompactGram, unpack_layers, unpack_words
 from ckd_trainer.losses import Gram, layer_gram, word_gram
 from ckd_trainer.padding import in_place
+from ckd_trainer.wrapped_models import LABELS, config_of, forward_arguments, output_options
 
-LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
 PREFIX = "teacher_"  # of the cached signals in a batch, see `teacher_cache.SignalCollator`
 
 
@@ -51,7 +50,7 @@ class LiveTeacher:
     ):
         self.model = model.eval().requires_grad_(False)
         self.by_name = outputs_by_name(model)
-        self.model_outputs = model_outputs | self.by_name
+        self.model_outputs = output_options(model, model_outputs) | self.by_name
         self.word_layers = word_layers
         self.ltr_layers = ltr_layers
         self.label_order = label_order
@@ -63,9 +62,9 @@ class LiveTeacher:
         signals = TeacherSignals(logits=in_order(head_logits(outputs), self.label_order))
         mask = attention_mask_of(batch)
         if self.word_layers:
-            signals.word_gram, _ = word_gram([outputs.hidden_states[layer] for layer in self.word_layers], mask)
+            signals.word_gram, _ = word_gram([outputs["hidden_states"][layer] for layer in self.word_layers], mask)
         if self.ltr_layers:
-            signals.layer_gram, _ = layer_gram([outputs.hidden_states[layer] for layer in self.ltr_layers], mask)
+            signals.layer_gram, _ = layer_gram([outputs["hidden_states"][layer] for layer in self.ltr_layers], mask)
         return signals
 
     @torch.no_grad()
@@ -117,13 +116,13 @@ class CachedTeacher:
 def head_logits(outputs: ModelOutput) -> Tensor:
     """Returns the logits of a model's head: (batch, labels), or (batch, 2, length) for where answers start and end."""
     if "start_logits" in outputs:
-        return torch.stack((outputs.start_logits, outputs.end_logits), dim=1)
-    return outputs.logits
+        return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=1)
+    return outputs["logits"]
 
 
 def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
     """Returns what to ask a forward for where a model's configuration says that outputs come as a tuple."""
-    return {} if getattr(model.config, "return_dict", True) else {"return_dict": True}
+    return {} if getattr(config_of(model), "return_dict", True) else {"return_dict": True}
 
 
 def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:
@@ -135,8 +134,3 @@ def attention_mask_of(batch: dict[str, Tensor]) -> Tensor:
     """Returns the batch's attention mask; all ones where it has none, as nothing is padded then."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
-
-
-def forward_arguments(model: torch.nn.Module) -> set[str]:
-    """Returns the names of the arguments that a model's `forward` takes."""
-    return set(inspect.signature(type(model).forward).parameters) - {"self", "kwargs"}

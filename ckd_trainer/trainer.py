@@ -1,47 +1,63 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides eleven methods of `Trainer`: `compute_loss` adds the terms that compare the student
-with the teacher, `get_batch_samples` counts what they are means of in all batches of a step, `get_train_dataloader`
-adds cached teacher signals to the batches, `get_eval_dataloader` and `get_test_dataloader` keep the rows in order,
-`_get_train_sampler` shuffles batches of similar length, `log` reports each term, `prediction_step` keeps
-only logits, `_set_signature_columns_if_needed` keeps the columns that teacher and losses read, `_save_rng_state` waits
-for all processes, and `create_model_card` tells of the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides twelve methods of `Trainer`: `compute_loss` adds the terms that compare the student
+with the teacher, `call_model_init` fits them to each new student, `get_batch_samples` counts what they are means of in
+all batches of a step, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
+`get_test_dataloader` keep the rows in order, `_get_train_sampler` shuffles batches of similar length, `log` reports
+each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
+teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` tells of the distillation.
+Everything else is `Trainer`.
 """
 
 import contextlib
 import logging
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.compatibility import check_encoder, check_savable
+from ckd_trainer.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.errors import InputError
-from ckd_trainer.fingerprint import examples_fingerprint, model_fingerprint
+from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
 from ckd_trainer.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models import StoredTeacher
+from ckd_trainer.models import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
-from ckd_trainer.padding import by_token
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
-from ckd_trainer.teacher import (
-    PREFIX,
-    CachedTeacher,
-    LiveTeacher,
-    attention_mask_of,
-    forward_arguments,
-    outputs_by_name,
-)
+from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, outputs_by_name
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
+from ckd_trainer.wrapped_models import (
+    LABELS,
+    config_of,
+    forward_arguments,
+    inner_models,
+    output_options,
+    use_inner_weight_names,
+)
 
 logger = logging.getLogger(__name__)
 
 ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
+
+
+class StepItems(NamedTuple):
+    """How many items the batches of a step have.
+
+    Attributes:
+        terms: for each term the mean number over the batches and all processes, in the order of the weights.
+        labels: what `Trainer` gives a `compute_loss_func` to divide by; None without one, or without labels.
+        batches: number of batches in this process.
+    """
+
+    terms: Tensor
+    labels: Tensor | int | None
+    batches: int
 
 
 class DistillationTrainer(Trainer):
@@ -67,8 +83,10 @@ class DistillationTrainer(Trainer):
     Args:
         teacher: a fine-tuned model with the student's labels, loaded or a `StoredTeacher`, whose weights are loaded
             only where something has to be computed with them; labels in another order are put in the student's.
-        ckd_args: weights and definitions of the terms; the defaults where left out.
-        args, kwargs: as for `Trainer`.
+        ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
+            `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
+        args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
+            is given the number of labels in the step, and what it returns is added up over the batches of the step.
 
     Raises:
         InputError: no teacher while a term needs it, labels that do not fit, a layer mapping that does not, or
@@ -104,49 +122,73 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
-        for model in (self.model, teacher):
-            if isinstance(getattr(model, "config", None), PreTrainedConfig):
-                check_encoder(model.config)
-        if isinstance(self.model, PreTrainedModel):
-            check_savable(self.model.config)
-        config, spans = self.model.config, "start_positions" in forward_arguments(self.model)
-        self.objective = CKDObjective(
+        self._given_teacher, self._placed_teacher = teacher, None
+        self._match(self.model)
+
+    def call_model_init(self, trial=None):
+        """Fits terms, layers and columns to the new student: `model_init` may vary its depth, or set `ckd_args`."""
+        student = super().call_model_init(trial)
+        if hasattr(self, "ckd_args"):  # else it is `Trainer.__init__` that calls
+            self._match(student)
+        return student
+
+    def _match(self, student: torch.nn.Module) -> None:
+        """Sets what follows from a student and the teacher: terms, matched layers, label order and columns."""
+        use_inner_weight_names(student)
+        teacher = self._given_teacher
+        for model in (student, teacher):
+            if model is not None and isinstance(config_of(model), PreTrainedConfig):
+                check_encoder(config_of(model))
+        if isinstance(student, PreTrainedModel):
+            check_savable(student.config)
+        config, arguments = config_of(student), forward_arguments(student)
+        if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
+            self.label_names = [name for name in LABELS if name in arguments]
+        spans = "start_positions" in arguments
+        objective = CKDObjective(
             self.ckd_args,
             config.num_hidden_layers,
             # Without a teacher only the control run is left, which matches no layers.
-            teacher.config.num_hidden_layers if teacher is not None else config.num_hidden_layers,
+            config_of(teacher).num_hidden_layers if teacher is not None else config.num_hidden_layers,
             head="spans" if spans else "score" if config.num_labels == 1 else "classes",
         )
-        if spans and "logits" in self.objective.weights:
+        if spans and "logits" in objective.weights:
             _check_answer_mask(self.train_dataset)
-        if self.ckd_args.maps_scores and self.objective.head != "score":
+        if self.ckd_args.maps_scores and objective.head != "score":
             raise InputError(
                 f"teacher_score_scale is {self.ckd_args.teacher_score_scale:g} and teacher_score_shift "
                 f"{self.ckd_args.teacher_score_shift:g}, but the model predicts no score: leave them out."
             )
-        if self.objective.weights and teacher is None:
+        if objective.weights and teacher is None:
             raise InputError(
-                f"no teacher is given, but the terms {', '.join(self.objective.weights)} have a weight: give one, or "
+                f"no teacher is given, but the terms {', '.join(objective.weights)} have a weight: give one, or "
                 "set alpha and the weights to 0 for plain fine-tuning."
             )
-        if teacher is not None and teacher is self.model:
+        if teacher is not None and _core(teacher) is _core(student):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
-        self.teacher_model, self._teacher_only_inputs = None, set()
+        previous = getattr(self, "distillation_objective", None)
+        self.distillation_objective = objective  # `Trainer.hyperparameter_search` keeps its score in `objective`
+        self.teacher_model, self._teacher_only_inputs, self._signature_columns = None, set(), None
         self._teacher, self._cached_examples = None, None
-        self.caches_teacher = bool(self.objective.weights and self.ckd_args.teacher_cache_dir)
-        if self.objective.weights:
+        self.caches_teacher = bool(objective.weights and self.ckd_args.teacher_cache_dir)
+        if objective.weights:
             self.teacher_model = teacher
-            self._label_order = None if spans else label_order(teacher.config, config)
+            teacher_config = config_of(teacher)
+            self._check_token_ids(config)
+            self._label_order = None if spans else label_order(teacher_config, config)
             if not spans:
-                warn_of_label_order(teacher.config, config)
+                warn_of_label_order(teacher_config, config)
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
-            self.teacher_model = self._loaded(teacher)
-            self._teacher_only_inputs = forward_arguments(self.teacher_model) - forward_arguments(self.model)
-        self._weights = {"task": self.objective.task_weight} | self.objective.weights
+            self.teacher_model = self._given_teacher = self._loaded(teacher)
+            self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments
+            output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
+        self._student_options = output_options(student, objective.model_outputs)
+        self._weights = {"task": objective.task_weight} | objective.weights
         self._running_means = _RunningMeans(list(self._weights))
-        self.objective.log_plan()
+        if previous is None or previous.describe() != objective.describe():
+            objective.log_plan()
 
     @property
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
@@ -159,7 +201,9 @@ class DistillationTrainer(Trainer):
         if not self.caches_teacher:
             if self._teacher is None:
                 self._teacher = self._live_teacher(self.teacher_model, self._label_order)
-                self._teacher.model = placed_for_evaluation(self.teacher_model, self.accelerator)
+                if self._placed_teacher is None:  # once, whatever the number of students
+                    self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
+                self._teacher.model = self._placed_teacher
         elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
@@ -174,19 +218,31 @@ class DistillationTrainer(Trainer):
     def _live_teacher(self, model: PreTrainedModel, order: list[int] | None = None) -> LiveTeacher:
         return LiveTeacher(
             model,
-            model_outputs=self.objective.model_outputs,
-            word_layers=[layer for _, layer in self.objective.wr_pairs],
-            ltr_layers=[layer for _, layer in self.objective.ltr_pairs],
+            model_outputs=self.distillation_objective.model_outputs,
+            word_layers=[layer for _, layer in self.distillation_objective.wr_pairs],
+            ltr_layers=[layer for _, layer in self.distillation_objective.ltr_pairs],
             label_order=order,
         )
 
+    def _check_token_ids(self, config) -> None:
+        tokenizer, teacher = self.processing_class, self.teacher_model
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer = None
+        options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
+        stored = local_tokenizer(getattr(_core(teacher), "name_or_path", ""), **options) if tokenizer else None
+        check_token_ids(config, config_of(teacher), tokenizer, stored)
+
     def _check_cacheable(self) -> None:
-        uncached = [term for term in self.objective.weights if term not in CACHED_TERMS]
+        uncached = [term for term in self.distillation_objective.weights if term not in CACHED_TERMS]
         if uncached:
             raise InputError(
                 f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
                 "more of the teacher: leave teacher_cache_dir out, or set the weight to 0."
             )
+        if not isinstance(self.teacher_model, StoredTeacher):
+            check_has_fingerprint(self.teacher_model)
         if self.train_dataset is not None:
             _check_rows(self.train_dataset)
 
@@ -217,9 +273,9 @@ class DistillationTrainer(Trainer):
                 teacher=teacher.fingerprint() if isinstance(teacher, StoredTeacher) else model_fingerprint(teacher),
                 examples=examples_fingerprint(examples, read_columns),
                 precision=self.accelerator.mixed_precision,
-                word_layers=tuple(layer for _, layer in self.objective.wr_pairs),
-                ltr_layers=tuple(layer for _, layer in self.objective.ltr_pairs),
-                spans=self.objective.head == "spans",
+                word_layers=tuple(layer for _, layer in self.distillation_objective.wr_pairs),
+                ltr_layers=tuple(layer for _, layer in self.distillation_objective.ltr_pairs),
+                spans=self.distillation_objective.head == "spans",
             ),
         )
 
@@ -236,7 +292,7 @@ class DistillationTrainer(Trainer):
             self.ckd_args.teacher_cache_dir,
             contents,
             examples,
-            head_outputs=self.model.config.num_labels,
+            head_outputs=config_of(self.model).num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
             load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device)),
             collate=self.data_collator,
@@ -294,67 +350,65 @@ class DistillationTrainer(Trainer):
             self.args.train_sampling_strategy = strategy
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Returns the batches of a step, and for each term the mean number of items over them and all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """Returns the batches of a step, and their `StepItems`."""
+        batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
-        counts = self.accelerator.reduce(counts, reduction="sum")
-        return batches, counts.clamp_min(1) / (len(batches) * self.accelerator.num_processes)
+        counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
+        return batches, StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, len(batches))
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
         labels = batch.get("labels")
-        if self.objective.head == "spans":
+        if self.distillation_objective.head == "spans":
             labelled = span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
         elif labels is not None and not labels.is_floating_point():
             labelled = labels.ne(-100).sum()  # the others are left out of the mean
         else:
             labelled = torch.tensor(find_batch_size(batch), device=self.args.device)
-        if not self.objective.weights:
+        if not self.distillation_objective.weights:
             return labelled[None]
-        return torch.stack([labelled, *self.objective.counts(attention_mask_of(batch)).values()])
+        return torch.stack([labelled, *self.distillation_objective.counts(attention_mask_of(batch)).values()])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
 
         Args:
-            num_items_in_batch: from `get_batch_samples`; None: the batch stands for itself.
+            num_items_in_batch: in training the `StepItems` of `get_batch_samples`; None: the batch stands for itself.
+                In evaluation what `Trainer` counts for a `compute_loss_func`.
         """
+        step = num_items_in_batch if isinstance(num_items_in_batch, StepItems) else None
+        labels = step.labels if step else num_items_in_batch
         distils = model.training and self.teacher is not None
         signals = self.teacher(inputs) if distils else None
-        student_inputs = self._student_inputs(inputs) | (self.objective.model_outputs if distils else {})
-        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True)
-        if self.objective.head == "spans" and self.compute_loss_func is None:
+        student_inputs = self._student_inputs(inputs) | (self._student_options if distils else {})
+        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True, num_items_in_batch=labels)
+        if self.distillation_objective.head == "spans" and self.compute_loss_func is None:
             positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
-            loss = span_task_loss(outputs.start_logits, outputs.end_logits, *positions, mask)
+            loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
         if model.training:
             terms = {"task": loss}
             if distils:
-                terms |= self.objective(outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK))
-            if num_items_in_batch is not None:
-                shares = zip(self._weights, self._counts(inputs) / num_items_in_batch, strict=True)
+                terms |= self.distillation_objective(
+                    outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK)
+                )
+            if step:
+                shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
+                if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
+                    shares["task"] = torch.full_like(shares["task"], step.batches)
                 # A mean of nothing is no number, and has no share.
-                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares}
+                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
             loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
             self._running_means.add(loss, terms)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more.
-
-        Those of spans come by token (see `ckd_trainer.padding`), as batches of other lengths are put together.
-        """
+        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
         if ignore_keys is None:
-            ignore_keys = getattr(self.model.config, "keys_to_ignore_at_inference", [])
+            ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
-        loss, logits, labels = super().prediction_step(
-            model, self._student_inputs(inputs), prediction_loss_only, ignore_keys
-        )
-        if self.objective.head == "spans" and logits is not None:
-            mask = attention_mask_of(inputs)
-            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
-        return loss, logits, labels
+        return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
     def log(self, logs, start_time=None):
         """Adds the terms' means to a training log."""
@@ -373,9 +427,10 @@ class DistillationTrainer(Trainer):
             write_model_card(self, **kwargs)
 
     def _set_signature_columns_if_needed(self):
-        # Columns that the student's forward does not take leave the dataset, unless the teacher's does.
+        # `Trainer` keeps the columns that the student's forward names; the teacher's, and those that a wrapper passes
+        # on, stay as well.
         super()._set_signature_columns_if_needed()
-        read = {*self._teacher_only_inputs, ROW, ANSWER_MASK}
+        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, ANSWER_MASK}
         self._signature_columns += sorted(read - set(self._signature_columns))
 
     def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -384,6 +439,12 @@ class DistillationTrainer(Trainer):
             for name, value in inputs.items()
             if name not in self._teacher_only_inputs and name != ANSWER_MASK and not name.startswith(PREFIX)
         } | outputs_by_name(self.model)
+
+
+def _core(model) -> object:
+    """Returns the transformers model that a model is, or the one in it; a model of another kind as it is."""
+    inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
+    return inner[0] if len(inner) == 1 else model
 
 
 def _check_rows(examples) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
+    Trainer,
     TrainingArguments,
 )
 
@@ -29,6 +30,7 @@ from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad import SpanCollator, encode, load_questions
 from ckd_trainer.errors import InputError
 from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.question_answering import QuestionAnsweringTrainer
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "4", "--disable_tqdm", "true"]
@@ -302,11 +304,11 @@ def features(tmp_path, side="right", **kwargs):
     return tokenizer, questions, encode(questions, tokenizer, args, with_offsets=True)
 
 
-def trainer(folder, tokenizer, train, student=None, teacher=None, **ckd):
+def trainer(folder, tokenizer, train, student=None, teacher=None, cls=DistillationTrainer, **ckd):
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     options = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 5, "logging_steps": 1, "max_steps": 3}
     options |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-3}
-    return DistillationTrainer(
+    return cls(
         model=student or qa_model(layers=2, width=16, **plain),
         teacher=teacher or qa_model(seed=1),
         ckd_args=CKDArguments(**ckd),
@@ -369,7 +371,7 @@ def test_evaluation_is_one_feature_at_a_time(tmp_path, side, seed):
     """Whatever the batches, the padding, and the order in which training groups them."""
     tokenizer, questions, data = features(tmp_path, side, seed=seed, unanswerable=5)
     model = without_positions(qa_model(seed, layers=2)).eval()
-    run = trainer(tmp_path / "out", tokenizer, data, student=model)
+    run = trainer(tmp_path / "out", tokenizer, data, student=model, cls=QuestionAnsweringTrainer)
     seen = []
     run.compute_metrics = lambda prediction: seen.append(prediction) or {}
     run.evaluate(data)
@@ -385,6 +387,24 @@ def test_evaluation_is_one_feature_at_a_time(tmp_path, side, seed):
             torch.testing.assert_close(torch.tensor(end_logits[row][:length]), out.end_logits[0])
     answers = read_answers(questions, data, *said["predict"], n_best=3, max_answer_length=5, null_answers=True)
     assert set(answers.text) == set(questions["id"])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_predictions_are_those_of_trainer(tmp_path, side):
+    """In the place of each token in its padded batch, as other post-processing reads them."""
+    tokenizer, _, data = features(tmp_path, side)
+    model = qa_model(layers=2)
+    run = trainer(tmp_path / "out", tokenizer, data, student=model)
+    plain = Trainer(model=model, args=run.args, data_collator=SpanCollator(tokenizer), processing_class=tokenizer)
+    plain.args.train_sampling_strategy = "sequential"
+    for ours, theirs in zip(run.predict(data).predictions, plain.predict(data).predictions, strict=True):
+        assert (ours == theirs).all()
+    first = SpanCollator(tokenizer)([data[row] for row in range(5)])
+    with torch.no_grad():
+        expected = model.eval()(**{name: value for name, value in first.items() if name != "answer_mask"})
+    width = first["input_ids"].shape[1]
+    for ours, theirs in zip(run.predict(data).predictions, (expected.start_logits, expected.end_logits), strict=True):
+        torch.testing.assert_close(torch.tensor(ours[:5, :width]), theirs)
 
 
 def test_features_without_answer_mask_are_refused(tmp_path):

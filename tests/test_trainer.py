@@ -156,7 +156,7 @@ def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
 
 def test_nonfinite_steps_are_counted_and_kept_out_of_the_means(tmp_path):
     run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
-    names = ["task", *run.objective.weights]
+    names = ["task", *run.distillation_objective.weights]
     run._running_means.add(torch.tensor(2.0), dict.fromkeys(names, torch.tensor(2.0)))
     run._running_means.add(torch.tensor(math.inf), dict.fromkeys(names, torch.tensor(math.nan)))
     means = run._running_means.drain(run.accelerator)
@@ -249,6 +249,48 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, rng, ckd_args, labels
     for ours, theirs in zip(logs(results[size]), logs(results[8]), strict=True):
         for name in ours.keys() - {"epoch"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+
+
+def labels_smoothed_by_hand(outputs, labels, num_items_in_batch=None):
+    """A loss as users write it for `Trainer`: a sum over the batch, divided by the labels of the whole step."""
+    losses = torch.nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=0.3, reduction="sum")
+    return losses / (labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+@pytest.mark.parametrize("size", [8, 4, 1])
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_compute_loss_func_gets_the_labels_of_the_step(tmp_path, alpha, size):
+    """The control run is `Trainer`; with a teacher as well, a step does not depend on how it is cut."""
+    data = examples(13)
+    values = [-100 if place in (3, 10) else label for place, label in enumerate(data["labels"])]
+    data = data.remove_columns("labels").add_column("labels", values)
+    seen = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        seen.append(None if num_items_in_batch is None else int(num_items_in_batch))
+        return labels_smoothed_by_hand(outputs, labels, num_items_in_batch)
+
+    def train(name, cls, size, **more):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        options |= {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0}
+        student = no_dropout(layers=2)
+        run = trainer(
+            cls, tmp_path / name, student, steps=4, train=data, compute_loss_func=loss, options=options, **more
+        )
+        seen.clear()
+        run.train()
+        return run, list(seen)
+
+    more = {"teacher": tiny_model(seed=1), "ckd_args": CKDArguments(**ALL_TERMS)} if alpha else {}
+    run, numbers = train("run", DistillationTrainer, size, **({"ckd_args": CKDArguments.fine_tuning()} | more))
+    twin, theirs = train("twin", *((DistillationTrainer, 8) if alpha else (Trainer, size)), **more)
+    assert set(numbers) == set(theirs) and None not in numbers
+    for ours, expected in zip(run.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    for ours, expected in zip(logs(run), logs(twin), strict=True):
+        for name in expected.keys() - {"epoch"}:
+            assert ours[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    assert run.evaluate()["eval_loss"] == pytest.approx(twin.evaluate()["eval_loss"], rel=1e-5)
 
 
 def test_random_numbers_of_all_processes_are_there_before_the_state(tmp_path):

@@ -76,8 +76,9 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     Args:
         questions: With the columns id and context.
         features: Of these questions, from `ckd_trainer.data.squad.encode` with offsets.
-        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.padding`). What is not finite
-            counts as lowest.
+        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.padding`): as
+            `QuestionAnsweringTrainer.predict` returns them; any trainer's where padding is on the right. What is not
+            finite counts as lowest.
         n_best: How many spans an n-best list has.
         max_answer_length: In tokens.
         null_answers: Some questions have no answer: give null odds, and no answer as one more entry of n-best lists.

@@ -1,0 +1,86 @@
+"""What the model card says of students and teachers from Python, by name, in memory and wrapped."""
+
+import pytest
+import torch
+import yaml
+from conftest import tiny_model
+from test_trainer import trainer
+from test_wrapped_models import PassesOn, compiled, lora
+
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.models import StoredTeacher
+
+
+def named(name, model=None):
+    model = model or tiny_model(seed=1)
+    model.name_or_path = model.config._name_or_path = name
+    return model
+
+
+def card(folder, student=None, teacher=None, **kwargs):
+    """Returns the card's metadata and text."""
+    run = trainer(DistillationTrainer, folder, student or tiny_model(layers=2), teacher=teacher, **kwargs)
+    run.create_model_card()
+    _, data, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(data), text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words", "base"),
+    [
+        (lambda: tiny_model(seed=1), "A student of a `BertForSequenceClassification`, distilled", None),
+        (lambda: compiled(tiny_model(seed=1)), "A student of a `BertForSequenceClassification`, distilled", None),
+        (lambda: named("org/teacher"), "A student of `org/teacher`, distilled", "org/teacher"),
+        (lambda: compiled(named("org/teacher")), "A student of `org/teacher`, distilled", "org/teacher"),
+        (lambda: named("/home/me/teacher"), "A student of `teacher`, distilled", None),
+        (
+            lambda: PassesOn(named("org/teacher")),
+            "A student of a `PassesOn` around `org/teacher`, distilled",
+            None,
+        ),
+        (
+            lambda: PassesOn(tiny_model(seed=1)),
+            "A student of a `PassesOn` around a `BertForSequenceClassification`, distilled",
+            None,
+        ),
+    ],
+)
+def test_the_teacher(tmp_path, teacher, words, base):
+    data, text = card(tmp_path, teacher=teacher())
+    assert words in text and "without a teacher" not in text
+    assert "| teacher | 37,154 | 4 | 32 |" in text
+    assert data.get("base_model") == base
+    assert data["tags"] == ["ckd-trainer", "knowledge-distillation"]
+
+
+def test_a_stored_teacher(tmp_path):
+    tiny_model(seed=1).save_pretrained(tmp_path / "teacher")
+    teacher = StoredTeacher(tmp_path / "teacher", tiny_model().config)
+    _, text = card(tmp_path / "out", teacher=teacher)
+    assert "A student of `teacher`, distilled" in text and "| teacher | 37,154 | 4 | 32 |" in text
+
+
+def test_a_control_run(tmp_path):
+    student = named("org/base", tiny_model(layers=2))
+    data, text = card(tmp_path, student, named("org/teacher"), ckd_args=CKDArguments.fine_tuning())
+    assert "without a teacher" in text and "| teacher |" not in text
+    assert data["base_model"] == "org/base" and data["tags"] == ["ckd-trainer"]
+
+
+def test_a_wrapped_student(tmp_path):
+    student = PassesOn(tiny_model(layers=2))
+    student.more = torch.nn.Linear(10, 10, bias=False)
+    _, text = card(tmp_path, student, tiny_model(seed=1))
+    assert "| this model | 20,166 | 2 | 32 |" in text
+    assert "the weights of a `PassesOn`" in text and "pipeline" not in text
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+def test_adapters(tmp_path, task_type):
+    """On the Hub an adapter's base_model is what it is loaded into."""
+    student = lora(task_type)(named("org/base", tiny_model(layers=2)))
+    data, text = card(tmp_path / "student", student, named("org/teacher"))
+    assert data["base_model"] == "org/base" and data["library_name"] == "peft"
+    assert "A student of `org/teacher`" in text and 'pipeline("text-classification"' in text
+    data, text = card(tmp_path / "teacher", teacher=lora(task_type)(named("org/base")))
+    assert f"A student of a `{type(student).__name__}` around `org/base`, distilled" in text
