@@ -21,6 +21,7 @@ from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.processes import made_once
+from ckd_trainer.run_folder import Start
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.trainer import DistillationTrainer
@@ -113,7 +114,18 @@ def run_task(
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is parted when training begins
     arguments = [model_args, data_args, ckd_args, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
-    begin = start(*(group for group in arguments if group is not None))
+    with start(*(group for group in arguments if group is not None)) as begin:
+        return _run_started(task, begin, model_args, run_args, args, ckd_args)
+
+
+def _run_started(
+    task: Task,
+    begin: Start,
+    model_args: ModelArguments,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None,
+) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -147,7 +159,7 @@ def run_task(
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
-    with _inputs(task, pair.teacher_tokenizer) as inputs, _no_folder_for_nothing(args.output_dir):
+    with _inputs(task, pair.teacher_tokenizer) as inputs:
         student, teacher = pair.load()
         return run(
             _prepare(task, inputs, student, teacher, pair, ckd_args, args),
@@ -206,17 +218,6 @@ def _prepare(
         sample = inputs.validation[""].select(_drawn(inputs.validation[""], args.seed))
         task.warn_of_chance(_live_logits(trainer, sample), sample, "validation")
     return trainer
-
-
-@contextlib.contextmanager
-def _no_folder_for_nothing(name: str):
-    """Takes the output folder, which `Trainer` makes at once, away where a mistake is found with nothing in it yet."""
-    try:
-        yield
-    except InputError:
-        with contextlib.suppress(OSError):  # it is not empty
-            Path(name).rmdir()
-        raise
 
 
 def _sample_of_texts(data, seed: int):

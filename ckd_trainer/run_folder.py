@@ -85,7 +85,6 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
         InputError: the folder holds another run or something else, or no checkpoint where one was named.
     """
     folder = Path(args.output_dir)
-    _check_place(args.output_dir)
     wanted = str(args.resume_from_checkpoint or "no").lower()
     if wanted not in ("no", "false", "0"):
         checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
@@ -125,7 +124,7 @@ def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Star
     return Start(recipe, checkpoint)
 
 
-def _check_place(name: str) -> None:
+def check_place(name: str) -> None:
     """Raises InputError where output_dir cannot be a folder."""
     if not name or "\0" in name:
         raise InputError(f"output_dir is {name!r}: give a folder.")

@@ -1,5 +1,6 @@
 """What all scripts share: start a run, train, evaluate, predict, and leave its record."""
 
+import contextlib
 import json
 import logging
 import math
@@ -7,7 +8,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -26,22 +27,25 @@ from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
-from ckd_trainer.run_folder import Start, look_into, write_record
+from ckd_trainer.run_folder import Start, check_place, look_into, write_record
+from ckd_trainer.run_lock import run_lock
 from ckd_trainer.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
 
-def start(*arguments) -> Start:
+@contextlib.contextmanager
+def start(*arguments) -> Iterator[Start]:
     """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
 
-    Nothing is written yet. The main process decides for all, as the others may not see its disk.
+    Until the context ends, the output folder is locked for this run. Nothing else is written yet. The main process
+    decides for all, as the others may not see its disk.
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
 
     Raises:
-        InputError: the folder holds something else, or options that do not go together.
+        InputError: the folder holds something else, another run writes there, or options that do not go together.
     """
     args = _one(TrainingArguments, arguments)
     run_args = _one(RunArguments, arguments)
@@ -57,9 +61,11 @@ def start(*arguments) -> Start:
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
-    return main_process_says(
-        lambda: look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)
-    )
+    main_process_says(lambda: check_place(args.output_dir))
+    with run_lock(args.output_dir):
+        yield main_process_says(
+            lambda: look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)
+        )
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
