@@ -17,6 +17,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.compatibility import check_encodings
 from ckd_trainer.errors import InputError
+from ckd_trainer.inputs import TrainingInputs
 from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
@@ -53,6 +54,10 @@ class Task(abc.ABC):
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
+
+    @abc.abstractmethod
+    def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """Returns the files of these splits (train, validation), by the option that names them."""
 
     @abc.abstractmethod
     def load(self, splits: Sequence[str]) -> None:
@@ -127,6 +132,8 @@ def _run_started(
     ckd_args: CKDArguments | None,
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
+    read = TrainingInputs(args, begin, model_args, distils=bool(ckd_args and ckd_args.weights))
+    read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
     elif not args.do_train and model_args.student_init != "pretrained":
@@ -155,6 +162,7 @@ def _run_started(
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
     if task.on_hub:
         task.load(splits)
+    read.check_hub(_training_sets(task, read.splits) if task.on_hub else {})
     task.set_head(pair)
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
@@ -218,6 +226,13 @@ def _prepare(
         sample = inputs.validation[""].select(_drawn(inputs.validation[""], args.seed))
         task.warn_of_chance(_live_logits(trainer, sample), sample, "validation")
     return trainer
+
+
+def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | None]:
+    sets = {"train": task.data.train}
+    if "validation" in splits:
+        sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
+    return sets
 
 
 def _sample_of_texts(data, seed: int):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Start:
         trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
         is_trained: an earlier call has trained to the end; its model is used and not trained again.
         overwrites: delete what an earlier run left, once everything else is known to be right.
+        inputs: fingerprints of what training reads, see `ckd_trainer.inputs`.
     """
 
     recipe: dict
@@ -76,6 +77,7 @@ class Start:
     trains_on: bool = False
     is_trained: bool = False
     overwrites: bool = False
+    inputs: dict = field(default_factory=dict)
 
 
 def look_into(args: TrainingArguments, recipe: dict, *, overwrite: bool) -> Start:
@@ -198,6 +200,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "commit": _commit(),
         "device": str(args.device),
         "processes": args.world_size,
+        "inputs": start.inputs,
     }
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
 

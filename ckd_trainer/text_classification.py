@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
     compute_metrics_for,
+    files_of,
     load_task,
     metrics_of,
     tokenize,
@@ -44,6 +45,9 @@ class TextClassification(Task):
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
         self.on_hub = data_args.task_name is not None and not data_args.data_dir
+
+    def files(self, splits):
+        return files_of(self.args, splits)
 
     def load(self, splits):
         self.data = load_task(self.args, seed=self.seed, splits=splits)
