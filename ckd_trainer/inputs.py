@@ -21,6 +21,7 @@ from ckd_trainer.models import is_folder
 from ckd_trainer.processes import main_process_says
 from ckd_trainer.recipe import read_recipe
 from ckd_trainer.run_folder import RECIPE, RECORD, Start
+from ckd_trainer.training_options import SCHEDULES_BY_METRIC
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ _BESIDE_WEIGHTS = (  # configuration, code, and what tokenizers are saved in
     "*.codes",
     "dict.txt",
 )
-_CHOOSE_LEARNING_RATE = ("reduce_lr_on_plateau", "greedy")  # schedules that read the validation scores
 
 
 class TrainingInputs:
@@ -81,7 +81,7 @@ class TrainingInputs:
         only where its scores have chosen something: the best checkpoint, or the learning rate.
         """
         args = self.args
-        chooses = args.load_best_model_at_end or args.lr_scheduler_type in _CHOOSE_LEARNING_RATE
+        chooses = args.load_best_model_at_end or args.lr_scheduler_type in SCHEDULES_BY_METRIC
         evaluates = args.eval_strategy != "no" and (chooses or not self.start.is_trained)
         return ["train", "validation"] if evaluates else ["train"]
 

@@ -26,6 +26,7 @@ from ckd_trainer.run_folder import Start
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training_options import check_steps
 
 CHECKED_EXAMPLES = 256  # do the tokenizers agree, does the teacher know the task
 
@@ -168,6 +169,8 @@ def _run_started(
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     with _inputs(task, pair.teacher_tokenizer) as inputs:
+        if trains:
+            check_steps(args, len(inputs.train))
         student, teacher = pair.load()
         return run(
             _prepare(task, inputs, student, teacher, pair, ckd_args, args),

@@ -49,6 +49,11 @@ _MAY_DIFFER = {
     "overwrite_output_dir",
     "resume_from_checkpoint",
     "save_total_limit",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
     "disable_tqdm",
     "report_to",
     "run_name",
@@ -56,7 +61,7 @@ _MAY_DIFFER = {
 }
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
-_MAY_DIFFER_FAMILIES = ("logging_", "log_", "dataloader_", "hub_")
+_MAY_DIFFER_FAMILIES = ("logging_", "log_", "hub_")
 
 
 @dataclass

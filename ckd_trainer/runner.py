@@ -18,7 +18,6 @@ import transformers
 from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
-from transformers.debug_utils import DebugOption
 from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
@@ -30,6 +29,7 @@ from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.run_folder import Start, check_place, look_into, write_record
 from ckd_trainer.run_lock import run_lock
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training_options import SCHEDULES_BY_METRIC, check_options
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +71,25 @@ def start(*arguments) -> Iterator[Start]:
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
     """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
 
-    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright.
+    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright. A schedule that reads the
+    metric is told whether more of it is better, which `Trainer` leaves at less.
 
     Raises:
         InputError: the recipe names a metric that the evaluation does not report.
     """
-    if not args.load_best_model_at_end:
+    if args.metric_for_best_model is None:
         return
-    if args.metric_for_best_model == "loss":
+    if args.load_best_model_at_end and args.metric_for_best_model == "loss":
         args.metric_for_best_model, args.greater_is_better = best_metric, True
     name = args.metric_for_best_model.removeprefix("eval_")
+    if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
+        raise InputError(
+            f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
+            "leave prediction_loss_only out."
+        )
+    if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
+        mode = {"mode": "max" if args.greater_is_better else "min"}
+        args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
     if name not in (*metrics, "loss"):
         raise InputError(
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
@@ -310,15 +319,11 @@ def _check_training_arguments(args: TrainingArguments) -> None:
         raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
-    if DebugOption.UNDERFLOW_OVERFLOW in args.debug:
-        raise InputError(
-            "debug is underflow_overflow, which cannot look into the boolean masks that attention reads: leave it "
-            "out. A training whose weights are not finite any more stops and says so."
-        )
     if not args.eval_do_concat_batches:
         raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
     if args.do_predict and args.prediction_loss_only:
         raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
+    check_options(args)
 
 
 def _one(kind, arguments):

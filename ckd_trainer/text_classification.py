@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
+    GLUE_TASKS,
     compute_metrics_for,
     files_of,
     load_task,
@@ -15,6 +16,7 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.errors import InputError
 from ckd_trainer.padding import longest_first
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
 
@@ -29,6 +31,9 @@ def run_text_classification(
     ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
     """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
+    if args.label_smoothing_factor and is_score:
+        raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
     return run_task(TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
 
 
