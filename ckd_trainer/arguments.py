@@ -251,6 +251,11 @@ class ModelArguments:
                     f"student_layers names {len(layers)} layers, but student_num_layers is {self.student_num_layers}."
                 )
 
+    @property
+    def student_is_from_teacher(self) -> bool:
+        """The student's configuration and tokenizer are the teacher's."""
+        return self.student_init == "teacher_layers" or (self.student_init == "random" and not self.model_name_or_path)
+
 
 @dataclass
 class GlueArguments:

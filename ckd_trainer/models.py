@@ -90,7 +90,7 @@ class ModelPair:
         trains: bool,
     ):
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
-        from_teacher = args.student_init == "teacher_layers" or (args.student_init == "random" and not student)
+        from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
             raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} reads it.")
         if teacher is None and (distils or from_teacher):
@@ -102,7 +102,7 @@ class ModelPair:
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}
         self.distils, self.trains = distils, trains
-        self.folders = [Path(name) for name in (student, teacher) if name and _is_folder(name)]
+        self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order = None
         self.teacher_config = self.teacher_tokenizer = None
         if distils or from_teacher:
@@ -332,7 +332,8 @@ def label_config(label_names: Sequence[str] | None) -> dict:
     }
 
 
-def _is_folder(name: str) -> bool:
+def is_folder(name: str) -> bool:
+    """Returns whether a model's name is that of a folder here, and not an id on the Hub."""
     try:
         return Path(name).is_dir()
     except OSError:  # too long for a path; loading it says what it is not

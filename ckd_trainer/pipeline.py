@@ -17,14 +17,17 @@ from transformers.integrations import unset_hf_deepspeed_config
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.compatibility import check_encodings
 from ckd_trainer.errors import InputError
+from ckd_trainer.inputs import TrainingInputs
 from ckd_trainer.models import ModelPair, StoredTeacher
 from ckd_trainer.objective import CKDObjective
 from ckd_trainer.padding import by_token
 from ckd_trainer.processes import made_once
+from ckd_trainer.run_folder import Start
 from ckd_trainer.runner import run, start, use_best_metric
 from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.teacher_check import SAMPLE_SIZE
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training_options import check_steps
 
 CHECKED_TEXTS = 256  # that two tokenizers encode alike
 
@@ -55,6 +58,10 @@ class Task(abc.ABC):
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
+
+    @abc.abstractmethod
+    def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """Returns the files of these splits (train, validation), by the option that names them."""
 
     @abc.abstractmethod
     def load(self, splits: Sequence[str]) -> None:
@@ -120,8 +127,22 @@ def run_task(
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is parted when training begins
     arguments = [model_args, data_args, ckd_args, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
-    begin = start(*(group for group in arguments if group is not None))
+    with start(*(group for group in arguments if group is not None)) as begin:
+        return _run_started(task, begin, model_args, data_args, run_args, args, ckd_args)
+
+
+def _run_started(
+    task: Task,
+    begin: Start,
+    model_args: ModelArguments,
+    data_args,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None,
+) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
+    read = TrainingInputs(args, begin, model_args, distils=bool(ckd_args and ckd_args.weights))
+    read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
         for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
@@ -153,12 +174,15 @@ def run_task(
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
     if task.on_hub:
         task.load(splits)
+    read.check_hub(_training_sets(task, read.splits) if task.on_hub else {})
     task.set_head(pair)
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     student, teacher = pair.load()
-    with _inputs(task, pair.teacher_tokenizer) as inputs, _no_folder_for_nothing(args.output_dir):
+    with _inputs(task, pair.teacher_tokenizer) as inputs:
+        if trains:
+            check_steps(args, len(inputs.train))
         return run(
             _prepare(task, inputs, student, teacher, pair, ckd_args, args),
             start=begin,
@@ -226,15 +250,11 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
 
 
-@contextlib.contextmanager
-def _no_folder_for_nothing(name: str):
-    """Takes the output folder, which `Trainer` makes at once, away where a mistake is found with nothing in it yet."""
-    try:
-        yield
-    except InputError:
-        with contextlib.suppress(OSError):  # it is not empty
-            Path(name).rmdir()
-        raise
+def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | None]:
+    sets = {"train": task.data.train}
+    if "validation" in splits:
+        sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
+    return sets
 
 
 def _sample_of_texts(data, seed: int):

@@ -7,7 +7,7 @@ from transformers import AutoModelForQuestionAnswering, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.data.spans import read_answers, write_answers
-from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_questions
+from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError
 from ckd_trainer.metrics.squad import SquadMetric
@@ -64,6 +64,9 @@ class QuestionAnswering(Task):
         self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
         self.on_hub = data_args.reads_hub
         self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
+
+    def files(self, splits):
+        return files_of(self.args, splits)
 
     def load(self, splits):
         self.data = load_questions(self.args, seed=self.seed, splits=splits)

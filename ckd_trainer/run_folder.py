@@ -50,6 +50,11 @@ _MAY_DIFFER = {
     "overwrite_output_dir",
     "resume_from_checkpoint",
     "save_total_limit",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "dataloader_in_order",
     "disable_tqdm",
     "report_to",
     "run_name",
@@ -58,7 +63,7 @@ _MAY_DIFFER = {
 }
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
-_MAY_DIFFER_FAMILIES = ("logging_", "log_", "dataloader_", "hub_")
+_MAY_DIFFER_FAMILIES = ("logging_", "log_", "hub_")
 
 
 @dataclass
@@ -72,6 +77,7 @@ class Start:
         is_trained: an earlier call has trained to the end; its model is used and not trained again.
         overwrites: delete what an earlier run left, once everything else is known to be right.
         recorded: what the earlier run in the folder had for options that are left to their defaults now.
+        inputs: fingerprints of what training reads, see `ckd_trainer.inputs`.
     """
 
     recipe: dict
@@ -80,6 +86,7 @@ class Start:
     is_trained: bool = False
     overwrites: bool = False
     recorded: dict = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
 
     def settle(self, folder: str, values: dict) -> None:
         """Records what options came to whose defaults depend on the models.
@@ -104,7 +111,6 @@ def look_into(
         InputError: the folder holds another run or something else, or no checkpoint where one was named.
     """
     folder = Path(args.output_dir)
-    _check_place(args.output_dir)
     wanted = str(args.resume_from_checkpoint or "no").lower()
     if wanted not in ("no", "false", "0"):
         checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
@@ -150,7 +156,7 @@ def _another_run(folder: str | Path, difference: str) -> InputError:
     )
 
 
-def _check_place(name: str) -> None:
+def check_place(name: str) -> None:
     """Raises InputError where output_dir cannot be a folder."""
     if not name or "\0" in name:
         raise InputError(f"output_dir is {name!r}: give a folder.")
@@ -224,6 +230,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "commit": _commit(),
         "device": str(args.device),
         "processes": args.world_size,
+        "inputs": start.inputs,
     }
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
 

@@ -1,5 +1,6 @@
 """What all scripts share: start a run, train, evaluate, predict, and leave its record."""
 
+import contextlib
 import json
 import logging
 import math
@@ -7,7 +8,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -17,7 +18,6 @@ import transformers
 from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
-from transformers.debug_utils import DebugOption
 from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
@@ -26,22 +26,26 @@ from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
-from ckd_trainer.run_folder import Start, look_into, write_record
+from ckd_trainer.run_folder import Start, check_place, look_into, write_record
+from ckd_trainer.run_lock import run_lock
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training_options import SCHEDULES_BY_METRIC, check_options
 
 logger = logging.getLogger(__name__)
 
 
-def start(*arguments) -> Start:
+@contextlib.contextmanager
+def start(*arguments) -> Iterator[Start]:
     """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
 
-    Nothing is written yet. The main process decides for all, as the others may not see its disk.
+    Until the context ends, the output folder is locked for this run. Nothing else is written yet. The main process
+    decides for all, as the others may not see its disk.
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
 
     Raises:
-        InputError: the folder holds something else, or options that do not go together.
+        InputError: the folder holds something else, another run writes there, or options that do not go together.
     """
     args = _one(TrainingArguments, arguments)
     run_args = _one(RunArguments, arguments)
@@ -58,26 +62,37 @@ def start(*arguments) -> Start:
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
     by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
-    return main_process_says(
-        lambda: look_into(
-            args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
+    main_process_says(lambda: check_place(args.output_dir))
+    with run_lock(args.output_dir):
+        yield main_process_says(
+            lambda: look_into(
+                args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
+            )
         )
-    )
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
     """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
 
-    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright.
+    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright. A schedule that reads the
+    metric is told whether more of it is better, which `Trainer` leaves at less.
 
     Raises:
         InputError: the recipe names a metric that the evaluation does not report.
     """
-    if not args.load_best_model_at_end:
+    if args.metric_for_best_model is None:
         return
-    if args.metric_for_best_model == "loss":
+    if args.load_best_model_at_end and args.metric_for_best_model == "loss":
         args.metric_for_best_model, args.greater_is_better = best_metric, True
     name = args.metric_for_best_model.removeprefix("eval_")
+    if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
+        raise InputError(
+            f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
+            "leave prediction_loss_only out."
+        )
+    if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
+        mode = {"mode": "max" if args.greater_is_better else "min"}
+        args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
     if name not in (*metrics, "loss"):
         raise InputError(
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
@@ -309,15 +324,11 @@ def _check_training_arguments(args: TrainingArguments) -> None:
         raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
-    if DebugOption.UNDERFLOW_OVERFLOW in args.debug:
-        raise InputError(
-            "debug is underflow_overflow, which cannot look into the boolean masks that attention reads: leave it "
-            "out. A training whose weights are not finite any more stops and says so."
-        )
     if not args.eval_do_concat_batches:
         raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
     if args.do_predict and args.prediction_loss_only:
         raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
+    check_options(args)
 
 
 def _one(kind, arguments):

@@ -4,12 +4,15 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
+    GLUE_TASKS,
     compute_metrics_for,
+    files_of,
     load_task,
     metrics_of,
     tokenize,
     write_predictions,
 )
+from ckd_trainer.errors import InputError
 from ckd_trainer.padding import longest_first
 from ckd_trainer.pipeline import ModelInputs, Task, run_task
 from ckd_trainer.teacher_check import check_classes, check_scores
@@ -23,6 +26,9 @@ def run_text_classification(
     ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
     """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
+    if args.label_smoothing_factor and is_score:
+        raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
     return run_task(TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
 
 
@@ -39,6 +45,9 @@ class TextClassification(Task):
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
         self.on_hub = data_args.task_name is not None and not data_args.data_dir
+
+    def files(self, splits):
+        return files_of(self.args, splits)
 
     def load(self, splits):
         self.data = load_task(self.args, seed=self.seed, splits=splits)

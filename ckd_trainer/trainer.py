@@ -331,23 +331,32 @@ class DistillationTrainer(Trainer):
         )
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """Goes through the rows in their order, so that `compute_metrics` sees them in it."""
+        """Goes through all rows in their order, so that `compute_metrics` sees them in it."""
         with self._sequential():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        """Goes through the rows in their order, so that predictions come back in it."""
+        """Goes through all rows in their order, so that predictions come back in it."""
         with self._sequential():
             return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
     def _sequential(self):
-        # `Trainer` groups what it evaluates by length where training does, and returns predictions in that order.
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        # `Trainer` takes these from training: it would group by length what it evaluates and return predictions in
+        # that order, drop the last rows, and take batches as workers finish them.
+        wanted = {
+            "train_sampling_strategy": "sequential",
+            "dataloader_drop_last": False,
+            "dataloader_in_order": True,
+        }
+        before = {name: getattr(self.args, name) for name in wanted if hasattr(self.args, name)}
         try:
+            for name in before:
+                setattr(self.args, name, wanted[name])
             yield
         finally:
-            self.args.train_sampling_strategy = strategy
+            for name, value in before.items():
+                setattr(self.args, name, value)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Returns the batches of a step, and their `StepItems`."""

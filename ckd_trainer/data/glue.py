@@ -26,6 +26,7 @@ __all__ = [
     "GlueTask",
     "TextTask",
     "compute_metrics_for",
+    "files_of",
     "load_task",
     "main",
     "tokenize",
@@ -61,6 +62,19 @@ def metrics_of(arguments):
         task = GLUE_TASKS[arguments.task_name]
         return task.best_metric, task.metrics
     return ("pearson", ("pearson", "spearmanr", "rmse")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
+
+
+def files_of(arguments, splits):
+    """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
+    if arguments.task_name is None:
+        files = {f"{split}_file": getattr(arguments, f"{split}_file") for split in splits}
+        return {option: [user_path(path)] for option, path in files.items() if path}
+    if not arguments.data_dir:
+        return {}
+    glue = GLUE_TASKS[arguments.task_name]
+    folder = _task_folder(glue, user_path(arguments.data_dir))
+    names = {"train": ["train.tsv"], "validation": [file for _, file in glue.validation.values()]}
+    return {"data_dir": [folder / name for split in splits for name in names[split]]}
 
 
 def load_task(arguments, *, seed, splits=("train", "validation", "test")):
@@ -145,9 +159,7 @@ def _hub_reader(glue):
 def _folder_reader(glue, data_dir, quoting):
     if not data_dir.is_dir():
         raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
-    folder = data_dir / glue.folder
-    if not folder.is_dir():
-        folder = data_dir
+    folder = _task_folder(glue, data_dir)
     there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
     def read(split, file, *, labelled, needed):
@@ -167,6 +179,11 @@ def _folder_reader(glue, data_dir, quoting):
         return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 
     return read
+
+
+def _task_folder(glue, data_dir):
+    folder = data_dir / glue.folder
+    return folder if folder.is_dir() else data_dir
 
 
 def _load_own_files(arguments, splits):

@@ -18,6 +18,7 @@ from datasets import Dataset
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError, first_of
+from ckd_trainer.files import user_path
 from ckd_trainer.padding import longest_first
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,15 @@ class QuestionTask:
     validation: dict[str, Dataset]
     test: dict[str, Dataset]
     text_columns: tuple[str, ...] = ("question", "context")
+
+
+def files_of(arguments, splits):
+    """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
+    if arguments.data_dir:
+        files = SQUAD_TASKS[arguments.task_name].files
+        return {"data_dir": [user_path(arguments.data_dir) / files[split] for split in splits]}
+    files = {f"{split}_file": getattr(arguments, f"{split}_file") for split in splits}
+    return {option: [user_path(path)] for option, path in files.items() if path}
 
 
 def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
