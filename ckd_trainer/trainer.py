@@ -29,6 +29,7 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import CACHED_TERMS, CKDObjective
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.running_means import RunningMeans
 from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, outputs_by_name
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
@@ -36,7 +37,7 @@ from ckd_trainer.wrapped_models import (
     LABELS,
     config_of,
     forward_arguments,
-    inner_models,
+    inner_model,
     output_options,
     use_inner_weight_names,
 )
@@ -81,16 +82,18 @@ class DistillationTrainer(Trainer):
     so that the plain mean over batches and processes that `Trainer` takes is the mean over all items.
 
     Args:
-        teacher: a fine-tuned model with the student's labels, loaded or a `StoredTeacher`, whose weights are loaded
-            only where something has to be computed with them; labels in another order are put in the student's.
+        teacher: a fine-tuned model with the student's labels and vocabulary, loaded or a `StoredTeacher`, whose weights
+            are loaded only where something has to be computed with them; labels in another order are put in the
+            student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a module of yours.
         ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
             `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
         args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
             is given the number of labels in the step, and what it returns is added up over the batches of the step.
 
     Raises:
-        InputError: no teacher while a term needs it, labels that do not fit, a layer mapping that does not, or
-            teacher_cache_dir with a dataset or a term that a cache cannot serve.
+        InputError: no teacher while a term needs it, labels, vocabulary or a layer mapping that do not fit, a wrapped
+            model that cannot be looked into, or teacher_cache_dir with a dataset, a teacher or a term that a cache
+            cannot serve.
 
     Example::
 
@@ -123,16 +126,16 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_teacher, self._placed_teacher = teacher, None
-        self._match(self.model)
+        self._fit_to(self.model)
 
     def call_model_init(self, trial=None):
         """Fits terms, layers and columns to the new student: `model_init` may vary its depth, or set `ckd_args`."""
         student = super().call_model_init(trial)
         if hasattr(self, "ckd_args"):  # else it is `Trainer.__init__` that calls
-            self._match(student)
+            self._fit_to(student)
         return student
 
-    def _match(self, student: torch.nn.Module) -> None:
+    def _fit_to(self, student: torch.nn.Module) -> None:
         """Sets what follows from a student and the teacher: terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
         teacher = self._given_teacher
@@ -164,7 +167,7 @@ class DistillationTrainer(Trainer):
                 f"no teacher is given, but the terms {', '.join(objective.weights)} have a weight: give one, or "
                 "set alpha and the weights to 0 for plain fine-tuning."
             )
-        if teacher is not None and _core(teacher) is _core(student):
+        if teacher is not None and inner_model(teacher) is inner_model(student):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
         previous = getattr(self, "distillation_objective", None)
         self.distillation_objective = objective  # `Trainer.hyperparameter_search` keeps its score in `objective`
@@ -173,11 +176,12 @@ class DistillationTrainer(Trainer):
         self.caches_teacher = bool(objective.weights and self.ckd_args.teacher_cache_dir)
         if objective.weights:
             self.teacher_model = teacher
-            teacher_config = config_of(teacher)
             self._check_token_ids(config)
-            self._label_order = None if spans else label_order(teacher_config, config)
-            if not spans:
-                warn_of_label_order(teacher_config, config)
+            if spans:
+                self._label_order = None
+            else:
+                self._label_order = label_order(config_of(teacher), config)
+                warn_of_label_order(config_of(teacher), config)
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
@@ -186,7 +190,7 @@ class DistillationTrainer(Trainer):
             output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
         self._student_options = output_options(student, objective.model_outputs)
         self._weights = {"task": objective.task_weight} | objective.weights
-        self._running_means = _RunningMeans(list(self._weights))
+        self._running_means = RunningMeans(list(self._weights))
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
 
@@ -231,7 +235,7 @@ class DistillationTrainer(Trainer):
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = None
         options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
-        stored = local_tokenizer(getattr(_core(teacher), "name_or_path", ""), **options) if tokenizer else None
+        stored = local_tokenizer(getattr(inner_model(teacher), "name_or_path", ""), **options) if tokenizer else None
         check_token_ids(config, config_of(teacher), tokenizer, stored)
 
     def _check_cacheable(self) -> None:
@@ -410,6 +414,8 @@ class DistillationTrainer(Trainer):
                 terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
             loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
             self._running_means.add(loss, terms)
+            if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+                loss = loss / step.batches  # what versions without the attribute leave to the function
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -450,12 +456,6 @@ class DistillationTrainer(Trainer):
         } | outputs_by_name(self.model)
 
 
-def _core(model) -> object:
-    """Returns the transformers model that a model is, or the one in it; a model of another kind as it is."""
-    inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
-    return inner[0] if len(inner) == 1 else model
-
-
 def _check_rows(examples) -> None:
     if not isinstance(examples, Dataset):
         raise InputError(
@@ -471,27 +471,3 @@ def _check_answer_mask(examples) -> None:
             f"start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, or "
             "make the features with encode and SpanCollator of ckd_trainer.data.squad."
         )
-
-
-class _RunningMeans:
-    """Sums the terms on the device, so that a step waits for nothing; one transfer when they are read."""
-
-    def __init__(self, terms: list[str]):
-        self.terms = sorted(terms)
-        self.sums = None  # one per term, then the number of finite steps, then of others
-
-    def add(self, loss: Tensor, terms: dict[str, Tensor]):
-        values = torch.stack([terms[name].detach().float() for name in self.terms])
-        finite = torch.isfinite(loss.detach())
-        row = torch.cat([torch.where(finite, values, 0), torch.stack([finite, ~finite]).float()])
-        self.sums = row if self.sums is None else self.sums + row
-
-    def drain(self, accelerator) -> dict[str, float]:
-        """Returns the means over steps and processes since the last call, and forgets them."""
-        if self.sums is None:
-            return {}
-        *sums, finite, others = accelerator.reduce(self.sums, reduction="sum").tolist()
-        self.sums = None
-        means = [total / finite if finite else float("nan") for total in sums]
-        names = [f"loss_{term}" for term in self.terms]
-        return dict(zip(names, means, strict=True)) | {"nonfinite_steps": int(others)}

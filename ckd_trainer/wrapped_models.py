@@ -56,6 +56,12 @@ def inner_models(model: torch.nn.Module) -> list[PreTrainedModel]:
     return list({id(inner): inner for inner in found}.values())
 
 
+def inner_model(model):
+    """Returns the one transformers model in a module; where there is none, or several, the module as it is."""
+    inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
+    return inner[0] if len(inner) == 1 else model
+
+
 def config_of(model: torch.nn.Module) -> PreTrainedConfig:
     """Returns a model's configuration: its own `config`, or that of the one transformers model which it wraps.
 
@@ -63,9 +69,8 @@ def config_of(model: torch.nn.Module) -> PreTrainedConfig:
         InputError: it has none, or one that lacks what distillation reads of it.
     """
     config = getattr(model, "config", None)
-    if config is None and isinstance(model, torch.nn.Module):
-        inner = inner_models(model)
-        config = inner[0].config if len(inner) == 1 else None
+    if config is None:
+        config = getattr(inner_model(model), "config", None)
     missing = [name for name in ("num_hidden_layers", "num_labels", "id2label") if not hasattr(config, name)]
     if missing:
         raise InputError(

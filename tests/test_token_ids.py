@@ -74,7 +74,7 @@ def test_an_id_that_means_another_word_is_refused(tmp_path, stored):
     run = make(tmp_path / "out", teacher=teacher)  # nothing is known of the ids
     run.processing_class, run.data_collator = None, DataCollatorWithPadding(tokenizer)
     with pytest.raises(InputError, match=words):
-        run._match(run.model)
+        run._fit_to(run.model)
 
 
 @pytest.mark.parametrize("words", [WORDS, None])

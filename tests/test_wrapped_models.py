@@ -82,7 +82,7 @@ def lora(task_type, rank=4, **kwargs):
     return wrap
 
 
-WRAPPERS = [PassesOn, NamesSome, NamesAll, compiled, lambda model: PassesOn(compiled(model)), copy.deepcopy]
+WRAPPERS = [PassesOn, NamesSome, NamesAll, compiled, lambda model: compiled(PassesOn(model)), copy.deepcopy]
 
 
 def wrapping(function):
