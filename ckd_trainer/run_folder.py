@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
+from ckd_trainer.checkpoints import last_checkpoint, tidy_up, what_is_missing
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import public, write_atomically
 from ckd_trainer.recipe import read_recipe
@@ -137,43 +136,6 @@ def _check_place(name: str) -> None:
         raise InputError(f"output_dir is {name}, but {there} is a file: give a folder.")
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """Returns the newest complete checkpoint, None where there is none."""
-    for path in reversed(_checkpoints(Path(folder))):
-        missing = what_is_missing(path)
-        if missing is None:
-            return str(path)
-        logger.warning("%s is passed over, as %s.", path.name, missing)
-    return None
-
-
-def _tidy_up(folder: Path, checkpoint: str | None, limit: int | None) -> None:
-    """Deletes what an interrupted save or deletion has left of checkpoints, down to as many as a run keeps.
-
-    `Trainer` goes by the time at which a folder was changed, which a deletion that was cut short is, too.
-    """
-    paths = []
-    for path in _checkpoints(folder):
-        if what_is_missing(path) is None:
-            paths.append(path)
-        else:
-            shutil.rmtree(path)
-    if checkpoint is None or not limit:
-        return
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    best = [path for path in paths[:-1] if path.name == Path(state.get("best_model_checkpoint") or "").name]
-    ordered = [path for path in paths[:-1] if path not in best] + best + paths[-1:]  # as `Trainer` keeps them
-    for path in ordered[: -max(limit, 1 + len(best))]:
-        if path != Path(checkpoint):
-            shutil.rmtree(path)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints of a run, whole or not, in the order of their steps."""
-    paths = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +152,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
     folder = Path(args.output_dir)
     if start.overwrites:
         _delete(folder)
-    _tidy_up(folder, start.checkpoint, args.save_total_limit)
+    tidy_up(folder, start.checkpoint, args.save_total_limit)
     write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
@@ -201,30 +163,6 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "processes": args.world_size,
     }
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def what_is_missing(checkpoint: Path) -> str | None:
-    """Returns what a checkpoint lacks to go on from it exactly, None where it is whole.
-
-    Sharded weights and optimizers in folders of their own (FSDP, DeepSpeed) are not looked into.
-    """
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or "global_step" not in state:
-            return "trainer_state.json is no state"
-        for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:  # reads the head, and compares it with the file's size
-                file.keys()
-        for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
-            if not zipfile.is_zipfile(path):
-                return f"{path.name} is not whole"
-    except (OSError, ValueError, SafetensorError) as error:
-        return f"it cannot be read ({error})"
-    if not (any(checkpoint.glob("*.safetensors")) or any(path.is_dir() for path in checkpoint.iterdir())):
-        return "it has no weights"
-    if (checkpoint / "scheduler.pt").exists() and not any(checkpoint.glob("rng_state*.pth")):
-        return "it has no rng_state.pth"
-    return None
 
 
 def _delete(folder: Path) -> None:

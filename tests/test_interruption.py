@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_glue_ckd
+from ckd_trainer.checkpoints import last_checkpoint
 from ckd_trainer.errors import InputError
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
-from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--report_to", "none"]
 QUICK += ["--per_device_train_batch_size", "8", "--max_steps", "20", "--disable_tqdm", "true"]

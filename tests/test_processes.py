@@ -23,10 +23,10 @@ from transformers import TrainerControl
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
+from ckd_trainer.checkpoints import last_checkpoint
 from ckd_trainer.data import agreement, reading
 from ckd_trainer.errors import Interrupted
 from ckd_trainer.interruption import StopOnSignal
-from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
