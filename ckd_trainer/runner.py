@@ -21,6 +21,7 @@ from transformers.debug_utils import DebugOption
 from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
+from ckd_trainer.best_model import SaveBestModel
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
@@ -160,10 +161,12 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     if start.checkpoint is not None and not start.trains_on and _is_last(start.checkpoint):
         metrics = _end_of(trainer, start.checkpoint)
     else:
-        trainer.add_callback(LogWhereSaved)
-        trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
         with StopOnSignal(trainer.accelerator) as stop:
+            # In this order: the later ones read whether the earlier ones have asked for a checkpoint.
             trainer.add_callback(stop)
+            trainer.add_callback(SaveBestModel())
+            trainer.add_callback(LogWhereSaved)
+            trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
             try:
                 metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
             except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
@@ -171,6 +174,12 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
                     f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
                     "delete it, and the same command goes on from the checkpoint before."
                 ) from error
+    if trainer.args.load_best_model_at_end and not trainer.state.best_model_checkpoint:
+        logger.warning(
+            "load_best_model_at_end is set, but no evaluation of the training has a value of %s: the model after the "
+            "last step is left.",
+            trainer.args.metric_for_best_model,
+        )
     metrics["train_samples"] = len(trainer.train_dataset)
     if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
