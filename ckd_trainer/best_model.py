@@ -37,8 +37,9 @@ class SaveBestModel(TrainerCallback):
         self._is_postponed = False
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if args.load_best_model_at_end and state.global_step:
-            value = metrics[f"eval_{args.metric_for_best_model.removeprefix('eval_')}"]
+        if args.load_best_model_at_end:
+            # After the training come evaluations of other sets too, such as MNLI's mismatched one.
+            value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}", np.nan)
             worst = -np.inf if args.greater_is_better else np.inf
             best = worst if state.best_metric is None else state.best_metric
             # As Trainer compares them next. A value that is NaN is never better.

@@ -36,12 +36,15 @@ class StopOnSignal(TrainerCallback):
     A second signal does what it did before. In one of several processes it does nothing, as there the second is the
     rule: whoever stops a job sends it to all of its processes, and their launcher passes on the one that it got. To be
     used as a context around the training, which raises `Interrupted` at its end where there was a signal.
+
+    Args:
+        can_resume: checkpoints hold all that training needs to go on from them.
     """
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator, *, can_resume: bool = True):
         self.accelerator, self._before = accelerator, {}
         self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
-        self._has_stopped = False
+        self.can_resume, self._has_stopped = can_resume, False
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,7 +54,7 @@ class StopOnSignal(TrainerCallback):
     def __exit__(self, kind, error, traceback):
         self._restore()
         if self.received and error is None:
-            raise Interrupted(self.received)
+            raise Interrupted(self.received, can_resume=self.can_resume)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._last = self._next = state.global_step  # at which they tell each other

@@ -22,11 +22,13 @@ from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
 from ckd_trainer.best_model import SaveBestModel
+from ckd_trainer.checkpoints import ends_training, step_of
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
+from ckd_trainer.resuming import check_resumes_exactly, steps_of
 from ckd_trainer.run_folder import Start, look_into, write_record
 from ckd_trainer.trainer import DistillationTrainer
 
@@ -58,9 +60,12 @@ def start(*arguments) -> Start:
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
-    return main_process_says(
+    begin = main_process_says(
         lambda: look_into(args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir)
     )
+    if args.do_train and args.save_only_model and not begin.is_trained:
+        logger.warning("save_only_model leaves the optimizer out of checkpoints: this run cannot be resumed.")
+    return begin
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
@@ -114,6 +119,8 @@ def run(
         else:
             if args.do_train:
                 _check_optimizer(trainer)
+                if start.checkpoint is not None:
+                    check_resumes_exactly(trainer, start.checkpoint, trains_on=start.trains_on)
             if args.should_save:
                 write_record(args, start)
             if args.do_train:
@@ -158,13 +165,13 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
 
 
 def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
-    if start.checkpoint is not None and not start.trains_on and _is_last(start.checkpoint):
-        metrics = _end_of(trainer, start.checkpoint)
+    if _is_ended(trainer, start):
+        metrics = _end_of(trainer, start)
     else:
-        with StopOnSignal(trainer.accelerator) as stop:
+        with StopOnSignal(trainer.accelerator, can_resume=not trainer.args.save_only_model) as stop:
             # In this order: the later ones read whether the earlier ones have asked for a checkpoint.
             trainer.add_callback(stop)
-            trainer.add_callback(SaveBestModel())
+            trainer.add_callback(SaveBestModel(start.best and Path(start.best).name))
             trainer.add_callback(LogWhereSaved)
             trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
             try:
@@ -204,22 +211,22 @@ def _place_whole(trainer: DistillationTrainer) -> None:
     trainer.accelerator.prepare_model(trainer.model, device_placement=True, evaluation_mode=True)
 
 
-def _is_last(checkpoint: str) -> bool:
-    """True where the training had come to its end with this checkpoint: all steps done, or stopped early."""
-    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` puts together
+def _is_ended(trainer: DistillationTrainer, start: Start) -> bool:
+    """Returns whether no step is left to train after the checkpoint that the run starts from."""
+    if start.checkpoint is None:
         return False
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
+    if not start.trains_on:
+        return ends_training(start.checkpoint)
+    is_whole = (Path(start.checkpoint) / "model.safetensors").is_file()
+    return is_whole and step_of(start.checkpoint) >= steps_of(trainer)[2]
 
 
-def _end_of(trainer: DistillationTrainer, checkpoint: str) -> dict[str, float]:
+def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     """Does what `Trainer.train` does at its end, which would make one step more first."""
-    trainer.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    chosen = Path(checkpoint)
-    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
-        chosen = chosen.with_name(Path(state.best_model_checkpoint).name)
-    load_model(trainer.model, chosen / "model.safetensors")
+    trainer.state = state = TrainerState.load_from_json(str(Path(start.checkpoint) / "trainer_state.json"))
+    if start.best is not None:
+        state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
+    load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
     _place_whole(trainer)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}

@@ -12,6 +12,7 @@ from conftest import sentences, write_tsv
 from safetensors.torch import load_file
 
 import run_glue_ckd
+import run_teacher
 from ckd_trainer.interruption import LogWhereSaved
 from ckd_trainer.text_classification import TextClassification
 
@@ -82,6 +83,15 @@ def test_the_best_evaluation_is_saved_where_no_checkpoint_was_due(tiny_teacher, 
     assert state["best_model_checkpoint"] == str(tmp_path / "out" / f"checkpoint-{best}")
     assert metrics["eval_loss"] == state["best_metric"] == by_step[best]
     assert same_weights(tmp_path / "out", tmp_path / "out" / f"checkpoint-{best}")
+
+
+def test_a_teacher_is_the_best_too(tiny_teacher, worsening, tmp_path):
+    options = [*QUICK[QUICK.index("--max_seq_length") : QUICK.index("--alpha")], *worsening, *STEPS]
+    metrics = run_teacher.main(
+        ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "out"), *options]
+    )
+    by_step = scores(tmp_path / "out")
+    assert min(by_step, key=by_step.get) % 10 and metrics["eval_loss"] == min(by_step.values())
 
 
 def test_a_greater_metric_and_a_late_first_evaluation(tiny_teacher, worsening, tmp_path):
