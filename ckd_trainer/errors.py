@@ -72,12 +72,16 @@ class Interrupted(Exception):
 
     Args:
         number: of the signal.
+        can_resume: the checkpoint holds all that training needs to go on.
     """
 
-    def __init__(self, number: int):
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; the same command goes on from the last checkpoint."
+    def __init__(self, number: int, *, can_resume: bool = True):
+        way_on = (
+            "the same command goes on from the last checkpoint"
+            if can_resume
+            else "the last checkpoint holds the model alone (save_only_model), and the run cannot be resumed"
         )
+        super().__init__(f"stopped by {signal.Signals(number).name}; {way_on}.")
         self.number = number
 
 

@@ -7,6 +7,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
+from ckd_trainer.best_model import may_save_after_evaluation
 from ckd_trainer.errors import InputError, Interrupted
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ class LogWhereSaved(TrainerCallback):
     """
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_log |= control.should_save or control.should_training_stop
+        # A step is logged before it is evaluated, and the evaluation may be the best so far, which is saved.
+        may_save = control.should_save or (control.should_evaluate and may_save_after_evaluation(args))
+        control.should_log |= may_save or control.should_training_stop
 
     on_epoch_end = on_step_end
 
@@ -33,11 +36,15 @@ class StopOnSignal(TrainerCallback):
     A second signal does what it did before. In one of several processes it does nothing, as there the second is the
     rule: whoever stops a job sends it to all of its processes, and their launcher passes on the one that it got. To be
     used as a context around the training, which raises `Interrupted` at its end where there was a signal.
+
+    Args:
+        can_resume: checkpoints hold all that training needs to go on from them.
     """
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator, *, can_resume: bool = True):
         self.accelerator, self._before = accelerator, {}
         self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
+        self.can_resume, self._has_stopped = can_resume, False
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,7 +54,7 @@ class StopOnSignal(TrainerCallback):
     def __exit__(self, kind, error, traceback):
         self._restore()
         if self.received and error is None:
-            raise Interrupted(self.received)
+            raise Interrupted(self.received, can_resume=self.can_resume)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._last = self._next = state.global_step  # at which they tell each other
@@ -63,7 +70,12 @@ class StopOnSignal(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         # Only now, as the checkpoint of a training that was to stop is taken for its end.
-        control.should_training_stop |= bool(self.agreed)
+        self._has_stopped = bool(self.agreed) and not control.should_training_stop
+        control.should_training_stop |= self._has_stopped
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._has_stopped:  # `Trainer` ends the epoch here, but the resumed run will do that
+            control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.accelerator.num_processes > 1:
@@ -93,9 +105,9 @@ class StopOnSignal(TrainerCallback):
 class StopOnDivergence(TrainerCallback):
     """Ends a training that has diverged, on all processes.
 
-    It has where weights are infinite or no numbers, which is looked at every 10 steps and before a checkpoint, or
-    where no log in 10 steps has a loss on the labels below 100 times that of a model that knows nothing. Some steps
-    without a finite loss are no reason: with float16 some overflow, and are left out.
+    It has where weights are infinite or no numbers, which is looked at every 10 steps and before an evaluation or a
+    checkpoint, or where no log in 10 steps has a loss on the labels below 100 times that of a model that knows
+    nothing. Some steps without a finite loss are no reason: with float16 some overflow, and are left out.
 
     Args:
         loss_at_chance: the loss on the labels of a model that knows nothing.
@@ -111,7 +123,8 @@ class StopOnDivergence(TrainerCallback):
         self.sound = state.global_step  # the last step with a log that was well
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        if not (control.should_save or control.should_training_stop or state.global_step % _STEPS_BETWEEN == 0):
+        ends = control.should_save or control.should_evaluate or control.should_training_stop
+        if not (ends or state.global_step % _STEPS_BETWEEN == 0):
             return
         rank = self.accelerator.process_index
         bad = sum(~torch.isfinite(_here(parameter, rank)).all() for parameter in model.parameters())

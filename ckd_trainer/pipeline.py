@@ -169,7 +169,7 @@ def _run_started(
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
-    begin.settle(args.output_dir, {name: getattr(data_args, name) for name in data_args.by_default})
+    begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distils:  # raises where a layer mapping does not fit
         CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
     if task.on_hub:

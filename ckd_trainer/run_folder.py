@@ -2,24 +2,34 @@
 
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
+from ckd_trainer.checkpoints import (
+    best_of,
+    bring_best,
+    ends_training,
+    last_checkpoint,
+    mixed_precision,
+    step_of,
+    tidy_up,
+    what_is_missing,
+)
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import public, write_atomically
 from ckd_trainer.recipe import read_recipe
+from ckd_trainer.resuming import check_same_processes
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +56,55 @@ _MAY_DIFFER = {
     "max_predict_samples",
     "n_best_size",
     "per_device_eval_batch_size",
+    "eval_accumulation_steps",
     "output_dir",
     "overwrite_output_dir",
     "resume_from_checkpoint",
     "save_total_limit",
-    "dataloader_num_workers",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "dataloader_multiprocessing_context",
-    "dataloader_in_order",
+    # what is said, how often, and to whom
     "disable_tqdm",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "logging_steps",
+    "logging_strategy",
+    "project",
     "report_to",
     "run_name",
+    "skip_memory_metrics",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
     "push_to_hub",
     "allow_unused_weights",
+    # how fast batches come: not dataloader_drop_last, which takes steps away; not dataloader_in_order; and not
+    # dataloader_persistent_workers, with which an epoch draws no random number of the generator of dropout
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "ddp_timeout",
+    "torch_empty_cache_steps",
 }
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
-_MAY_DIFFER_FAMILIES = ("logging_", "log_", "hub_")
+# These say how long training goes on. A checkpoint that is named in resume_from_checkpoint goes on with others.
+_MAY_DIFFER_WHEN_NAMED = {
+    "max_steps",
+    "num_train_epochs",
+    "early_stopping_patience",
+    "eval_delay",
+    "eval_steps",
+    "save_steps",
+}
 
 
 @dataclass
@@ -73,6 +114,7 @@ class Start:
     Attributes:
         recipe: its resolved recipe.
         checkpoint: the checkpoint to resume from, None for the beginning.
+        best: the best checkpoint up to there, None where none was evaluated, or the run does not go back to it.
         trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
         is_trained: an earlier call has trained to the end; its model is used and not trained again.
         overwrites: delete what an earlier run left, once everything else is known to be right.
@@ -82,20 +124,24 @@ class Start:
 
     recipe: dict
     checkpoint: str | None = None
+    best: str | None = None
     trains_on: bool = False
     is_trained: bool = False
     overwrites: bool = False
     recorded: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
 
-    def settle(self, folder: str, values: dict) -> None:
+    def settle(self, values: dict) -> None:
         """Records what options came to whose defaults depend on the models.
 
         Raises:
-            InputError: the run that is in the folder had other values.
+            InputError: the run to go on from had other values.
         """
         if difference := _difference(self.recorded, {name: values[name] for name in self.recorded}, set()):
-            raise _another_run(folder, difference)
+            raise InputError(
+                f"the run that this one would go on from had other options ({difference}): set them as they were, or "
+                "give another output_dir."
+            )
         self.recipe |= values
 
 
@@ -108,52 +154,107 @@ def look_into(
         by_default: options of the recipe that the models may still lower, so that they are compared in `Start.settle`.
 
     Raises:
-        InputError: the folder holds another run or something else, or no checkpoint where one was named.
+        InputError: the folder holds another run or something else, or the checkpoint to go on from is not complete or
+            of a run that trained otherwise.
     """
     folder = Path(args.output_dir)
-    wanted = str(args.resume_from_checkpoint or "no").lower()
-    if wanted not in ("no", "false", "0"):
-        checkpoint = last_checkpoint(folder) if wanted in ("yes", "true", "1") else args.resume_from_checkpoint
-        if checkpoint is None or what_is_missing(Path(checkpoint)) is not None:
-            raise InputError(
-                f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint "
-                f"{checkpoint or f'in {folder}'}: name a checkpoint-* folder, or leave the option out."
-            )
-        return Start(recipe, checkpoint, trains_on=True)
+    named = _named_checkpoint(args, recipe, by_default)
+    if named is not None and _is_in(named, folder):
+        return _resume(named, args, recipe, by_default, trains_on=True)
     found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
-    if not found:
-        return Start(recipe)
-    if not (folder / RECIPE).is_file():
+    if found and not (folder / RECIPE).is_file():
         raise InputError(
             f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ours: give another folder, or "
             "move these files away yourself."
         )
-    if overwrite:
-        return Start(recipe, overwrites=True)
+    if not found or overwrite:
+        if named is not None:
+            return _resume(named, args, recipe, by_default, trains_on=True, overwrites=bool(found))
+        return Start(recipe, overwrites=bool(found))
     is_trained = _is_json(folder / TRAINED)
     may_differ = _MAY_DIFFER | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
-    theirs = read_recipe(folder / RECIPE)
-    difference = _difference(theirs, recipe, may_differ | set(by_default))
+    difference = _difference(read_recipe(folder / RECIPE), recipe, may_differ | {*by_default})
     if difference:
-        raise _another_run(folder, difference)
-    recorded = {name: theirs[name] for name in by_default if name in theirs}
+        raise InputError(
+            f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
+            "overwrite_output_dir to delete what the earlier run left."
+        )
     results = folder / "all_results.json"
     if results.is_file() and not _is_json(results):
         raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
     if is_trained:
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
-        return Start(recipe, is_trained=True, recorded=recorded)
-    checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        logger.info("Resuming the run in %s from %s.", folder, Path(checkpoint).name)
-    return Start(recipe, checkpoint, recorded=recorded)
+        return Start(recipe, is_trained=True, recorded=_recorded(folder, by_default))
+    checkpoint = last_checkpoint(folder, args)
+    if named is not None and (checkpoint is None or step_of(checkpoint) <= step_of(named)):
+        return _resume(named, args, recipe, by_default, trains_on=True)
+    if checkpoint is None:
+        return Start(recipe, recorded=_recorded(folder, by_default))
+    return _resume(checkpoint, args, recipe, by_default, trains_on=False)
 
 
-def _another_run(folder: str | Path, difference: str) -> InputError:
-    return InputError(
-        f"output_dir {folder} holds another run ({difference}): give another output_dir, or set overwrite_output_dir "
-        "to delete what the earlier run left."
-    )
+def _recorded(folder: Path, names: Collection[str]) -> dict:
+    """Returns what the recipe in a folder has for some options."""
+    recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else {}
+    return {name: recipe[name] for name in names if name in recipe}
+
+
+def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collection[str]) -> str | None:
+    """Returns the checkpoint that `resume_from_checkpoint` asks for, None where it asks for none.
+
+    Raises:
+        InputError: training cannot go on from it, or its run has other options.
+    """
+    wanted = str(args.resume_from_checkpoint or "no").lower()
+    if wanted in ("no", "false", "0"):
+        return None
+    is_path = wanted not in ("yes", "true", "1")
+    checkpoint = args.resume_from_checkpoint if is_path else last_checkpoint(args.output_dir, args)
+    missing = None if checkpoint is None else what_is_missing(Path(checkpoint), args)
+    if checkpoint is None or missing is not None:
+        place = f"in {args.output_dir}" if checkpoint is None else f"{checkpoint} ({missing})"
+        raise InputError(
+            f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint {place}: "
+            "name a checkpoint-* folder, or leave the option out."
+        )
+    its_recipe = Path(os.path.abspath(checkpoint)).parent / RECIPE
+    if its_recipe.is_file():
+        difference = _difference(read_recipe(its_recipe), recipe, _MAY_DIFFER | _MAY_DIFFER_WHEN_NAMED | {*by_default})
+        if difference:
+            raise InputError(
+                f"resume_from_checkpoint is {args.resume_from_checkpoint}, which is of a run with other options "
+                f"({difference}): give the same, or take it as the student of a new run (model_name_or_path)."
+            )
+    return checkpoint
+
+
+def _resume(checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start) -> Start:
+    """Returns the start from a checkpoint; raises InputError where a step would be another one than in its run."""
+    folder, path = Path(args.output_dir), Path(os.path.abspath(checkpoint))
+    if start["trains_on"] or not ends_training(checkpoint):
+        check_same_processes(checkpoint, args)
+        _check_device(path.parent / RECORD, args)
+    logger.info("Resuming the run in %s from %s.", folder, path.name if _is_in(checkpoint, folder) else checkpoint)
+    best = best_of(checkpoint) if args.load_best_model_at_end else None
+    recorded = _recorded(path.parent, by_default)
+    return Start(recipe, checkpoint, None if best is None else str(best), recorded=recorded, **start)
+
+
+def _check_device(record: Path, args: TrainingArguments) -> None:
+    """Raises InputError where a run was computed in another precision, and warns where on another kind of device."""
+    recorded = json.loads(record.read_text(encoding="utf-8")) if _is_json(record) else {}
+    there, here = recorded.get("mixed_precision"), mixed_precision(args)
+    if there not in (None, here):
+        raise InputError(
+            f"the run was trained with mixed precision {there}, but the launcher asks for {here}: start it as before."
+        )
+    there, here = recorded.get("device", "").partition(":")[0], args.device.type
+    if there not in ("", here):
+        logger.warning("The run was trained on %s, and goes on on %s: not bit for bit as it would have.", there, here)
+
+
+def _is_in(checkpoint: str, folder: Path) -> bool:
+    return os.path.dirname(os.path.abspath(checkpoint)) == os.path.abspath(folder)
 
 
 def check_place(name: str) -> None:
@@ -168,43 +269,6 @@ def check_place(name: str) -> None:
         raise InputError(f"output_dir is {name}, but {there} is a file: give a folder.")
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """Returns the newest complete checkpoint, None where there is none."""
-    for path in reversed(_checkpoints(Path(folder))):
-        missing = what_is_missing(path)
-        if missing is None:
-            return str(path)
-        logger.warning("%s is passed over, as %s.", path.name, missing)
-    return None
-
-
-def _tidy_up(folder: Path, checkpoint: str | None, limit: int | None) -> None:
-    """Deletes what an interrupted save or deletion has left of checkpoints, down to as many as a run keeps.
-
-    `Trainer` goes by the time at which a folder was changed, which a deletion that was cut short is, too.
-    """
-    paths = []
-    for path in _checkpoints(folder):
-        if what_is_missing(path) is None:
-            paths.append(path)
-        else:
-            shutil.rmtree(path)
-    if checkpoint is None or not limit:
-        return
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-    best = [path for path in paths[:-1] if path.name == Path(state.get("best_model_checkpoint") or "").name]
-    ordered = [path for path in paths[:-1] if path not in best] + best + paths[-1:]  # as `Trainer` keeps them
-    for path in ordered[: -max(limit, 1 + len(best))]:
-        if path != Path(checkpoint):
-            shutil.rmtree(path)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints of a run, whole or not, in the order of their steps."""
-    paths = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(paths, key=lambda path: int(path.name.removeprefix("checkpoint-")))
-
-
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
@@ -216,12 +280,15 @@ def _is_json(path: Path) -> bool:
 def write_record(args: TrainingArguments, start: Start) -> None:
     """Writes the resolved recipe and how the run was started: command, versions, commit, device, time.
 
-    Deletes what an earlier run left before, where that was asked for, and checkpoints that are not whole.
+    Before that, deletes what an earlier run left, where that was asked for, and checkpoints that are not whole, and
+    copies the best checkpoint of the folder that the run goes on from.
     """
     folder = Path(args.output_dir)
     if start.overwrites:
         _delete(folder)
-    _tidy_up(folder, start.checkpoint, args.save_total_limit)
+    tidy_up(folder, start.checkpoint, args)
+    if start.best is not None:
+        bring_best(start.best, folder)
     write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
@@ -231,32 +298,9 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "device": str(args.device),
         "processes": args.world_size,
         "inputs": start.inputs,
+        "mixed_precision": mixed_precision(args),
     }
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def what_is_missing(checkpoint: Path) -> str | None:
-    """Returns what a checkpoint lacks to go on from it exactly, None where it is whole.
-
-    Sharded weights and optimizers in folders of their own (FSDP, DeepSpeed) are not looked into.
-    """
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or "global_step" not in state:
-            return "trainer_state.json is no state"
-        for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:  # reads the head, and compares it with the file's size
-                file.keys()
-        for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
-            if not zipfile.is_zipfile(path):
-                return f"{path.name} is not whole"
-    except (OSError, ValueError, SafetensorError) as error:
-        return f"it cannot be read ({error})"
-    if not (any(checkpoint.glob("*.safetensors")) or any(path.is_dir() for path in checkpoint.iterdir())):
-        return "it has no weights"
-    if (checkpoint / "scheduler.pt").exists() and not any(checkpoint.glob("rng_state*.pth")):
-        return "it has no rng_state.pth"
-    return None
 
 
 def _delete(folder: Path) -> None:
@@ -270,11 +314,7 @@ def _delete(folder: Path) -> None:
 
 def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
     """Names the first options in which two resolved recipes differ, and their values."""
-    different = [
-        key
-        for key in {**theirs, **ours}
-        if theirs.get(key) != ours.get(key) and key not in may_differ and not key.startswith(_MAY_DIFFER_FAMILIES)
-    ]
+    different = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key not in may_differ]
     return ", ".join(
         f"{key} {theirs.get(key, 'at its default')} there, {ours.get(key, 'at its default')} here"
         for key in different[:3]

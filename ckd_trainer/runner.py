@@ -21,11 +21,14 @@ from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments,
 from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
+from ckd_trainer.best_model import SaveBestModel
+from ckd_trainer.checkpoints import ends_training, step_of
 from ckd_trainer.errors import InputError
 from ckd_trainer.files import told_without_room, write_atomically
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
+from ckd_trainer.resuming import check_resumes_exactly, steps_of
 from ckd_trainer.run_folder import Start, check_place, look_into, write_record
 from ckd_trainer.run_lock import run_lock
 from ckd_trainer.trainer import DistillationTrainer
@@ -64,11 +67,14 @@ def start(*arguments) -> Iterator[Start]:
     by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
     main_process_says(lambda: check_place(args.output_dir))
     with run_lock(args.output_dir):
-        yield main_process_says(
+        begin = main_process_says(
             lambda: look_into(
                 args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
             )
         )
+        if args.do_train and args.save_only_model and not begin.is_trained:
+            logger.warning("save_only_model leaves the optimizer out of checkpoints: this run cannot be resumed.")
+        yield begin
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
@@ -133,6 +139,8 @@ def run(
         else:
             if args.do_train:
                 _check_optimizer(trainer)
+                if start.checkpoint is not None:
+                    check_resumes_exactly(trainer, start.checkpoint, trains_on=start.trains_on)
             if args.should_save:
                 write_record(args, start)
             if args.do_train:
@@ -177,13 +185,15 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
 
 
 def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
-    if start.checkpoint is not None and not start.trains_on and _is_last(start.checkpoint):
-        metrics = _end_of(trainer, start.checkpoint)
+    if _is_ended(trainer, start):
+        metrics = _end_of(trainer, start)
     else:
-        trainer.add_callback(LogWhereSaved)
-        trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
-        with StopOnSignal(trainer.accelerator) as stop:
+        with StopOnSignal(trainer.accelerator, can_resume=not trainer.args.save_only_model) as stop:
+            # In this order: the later ones read whether the earlier ones have asked for a checkpoint.
             trainer.add_callback(stop)
+            trainer.add_callback(SaveBestModel(start.best and Path(start.best).name))
+            trainer.add_callback(LogWhereSaved)
+            trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
             try:
                 metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
             except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
@@ -191,6 +201,12 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
                     f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
                     "delete it, and the same command goes on from the checkpoint before."
                 ) from error
+    if trainer.args.load_best_model_at_end and not trainer.state.best_model_checkpoint:
+        logger.warning(
+            "load_best_model_at_end is set, but no evaluation of the training has a value of %s: the model after the "
+            "last step is left.",
+            trainer.args.metric_for_best_model,
+        )
     metrics["train_samples"] = len(trainer.train_dataset)
     if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
@@ -215,22 +231,22 @@ def _place_whole(trainer: DistillationTrainer) -> None:
     trainer.accelerator.prepare_model(trainer.model, device_placement=True, evaluation_mode=True)
 
 
-def _is_last(checkpoint: str) -> bool:
-    """True where the training had come to its end with this checkpoint: all steps done, or stopped early."""
-    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` puts together
+def _is_ended(trainer: DistillationTrainer, start: Start) -> bool:
+    """Returns whether no step is left to train after the checkpoint that the run starts from."""
+    if start.checkpoint is None:
         return False
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-    return state.global_step >= state.max_steps or control.get("should_training_stop", False)
+    if not start.trains_on:
+        return ends_training(start.checkpoint)
+    is_whole = (Path(start.checkpoint) / "model.safetensors").is_file()
+    return is_whole and step_of(start.checkpoint) >= steps_of(trainer)[2]
 
 
-def _end_of(trainer: DistillationTrainer, checkpoint: str) -> dict[str, float]:
+def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     """Does what `Trainer.train` does at its end, which would make one step more first."""
-    trainer.state = state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    chosen = Path(checkpoint)
-    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
-        chosen = chosen.with_name(Path(state.best_model_checkpoint).name)
-    load_model(trainer.model, chosen / "model.safetensors")
+    trainer.state = state = TrainerState.load_from_json(str(Path(start.checkpoint) / "trainer_state.json"))
+    if start.best is not None:
+        state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
+    load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
     _place_whole(trainer)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, TrainingArguments
 
 PROJECT = Path(__file__).resolve().parent.parent
+ARGUMENTS = TrainingArguments("unused", use_cpu=True)
 WORDS = "the a cat dog bird tree house runs sleeps sings grows good bad fine ugly very not".split()
 
 

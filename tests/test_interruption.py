@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ARGUMENTS
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_glue_ckd
+from ckd_trainer.checkpoints import last_checkpoint
 from ckd_trainer.errors import InputError
 from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
-from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--report_to", "none"]
 QUICK += ["--per_device_train_batch_size", "8", "--max_steps", "20", "--disable_tqdm", "true"]
@@ -48,7 +49,7 @@ def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path,
             distil(tiny_teacher, tmp_path / "cut", *options, "--do_eval")
     assert stopped.value.code == 128 + number
     assert f"stopped by {number.name}; the same command goes on" in capsys.readouterr().err
-    assert last_checkpoint(tmp_path / "cut").endswith("checkpoint-9")
+    assert last_checkpoint(tmp_path / "cut", ARGUMENTS).endswith("checkpoint-9")
     assert not (tmp_path / "cut" / "model.safetensors").exists()  # neither trained to the end nor evaluated
     assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import PROJECT, sentences, write_tsv
+from conftest import ARGUMENTS, PROJECT, sentences, write_tsv
 from filelock import FileLock
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -23,10 +23,10 @@ from transformers import TrainerControl
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
+from ckd_trainer.checkpoints import last_checkpoint
 from ckd_trainer.data import agreement, reading
 from ckd_trainer.errors import Interrupted
 from ckd_trainer.interruption import StopOnSignal
-from ckd_trainer.run_folder import last_checkpoint
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
@@ -126,7 +126,7 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
 
 
 @resumes
-def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path):
+def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
     """From step 15 of 12 an epoch, grouped by length: the same student, bit for bit."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
@@ -138,6 +138,9 @@ def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path):
     for path in resumed.iterdir():
         if path.name not in ("recipe.yaml", "run.json", "checkpoint-5", "checkpoint-10", "checkpoint-15"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*options, "--output_dir", str(resumed)])
+    assert "saved by 2 processes, but this run has 1: a step would have 4 examples instead" in capsys.readouterr().err
     said = launch("run_glue_ckd.py", *options, "--output_dir", str(resumed))
     assert "from checkpoint-15" in said
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -290,7 +293,7 @@ def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
     assert launcher.returncode == 1, said[-3000:]  # its own, whatever the workers end with
     assert said.count(f"stopped by {number.name}; the same command goes on from the last checkpoint.") == 2
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
-    assert last_checkpoint(tmp_path / "out") == str(checkpoint)
+    assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint)
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
 
     assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in launch("run_glue_ckd.py", *training)
@@ -332,4 +335,4 @@ def test_loss_without_a_value_in_one_process_stops_both(training, tmp_path):
     assert "error: training has diverged: by step 20 the weights are not finite any more." in result.stderr
     assert "exitcode  : 2" in result.stderr
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
-    assert last_checkpoint(tmp_path / "out") == str(checkpoint) and checkpoint.name == "checkpoint-10"
+    assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint) and checkpoint.name == "checkpoint-10"

@@ -7,14 +7,14 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
-from conftest import save_tokenizer, sentences, tiny_model, write_tsv
+from conftest import ARGUMENTS, save_tokenizer, sentences, tiny_model, write_tsv
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_glue_ckd
 import run_teacher
 from ckd_trainer import models
-from ckd_trainer.run_folder import last_checkpoint
+from ckd_trainer.checkpoints import last_checkpoint
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "2", "--disable_tqdm", "true"]
@@ -121,7 +121,7 @@ def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher,
                 shutil.rmtree(path)
         elif path.name != "recipe.yaml":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert last_checkpoint(cut).endswith(f"checkpoint-{kept}")
+    assert last_checkpoint(cut, ARGUMENTS).endswith(f"checkpoint-{kept}")
     distil(trained_teacher, cut, *options)
     ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -133,8 +133,10 @@ def test_half_written_checkpoint_is_passed_over(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4}')
     save_file({"weight": torch.zeros(1)}, tmp_path / "checkpoint-4" / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({}, tmp_path / "checkpoint-4" / name)
     (tmp_path / "checkpoint-8" / "trainer_state.json").write_text('{"epoch": 1')
-    assert last_checkpoint(tmp_path).endswith("checkpoint-4")
+    assert last_checkpoint(tmp_path, ARGUMENTS).endswith("checkpoint-4")
 
 
 def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text_files, tmp_path):

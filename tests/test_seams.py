@@ -309,14 +309,14 @@ def test_prediction_step_leaves_out_what_is_to_be_ignored(tmp_path):
 
 
 def test_a_checkpoint_is_whole_when_on_save_is_called(trained):
-    """run_folder.py (what_is_missing, last_checkpoint), runner.py and interruption.py know these names."""
+    """checkpoints.py (what_is_missing, last_checkpoint), runner.py and interruption.py know these names."""
     names = {"model.safetensors", "config.json", "training_args.bin", "trainer_state.json"}
     names |= {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert trained[2] == {2: names, 4: names, 6: names}
 
 
 def test_the_state_of_a_checkpoint_says_whether_the_training_was_to_stop(trained):
-    """_is_last and _end_of of runner.py, _tidy_up of run_folder.py, and report.py read it."""
+    """_is_last and _end_of of runner.py, tidy_up of checkpoints.py, and report.py read it."""
     whole, resumed, _ = trained
     folder = PROJECT.joinpath(whole.args.output_dir)
     for step, stops in ((4, False), (6, True)):

@@ -1,0 +1,51 @@
+"""Which model a run with `load_best_model_at_end` leaves: the one that evaluated best."""
+
+import os
+
+import numpy as np
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+
+class SaveBestModel(TrainerCallback):
+    """Saves a checkpoint whenever an evaluation is the best so far, also where none is due.
+
+    `Trainer` remembers the best evaluation, but can only go back to a checkpoint. A checkpoint that is due at the end
+    of an epoch, or of the training, is saved after the evaluation there: a run that resumes from it will not repeat
+    that evaluation.
+
+    Args:
+        best_checkpoint: name of the best checkpoint so far in `output_dir`, for a run that resumes; the state of a
+            checkpoint holds a path, which is stale in a folder that was moved.
+    """
+
+    def __init__(self, best_checkpoint: str | None = None):
+        self.best_checkpoint = best_checkpoint
+        self._is_postponed = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.best_checkpoint is not None:
+            state.best_model_checkpoint = os.path.join(args.output_dir, self.best_checkpoint)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        is_end = float(state.epoch).is_integer() or control.should_training_stop
+        if control.should_save and is_end and args.eval_strategy == IntervalStrategy.EPOCH:
+            control.should_save, self._is_postponed = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save |= self._is_postponed
+        self._is_postponed = False
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if args.load_best_model_at_end:
+            # After the training come evaluations of other sets too, such as MNLI's mismatched one.
+            value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}", np.nan)
+            worst = -np.inf if args.greater_is_better else np.inf
+            best = worst if state.best_metric is None else state.best_metric
+            # As Trainer compares them next. A value that is NaN is never better.
+            control.should_save |= bool(value > best if args.greater_is_better else value < best)
+
+
+def may_save_after_evaluation(args) -> bool:
+    """Returns whether an evaluation can bring about a checkpoint that no callback knows of when the step ends."""
+    return args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
