@@ -91,6 +91,8 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str
     if args.load_best_model_at_end and args.metric_for_best_model == "loss":
         args.metric_for_best_model, args.greater_is_better = best_metric, True
     name = args.metric_for_best_model.removeprefix("eval_")
+    if name == "rmse":
+        args.greater_is_better = False  # which TrainingArguments knows of losses alone
     if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
         raise InputError(
             f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
@@ -104,8 +106,6 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
             "and loss."
         )
-    if name == "rmse":
-        args.greater_is_better = False  # which TrainingArguments knows of losses alone
 
 
 def run(
