@@ -78,7 +78,7 @@ def test_a_length_that_was_set_is_another_run(command, tmp_path, capsys):
     trained = run_glue_ckd.main([*command, "--max_seq_length", "8"])
     assert run_glue_ckd.main(command)["eval_loss"] == trained["eval_loss"]  # evaluated as it was trained
     (tmp_path / "out" / "train_results.json").unlink()
-    assert "another run (max_seq_length 8 there, 32 here)" in refused(run_glue_ckd.main, command, capsys)
+    assert "(max_seq_length 8 there, 32 here)" in refused(run_glue_ckd.main, command, capsys)
 
 
 def test_default_lengths_of_questions(tiny_teacher, tmp_path, capsys):
