@@ -75,8 +75,10 @@ def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -
     """Warns where a teacher's scores have nothing to do with the labels; refuses scores on another scale.
 
     A teacher that was trained on these labels, be it a weak one, predicts them without bias: labels regressed on its
-    scores have a slope of 1, and the means are equal. It is refused where the slope is below 1/2 or above 2, or the
-    means are half a standard deviation of the labels apart, by three standard errors each.
+    scores have a slope of 1, and the means are equal. Its scale is another one where the slope is below 1/2 or above
+    2, or the means are half a standard deviation of the labels apart, by three standard errors each. That is an error
+    where the scores are further from the labels than the mean label is (RMSE above the labels' standard deviation),
+    else a warning, as for a teacher that was trained too little.
 
     Args:
         labels, scores: of each example, and the teacher's, mapped as `teacher_score_scale` and `teacher_score_shift`
@@ -99,12 +101,15 @@ def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -
     offset, error = scores.mean() - labels.mean(), (scores - labels).std() / len(labels) ** 0.5
     too_flat, too_steep = line.slope - 3 * line.stderr > 2, line.slope + 3 * line.stderr < 0.5
     if knows and (too_flat or too_steep or abs(offset) - 3 * error > labels.std() / 2):
-        raise InputError(
+        message = (
             f"the teacher's scores are on another scale than the labels: {_moments(scores)} on {len(labels)} {split} "
             f"examples, where the labels have {_moments(labels)} ({result}). A student would learn that scale. Map "
             f"the scores onto the labels with --teacher_score_scale {line.slope:.4g} --teacher_score_shift "
             f"{line.intercept:.4g}, or fine-tune a teacher on these labels with run_teacher.py."
         )
+        if rmse > labels.std():
+            raise InputError(message)
+        logger.warning("%s", message[0].upper() + message[1:])
     _report(knows, result, len(labels), split)
 
 

@@ -106,6 +106,14 @@ def test_a_weak_teacher_is_on_the_scale(noise):
         check_scores(*scores(noise, seed=seed), "validation")
 
 
+def test_a_teacher_that_was_trained_too_little_is_warned_of(caplog):
+    """Its scores are still near where it started, and yet better than none."""
+    labels, said = scores(0.1)
+    check_scores(labels, 0.4 + 0.3 * (said - 0.5), "validation")
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("The teacher's scores are on another scale") and "--teacher_score_scale 3.3" in warning
+
+
 @pytest.mark.parametrize("noise", [0.1, 1])
 @pytest.mark.parametrize(
     ("scale", "shift"), [(20, -10), (3.5, -1.7), (1, 1), (1, -5), (0.2, 0), (-1, 1)], ids=lambda value: str(value)
