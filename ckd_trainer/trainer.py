@@ -82,9 +82,9 @@ class DistillationTrainer(Trainer):
     so that the plain mean over batches and processes that `Trainer` takes is the mean over all items.
 
     Args:
-        teacher: a fine-tuned model with the student's labels and vocabulary, loaded or a `StoredTeacher`, whose weights
-            are loaded only where something has to be computed with them; labels in another order are put in the
-            student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a module of yours.
+        teacher: a fine-tuned model with the student's labels and vocabulary, loaded or a `StoredTeacher`, whose
+            weights are loaded only where something has to be computed with them; labels in another order are put in
+            the student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a module of yours.
         ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
             `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
         args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
