@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which of them training can go on from exactly, and which stay."""
+"""Finds the checkpoints of a run, tells which of them can be resumed exactly, and deletes broken and surplus ones."""
 
 import json
 import logging
@@ -92,7 +92,7 @@ def processes_of(checkpoint: str | Path) -> int:
 
 
 def sharded_by(checkpoint: str | Path) -> str | None:
-    """Returns what parted the model of a checkpoint, FSDP or DeepSpeed, None where it is whole."""
+    """Returns what sharded the model of a checkpoint, FSDP or DeepSpeed; None where it is whole."""
     if any(Path(checkpoint).glob("pytorch_model_fsdp*")):
         return "FSDP"
     return "DeepSpeed" if any(Path(checkpoint).glob("global_step*")) else None

@@ -42,6 +42,8 @@ def _on_a_screen(message: str) -> str:
 
 def about_file(error: OSError) -> str:
     """Returns what the operating system says about a file, as a message for the user."""
+    if error.filename is None:  # not of opening a file, but of reading it, say
+        return f"{error.strerror or error}: check the disk, or give another path."
     way_out = "make room there" if error.errno in NO_ROOM else "make this one"
     return f"{error.filename}: {error.strerror}: give another path, or {way_out}.{_about_cache(error.filename)}"
 

@@ -1,11 +1,12 @@
 """What training reads: fingerprints of data, models and revisions, so that a change under the same name is noticed.
 
-They stand in run.json. A call that resumes the run, or would use its trained model, compares its own with them.
+`run.json` holds them. A call that resumes the run, or would use its trained model, compares its own with them.
 """
 
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +20,7 @@ from ckd_trainer.errors import InputError, about_file
 from ckd_trainer.fingerprint import files_fingerprint
 from ckd_trainer.models import is_folder
 from ckd_trainer.processes import main_process_says
-from ckd_trainer.recipe import read_recipe
-from ckd_trainer.run_folder import RECIPE, RECORD, Start
+from ckd_trainer.run_folder import RECORD, Start
 from ckd_trainer.training_options import SCHEDULES_BY_METRIC
 
 logger = logging.getLogger(__name__)
@@ -125,14 +125,14 @@ class TrainingInputs:
             names = parts if start.is_trained or start.trains_on else before | parts
             changed += [f"{option} ({name})" for name in names if before.get(name) != parts.get(name)]
         if changed:
-            ways = ["put that back", "give another output_dir"]
+            ways = ["restore it", "give another output_dir"]
             if not start.trains_on:
                 ways.append("set overwrite_output_dir to train from the beginning")
             if start.is_trained:
                 ways.append("leave do_train out to use the trained model as it is")
             raise InputError(
-                f"the run in output_dir {self.args.output_dir} was trained with other content of "
-                f"{', '.join(changed)}: {', '.join(ways[:-1])}, or {ways[-1]}."
+                f"{', '.join(changed)} has changed since the run in output_dir {self.args.output_dir} was trained: "
+                f"{', '.join(ways[:-1])}, or {ways[-1]}."
             )
         return start.inputs | {option: parts for option, parts in inputs.items() if parts}
 
@@ -175,20 +175,13 @@ def _rows(examples: Dataset) -> str:
 
 
 def _recorded(args: TrainingArguments, start: Start) -> Inputs:
-    """Returns what training in the output folder has read so far; nothing where it has not begun.
-
-    An input that this call's recipe names differently is left out. Only with a named checkpoint does one get here, and
-    that is no change under the same name.
-    """
-    folder = Path(args.output_dir)
-    in_folder = start.checkpoint and Path(start.checkpoint).resolve().parent == folder.resolve()
-    if not (in_folder or start.is_trained):
+    """Returns what the run to go on from has read; nothing where training begins."""
+    if start.checkpoint is None and not start.is_trained:
         return {}
+    folder = Path(args.output_dir if start.is_trained else os.path.dirname(os.path.abspath(start.checkpoint)))
     try:
         inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
-        inputs = {option: dict(parts) for option, parts in inputs.items()}
-        recipe = read_recipe(folder / RECIPE)
+        return {option: dict(parts) for option, parts in inputs.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # from before there were inputs, or damaged
         logger.info("%s does not say what was trained on, so changed inputs cannot be noticed.", folder / RECORD)
         return {}
-    return {option: parts for option, parts in inputs.items() if recipe.get(option) == start.recipe.get(option)}

@@ -6,6 +6,7 @@ import time
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 from ckd_trainer.best_model import may_save_after_evaluation
 from ckd_trainer.errors import InputError, Interrupted
@@ -67,6 +68,8 @@ class StopOnSignal(TrainerCallback):
             self._agree(state.global_step)
         if self.agreed:
             control.should_save = control.should_log = True
+            if args.save_strategy == SaveStrategy.BEST:  # by which an evaluation decides whether to save
+                control.should_evaluate = False
 
     def on_save(self, args, state, control, **kwargs):
         # Only now, as the checkpoint of a training that was to stop is taken for its end.

@@ -45,7 +45,7 @@ def load_config(name_or_path: str, **options) -> PreTrainedConfig:
 def load_weights(name_or_path: str, model_class, **kwargs) -> tuple[PreTrainedModel, dict]:
     """Returns a model in float32 and transformers' loading info, for `check_all_weights` or `check_base_weights`."""
     # float32 whatever the checkpoint's type: half-precision weights lose small updates, and bf16 is autocast's work.
-    return call(
+    model, info = call(
         model_class.from_pretrained,
         name_or_path,
         use_safetensors=True,
@@ -53,6 +53,10 @@ def load_weights(name_or_path: str, model_class, **kwargs) -> tuple[PreTrainedMo
         output_loading_info=True,
         **kwargs,
     )
+    # Old files have old names, such as BERT's LayerNorm.gamma. transformers would save under these names again, and
+    # `Trainer` would not find them when it resumes or goes back to the best checkpoint.
+    model._weight_conversions = []
+    return model, info
 
 
 def weight_files(folder: Path) -> list[Path]:

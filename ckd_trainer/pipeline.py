@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from ckd_trainer.teacher import attention_mask_of, in_order
 from ckd_trainer.teacher_check import SAMPLE_SIZE
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training_options import check_steps
+
+logger = logging.getLogger(__name__)
 
 CHECKED_TEXTS = 256  # that two tokenizers encode alike
 
@@ -146,6 +149,8 @@ def _run_started(
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
         for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
+            if value != getattr(data_args, name):
+                logger.warning("%s is %s, as the run in %s was trained.", name, value, args.output_dir)
             setattr(data_args, name, value)
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(

@@ -32,12 +32,13 @@ def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
     raise InputError(
         f"{checkpoint} was saved by {_processes(there)}, but this run has {here}: a step would have "
         f"{batch * accumulated * here} examples instead of {step}, and other random numbers. Start "
-        f"{_processes(there)} ({restart}). In a new run (another output_dir) {same_step} a step at {step} examples."
+        f"{_processes(there)} ({restart}). Or train a new run with {_processes(here)} in another output_dir, where "
+        f"{same_step} a step at {step} examples."
     )
 
 
 def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool) -> None:
-    """Raises InputError where a checkpoint is of another model, shards or place in the data than this run's."""
+    """Raises InputError where a checkpoint has another model, sharding or position in the data than this run."""
     main_process_says(lambda: check_same_model(trainer.model, checkpoint))
     if not trains_on and main_process_says(lambda: ends_training(checkpoint)):
         return
@@ -48,7 +49,7 @@ def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool)
             f"{checkpoint} was saved {_with(theirs)}, but this run is {_with(ours)}: start it as before, with the "
             "same configuration of accelerate launch."
         )
-    if not (trainer.args.ignore_data_skip or trainer.args.auto_find_batch_size):  # which make places of their own
+    if not trainer.args.ignore_data_skip:  # which begins with the first batch
         _check_same_place(trainer, checkpoint)
 
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from transformers import TrainingArguments
 
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.checkpoints import (
     best_of,
     bring_best,
@@ -94,6 +95,7 @@ _MAY_DIFFER = {
     "ddp_timeout",
     "torch_empty_cache_steps",
 }
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # as values of resume_from_checkpoint
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
 # These say how long training goes on. A checkpoint that is named in resume_from_checkpoint goes on with others.
@@ -104,6 +106,18 @@ _MAY_DIFFER_WHEN_NAMED = {
     "eval_delay",
     "eval_steps",
     "save_steps",
+    # and these may lie elsewhere now: they are compared by content, see `ckd_trainer.inputs`
+    "train_file",
+    "validation_file",
+    "data_dir",
+    "model_name_or_path",
+    "teacher_model_name_or_path",
+}
+
+_DEFAULTS = {
+    option.name: option.default
+    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
+    for option in fields(arguments)
 }
 
 
@@ -132,7 +146,7 @@ class Start:
     inputs: dict = field(default_factory=dict)
 
     def settle(self, values: dict) -> None:
-        """Records what options came to whose defaults depend on the models.
+        """Records the final values of options whose defaults depend on the models.
 
         Raises:
             InputError: the run to go on from had other values.
@@ -158,7 +172,15 @@ def look_into(
             of a run that trained otherwise.
     """
     folder = Path(args.output_dir)
-    named = _named_checkpoint(args, recipe, by_default)
+    is_trained = _is_json(folder / TRAINED)
+    may_differ = _MAY_DIFFER | {*by_default} | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
+
+    def difference():
+        return _difference(read_recipe(folder / RECIPE), recipe, may_differ)
+
+    # A job that always asks for the last checkpoint may find that its run has ended.
+    has_ended = is_trained and _asks(args) in _YES and not difference()
+    named = _named_checkpoint(args, recipe, by_default) if args.do_train and not has_ended else None
     if named is not None and _is_in(named, folder):
         return _resume(named, args, recipe, by_default, trains_on=True)
     found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
@@ -171,26 +193,33 @@ def look_into(
         if named is not None:
             return _resume(named, args, recipe, by_default, trains_on=True, overwrites=bool(found))
         return Start(recipe, overwrites=bool(found))
-    is_trained = _is_json(folder / TRAINED)
-    may_differ = _MAY_DIFFER | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
-    difference = _difference(read_recipe(folder / RECIPE), recipe, may_differ | {*by_default})
-    if difference:
+    if different := difference():
         raise InputError(
-            f"output_dir {folder} holds another run ({difference}): give another output_dir, or set "
+            f"output_dir {folder} holds another run ({different}): give another output_dir, or set "
             "overwrite_output_dir to delete what the earlier run left."
         )
     results = folder / "all_results.json"
     if results.is_file() and not _is_json(results):
         raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
+    recorded = _recorded(folder, by_default)
     if is_trained:
         logger.info("The run in %s is trained already; its model is used as it is.", folder)
-        return Start(recipe, is_trained=True, recorded=_recorded(folder, by_default))
-    checkpoint = last_checkpoint(folder, args)
+        return Start(recipe, is_trained=True, recorded=recorded)
+    checkpoint = last_checkpoint(folder, args) if args.do_train else None
     if named is not None and (checkpoint is None or step_of(checkpoint) <= step_of(named)):
         return _resume(named, args, recipe, by_default, trains_on=True)
     if checkpoint is None:
-        return Start(recipe, recorded=_recorded(folder, by_default))
+        return Start(recipe, recorded=recorded)
     return _resume(checkpoint, args, recipe, by_default, trains_on=False)
+
+
+def has_record(folder: str | Path) -> bool:
+    """Returns whether a run has left its record in a folder."""
+    return (Path(folder) / RECIPE).is_file()
+
+
+def _asks(args: TrainingArguments) -> str:
+    return str(args.resume_from_checkpoint or "no").lower()
 
 
 def _recorded(folder: Path, names: Collection[str]) -> dict:
@@ -205,10 +234,9 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
     Raises:
         InputError: training cannot go on from it, or its run has other options.
     """
-    wanted = str(args.resume_from_checkpoint or "no").lower()
-    if wanted in ("no", "false", "0"):
+    if _asks(args) in _NO:
         return None
-    is_path = wanted not in ("yes", "true", "1")
+    is_path = _asks(args) not in _YES
     checkpoint = args.resume_from_checkpoint if is_path else last_checkpoint(args.output_dir, args)
     missing = None if checkpoint is None else what_is_missing(Path(checkpoint), args)
     if checkpoint is None or missing is not None:
@@ -313,8 +341,15 @@ def _delete(folder: Path) -> None:
 
 
 def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
-    """Names the first options in which two resolved recipes differ, and their values."""
-    different = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key not in may_differ]
+    """Names the first options in which two resolved recipes differ, and their values.
+
+    An option that one of them lacks is at its default there: a recipe of an older version lacks newer options.
+    """
+    different = [
+        key
+        for key in {**theirs, **ours}
+        if theirs.get(key, _DEFAULTS.get(key)) != ours.get(key, _DEFAULTS.get(key)) and key not in may_differ
+    ]
     return ", ".join(
         f"{key} {theirs.get(key, 'at its default')} there, {ours.get(key, 'at its default')} here"
         for key in different[:3]

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 # `Trainer` uploads the output folder, but no file whose name begins with an underscore.
 LOCK, HOLDER = "_lock", "_lock_holder.json"
+_SECONDS_OF_WORKERS = 30
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
@@ -58,7 +59,13 @@ def _locked(folder: Path) -> Iterator[None]:
 def _acquire(lock: FileLock, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not _is_dead(folder):
+                raise
+            # With older versions of filelock, its data loader's workers hold the lock until they notice that it died.
+            lock.acquire(timeout=_SECONDS_OF_WORKERS)
     except Timeout:
         raise InputError(
             f"output_dir {folder} is in use by another run ({_holder(folder)}): wait until it has ended, or give "
@@ -72,6 +79,20 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):  # without room on the disk the lock still holds
             (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
+
+
+def _is_dead(folder: Path) -> bool:
+    """Returns whether the process that took the lock was one of this machine and has ended."""
+    try:
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return False
+        os.kill(holder["process"], 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):  # not written yet, or another user's process
+        return False
+    return False
 
 
 def _holder(folder: Path) -> str:

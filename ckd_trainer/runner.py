@@ -29,7 +29,7 @@ from ckd_trainer.interruption import LogWhereSaved, StopOnDivergence, StopOnSign
 from ckd_trainer.processes import check_one_device, main_process_says
 from ckd_trainer.recipe import resolved_recipe
 from ckd_trainer.resuming import check_resumes_exactly, steps_of
-from ckd_trainer.run_folder import Start, check_place, look_into, write_record
+from ckd_trainer.run_folder import Start, check_place, has_record, look_into, write_record
 from ckd_trainer.run_lock import run_lock
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training_options import SCHEDULES_BY_METRIC, check_options
@@ -141,7 +141,7 @@ def run(
                 _check_optimizer(trainer)
                 if start.checkpoint is not None:
                     check_resumes_exactly(trainer, start.checkpoint, trains_on=start.trains_on)
-            if args.should_save:
+            if args.should_save and (args.do_train or start.overwrites or not has_record(args.output_dir)):
                 write_record(args, start)
             if args.do_train:
                 if early_stopping_patience is not None:
@@ -203,8 +203,8 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
                 ) from error
     if trainer.args.load_best_model_at_end and not trainer.state.best_model_checkpoint:
         logger.warning(
-            "load_best_model_at_end is set, but no evaluation of the training has a value of %s: the model after the "
-            "last step is left.",
+            "load_best_model_at_end is set, but no evaluation during training gave a value of %s: the model of the "
+            "last step is kept.",
             trainer.args.metric_for_best_model,
         )
     metrics["train_samples"] = len(trainer.train_dataset)

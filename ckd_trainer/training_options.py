@@ -14,14 +14,12 @@ from ckd_trainer.errors import InputError
 logger = logging.getLogger(__name__)
 
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # of the learning rate, by the scores of the validation set
-# What is refused wherever it is set, and why.
+# What is refused, and why.
 _REFUSED = {
     "batch_eval_metrics": "scores are of whole sets, not of batches: leave it out. eval_accumulation_steps moves "
     "predictions off the device while a set is evaluated",
     "auto_find_batch_size": "it would train with smaller batches than the recipe says where memory runs out: set a "
     "smaller per_device_train_batch_size and a larger gradient_accumulation_steps, which train alike",
-    "fp16_full_eval": "it would turn the trained weights to float16 for good: set fp16, which leaves them alone",
-    "bf16_full_eval": "it would turn the trained weights to bfloat16 for good: set bf16, which leaves them alone",
     "enable_jit_checkpoint": "a run that SIGTERM stops would pass for a trained one: leave it out. SIGTERM and SIGINT "
     "save a checkpoint without it",
 }
@@ -32,6 +30,12 @@ def check_options(args: TrainingArguments) -> None:
     for name, why in _REFUSED.items():
         if getattr(args, name, False):  # the oldest transformers 5 do not have all of them
             raise InputError(f"{name} is set, but {why}.")
+    for name in ("fp16", "bf16"):
+        if args.do_train and getattr(args, f"{name}_full_eval"):
+            raise InputError(
+                f"{name}_full_eval is set, but it would turn the trained weights to {name} for good: set {name}, "
+                "which leaves them alone."
+            )
     for name in ("warmup_steps", "eval_delay", "data_seed"):
         value = getattr(args, name)
         if value is not None and not (value >= 0 and math.isfinite(value)):
@@ -51,8 +55,8 @@ def check_options(args: TrainingArguments) -> None:
         )
     if args.debug:
         why = (
-            "it cannot look into the boolean masks that attention reads. A training whose weights are not finite any "
-            "more stops and says so"
+            "it cannot look into the boolean masks that attention reads. Training stops with an error as soon as a "
+            "weight is not finite"
             if DebugOption.UNDERFLOW_OVERFLOW in args.debug
             else "there are no TPUs here"
         )

@@ -108,7 +108,7 @@ def test_a_run_without_a_best_evaluation_says_so(tiny_teacher, worsening, tmp_pa
     late = ["--eval_delay", "100"] if why == "no evaluation" else []
     options = [*STEPS, "--metric_for_best_model", "accuracy", "--greater_is_better", "true", *late]
     distil(tiny_teacher, tmp_path / "out", *worsening, *options)
-    assert "no evaluation of the training has a value of accuracy: the model after the last step is" in caplog.text
+    assert "no evaluation during training gave a value of accuracy: the model of the last step is" in caplog.text
     assert same_weights(tmp_path / "out", tmp_path / "out" / "checkpoint-20")
 
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from conftest import ARGUMENTS, save_tokenizer, sentences, tiny_model, write_tsv
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import run_glue_ckd
 from ckd_trainer.checkpoints import what_is_missing
@@ -329,3 +330,57 @@ def test_options_that_change_no_step_may_differ(once, killed):
 def test_another_precision_of_the_launcher_is_refused(once, killed, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert "mixed precision no, but the launcher asks for bf16" in refused(capsys, once, killed, *BEST)
+
+
+def test_a_model_with_names_of_old_is_resumed_like_any_other(once, tmp_path):
+    """transformers would save LayerNorm.gamma under this name again, where `Trainer` does not find it."""
+    old = shutil.copytree(once / "teacher", tmp_path / "old")
+    weights = load_file(old / "model.safetensors")
+    names = {name: name.replace("LayerNorm.weight", "LayerNorm.gamma") for name in weights}
+    names = {name: new.replace("LayerNorm.bias", "LayerNorm.beta") for name, new in names.items()}
+    save_file({names[name]: tensor for name, tensor in weights.items()}, old / "model.safetensors", {"format": "pt"})
+    assert any("gamma" in name for name in names.values())
+
+    def fine_tune(model, output):
+        options = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path", str(model)]
+        distil(once, output, *options, *BEST)
+
+    for model, output in ((once / "teacher", "new"), (old, "whole")):
+        fine_tune(model, tmp_path / output)
+    assert is_like(tmp_path / "whole", tmp_path / "new")  # the best model is whole, LayerNorms included
+    killed = cut(shutil.copytree(tmp_path / "whole", tmp_path / "killed"))
+    fine_tune(old, killed)
+    assert is_like(killed, tmp_path / "whole")
+
+
+def test_a_call_that_does_not_train_leaves_checkpoints_and_record_alone(once, killed):
+    shutil.rmtree(killed / "checkpoint-12")
+    (killed / "checkpoint-8" / "optimizer.pt").unlink()  # which only training would need
+    before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
+    student = ["--student_init", "pretrained", "--student_num_layers", "none"]
+    student += ["--model_name_or_path", str(killed / "checkpoint-8")]
+    recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
+    recipe |= {"student_init": "pretrained", "student_num_layers": None}
+    recipe["model_name_or_path"] = str(killed / "checkpoint-8")
+    (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before[killed / "recipe.yaml"] = (killed / "recipe.yaml").read_bytes()
+    distil(once, killed, *student, *BEST, "--do_train", "false", "--do_eval")
+    after = {path: path.read_bytes() for path in before}
+    assert after == before and (killed / "eval_results.json").is_file()
+
+
+def test_a_job_that_always_asks_for_the_last_checkpoint_ends_well(once, tmp_path, caplog):
+    trained = shutil.copytree(once / "whole", tmp_path / "trained")
+    for optimizer in trained.glob("checkpoint-*/optimizer.pt"):
+        optimizer.unlink()
+    distil(once, trained, *BEST, "--resume_from_checkpoint", "true")
+    assert "is trained already" in caplog.text
+
+
+def test_a_run_of_a_version_with_fewer_options_goes_on(once, killed):
+    recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
+    for option in ("quoting", "allow_unused_weights", "teacher_score_scale", "relation_normalization"):
+        del recipe[option]
+    (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    distil(once, killed, *BEST)
+    assert is_like(killed, once / "whole")

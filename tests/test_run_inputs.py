@@ -250,14 +250,17 @@ def test_named_checkpoint_of_the_run_itself(distils, tmp_path, capsys):
     run_glue_ckd.main(command)
     named = [*command, "--resume_from_checkpoint", str(output / "checkpoint-2")]
     run_glue_ckd.main([*named, "--max_steps", "6"])  # to train on is what a checkpoint is named for
-    other = write_tsv(tmp_path / "other.tsv", sentences(32, seed=7))
-    run_glue_ckd.main([*named, "--train_file", str(other)])  # and so are other data, under their own name
-    corrected(other)
-    error = refused(capsys, [*named, "--train_file", str(other)])
-    assert "train_file (other.tsv)" in error and "overwrite" not in error
-    elsewhere = [*named, "--train_file", str(other), "--output_dir", str(tmp_path / "elsewhere")]
-    run_glue_ckd.main(elsewhere)
-    assert recorded(tmp_path / "elsewhere")["train_file"].keys() == {"other.tsv"}
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    train = Path(command[command.index("--train_file") + 1])
+    shutil.copy(train, moved)
+    elsewhere = [*named, "--train_file", str(moved / train.name), "--output_dir", str(tmp_path / "elsewhere")]
+    run_glue_ckd.main(elsewhere)  # data that have moved are the same
+    assert recorded(tmp_path / "elsewhere")["train_file"].keys() == {train.name}
+    corrected(moved / train.name)
+    for options in ([*named, "--train_file", str(moved / train.name)], elsewhere):
+        error = refused(capsys, options)
+        assert f"train_file ({train.name})" in error
 
 
 def test_data_dir_counts_the_files_of_the_task_and_its_sets(tiny_teacher, tmp_path, capsys):

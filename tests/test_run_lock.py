@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +111,20 @@ def test_holder_that_cannot_be_read(tmp_path, holder):
         (tmp_path / HOLDER).unlink() if holder is None else (tmp_path / HOLDER).write_text(holder)
         with pytest.raises(InputError, match="its process is not known"), run_lock(str(tmp_path)):
             pass
+
+
+def test_a_lock_that_workers_of_a_dead_process_hold_is_waited_for(tmp_path):
+    """With older versions of filelock they keep it until they notice that their process has died."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    lock = filelock.FileLock(tmp_path / LOCK, thread_local=False)
+    lock.acquire()
+    (tmp_path / HOLDER).write_text(
+        json.dumps({"process": int(dead.stdout), "host": socket.gethostname(), "since": ""})
+    )
+    release = threading.Timer(0.5, lock.release)
+    release.start()
+    with run_lock(str(tmp_path)):
+        release.join()
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])

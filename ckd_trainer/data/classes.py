@@ -41,8 +41,8 @@ def class_names(table, column):
     if 2 * len(names) > len(words) and (len(names) > MANY or has_fractions):
         raise InputError(
             f"{table.source}: the labels ({column!r}) of {len(words)} rows name {len(names)} classes "
-            f"({first_of(names)}): set regression if they are numbers to predict, or name the column of the classes "
-            "with label_column."
+            f"({first_of(names)}): set regression if they are numbers to predict, name the column of the classes with "
+            "label_column, or give more rows of each class."
         )
     if has_fractions:
         logger.warning(
@@ -105,5 +105,7 @@ def _number(text):
     try:
         number = float(text)
     except ValueError:
+        return None
+    if "_" in text:  # 1_1 is 11 to Python alone
         return None
     return number if math.isfinite(number) else None

@@ -223,8 +223,8 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
         )
     if lost:
         logger.warning(
-            "%d of %d questions (%s) have an answer of which the tokenizer keeps no character, and are taken to have "
-            "none: give another answer, or a model with another tokenizer.",
+            "%d of %d questions (%s) have an answer whose characters the tokenizer drops, and are treated as "
+            "unanswerable: give another answer, or a model with another tokenizer.",
             len(lost),
             len(questions),
             first_of(questions.select(lost)["id"][:]),
