@@ -1,4 +1,4 @@
-"""Which label of a model is which of the data's: by name, or, where names say nothing, by position."""
+"""Matches a model's labels to the data's: by name or, where one side has only numbers, by position."""
 
 import logging
 

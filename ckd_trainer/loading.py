@@ -13,7 +13,7 @@ from ckd_trainer.errors import InputError
 
 # Buffers that older versions saved, and the second copy of the embeddings in DeBERTa-v3's files.
 _NO_WEIGHTS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|(word|position)_embeddings\._weight)$"
+    r"(^|\.)(position_ids|token_type_ids|attn\.masked_bias|rotary_emb\.inv_freq|(word|position)_embeddings\._weight)$"
 )
 
 

@@ -298,6 +298,8 @@ def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
 def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | None:
     """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
     try:
+        # Without an answer to whether a model's own code may run, transformers would ask the terminal.
+        options = {"trust_remote_code": False} | options
         return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
     except InputError:
         return None

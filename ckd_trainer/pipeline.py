@@ -241,6 +241,8 @@ def _prepare(
     )
     if teacher is not None:
         _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
+    if trainer.caches_teacher:
+        _ = trainer.teacher  # builds the cache here: a signal ends the run at once, and a mistake leaves no files
     return trainer
 
 
@@ -252,7 +254,12 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
     logits = _cached_logits(trainer, rows) if cached else _live_logits(trainer, sample)
-    task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
+    try:
+        task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
+    except InputError as error:
+        if "logits" in trainer.distillation_objective.weights:
+            raise
+        logger.warning("No term of the loss reads the teacher's logits, but %s", error)  # its states may yet be good
 
 
 def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | None]:
@@ -282,7 +289,7 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> Distill
 
 def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tensor:
     order = trainer.teacher.label_order  # opens the cache, or builds it
-    return in_order(torch.from_numpy(trainer.teacher_cache.read(rows)["logits"]), order)
+    return in_order(torch.from_numpy(trainer.teacher_cache.read(rows, ["logits"])["logits"]), order)
 
 
 def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:

@@ -271,6 +271,7 @@ def _resume(checkpoint: str, args: TrainingArguments, recipe: dict, by_default: 
 def _check_device(record: Path, args: TrainingArguments) -> None:
     """Raises InputError where a run was computed in another precision, and warns where on another kind of device."""
     recorded = json.loads(record.read_text(encoding="utf-8")) if _is_json(record) else {}
+    recorded = recorded if isinstance(recorded, dict) else {}
     there, here = recorded.get("mixed_precision"), mixed_precision(args)
     if there not in (None, here):
         raise InputError(

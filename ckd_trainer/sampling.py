@@ -14,8 +14,8 @@ class LengthGroupedSampler(Sampler[int]):
 
     An epoch is a random permutation of the examples, cut into pools of 50 batches (of a quarter of the examples, where
     they are few). Each pool is sorted by length and cut into batches, and all batches are shuffled. The batch with the
-    longest example comes first, so that a lack of memory shows at once. Where the examples do not fill the last
-    batch, its examples are neighbors at a random place of the last pool.
+    longest example comes first, so that running out of memory shows in the first step. Where the examples do not fill
+    the last batch, its examples are neighbors at a random place of the last pool.
 
     transformers' sampler of this name makes the same batches but leaves each pool in order of length. The lengths of
     successive batches then rise and fall in a cycle, and so do labels that depend on length.

@@ -110,13 +110,16 @@ class TeacherCache:
         self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.signals]).with_format("arrow")
         self.word_layers, self.spans = len(wanted.word_layers), wanted.spans
 
-    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
-        table = self.rows[list(rows)]
+    def read(self, rows: Sequence[int], signals: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0.
+
+        Args:
+            signals: which of them; all by default.
+        """
+        table = self.rows if signals is None else self.rows.select_columns(["tokens", "text", *signals])
+        signals, table = signals or self.signals, table[list(rows)]
         tokens = table["tokens"].to_numpy()
-        return {"text": table["text"].to_numpy()} | {
-            name: self._padded(name, table[name], tokens) for name in self.signals
-        }
+        return {"text": table["text"].to_numpy()} | {name: self._padded(name, table[name], tokens) for name in signals}
 
     def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
         numbers = column.combine_chunks().flatten().to_numpy()

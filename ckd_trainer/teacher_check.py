@@ -17,7 +17,7 @@ _SMALLEST = 10  # examples that tell anything
 
 
 def check_classes(labels: Sequence[int], answers: Sequence[int], names: Sequence[str], split: str) -> None:
-    """Warns where a teacher's classes have nothing to do with the labels; refuses them in another order.
+    """Warns where the teacher scores at chance; raises where its labels come in another order.
 
     The teacher guesses where the Matthews correlation of answers and labels is below two standard errors of chance,
     2 / sqrt(n). Its labels are in another order where the best assignment of answers to labels, found in one half of
@@ -55,10 +55,12 @@ def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[i
     For answers a and labels l, C_al counts a sample, and E_al = sum_l C_al sum_a C_al / n is what C would be by
     chance. The best assignment maximizes sum_a (C - E)_a,p(a); a constant answer gains nothing by it. It is found on
     half of the sample and judged on the other, and the other way round, so that noise is not taken for an order. It
-    has to gain, on the classes that it moves, at least twice what the given order does, by four standard errors.
+    has to gain, on the classes that it moves, at least twice what the given order does, by four standard errors. And
+    it has to agree well as a whole (Cohen's kappa of 0.4): a weak teacher that leans to a neighboring class, as from
+    four stars to five, has its labels in no other order.
     """
     halves = [slice(0, None, 2), slice(1, None, 2)]
-    gain = given = variance = 0.0
+    gain = given = variance = agreed = possible = 0.0
     for found, judged in (halves, halves[::-1]):
         best = _best_assignment(labels[found], answers[found], classes)
         excess, spread = _excess(labels[judged], answers[judged], classes)
@@ -66,13 +68,15 @@ def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[i
         gain += excess[moved, best[moved]].sum()
         given += excess[moved, moved].sum()
         variance += spread[moved, best[moved]].sum() + spread[moved, moved].sum()
-    if gain > max(0.0, 2 * given) and gain - given > 4 * variance**0.5:
+        agreed += excess[np.arange(classes), best].sum()
+        possible += _possible(labels[judged], answers[judged], best)
+    if gain > max(0.0, 2 * given) and gain - given > 4 * variance**0.5 and agreed > 0.4 * possible:
         return _best_assignment(labels, answers, classes).tolist()
     return None
 
 
 def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -> None:
-    """Warns where a teacher's scores have nothing to do with the labels; refuses scores on another scale.
+    """Warns where the teacher scores at chance; raises where its scores are on another scale.
 
     A teacher that was trained on these labels, be it a weak one, predicts them without bias: labels regressed on its
     scores have a slope of 1, and the means are equal. Its scale is another one where the slope is below 1/2 or above
@@ -89,6 +93,8 @@ def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -
         InputError: another scale, with the options that map it.
     """
     labels, scores = np.asarray(labels, float), np.asarray(scores, float)
+    if not np.isfinite(scores).all():
+        raise InputError(f"the teacher's scores of {split} examples are not finite: it is damaged, or has diverged.")
     if len(labels) < _SMALLEST or np.ptp(labels) == 0:
         return
     if np.ptp(scores) == 0:
@@ -121,6 +127,13 @@ def _best_assignment(labels: np.ndarray, answers: np.ndarray, classes: int) -> n
     excess, _ = _excess(labels, answers, classes)
     # Among equals, such as classes that do not occur, the given order.
     return linear_sum_assignment(excess + 1e-6 * np.eye(classes), maximize=True)[1]
+
+
+def _possible(labels: np.ndarray, answers: np.ndarray, best: np.ndarray) -> float:
+    """Returns what the excess of an assignment would be if it always agreed: n - sum_a E_a,p(a)."""
+    meant = best[answers]
+    shares = [np.bincount(values, minlength=len(best)) for values in (meant, labels)]
+    return len(labels) - float(shares[0] @ shares[1]) / max(1, len(labels))
 
 
 def _excess(labels: np.ndarray, answers: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ with the teacher, `call_model_init` fits them to each new student, `get_batch_sa
 all batches of a step, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
 `get_test_dataloader` keep the rows in order, `_get_train_sampler` shuffles batches of similar length, `log` reports
 each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
-teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` tells of the distillation.
+teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` describes the distillation.
 Everything else is `Trainer`.
 """
 
@@ -38,6 +38,7 @@ from ckd_trainer.wrapped_models import (
     forward_arguments,
     inner_model,
     output_options,
+    unwrapped,
     use_inner_weight_names,
 )
 
@@ -139,8 +140,8 @@ class DistillationTrainer(Trainer):
         for model in (student, teacher):
             if model is not None and isinstance(config_of(model), PreTrainedConfig):
                 check_encoder(config_of(model))
-        if isinstance(student, PreTrainedModel):
-            check_savable(student.config)
+        if isinstance(unwrapped(student), PreTrainedModel):
+            check_savable(config_of(student))
         config, arguments = config_of(student), forward_arguments(student)
         if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
             self.label_names = [name for name in LABELS if name in arguments]
@@ -327,7 +328,7 @@ class DistillationTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(
             sampler.lengths,
-            sampler.batch_size * self.args.world_size,
+            sampler.batch_size * (1 if self.args.accelerator_config.split_batches else self.args.world_size),
             lambda: seed_of_epoch(seed, int(self.state.epoch or 0)),
         )
 

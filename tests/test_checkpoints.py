@@ -356,17 +356,19 @@ def test_a_model_with_names_of_old_is_resumed_like_any_other(once, tmp_path):
 def test_a_call_that_does_not_train_leaves_checkpoints_and_record_alone(once, killed):
     shutil.rmtree(killed / "checkpoint-12")
     (killed / "checkpoint-8" / "optimizer.pt").unlink()  # which only training would need
-    before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
-    student = ["--student_init", "pretrained", "--student_num_layers", "none"]
-    student += ["--model_name_or_path", str(killed / "checkpoint-8")]
+    student = {"student_init": "pretrained", "student_num_layers": None}
+    student["model_name_or_path"] = str(killed / "checkpoint-8")
     recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
-    recipe |= {"student_init": "pretrained", "student_num_layers": None}
-    recipe["model_name_or_path"] = str(killed / "checkpoint-8")
-    (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    before[killed / "recipe.yaml"] = (killed / "recipe.yaml").read_bytes()
-    distil(once, killed, *student, *BEST, "--do_train", "false", "--do_eval")
-    after = {path: path.read_bytes() for path in before}
-    assert after == before and (killed / "eval_results.json").is_file()
+    (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe | student))
+
+    def kept():
+        paths = [*killed.glob("checkpoint-*/*"), killed / "recipe.yaml", killed / "run.json"]
+        return {path: path.read_bytes() for path in paths}
+
+    before = kept()
+    options = [word for name, value in student.items() for word in (f"--{name}", str(value or "none"))]
+    distil(once, killed, *options, *BEST, "--do_train", "false", "--do_eval")
+    assert kept() == before and (killed / "eval_results.json").is_file()
 
 
 def test_a_job_that_always_asks_for_the_last_checkpoint_ends_well(once, tmp_path, caplog):

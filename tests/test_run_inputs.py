@@ -79,7 +79,7 @@ def test_corrected_training_file_is_refused(distils, tiny_teacher, tmp_path, cap
         cut_back(output)
     corrected(tmp_path / "train.tsv")
     error = refused(capsys, command, main)
-    assert "was trained with other content of train_file (train.tsv): put that back" in error
+    assert "train_file (train.tsv) has changed since the run in output_dir" in error and "restore it" in error
     assert ("leave do_train out" in error) == is_trained
     main([*command, "--overwrite_output_dir"])
     assert (output / "train_results.json").exists()
@@ -104,7 +104,7 @@ def test_corrected_training_questions_are_refused(tmp_path, capsys):
         cut_back(tmp_path / name)
         write_questions(folder / "train-v1.1.json", 23)
         option = "train_file" if name == "file" else "data_dir"
-        assert f"content of {option} (train-v1.1.json)" in refused(capsys, command, run_squad_ckd.main)
+        assert f"{option} (train-v1.1.json)" in refused(capsys, command, run_squad_ckd.main)
 
 
 @pytest.mark.parametrize("is_trained", [True, False])
@@ -130,7 +130,7 @@ def test_changed_models_are_refused(distils, tiny_teacher, tmp_path, capsys, fil
     else:
         tiny_model(seed=1).save_pretrained(path.parent)
     option = "teacher_model_name_or_path" if file.startswith("teacher") else "model_name_or_path"
-    assert f"content of {option} ({path.name})" in refused(capsys, command)
+    assert f"{option} ({path.name})" in refused(capsys, command)
 
 
 def test_what_training_did_not_read_may_change(distils, tiny_teacher, tmp_path):
@@ -168,7 +168,7 @@ def test_validation_set_counts_where_training_has_read_it(distils, tmp_path, cap
         cut_back(tmp_path / "out")
     corrected(tmp_path / "validation.tsv")
     if is_refused:
-        assert "content of validation_file (validation.tsv)" in refused(capsys, command)
+        assert "validation_file (validation.tsv)" in refused(capsys, command)
     else:
         assert run_glue_ckd.main(command)["eval_accuracy"] != first["eval_accuracy"]
     if is_trained:  # and it may be evaluated on anything
@@ -277,7 +277,7 @@ def test_data_dir_counts_the_files_of_the_task_and_its_sets(tiny_teacher, tmp_pa
     (folder.parent / "RTE").mkdir()
     run_teacher.main(command)
     (folder / "dev.tsv").write_text((folder / "dev.tsv").read_text().replace("\t1\t", "\t0\t", 1))
-    assert "content of data_dir (dev.tsv)" in refused(capsys, command, run_teacher.main)
+    assert "data_dir (dev.tsv)" in refused(capsys, command, run_teacher.main)
 
 
 @pytest.fixture
@@ -305,7 +305,7 @@ def test_another_commit_of_a_model_on_the_hub_is_refused(hub, text_files, tmp_pa
     if not is_trained:
         cut_back(tmp_path / "out")
     hub("2" * 40)
-    assert "content of teacher_model_name_or_path (commit)" in refused(capsys, command)
+    assert "teacher_model_name_or_path (commit)" in refused(capsys, command)
 
 
 @pytest.mark.parametrize("is_trained", [True, False])
@@ -329,7 +329,7 @@ def test_other_rows_of_data_on_the_hub_are_refused(tiny_teacher, tmp_path, monke
         cut_back(tmp_path / "out")
     name = "validation" if is_trained else "train"
     parts[name] = rows(len(parts[name]) - 1)
-    assert f"content of task_name ({name})" in refused(capsys, command, run_teacher.main)
+    assert f"task_name ({name})" in refused(capsys, command, run_teacher.main)
 
 
 def test_each_file_is_read_once(distils, tmp_path, monkeypatch):

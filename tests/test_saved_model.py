@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from conftest import save_tokenizer, tiny_config, tiny_model
 from datasets import Dataset
 from tokenizers import Tokenizer
@@ -173,11 +174,12 @@ def test_outputs_may_be_tuples_from_python(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "value"), [("output_attentions", True), ("num_beams", 4)])
-def test_a_model_that_cannot_be_saved_is_refused_from_python(name, value, tmp_path):
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: torch.compile(model, backend="eager")])
+def test_a_model_that_cannot_be_saved_is_refused_from_python(name, value, wrap, tmp_path):
     student = tiny_model(**{name: value})
     student.config.__dict__[name] = value
     with pytest.raises(InputError, match=f"cannot be saved .*{name}"):
-        trainer_of(student, tiny_model(), tmp_path)
+        trainer_of(wrap(student), tiny_model(), tmp_path)
 
 
 def test_encoder_decoders_are_refused_from_python(tmp_path):

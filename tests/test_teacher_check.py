@@ -31,7 +31,7 @@ TEN_BEFORE_TWO = sorted(range(12), key=str)
     [
         (2, 256, 0.8, SWAPPED),
         (2, 40, 0.95, SWAPPED),
-        (3, 256, 0.5, [2, 0, 1]),
+        (3, 256, 0.6, [2, 0, 1]),
         (12, 256, 0.9, TEN_BEFORE_TWO),
         (12, 256, 0.9, [1, 0, *range(2, 12)]),
     ],
@@ -52,6 +52,19 @@ def test_a_bias_is_no_permutation():
     labels, _ = sample(2, 256, 0, shares=[0.9, 0.1])
     for answers in (np.ones_like(labels), np.random.default_rng(1).choice(2, 256, p=[0.1, 0.9])):
         assert permutation(labels, answers, 2) is None
+
+
+def test_a_weak_teacher_that_leans_to_a_neighbor_is_no_permutation():
+    draw = np.random.default_rng(0)
+    for seed in range(10):
+        labels, answers = sample(5, 256, 0.2, seed=seed)
+        answers = np.where(draw.random(256) < 0.3, np.minimum(labels + 1, 4), answers)
+        assert permutation(labels, answers, 5) is None
+
+
+def test_scores_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="not finite"):
+        check_scores([0.0, 1.0], [float("nan"), 1.0], "training")
 
 
 def test_another_order_is_refused_with_the_one_that_fits():

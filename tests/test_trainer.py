@@ -419,3 +419,24 @@ def test_gradients_flow_through_padding_free_batches(tmp_path):
     run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1), train=data)
     run.train()
     assert logs(run)[0]["loss_wr_angle"] > 0
+
+
+def test_groups_by_length_come_in_random_order_that_differs_between_epochs(tmp_path):
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        tiny_model(layers=2),
+        teacher=tiny_model(seed=1),
+        train=examples(256),
+        options={"train_sampling_strategy": "group_by_length"},
+    )
+    orders = []
+    for epoch in (0, 1):
+        run.state.epoch = epoch
+        batches = [batch["attention_mask"] for batch in run.get_train_dataloader()]
+        assert all(mask.sum(-1).max() - mask.sum(-1).min() <= 2 for mask in batches)  # of 3 to 11 tokens
+        orders.append([mask.shape[1] for mask in batches])
+    assert orders[0] != orders[1]
+    for order in orders:
+        falls = sum(later < earlier for earlier, later in zip(order, order[1:], strict=False))
+        assert 8 < falls < 24  # of 31 steps; one cycle a pool would rise four times
