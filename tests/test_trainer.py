@@ -434,7 +434,7 @@ def test_groups_by_length_come_in_random_order_that_differs_between_epochs(tmp_p
     for epoch in (0, 1):
         run.state.epoch = epoch
         batches = [batch["attention_mask"] for batch in run.get_train_dataloader()]
-        assert all(mask.sum(-1).max() - mask.sum(-1).min() <= 2 for mask in batches)  # of 3 to 11 tokens
+        assert all(mask.sum(-1).max() - mask.sum(-1).min() <= 4 for mask in batches)  # of 3 to 11 tokens
         orders.append([mask.shape[1] for mask in batches])
     assert orders[0] != orders[1]
     for order in orders:
