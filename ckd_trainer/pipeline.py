@@ -150,7 +150,7 @@ def _run_started(
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
         for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
             if value != getattr(data_args, name):
-                logger.warning("%s is %s, as the run in %s was trained.", name, value, args.output_dir)
+                logger.info("%s is %s, as the run in %s was trained.", name, value, args.output_dir)
             setattr(data_args, name, value)
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(

@@ -823,7 +823,7 @@ def test_answers_of_characters_without_a_token_are_warned_of(caplog):
     )
     features = encode(questions, tokenizer, options(), with_offsets=False)
     assert [start == 0 for start in features["start_positions"]] == [True, False, True]
-    assert "1 of 3 questions ('lost') have an answer of which the tokenizer keeps no character" in caplog.text
+    assert "1 of 3 questions ('lost') have an answer whose characters the tokenizer drops" in caplog.text
     caplog.clear()
     encode(questions.select([1, 2]), tokenizer, options(), with_offsets=False)
     assert not caplog.text
