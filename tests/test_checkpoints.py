@@ -207,8 +207,9 @@ def test_the_best_comes_along_from_the_folder_of_a_named_checkpoint(once, tmp_pa
 
 
 def test_a_named_checkpoint_of_another_model_is_refused(once, killed, tmp_path, capsys):
-    """Also where its recipe is not beside it, so that only the model itself tells."""
-    (killed / "recipe.yaml").unlink()
+    """Also where its record is not beside it, so that only the model itself tells."""
+    for name in ("recipe.yaml", "run.json"):
+        (killed / name).unlink()
     named = [*BEST, "--resume_from_checkpoint", str(killed / "checkpoint-4")]
     error = refused(capsys, once, tmp_path / "new", *named, "--student_num_layers", "4")
     assert "of another model than the student (num_hidden_layers 2 there, 4 here)" in error
@@ -279,7 +280,8 @@ def of_processes(folder, count):
     [
         (
             2,
-            "--num_processes 2). In a new run (another output_dir) gradient_accumulation_steps 2 keeps",
+            "--num_processes 2). Or train a new run with 1 process in another output_dir, where "
+            "gradient_accumulation_steps 2 keeps",
         ),
         (3, "a step would have 8 examples instead of 24"),
     ],
@@ -313,7 +315,10 @@ def test_what_is_left_to_do_after_a_training_takes_any_number_of_processes(once,
     ("options", "words"),
     [
         (["--dataloader_drop_last"], "dataloader_drop_last at its default there, True here"),
-        (["--dataloader_persistent_workers"], "dataloader_persistent_workers at its default there, True here"),
+        (
+            ["--dataloader_persistent_workers", "--dataloader_num_workers", "1"],
+            "dataloader_persistent_workers at its default there, True here",
+        ),
     ],
 )
 def test_options_that_change_the_steps_are_those_of_another_run(once, killed, capsys, options, words):
