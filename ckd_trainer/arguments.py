@@ -70,6 +70,21 @@ class CKDArguments:
     ltr_angle_weight: float = _option(
         1.0, "Weight of the layer-transforming relation's angles (triples of layers); 0 turns it off."
     )
+    term_balance: Literal["gradient", "none"] = _option(
+        "gradient",
+        "gradient: the weight of a relation term is a share, and 1 gives it as much gradient as task and logits have "
+        "together, measured over the first steps. none: weights multiply the terms as they are, as published ones do.",
+    )
+    balance_interval: int | None = _option(
+        None,
+        "With term_balance gradient: measure every so many steps after the first 128, too. By default the balance "
+        "stays as it is then.",
+    )
+    log_gradient_norms: bool = _option(
+        False,
+        "At each log, add the norms of the terms' gradients, as they are weighted, and the cosines between them: one "
+        "more forward and backward for each term, and memory for a gradient of each.",
+    )
     # Window 21: Park et al. 2021, section 4.
     window_size: int | None = _option(
         21,
@@ -125,6 +140,9 @@ class CKDArguments:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+        if self.balance_interval is not None and self.term_balance == "none":
+            raise InputError("balance_interval is set, but term_balance none measures nothing anew: leave it out.")
+        _check_positive(self, "balance_interval")
         if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
             raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")
         if not math.isfinite(self.teacher_score_shift):

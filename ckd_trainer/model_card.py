@@ -50,7 +50,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=trainer.distillation_objective.describe(),
+        loss=trainer.distillation_objective.describe(trainer.scales),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         answers_questions=trainer.distillation_objective.head == "spans",
         results=results,

@@ -1,6 +1,7 @@
 """Which terms the distillation loss has, with which weights, on which layers."""
 
 import logging
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -32,8 +33,9 @@ READS = {
     "ltr_distance": "hidden_states",
     "ltr_angle": "hidden_states",
 }
+RELATIONS = READS.keys()  # the terms that are balanced
 # What the teacher cache can serve: its logits and relations.
-CACHED_TERMS = ("logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
+CACHED_TERMS = ("logits", *RELATIONS)
 
 
 class CKDObjective:
@@ -86,17 +88,27 @@ class CKDObjective:
     def _reads(self, relation: str) -> bool:
         return any(term.startswith(f"{relation}_") for term in self.weights)
 
-    def describe(self) -> str:
-        """Returns the plan in one line: the weighted terms and the matched layers."""
-        terms = [f"{self.task_weight:g} task"] + [f"{weight:g} {term}" for term, weight in self.weights.items()]
-        if self.args.relation_normalization == "items":
-            terms = [f"{term} per item" if term.endswith("_distance") else term for term in terms]
+    def describe(self, scales: Mapping[str, float] | None = None) -> str:
+        """Returns the plan in one line: the weighted terms and the matched layers.
+
+        Args:
+            scales: what the weights are multiplied by, where that is known.
+        """
+        scales = scales or {}
+        terms = [f"{self.task_weight:g} task"]
+        for term, weight in self.weights.items():
+            scale = f" x {scales[term]:.4g}" if term in scales else ""
+            unit = " per item" if term.endswith("_distance") and self.args.relation_normalization == "items" else ""
+            terms.append(f"{weight:g}{scale} {term}{unit}")
+        balance = []
+        if self.args.term_balance == "gradient" and RELATIONS & self.weights.keys():
+            balance = ["weights of relations are shares of the gradient of task and logits"]
         layers = [
             f"{relation} on layers {format_pairs(pairs)}"
             for relation, pairs in (("word relation", self.wr_pairs), ("layer-transforming relation", self.ltr_pairs))
             if pairs
         ]
-        return "; ".join([f"loss = {' + '.join(terms)}", *layers])
+        return "; ".join([f"loss = {' + '.join(terms)}", *balance, *layers])
 
     def log_plan(self) -> None:
         """Logs the plan, and a warning where a skip mapping leaves student layers out."""

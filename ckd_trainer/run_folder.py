@@ -68,6 +68,7 @@ _MAY_DIFFER = {
     "log_level",
     "log_level_replica",
     "log_on_each_node",
+    "log_gradient_norms",
     "logging_first_step",
     "logging_nan_inf_filter",
     "logging_steps",

@@ -208,6 +208,7 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
             trainer.args.metric_for_best_model,
         )
     metrics["train_samples"] = len(trainer.train_dataset)
+    metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
     if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
@@ -248,6 +249,8 @@ def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
         state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
     load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
     _place_whole(trainer)
+    if trainer.balance is not None:
+        trainer.balance.on_train_begin(trainer.args, state, trainer.control)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
     metrics |= {"total_flos": state.total_flos, "train_loss": float(np.mean(losses)) if losses else 0.0}

@@ -10,6 +10,9 @@ Everything else is `Trainer`.
 """
 
 import contextlib
+import functools
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,18 +22,20 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.balance import TermBalance
 from ckd_trainer.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
+from ckd_trainer.gradients import gradients, inner_product
 from ckd_trainer.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models import StoredTeacher, local_tokenizer
-from ckd_trainer.objective import CACHED_TERMS, CKDObjective
+from ckd_trainer.objective import CACHED_TERMS, RELATIONS, CKDObjective
 from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.running_means import RunningMeans
 from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
-from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, attention_mask_of, outputs_by_name
+from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, TeacherSignals, attention_mask_of, outputs_by_name
 from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
 from ckd_trainer.wrapped_models import (
     LABELS,
@@ -51,12 +56,12 @@ class StepItems(NamedTuple):
     Attributes:
         terms: for each term the mean number over the batches and all processes, in the order of the weights.
         labels: what `Trainer` gives a `compute_loss_func` to divide by; None without one, or without labels.
-        batches: number of batches in this process.
+        batches: those of this process.
     """
 
     terms: Tensor
     labels: Tensor | int | None
-    batches: int
+    batches: list[dict[str, Tensor]]
 
 
 class DistillationTrainer(Trainer):
@@ -188,9 +193,29 @@ class DistillationTrainer(Trainer):
             output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
         self._student_options = output_options(student, objective.model_outputs)
         self._weights = {"task": objective.task_weight} | objective.weights
+        self.remove_callback(TermBalance)
+        if relations := {term: weight for term, weight in objective.weights.items() if term in RELATIONS}:
+            scales_terms = self.ckd_args.term_balance == "gradient"
+            self.add_callback(TermBalance(relations, scales_terms, self.ckd_args.balance_interval))
         self._running_means = RunningMeans(list(self._weights))
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
+
+    @property
+    def balance(self) -> TermBalance | None:
+        """What scales the relation terms; None where there are none."""
+        # `Trainer` may put another one in its place, where it resumes with restore_callback_states_from_checkpoint.
+        return next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """{term: what its weight is multiplied by} of the terms that are balanced."""
+        return self.balance.scales if self.balance is not None and self.balance.scales_terms else {}
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """{term: weight} in the loss, scaled; task and logits among them."""
+        return {term: weight * self.scales.get(term, 1.0) for term, weight in self._weights.items()}
 
     @property
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
@@ -367,7 +392,11 @@ class DistillationTrainer(Trainer):
             return batches, None
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
         counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
-        return batches, StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, len(batches))
+        step = StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, batches)
+        if self.balance is not None and self.balance.is_due(self.state.global_step):
+            self._measure(step)
+        self._last_step = step
+        return batches, step
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
@@ -390,31 +419,77 @@ class DistillationTrainer(Trainer):
                 In evaluation what `Trainer` counts for a `compute_loss_func`.
         """
         step = num_items_in_batch if isinstance(num_items_in_batch, StepItems) else None
-        labels = step.labels if step else num_items_in_batch
-        distils = model.training and self.teacher is not None
-        signals = self.teacher(inputs) if distils else None
-        student_inputs = self._student_inputs(inputs) | (self._student_options if distils else {})
-        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True, num_items_in_batch=labels)
+        if not model.training:
+            loss, outputs = self._task_loss(model, self._student_inputs(inputs), inputs, num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
+        terms, outputs = self._terms(model, inputs, self._signals(inputs), step)
+        loss = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
+        self._running_means.add(loss, terms)
+        if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+            loss = loss / len(step.batches)  # what versions without the attribute leave to the function
+        return (loss, outputs) if return_outputs else loss
+
+    def _signals(self, inputs: dict[str, Tensor]) -> TeacherSignals | None:
+        return self.teacher(inputs) if self.teacher is not None else None
+
+    def _task_loss(self, model, student_inputs, inputs, num_items):
+        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True, num_items_in_batch=num_items)
         if self.distillation_objective.head == "spans" and self.compute_loss_func is None:
             positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
             loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
-        if model.training:
-            terms = {"task": loss}
-            if distils:
-                terms |= self.distillation_objective(
-                    outputs, signals, attention_mask_of(inputs), inputs.get(ANSWER_MASK)
-                )
-            if step:
-                shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
-                if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
-                    shares["task"] = torch.full_like(shares["task"], step.batches)
-                # A mean of nothing is no number, and has no share.
-                terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
-            loss = sum(weight * terms[term] for term, weight in self._weights.items() if weight)
-            self._running_means.add(loss, terms)
-            if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-                loss = loss / step.batches  # what versions without the attribute leave to the function
-        return (loss, outputs) if return_outputs else loss
+        return loss, outputs
+
+    def _terms(self, model, inputs, signals: TeacherSignals | None, step: StepItems | None):
+        """Returns the terms of a training batch, each times its share in the step, and the student's outputs."""
+        options = {} if signals is None else self._student_options
+        labels = step.labels if step else None
+        loss, outputs = self._task_loss(model, self._student_inputs(inputs) | options, inputs, labels)
+        terms = {"task": loss}
+        if signals is not None:
+            mask = attention_mask_of(inputs)
+            terms |= self.distillation_objective(outputs, signals, mask, inputs.get(ANSWER_MASK))
+        if step:
+            shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
+            if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
+                shares["task"] = torch.full_like(shares["task"], len(step.batches))
+            # A mean of nothing is no number, and has no share.
+            terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
+        return terms, outputs
+
+    def _measure(self, step: StepItems) -> None:
+        """Tells the balance the norms of a step's gradients."""
+        balance = self.balance
+        rest = {term: weight for term, weight in self._weights.items() if term not in balance.weights}
+        found = self._gradients(step, [rest, *({term: 1.0} for term in balance.weights)])
+        norm_of_rest, *norms = (inner_product(gradient, gradient) ** 0.5 for gradient in found)
+        balance.add(self.state.global_step, norm_of_rest, dict(zip(balance.weights, norms, strict=True)))
+
+    def _gradient_norms(self, step: StepItems) -> dict[str, float]:
+        """Returns the norms of the weighted terms' gradients, and the cosines between them, for the log."""
+        weights = {term: weight for term, weight in self.term_weights.items() if weight}
+        found = self._gradients(step, [{term: weight} for term, weight in weights.items()])
+        found = dict(zip(weights, ([part.clone() for part in gradient] for gradient in found), strict=True))
+        norms = {term: inner_product(gradient, gradient) ** 0.5 for term, gradient in found.items()}
+        values = {f"gradient_norm_{term}": norm for term, norm in norms.items()}
+        for one, other in itertools.combinations(weights, 2):
+            product = norms[one] * norms[other]
+            values[f"cosine_{one}_{other}"] = inner_product(found[one], found[other]) / product if product else 0.0
+        return values
+
+    def _gradients(self, step: StepItems, mixtures: list[dict[str, float]]) -> Iterator[list[Tensor]]:
+        """Yields the gradient of each mixture of terms (by weight) in a step, see `gradients`."""
+        batches = [self._prepare_inputs(batch) for batch in step.batches]
+        with self.compute_loss_context_manager():
+            signals = [self._signals(batch) for batch in batches]
+
+        def loss(index, mixture):
+            with self.compute_loss_context_manager():
+                terms, _ = self._terms(self.model_wrapped, batches[index], signals[index], step)
+                return sum(mixture.get(term, 0.0) * value for term, value in terms.items()) / len(batches)
+
+        losses = [[functools.partial(loss, index, mixture) for index in range(len(batches))] for mixture in mixtures]
+        seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
+        return gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
@@ -424,9 +499,12 @@ class DistillationTrainer(Trainer):
         return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
     def log(self, logs, start_time=None):
-        """Adds the terms' means to a training log."""
+        """Adds the terms' means to a training log, and what balances them."""
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
+            logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
+            if self.ckd_args.log_gradient_norms:
+                logs |= self._gradient_norms(self._last_step)
         super().log(logs, start_time)
 
     def _save_rng_state(self, output_dir):

@@ -1,0 +1,81 @@
+"""Gradients of the terms of a loss, for balancing and for logging them; the training does not notice."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ckd_trainer.wrapped_models import inner_models, unwrapped
+
+
+def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Returns the trained weights that all terms can reach: the encoder's, without head and pooler.
+
+    All trained weights where the encoder has none, or where there is no transformers model in the module.
+    """
+    model = unwrapped(model)
+    weights = {
+        parameter: None  # each once
+        for inner in inner_models(model)
+        for name, parameter in inner.base_model.named_parameters()
+        if parameter.requires_grad and "pooler" not in name.split(".")
+    }
+    return list(weights) or [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def gradients(
+    model: torch.nn.Module,
+    losses: Sequence[Sequence[Callable[[], Tensor]]],
+    accelerator: Accelerator,
+    *,
+    seed: int,
+) -> Iterator[list[Tensor]]:
+    """Yields, loss by loss, the gradient by the encoder's weights as an optimizer step would see it.
+
+    To be called between two steps, when no gradient is there. Each gradient is good until the next is asked for, and
+    none is left at the end. All losses are run with the same dropout, drawn from `seed`; the generators of random
+    numbers come back as they were.
+
+    Args:
+        model: the student, as Accelerate has prepared it.
+        losses: of each loss its parts, one for each batch of the step; the step's loss is their sum, and the mean
+            over all processes. A part runs the model, and every weight of the model takes part in it.
+    """
+    weights = encoder_weights(model)
+    find = _found if accelerator.distributed_type == DistributedType.DEEPSPEED else _accumulated
+    device = accelerator.device
+    model.train()
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        for parts in losses:
+            torch.manual_seed(seed)
+            yield find(model, weights, parts, accelerator)
+            model.zero_grad()
+
+
+def inner_product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Returns the inner product of two gradients; also where each process has a shard of them."""
+    products = torch.stack([(a.float() * b.float()).sum() for a, b in zip(one, other, strict=True)])
+    total = products.sum()
+    return (total.full_tensor() if isinstance(total, DTensor) else total).item()
+
+
+def _accumulated(model, weights, parts, accelerator) -> list[Tensor]:
+    """Goes backward as training does, so that DDP and FSDP2 put together what the processes have."""
+    scaler = accelerator.scaler
+    for part in parts:
+        loss = part()
+        (loss if scaler is None else scaler.scale(loss)).backward()
+    factor = 1 if scaler is None else scaler.get_scale()
+    return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
+
+
+def _found(model, weights, parts, accelerator) -> list[Tensor]:
+    """Leaves DeepSpeed out, whose backward is already half a step."""
+    totals = None
+    for part in parts:
+        found = torch.autograd.grad(part(), weights, allow_unused=True, materialize_grads=True)
+        totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
+    return [accelerator.reduce(total, reduction="mean") for total in totals]
