@@ -66,8 +66,8 @@ class TermBalance(TrainerCallback, ExportableState):
         state.stateful_callbacks.setdefault(name, saved)  # `Trainer` saves the state of those that it finds there
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.norms and self.next is not None and state.global_step <= self.begin + self._last_step:
-            self._tell()  # the training was shorter than the measurement
+        if self.norms and self._is_settling():
+            self._tell()  # the training was shorter
 
     def is_due(self, step: int) -> bool:
         """Returns whether the step after so many others is to be measured."""
@@ -83,13 +83,16 @@ class TermBalance(TrainerCallback, ExportableState):
         self.norms = {term: (norm + new[term]) / 2 for term, norm in self.norms.items()}
         if self.scales_terms:
             self.scales = {term: self._scale(term) for term in self.weights}
-        steps = step - self.begin + 1
+        steps, was_settling = step - self.begin + 1, self._is_settling()
         if steps < self._last_step:
-            self.next = self.begin + 2 * steps - 1
+            self.next = self.begin + 2 ** steps.bit_length() - 1
         else:
             self.next = step + self.interval if self.interval else None
-            if steps == self._last_step:
+            if was_settling:
                 self._tell()
+
+    def _is_settling(self) -> bool:
+        return self.next is not None and self.next < self.begin + self._last_step
 
     @property
     def _last_step(self) -> int:
