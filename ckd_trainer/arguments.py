@@ -19,6 +19,8 @@ from ckd_trainer.files import expanded, user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
 
+STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.student.student_layers`
+
 
 def _option(default, help):
     return field(default=default, metadata={"help": help})
@@ -220,8 +222,9 @@ class ModelArguments:
     )
     student_layers: str | None = _option(
         None,
-        "For student_init teacher_layers: the teacher layers to copy, from 1, such as 2,4,6. By default those that "
-        "wr_layer_mapping matches.",
+        "For student_init teacher_layers: which teacher layers to copy: first (the default), last, skip (every second "
+        "one, or third, ...), uniform (as skip, rounded where the depths do not divide), or numbers from 1, such as "
+        "2,4,6.",
     )
     student_config: dict | str | None = _option(
         None,
@@ -257,12 +260,13 @@ class ModelArguments:
             )
         if self.student_config and self.student_init != "random":
             raise InputError("student_config is set, but only student_init random reads it.")
-        if self.student_layers:
+        if self.student_layers and self.student_layers not in STUDENT_LAYERS:
             try:
                 layers = [int(layer) for layer in self.student_layers.split(",")]
             except ValueError:
                 raise InputError(
-                    f"student_layers is {self.student_layers!r}: give teacher layers such as 2,4,6."
+                    f"student_layers is {self.student_layers!r}: give {', '.join(STUDENT_LAYERS)} or teacher layers "
+                    "such as 2,4,6."
                 ) from None
             if self.student_num_layers not in (None, len(layers)):
                 raise InputError(

@@ -57,7 +57,6 @@ class ModelPair:
 
     Args:
         args: where they come from.
-        layer_mapping: which teacher layers make the student's, for student_init teacher_layers.
         model_class: the Auto class of the task's models.
         distils: a loss reads the teacher. Without, the teacher is loaded only where the student is made from it.
         trains: the student is to be trained; without, a head that is missing or has other labels is refused.
@@ -75,7 +74,7 @@ class ModelPair:
 
     Example::
 
-        pair = ModelPair(model_args, "emb+skip", distils=True, trains=True)
+        pair = ModelPair(model_args, distils=True, trains=True)
         pair.set_labels(["negative", "positive"])
         student, teacher = pair.load()
     """
@@ -83,7 +82,6 @@ class ModelPair:
     def __init__(
         self,
         args: ModelArguments,
-        layer_mapping: str,
         *,
         model_class=AutoModelForSequenceClassification,
         distils: bool,
@@ -110,7 +108,7 @@ class ModelPair:
             self.teacher_tokenizer = load_tokenizer(teacher, **self.options)
         self.layers = []
         if args.student_init == "teacher_layers":
-            self.layers = student_layers(args, self.teacher_config.num_hidden_layers, layer_mapping)
+            self.layers = student_layers(args, self.teacher_config.num_hidden_layers)
             self.student_config = config_of_layers(self.teacher_config, self.layers)
         else:
             config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)

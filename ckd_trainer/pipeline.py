@@ -166,7 +166,6 @@ def _run_started(
         task.load(splits)
     pair = ModelPair(
         model_args,
-        ckd_args.wr_layer_mapping,
         model_class=task.model_class,
         distils=bool(ckd_args.weights),
         trains=trains,

@@ -7,24 +7,32 @@ from collections.abc import Sequence
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ckd_trainer.arguments import ModelArguments
+from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
 from ckd_trainer.compatibility import outline
 from ckd_trainer.errors import InputError
-from ckd_trainer.layer_mapping import resolve_layer_mapping, unmatched_layers
 
 logger = logging.getLogger(__name__)
 
 
-def student_layers(args: ModelArguments, depth: int, layer_mapping: str) -> list[int]:
+def student_layers(args: ModelArguments, depth: int) -> list[int]:
     """Returns which of the teacher's `depth` layers (from 1) become the student's, in order.
 
-    Those that student_layers names; else those that the layer mapping matches, or the uniform ones where the mapping
-    leaves a student layer out.
+    Of a teacher with T layers a student with S takes
+
+    =========  ==================================================
+    first      1, ..., S
+    last       T - S + 1, ..., T
+    skip       every (T/S)-th; S has to divide T
+    uniform    round(l T/S) for l = 1..S
+    =========  ==================================================
+
+    or the layers that student_layers lists. By default the first: lower layers are the more general ones.
 
     Raises:
-        InputError: more layers than the teacher has, or layers that it does not have.
+        InputError: more layers than the teacher has, layers that it does not have, or skip where S does not divide T.
     """
-    if args.student_layers:
+    chosen = args.student_layers or STUDENT_LAYERS[0]
+    if chosen not in STUDENT_LAYERS:
         layers = [int(layer) for layer in args.student_layers.split(",")]
         if any(not 1 <= layer <= depth for layer in layers):
             raise InputError(f"student_layers is {args.student_layers}, but the teacher has layers 1 to {depth}.")
@@ -34,14 +42,15 @@ def student_layers(args: ModelArguments, depth: int, layer_mapping: str) -> list
         raise InputError("student_init teacher_layers needs student_num_layers (how many) or student_layers (which).")
     if count > depth:
         raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers to take them from.")
-    try:
-        pairs = resolve_layer_mapping(layer_mapping, count, depth)
-    except ValueError as error:
-        raise InputError(f"wr_layer_mapping: {error}") from None
-    if unmatched_layers(pairs, count):
-        pairs = resolve_layer_mapping("uniform", count, depth)
-    source = dict(pairs)
-    return [source[layer] for layer in range(1, count + 1)]
+    if chosen == "first":
+        return list(range(1, count + 1))
+    if chosen == "last":
+        return list(range(depth - count + 1, depth + 1))
+    if chosen == "skip" and depth % count:
+        raise InputError(
+            f"student_layers is skip, but {count} layers do not go evenly into the teacher's {depth}: use uniform."
+        )
+    return [round(layer * depth / count) for layer in range(1, count + 1)]
 
 
 def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:

@@ -30,29 +30,32 @@ from ckd_trainer.student import config_of_layers, override_config, student_from_
 NAMES = ["bad", "good"]
 
 
-def pair_of(teacher, *, mapping="emb+skip", distils=True, student=None, labels=NAMES, **kwargs):
+def pair_of(teacher, *, distils=True, student=None, labels=NAMES, **kwargs):
     args = ModelArguments(
         model_name_or_path=str(student) if student else None,
         teacher_model_name_or_path=str(teacher) if teacher else None,
         **kwargs,
     )
-    pair = ModelPair(args, mapping, distils=distils, trains=True)
+    pair = ModelPair(args, distils=distils, trains=True)
     pair.set_labels(labels)
     return pair
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "mapping", "layers"),
+    ("kwargs", "layers"),
     [
-        ({"student_num_layers": 2}, "emb+skip", [2, 4]),
-        ({"student_num_layers": 2}, "last", [3, 4]),
-        ({"student_num_layers": 3}, "emb+skip", [1, 3, 4]),  # 3 and 4 share no divisor: uniform
-        ({"student_layers": "1,4"}, "emb+skip", [1, 4]),
-        ({"student_num_layers": 4}, "skip", [1, 2, 3, 4]),
+        ({"student_num_layers": 2}, [1, 2]),
+        ({"student_num_layers": 2, "student_layers": "first"}, [1, 2]),
+        ({"student_num_layers": 2, "student_layers": "last"}, [3, 4]),
+        ({"student_num_layers": 2, "student_layers": "skip"}, [2, 4]),
+        ({"student_num_layers": 2, "student_layers": "uniform"}, [2, 4]),
+        ({"student_num_layers": 3, "student_layers": "uniform"}, [1, 3, 4]),
+        ({"student_num_layers": 4, "student_layers": "skip"}, [1, 2, 3, 4]),
+        ({"student_layers": "1,4"}, [1, 4]),
     ],
 )
-def test_student_from_teacher_layers(tiny_teacher, kwargs, mapping, layers):
-    student, stored = pair_of(tiny_teacher, mapping=mapping, student_init="teacher_layers", **kwargs).load()
+def test_student_from_teacher_layers(tiny_teacher, kwargs, layers):
+    student, stored = pair_of(tiny_teacher, student_init="teacher_layers", **kwargs).load()
     teacher = stored.load()
     assert student.config.num_hidden_layers == len(layers) and teacher.config.num_hidden_layers == 4
     for target, source in enumerate(layers):
@@ -173,6 +176,11 @@ def test_control_run_reads_no_teacher(tmp_path):
             "student_num_layers is 5, but the teacher has only 4",
         ),
         ({"student_init": "teacher_layers"}, "needs student_num_layers"),
+        ({"student_init": "teacher_layers", "student_layers": "first"}, "needs student_num_layers"),
+        (
+            {"student_init": "teacher_layers", "student_layers": "skip", "student_num_layers": 3},
+            "skip, but 3 layers do not go evenly into the teacher's 4: use uniform",
+        ),
         ({"student_init": "teacher_layers", "student_layers": "2,5"}, "student_layers is 2,5, but .* layers 1 to 4"),
         ({"student_init": "random", "student_config": {"hiden_size": 8}}, "names hiden_size, which a bert"),
         ({"student_init": "random", "student_config": {"to_dict": 1}}, "names to_dict, which a bert"),
