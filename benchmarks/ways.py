@@ -9,7 +9,7 @@ without its relations and as it is; "balanced" is that of recipes/best. Options 
 squad; MODEL is a pre-trained model, a folder or an id on the Hub. The commands are printed as they run; a run that is
 complete is not repeated.
 
-Prints a table of scores, and how far "balanced" is ahead of the others: the mean over seeds, with the 95 % interval of a
+Prints a table of scores, and how far "balanced" is ahead of the others: means over seeds, with the 95 % interval of a
 bootstrap that draws, with replacement, the seeds of both and the rows of the dev set (the same rows for both). Writes
 one row per run to benchmarks/results/ways_<task>.csv. Of SQuAD there are scores alone.
 """

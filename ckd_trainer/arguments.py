@@ -38,12 +38,14 @@ class CKDArguments:
     """What is distilled, and with which weight.
 
     The training loss is `(1 - alpha) task + alpha logits + wr_distance_weight WR-distance + wr_angle_weight WR-angle
-    + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`. With `alpha` 0 and all weights 0 the student is
-    fine-tuned without a teacher (the control run).
+    + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`, where the weights of relations are shares of the
+    gradient that task and logits have together, see `ckd_trainer.balance` (`term_balance` none: plain factors). With
+    `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
 
     Example::
 
-        CKDArguments(alpha=0.9, temperature=3.0, wr_distance_weight=1.0, wr_angle_weight=10.0)
+        CKDArguments(alpha=0.5, temperature=2.0, wr_angle_weight=0.1)
+        CKDArguments(term_balance="none", alpha=0.9, temperature=3.0, wr_distance_weight=1.0, wr_angle_weight=10.0)
     """
 
     # alpha and temperature: the middle of the published settings; all four weights 1: no term is preferred.

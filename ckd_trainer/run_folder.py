@@ -115,11 +115,12 @@ _MAY_DIFFER_WHEN_NAMED = {
     "teacher_model_name_or_path",
 }
 
+# What an option that a recipe lacks had when the option was not there yet.
 _DEFAULTS = {
     option.name: option.default
     for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
     for option in fields(arguments)
-}
+} | {"term_balance": "none"}
 
 
 @dataclass

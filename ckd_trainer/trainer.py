@@ -2,11 +2,11 @@
 
 `DistillationTrainer` overrides twelve methods of `Trainer`: `compute_loss` adds the terms that compare the student
 with the teacher, `call_model_init` fits them to each new student, `get_batch_samples` counts what they are means of in
-all batches of a step, `get_train_dataloader` adds cached teacher signals to the batches, `get_eval_dataloader` and
-`get_test_dataloader` keep the rows in order, `_get_train_sampler` shuffles batches of similar length, `log` reports
-each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps the columns that
-teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` describes the distillation.
-Everything else is `Trainer`.
+all batches of a step and measures their gradients, `get_train_dataloader` adds cached teacher signals to the batches,
+`get_eval_dataloader` and `get_test_dataloader` keep the rows in order, `_get_train_sampler` shuffles batches of
+similar length, `log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps
+the columns that teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` describes
+the distillation. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -67,10 +67,12 @@ class StepItems(NamedTuple):
 class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
-    The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The teacher runs in
-    eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it. The log
-    holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...), averaged
-    over the finite steps since the last log and over all processes, and `nonfinite_steps`, the count of the others.
+    The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`; the weights of
+    relations     are shares of the gradient, measured in the first steps (`TermBalance`), or factors. The teacher runs
+    in     eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it.
+    The log     holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`,
+    ...), averaged     over the finite steps since the last log and over all processes, `nonfinite_steps`, the count of
+    the others, and     what the weights of relations are multiplied by at the time (`scale_wr_distance`, ...).
     Evaluation reports the student's task loss and metrics alone.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
@@ -103,7 +105,7 @@ class DistillationTrainer(Trainer):
         trainer = DistillationTrainer(
             model=student,
             teacher=teacher,
-            ckd_args=CKDArguments(alpha=0.9, wr_angle_weight=10.0),
+            ckd_args=CKDArguments(alpha=0.5, wr_angle_weight=0.1),
             args=TrainingArguments("out"),
             train_dataset=train,
             eval_dataset=validation,
