@@ -129,6 +129,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_teacher, self._placed_teacher = teacher, None
+        self._last_step = None  # the `StepItems` that were trained last
         self._fit_to(self.model)
 
     def call_model_init(self, trial=None):
@@ -503,7 +504,7 @@ class DistillationTrainer(Trainer):
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
-            if self.ckd_args.log_gradient_norms:
+            if self.ckd_args.log_gradient_norms and self._last_step is not None:
                 logs |= self._gradient_norms(self._last_step)
         super().log(logs, start_time)
 

@@ -66,7 +66,8 @@ def results(folder):
 
 def logged(folder):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [{name: value for name, value in entry.items() if "loss" in name} for entry in history if "loss" in entry]
+    rows = [entry for entry in history if "loss" in entry]
+    return [{name: row[name] for name in row if name.startswith(("loss", "scale_"))} for row in rows]
 
 
 def without_dropout(folder):
