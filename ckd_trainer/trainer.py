@@ -483,9 +483,9 @@ class DistillationTrainer(Trainer):
         with self.compute_loss_context_manager():
             signals = [self._signals(batch) for batch in batches]
 
-        def loss(index, mixture):
+        def loss(index, mixture, model):
             with self.compute_loss_context_manager():
-                terms, _ = self._terms(self.model_wrapped, batches[index], signals[index], step)
+                terms, _ = self._terms(model, batches[index], signals[index], step)
                 return sum(mixture.get(term, 0.0) * value for term, value in terms.items()) / len(batches)
 
         losses = [[functools.partial(loss, index, mixture) for index in range(len(batches))] for mixture in mixtures]

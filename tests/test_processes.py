@@ -32,7 +32,8 @@ QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"}
+PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1"}
 
 
 resumes = pytest.mark.skipif(
