@@ -181,6 +181,14 @@ def test_a_checkpoint_of_an_earlier_version_is_measured_from_there(tmp_path):
     assert state["stateful_callbacks"]["TermBalance"]["attributes"]["scales"] == again.scales
 
 
+@pytest.mark.parametrize("before", [ckd({"wr_angle": 1.0}), ckd(term_balance="none")], ids=["one term", "none"])
+def test_a_run_that_goes_on_with_other_terms_is_measured_from_there(tmp_path, before):
+    distil(tmp_path, steps=9, ckd_args=before, options={"save_steps": 9})
+    again = distil(tmp_path, goes=False, steps=11)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert again.balance.begin == 9 and again.scales.keys() == WEIGHTS.keys() and 1.0 not in again.scales.values()
+
+
 def test_scales_do_not_depend_on_how_a_step_is_cut(tmp_path):
     runs = []
     for size in (8, 4, 1):
