@@ -61,6 +61,8 @@ class TermBalance(TrainerCallback, ExportableState):
         name = type(self).__name__
         blank = type(self)(self.weights, self.scales_terms, self.interval).state()
         saved = state.stateful_callbacks.get(name, blank) if state.global_step else blank
+        if any(saved["args"][option] != blank["args"][option] for option in ("weights", "scales_terms")):
+            saved = blank  # a run of other terms
         for attribute, value in saved["attributes"].items():
             setattr(self, attribute, value)
         state.stateful_callbacks.setdefault(name, saved)  # `Trainer` saves the state of those that it finds there

@@ -28,7 +28,7 @@ def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def gradients(
     model: torch.nn.Module,
-    losses: Sequence[Sequence[Callable[[], Tensor]]],
+    losses: Sequence[Sequence[Callable[[torch.nn.Module], Tensor]]],
     accelerator: Accelerator,
     *,
     seed: int,
@@ -42,10 +42,14 @@ def gradients(
     Args:
         model: the student, as Accelerate has prepared it.
         losses: of each loss its parts, one for each batch of the step; the step's loss is their sum, and the mean
-            over all processes. A part runs the model, and every weight of the model takes part in it.
+            over all processes. A part runs the model that it is given, and every weight of it takes part.
     """
     weights = encoder_weights(model)
-    find = _found if accelerator.distributed_type == DistributedType.DEEPSPEED else _accumulated
+    find = _accumulated
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # What DeepSpeed's engine returns starts half an optimizer step when a gradient reaches it; the model inside,
+        # which ZeRO 3 puts together layer by layer all the same, does not.
+        find, model = _found, unwrapped(model)
     device = accelerator.device
     model.train()
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
@@ -66,16 +70,16 @@ def _accumulated(model, weights, parts, accelerator) -> list[Tensor]:
     """Goes backward as training does, so that DDP and FSDP2 put together what the processes have."""
     scaler = accelerator.scaler
     for part in parts:
-        loss = part()
+        loss = part(model)
         (loss if scaler is None else scaler.scale(loss)).backward()
     factor = 1 if scaler is None else scaler.get_scale()
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
 
 
 def _found(model, weights, parts, accelerator) -> list[Tensor]:
-    """Leaves DeepSpeed out, whose backward is already half a step."""
+    """Leaves `grad` of the weights alone, which is DeepSpeed's."""
     totals = None
     for part in parts:
-        found = torch.autograd.grad(part(), weights, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(part(model), weights, allow_unused=True, materialize_grads=True)
         totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
     return [accelerator.reduce(total, reduction="mean") for total in totals]

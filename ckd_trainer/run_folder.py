@@ -120,7 +120,7 @@ _DEFAULTS = {
     option.name: option.default
     for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
     for option in fields(arguments)
-} | {"term_balance": "none"}
+} | {"term_balance": "none", "relation_normalization": "pairs"}
 
 
 @dataclass
@@ -354,8 +354,8 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
         if theirs.get(key, _DEFAULTS.get(key)) != ours.get(key, _DEFAULTS.get(key)) and key not in may_differ
     ]
     return ", ".join(
-        f"{key} {theirs.get(key, 'at its default')} there, {ours.get(key, 'at its default')} here"
-        for key in different[:3]
+        f"{key} {theirs.get(key, default)} there, {ours.get(key, default)} here"
+        for key, default in ((key, _DEFAULTS.get(key, "at its default")) for key in different[:3])
     )
 
 

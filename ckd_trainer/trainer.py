@@ -131,6 +131,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_teacher, self._placed_teacher = teacher, None
+        self._last_step = None  # the `StepItems` that were trained last
         self._fit_to(self.model)
 
     def call_model_init(self, trial=None):
@@ -484,9 +485,9 @@ class DistillationTrainer(Trainer):
         with self.compute_loss_context_manager():
             signals = [self._signals(batch) for batch in batches]
 
-        def loss(index, mixture):
+        def loss(index, mixture, model):
             with self.compute_loss_context_manager():
-                terms, _ = self._terms(self.model_wrapped, batches[index], signals[index], step)
+                terms, _ = self._terms(model, batches[index], signals[index], step)
                 return sum(mixture.get(term, 0.0) * value for term, value in terms.items()) / len(batches)
 
         losses = [[functools.partial(loss, index, mixture) for index in range(len(batches))] for mixture in mixtures]
@@ -505,7 +506,7 @@ class DistillationTrainer(Trainer):
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
-            if self.ckd_args.log_gradient_norms:
+            if self.ckd_args.log_gradient_norms and self._last_step is not None:
                 logs |= self._gradient_norms(self._last_step)
         super().log(logs, start_time)
 

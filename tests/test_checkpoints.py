@@ -386,8 +386,15 @@ def test_a_job_that_always_asks_for_the_last_checkpoint_ends_well(once, tmp_path
 
 def test_a_run_of_a_version_with_fewer_options_goes_on(once, killed):
     recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
-    for option in ("quoting", "allow_unused_weights", "teacher_score_scale", "relation_normalization"):
+    for option in ("quoting", "allow_unused_weights", "teacher_score_scale"):
         del recipe[option]
     (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     distil(once, killed, *BEST)
     assert is_like(killed, once / "whole")
+
+
+def test_a_run_of_a_version_without_balance_is_not_balanced_by_the_way(once, killed, capsys):
+    recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
+    del recipe["term_balance"]
+    (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "term_balance none there, gradient here" in refused(capsys, once, killed, *BEST)

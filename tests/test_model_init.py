@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import transformers.trainer
 from conftest import tiny_model
-from test_trainer import examples, logs, no_dropout, pad
+from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 from transformers.trainer_utils import HPSearchBackend
@@ -15,6 +15,7 @@ from transformers.trainer_utils import HPSearchBackend
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.errors import InputError
 
+PUBLISHED = ALL_TERMS | {"alpha": 0.7, "term_balance": "none"}
 TRIALS = [{"layers": 2, "learning_rate": 1e-3}, {"layers": 4, "learning_rate": 1e-3}, {"layers": 2, "seed": 3}]
 
 
@@ -58,7 +59,7 @@ def trainer(folder, model, teacher, ckd_args=None, **options):
     return DistillationTrainer(
         **model,
         teacher=teacher,
-        ckd_args=ckd_args or CKDArguments(),
+        ckd_args=ckd_args or CKDArguments(**PUBLISHED),
         args=args,
         train_dataset=data,
         eval_dataset=data,
@@ -74,7 +75,7 @@ def student_of(trial):
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_search_is_a_training_for_each_trial(tmp_path, search, strategy, cache):
     """Whose depth is the trial's: layers, losses and scores are those of a trainer that has this student alone."""
-    ckd_args = CKDArguments(teacher_cache_dir=str(tmp_path / "cache") if cache else None)
+    ckd_args = CKDArguments(**PUBLISHED, teacher_cache_dir=str(tmp_path / "cache") if cache else None)
     run = trainer(
         tmp_path, {"model_init": student_of}, tiny_model(seed=1), ckd_args, eval_strategy=strategy, eval_steps=1
     )
@@ -103,7 +104,7 @@ def test_a_trial_may_set_the_distillation(tmp_path, search):
 
     run = trainer(tmp_path, {"model_init": student}, tiny_model(seed=1))
     found = run.hyperparameter_search(**search)
-    weights = [entry["loss"] - sum(entry[f"loss_{term}"] for term in RELATIONS) for *_, entry in found]
+    weights = [entry["loss"] - 2 * sum(entry[f"loss_{term}"] for term in RELATIONS) for *_, entry in found]
     expected = [
         (1 - alpha) * entry["loss_task"] + alpha * entry["loss_logits"]
         for alpha, (*_, entry) in zip((0.5, 1.0, 0.5), found, strict=True)

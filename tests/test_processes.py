@@ -32,7 +32,8 @@ QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"}
+PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1"}
 
 
 resumes = pytest.mark.skipif(
@@ -66,7 +67,8 @@ def results(folder):
 
 def logged(folder):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [{name: value for name, value in entry.items() if "loss" in name} for entry in history if "loss" in entry]
+    rows = [entry for entry in history if "loss" in entry]
+    return [{name: row[name] for name in row if name.startswith(("loss", "scale_"))} for row in rows]
 
 
 def without_dropout(folder):

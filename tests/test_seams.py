@@ -45,6 +45,7 @@ PRIVATE = {
         "_get_train_sampler",  # nothing public makes the sampler
         "_set_signature_columns_if_needed",  # nor says which columns a batch keeps
         "_signature_columns",
+        "_prepare_inputs",  # nor places batches as a training step does
         "_save_rng_state",  # nothing public comes between the files of a checkpoint
     },
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
@@ -138,6 +139,7 @@ SIGNATURES = [
     (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),
     (Trainer.log, "self logs start_time", "trainer.py: the terms in the log"),
     (Trainer.create_model_card, "self language license tags model_name", "trainer.py, model_card.py: README.md"),
+    (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
     (Trainer.training_step, "self model inputs num_items_in_batch", "tests/chaos.py: kills in a step"),
     (Trainer.get_optimizer_cls_and_kwargs, "args model", "runner.py: an optimizer that cannot be made is refused"),
     (Trainer.save_model, "self output_dir", "runner.py: the student"),

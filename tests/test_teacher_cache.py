@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT, tiny_model
-from test_trainer import examples, logs, no_dropout, pad, trainer
+from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
 
 import ckd_trainer.signal_writer
 from ckd_trainer import CKDArguments, DistillationTrainer
@@ -46,6 +46,7 @@ def distil(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
         "ltr_distance_weight": 50.0,
         "ltr_angle_weight": 5.0,
     }
+    weights |= {"term_balance": "none", "relation_normalization": "pairs", "relation_temperature": 1.0}
     ckd = weights | {"window_size": 5, "teacher_cache_dir": str(cache) if cache else None} | (ckd or {})
     run = trainer(
         DistillationTrainer,
@@ -99,7 +100,7 @@ def test_gradient_is_the_live_one(tmp_path):
             tmp_path / name,
             student,
             teacher=teacher,
-            ckd_args=CKDArguments(teacher_cache_dir=cache),
+            ckd_args=CKDArguments(**ALL_TERMS, teacher_cache_dir=cache),
         )
         for name, cache in (("live", None), ("cached", str(tmp_path / "cache")))
     ]
@@ -300,7 +301,7 @@ def test_texts_that_change_are_refused(tmp_path, change):
 
 
 def caching_trainer(folder, **kwargs):
-    ckd_args = CKDArguments(teacher_cache_dir=str(folder / "cache"))
+    ckd_args = CKDArguments(**ALL_TERMS, teacher_cache_dir=str(folder / "cache"))
     return trainer(
         DistillationTrainer, folder / "out", tiny_model(layers=2), teacher=tiny_model(), ckd_args=ckd_args, **kwargs
     )

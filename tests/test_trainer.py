@@ -42,6 +42,8 @@ def trainer(cls, folder, model, steps=1, train=None, **kwargs):
     options |= kwargs.pop("options", {})
     args = TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True, **options)
     train = train or examples()
+    if issubclass(cls, DistillationTrainer):
+        kwargs.setdefault("ckd_args", CKDArguments(**ALL_TERMS))
     return cls(model=model, args=args, train_dataset=train, eval_dataset=train, data_collator=pad, **kwargs)
 
 
@@ -53,7 +55,11 @@ def no_dropout(**kwargs):
     return tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **kwargs)
 
 
+# No test relies on what the options are by default.
 CONTROL = {"alpha": 0, "wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0}
+ALL_TERMS = {"alpha": 0.5, "window_size": 3, "relation_normalization": "pairs", "relation_temperature": 1.0} | {
+    name: 2.0 for name in CONTROL if name.endswith("_weight")
+}
 
 
 def test_control_run_is_trainer_bit_for_bit(tmp_path):
@@ -82,9 +88,9 @@ def test_one_step_is_the_twins_total(tmp_path, regression):
     labels = ("score",) if regression else ("bad", "good")
     student, teacher = no_dropout(layers=2, width=8, labels=labels), tiny_model(layers=4, seed=1, labels=labels)
     weights = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
-    ckd_args = CKDArguments(
-        alpha=0.3, temperature=2.0, window_size=5, **{f"{term}_weight": weight for term, weight in weights.items()}
-    )
+    options = {f"{term}_weight": weight for term, weight in weights.items()} | {"term_balance": "none"}
+    options |= {"alpha": 0.3, "temperature": 2.0, "window_size": 5}
+    ckd_args = CKDArguments(**ALL_TERMS | options)
     data = examples(8, seed=3)
     if regression:
         data = data.map(lambda row: {"labels": row["labels"] + 0.5})
@@ -123,7 +129,8 @@ def test_one_step_is_the_twins_total(tmp_path, regression):
 
 
 def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
-    ckd_args = CKDArguments(alpha=0.25, wr_angle_weight=2.0, ltr_angle_weight=0.0)
+    weights = {"wr_distance_weight": 1.0, "wr_angle_weight": 2.0, "ltr_distance_weight": 1.0, "ltr_angle_weight": 0.0}
+    ckd_args = CKDArguments(**ALL_TERMS | weights | {"alpha": 0.25, "term_balance": "none"})
     options = {"logging_steps": 2, "learning_rate": 0.0}
     runs = {}
     for steps in (1, 2):
@@ -193,16 +200,13 @@ def test_distillation_teaches(tmp_path):
         no_dropout(layers=2, seed=2),
         steps=60,
         teacher=teacher,
-        ckd_args=CKDArguments(alpha=1.0, wr_angle_weight=10.0),
+        ckd_args=CKDArguments(**ALL_TERMS | {"alpha": 1.0, "wr_angle_weight": 10.0, "term_balance": "none"}),
         options={"learning_rate": 5e-3},
     )
     run.train()
     first, last = logs(run)[0], logs(run)[-1]
     for term in ("loss_logits", "loss_wr_angle", "loss_wr_distance", "loss_ltr_angle"):
         assert last[term] < 0.7 * first[term], term
-
-
-ALL_TERMS = {"alpha": 0.5, "window_size": 3} | {name: 2.0 for name in CONTROL if name.endswith("_weight")}
 
 
 @pytest.mark.parametrize("size", [4, 1])
@@ -340,7 +344,9 @@ def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
     teacher, seen = tiny_model(seed=1), []
     forward = teacher.forward
     teacher.forward = lambda **kwargs: seen.append(kwargs["token_type_ids"].sum().item()) or forward(**kwargs)
-    run = trainer(DistillationTrainer, tmp_path, student, steps=2, teacher=teacher, train=examples(types=True))
+    logits = {"ckd_args": CKDArguments(**CONTROL | {"alpha": 0.5})}
+    data = examples(types=True)
+    run = trainer(DistillationTrainer, tmp_path, student, steps=2, teacher=teacher, train=data, **logits)
     run.train()
     assert len(seen) == 2 and min(seen) > 0
     run.evaluate()
@@ -378,11 +384,15 @@ def test_teacher_and_student_must_be_two(tmp_path):
 @pytest.mark.parametrize(
     ("teacher", "ckd_args", "words"),
     [
-        (None, CKDArguments(), "no teacher is given"),
-        ({"labels": ("a", "b", "c")}, CKDArguments(), "the teacher has 3 labels, but the data has 2"),
-        ({"labels": ("yes", "no")}, CKDArguments(), "the teacher's labels are 'yes', 'no'"),
-        ({"layers": 3}, CKDArguments(), "ltr_layer_mapping emb\\+skip matches 2 layers.*uniform"),
-        ({"layers": 4}, CKDArguments(wr_layer_mapping="0:0,2:5"), "wr_layer_mapping: .*the teacher 0 to 4"),
+        (None, CKDArguments(**ALL_TERMS), "no teacher is given"),
+        ({"labels": ("a", "b", "c")}, CKDArguments(**ALL_TERMS), "the teacher has 3 labels, but the data has 2"),
+        ({"labels": ("yes", "no")}, CKDArguments(**ALL_TERMS), "the teacher's labels are 'yes', 'no'"),
+        ({"layers": 3}, CKDArguments(**ALL_TERMS), "ltr_layer_mapping emb\\+skip matches 2 layers.*uniform"),
+        (
+            {"layers": 4},
+            CKDArguments(**ALL_TERMS | {"wr_layer_mapping": "0:0,2:5"}),
+            "wr_layer_mapping: .*the teacher 0 to 4",
+        ),
     ],
 )
 def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
@@ -392,7 +402,7 @@ def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
 
 
 def test_a_mapping_that_leaves_layers_out_is_warned_of(tmp_path, caplog):
-    ckd_args = CKDArguments(ltr_distance_weight=0, ltr_angle_weight=0)
+    ckd_args = CKDArguments(**ALL_TERMS | {"ltr_distance_weight": 0, "ltr_angle_weight": 0})
     trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(layers=3), ckd_args=ckd_args)
     assert "leaves student layers 1 without a teacher layer" in caplog.text and "uniform" in caplog.text
 

@@ -132,6 +132,6 @@ def test_options_are_checked_from_python_too(tiny_teacher, tmp_path):
             TrainingArguments(
                 str(tmp_path / "out"), do_train=True, dataloader_drop_last=True, per_device_train_batch_size=16
             ),
-            CKDArguments(ltr_distance_weight=0, ltr_angle_weight=0),
+            CKDArguments(wr_angle_weight=1, ltr_distance_weight=0, ltr_angle_weight=0),
         )
     assert not (tmp_path / "out").exists()

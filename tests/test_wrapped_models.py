@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import tiny_model
-from test_trainer import examples, logs, no_dropout, pad, trainer
+from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
 from transformers import BertForSequenceClassification, BertModel, Trainer
 
 from ckd_trainer import CKDArguments, DistillationTrainer
@@ -97,7 +97,7 @@ def results(folder, student, teacher, **kwargs):
     """Trains two steps with token types, evaluates, predicts; returns all numbers that come out."""
     data = examples(24, types=True, seed=5)
     options = {"optim": "sgd", "learning_rate": 0.1} | kwargs.pop("options", {})
-    kwargs = {"ckd_args": CKDArguments(alpha=0.5)} | kwargs
+    kwargs = {"ckd_args": CKDArguments(**ALL_TERMS)} | kwargs
     run = trainer(
         DistillationTrainer, folder, student, steps=2, train=data, teacher=teacher, options=options, **kwargs
     )
@@ -185,7 +185,7 @@ def test_a_lora_student(tmp_path, task_type):
     merged = copy.deepcopy(student).merge_and_unload().requires_grad_(True)
     frozen = {name: value.clone() for name, value in student.named_parameters() if not value.requires_grad}
     run = trainer(DistillationTrainer, tmp_path / "ckd", student, steps=3, train=data, teacher=tiny_model(seed=1))
-    expected = results(tmp_path / "merged", merged, tiny_model(seed=1), ckd_args=CKDArguments())
+    expected = results(tmp_path / "merged", merged, tiny_model(seed=1))
     run.train()
     assert [logs(run)[0][key] for key in TERMS] == pytest.approx(expected["logs"][0][2:], rel=1e-4)
     assert frozen and all(torch.equal(student.state_dict()[name], value) for name, value in frozen.items())
@@ -206,7 +206,7 @@ def test_a_lora_teacher(tmp_path, task_type):
     merged = copy.deepcopy(teacher).merge_and_unload()
     expected = results(tmp_path / "merged", no_dropout(layers=2), merged)
     same(results(tmp_path / "live", no_dropout(layers=2), teacher), expected)
-    ckd_args = CKDArguments(alpha=0.5, teacher_cache_dir=str(tmp_path / "cache"))
+    ckd_args = CKDArguments(**ALL_TERMS, teacher_cache_dir=str(tmp_path / "cache"))
     cached = results(tmp_path / "cached", no_dropout(layers=2), teacher, ckd_args=ckd_args)
     torch.testing.assert_close(torch.tensor(cached["logs"]), torch.tensor(expected["logs"]), rtol=1e-3, atol=1e-5)
 
