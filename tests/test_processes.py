@@ -92,7 +92,7 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "10", "--save_steps", "5"]
     # Plain descent, by which weights differ as much as gradients do.
     options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
-    options += ["--train_sampling_strategy", "group_by_length"]
+    options += ["--train_sampling_strategy", "group_by_length", "--alpha", "0.7"]
     one, two = tmp_path / "one", tmp_path / "two"
     batches = ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4"]
     run_glue_ckd.main([*options, *batches, "--output_dir", str(one)])

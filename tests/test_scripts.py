@@ -61,6 +61,8 @@ def trained_teacher(trained_once, tmp_path):
 def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, caplog):
     output = tmp_path / "student"
     options = ["--do_train", "--do_eval", "--do_predict", "--train_sampling_strategy", "group_by_length", *EPOCHS]
+    options += ["--alpha", "0.7", "--term_balance", "none", "--relation_normalization", "pairs"]
+    options += [f"--{term}_{kind}_weight=1" for term in ("wr", "ltr") for kind in ("distance", "angle")]
     metrics = distil(trained_teacher, output, *text_files, *options)
     assert "AT CHANCE" not in caplog.text and "The teacher on 22 validation examples: accuracy 1.000" in caplog.text
 
