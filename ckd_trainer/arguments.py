@@ -17,7 +17,7 @@ from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.errors import InputError, short
 from ckd_trainer.files import expanded, user_path
 from ckd_trainer.layer_mapping import parse_layer_mapping
-from ckd_trainer.losses.pairs import DISTANCE_LOSSES, NORMALIZATIONS
+from ckd_trainer.losses.pairs import DISTANCE_LOSSES
 
 STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.student.student_layers`
 
@@ -109,13 +109,15 @@ class CKDArguments:
     )
     angle_loss: Literal["mse", "l1", "smooth_l1"] = _option("mse", "Compares the cosines of the angles.")
     relation_temperature: float = _option(
-        1.0, "Divides the cosines before the softmax of distance_loss kl; above 0 (1 in the paper)."
+        0.1,
+        "Divides the cosines before the softmax of distance_loss kl; above 0. The lower, the more the nearest items "
+        "count: at 1, as in the paper, the softmax is nearly flat and its gradient small.",
     )
-    relation_normalization: Literal["pairs", "items"] = _option(
-        "pairs",
-        "What the divergence of cosines is divided by: the pairs of a text, as in the paper, so that a weight wears "
-        "off as texts get longer; or its items (tokens; layers for the layer-transforming relation), so that one "
-        "weight serves all lengths. At n items a text, a weight w with pairs is w / n with items.",
+    relation_normalization: Literal["items", "pairs"] = _option(
+        "items",
+        "What the divergence of cosines is divided by: items (tokens; layers for the layer-transforming relation), so "
+        "that one weight serves all lengths; or their pairs, as in the paper, so that it wears off as texts get "
+        "longer. Distance l2 is a mean over pairs in any case.",
     )
     wr_layer_mapping: str = _option(
         "emb+skip",
@@ -161,11 +163,8 @@ class CKDArguments:
                 f"distance_loss {self.distance_loss} does not compare distance {self.distance}: give "
                 f"{' or '.join(DISTANCE_LOSSES[self.distance])}."
             )
-        if self.relation_normalization not in NORMALIZATIONS[self.distance]:
-            raise InputError(
-                f"relation_normalization is {self.relation_normalization}, but distance {self.distance} is a mean "
-                "over pairs, which serves all lengths as it is: give pairs."
-            )
+        if self.distance == "l2":
+            self.relation_normalization = "pairs"
         for name in ("wr_layer_mapping", "ltr_layer_mapping"):
             try:
                 parse_layer_mapping(getattr(self, name))
