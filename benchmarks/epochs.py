@@ -1,9 +1,9 @@
 """A whole task, epoch by epoch: fine-tuning, CKD with a live teacher and CKD with a teacher cache.
 
-    python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/three_ways_cola/teacher
+    python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/ways_cola/teacher
     python benchmarks/epochs.py --task cola --data_dir glue --teacher TEACHER --max_train_samples 2000 --seeds 1 --bf16
 
-TEACHER is a fine-tuned classifier with a tokenizer (`three_ways.py` and `run_teacher.py` make one); the students start
+TEACHER is a fine-tuned classifier with a tokenizer (`ways.py` and `run_teacher.py` make one); the students start
 as some of its layers. All is set as in recipes/glue_<task>_ckd.yaml, but that the last epoch counts and not the best.
 
 The sides take turns epoch by epoch, so that whatever else the machine does hits all alike: each stops at the end of an

@@ -4,14 +4,15 @@
     python benchmarks/ways.py --task squad --data_dir squad --model MODEL --max_train_samples 4000
 
 The ways: "alone" is fine-tuned on the labels; "logits" and "published" are the recipe of the published settings,
-without its relations and as it is; "balanced" is that of recipes/best. Options here go to every run: with
---student_layers, --learning_rate and --num_train_epochs the ways differ in their losses alone. TASK is a GLUE task or
-squad; MODEL is a pre-trained model, a folder or an id on the Hub. The commands are printed as they run; a run that is
-complete is not repeated.
+without its relations and as it is; "balanced" has the defaults of `CKDArguments` in place of its loss. Options go to
+every run, those of the student to students: the ways differ in their losses alone. TASK is a GLUE task or squad; MODEL
+is a pre-trained model, a folder or an id on the Hub, and TEACHER the folder of a run of run_teacher.py, in place of it.
+The commands are printed as they run; a run that is complete is not repeated.
 
 Prints a table of scores, and how far "balanced" is ahead of the others: means over seeds, with the 95 % interval of a
-bootstrap that draws, with replacement, the seeds of both and the rows of the dev set (the same rows for both). Writes
-one row per run to benchmarks/results/ways_<task>.csv. Of SQuAD there are scores alone.
+bootstrap that draws, with replacement, the seeds of both and the rows of the dev set (the same rows for both). (Three
+seeds drawn from three show less than the spread of all seeds.) Writes one row per run to
+benchmarks/results/ways_<task>.csv. Of SQuAD there are scores alone.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +39,20 @@ from transformers import (
     TrainingArguments,
 )
 
-from ckd_trainer.arguments import GlueArguments
+from ckd_trainer.arguments import CKDArguments, GlueArguments
 from ckd_trainer.data.glue import compute_metrics_for, load_task, metrics_of, tokenize
+from ckd_trainer.objective import RELATIONS
 
-RELATIONS = ("wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
-NO_RELATIONS = [option for term in RELATIONS for option in (f"--{term}_weight", "0")]
+NO_RELATIONS = [option for term in sorted(RELATIONS) for option in (f"--{term}_weight", "0")]
+BALANCED = ("alpha", "temperature", "term_balance", "relation_normalization", "relation_temperature")
+BALANCED += tuple(f"{term}_weight" for term in sorted(RELATIONS))
 RESAMPLES = 2000
-WAYS = {"alone": ["--alpha", "0", *NO_RELATIONS], "logits": NO_RELATIONS, "published": [], "balanced": []}
+WAYS = {
+    "alone": ["--alpha", "0", *NO_RELATIONS],
+    "logits": NO_RELATIONS,
+    "published": [],
+    "balanced": [word for name in BALANCED for word in (f"--{name}", str(getattr(CKDArguments(), name)))],
+}
 
 
 def main():
@@ -57,11 +66,11 @@ def main():
     runs = {("teacher", None): teacher}
     for seed in options.seeds:
         for way, weights in WAYS.items():
-            recipe = f"recipes/best/{options.task}.yaml" if way == "balanced" else published
             runs[way, seed] = folder / f"{way}_seed{seed}"
             source = ["--teacher_model_name_or_path", str(teacher), "--seed", str(seed)]
             source += ["--student_num_layers", str(options.student_num_layers)]
-            launch(script, recipe, runs[way, seed], common + source + weights)
+            source += ["--student_layers", options.student_layers]
+            launch(script, published, runs[way, seed], common + source + weights)
     rows = [row(way, seed, run) for (way, seed), run in runs.items()]
     output = RESULTS / f"ways_{options.task}.csv"
     write_rows(output, rows)
@@ -77,6 +86,7 @@ def parse():
     parser.add_argument("--model", help="pre-trained model that becomes the teacher")
     parser.add_argument("--teacher", help="a teacher that is trained already, in place of --model")
     parser.add_argument("--student_num_layers", type=int, default=3)
+    parser.add_argument("--student_layers", default="first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
         "--teacher_learning_rate", default="1e-4", help="small models want more than the recipe's 2e-5"
@@ -152,31 +162,32 @@ def print_differences(runs, seeds):
     def mean(way, rows, drawn):
         return np.mean([score((way, seed), rows) for seed in drawn])
 
-    everything, draw = np.arange(len(labels)), np.random.default_rng(0)
+    rows, draw = np.arange(len(labels)), np.random.default_rng(0)
     print(f"{metric} x 100, balanced less others: mean over seeds, 95 % interval over seeds and {len(labels)} rows")
     for way in [way for way in WAYS if way != "balanced"]:
 
         def difference(rows, way=way):
-            is_sample = rows is not everything
-            ours, theirs = (draw.choice(seeds, len(seeds)) if is_sample else seeds for _ in range(2))
+            ours, theirs = (draw.choice(seeds, len(seeds)) for _ in range(2))
             return 100 * (mean("balanced", rows, ours) - mean(way, rows, theirs))
 
         found = bootstrap(
-            (everything,), difference, n_resamples=RESAMPLES, vectorized=False, method="percentile", random_state=0
+            (rows,), difference, n_resamples=RESAMPLES, batch=1, vectorized=False, method="percentile", rng=draw
         ).confidence_interval
-        print(f"{way:10} {difference(everything):+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
-    kept = mean("balanced", everything, seeds) / score(("teacher", None), everything)
+        value = 100 * (mean("balanced", rows, seeds) - mean(way, rows, seeds))
+        print(f"{way:10} {value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
+    kept = mean("balanced", rows, seeds) / score(("teacher", None), rows)
     print(f"balanced students keep {100 * kept:.1f} % of the teacher's score")
 
 
 def predict(folder, task, arguments):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    trainer = Trainer(
-        AutoModelForSequenceClassification.from_pretrained(folder),
-        TrainingArguments("unused", per_device_eval_batch_size=64, report_to="none", disable_tqdm=True),
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-    return trainer.predict(tokenize(task.validation[""], task, tokenizer, arguments)).predictions
+    with tempfile.TemporaryDirectory() as unused:
+        trainer = Trainer(
+            AutoModelForSequenceClassification.from_pretrained(folder),
+            TrainingArguments(unused, per_device_eval_batch_size=64, report_to="none", disable_tqdm=True),
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        return trainer.predict(tokenize(task.validation[""], task, tokenizer, arguments)).predictions
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ class CKDArguments:
         CKDArguments(term_balance="none", alpha=0.9, temperature=3.0, wr_distance_weight=1.0, wr_angle_weight=10.0)
     """
 
-    # alpha and temperature: the middle of the published settings; all four weights 1: no term is preferred.
+    # alpha and temperature: the middle of the published settings. Shares: the four together have about the gradient of
+    # task and logits.
     alpha: float = _option(
         0.7, "Weight of the teacher's logits, in [0, 1]; the task loss on the labels has weight 1 - alpha."
     )
@@ -65,14 +66,16 @@ class CKDArguments:
     )
     teacher_score_shift: float = _option(0.0, "See teacher_score_scale.")
     wr_distance_weight: float = _option(
-        1.0, "Weight of the word relation's distances (pairs of tokens); 0 turns it off."
+        0.3,
+        "Share of the gradient (a factor with term_balance none) of the word relation's distances, between pairs of "
+        "tokens; 0 turns it off.",
     )
-    wr_angle_weight: float = _option(1.0, "Weight of the word relation's angles (triples of tokens); 0 turns it off.")
+    wr_angle_weight: float = _option(0.3, "The same of the word relation's angles, between triples of tokens.")
     ltr_distance_weight: float = _option(
-        1.0, "Weight of the layer-transforming relation's distances (pairs of layers); 0 turns it off."
+        0.3, "The same of the layer-transforming relation's distances, between pairs of layers."
     )
     ltr_angle_weight: float = _option(
-        1.0, "Weight of the layer-transforming relation's angles (triples of layers); 0 turns it off."
+        0.3, "The same of the layer-transforming relation's angles, between triples of layers."
     )
     term_balance: Literal["gradient", "none"] = _option(
         "gradient",
@@ -81,8 +84,7 @@ class CKDArguments:
     )
     balance_interval: int | None = _option(
         None,
-        "With term_balance gradient: measure every so many steps after the first 128, too. By default the balance "
-        "stays as it is then.",
+        "With term_balance gradient: after step 128, measure again every so many steps. By default never.",
     )
     log_gradient_norms: bool = _option(
         False,
@@ -147,7 +149,7 @@ class CKDArguments:
             if not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
         if self.balance_interval is not None and self.term_balance == "none":
-            raise InputError("balance_interval is set, but term_balance none measures nothing anew: leave it out.")
+            raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")
         _check_positive(self, "balance_interval")
         if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
             raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")

@@ -1,7 +1,7 @@
 """The weights of relation terms as shares of the gradient.
 
-At weight 1 a term's gradient lies anywhere between 0.00004 and 20 times that of the loss on labels and logits, as
-task, length of texts and pair of models have it. No weight serves two tasks; a share does.
+At weight 1 a term's gradient is 0.00004 to 20 times that of task and logits, depending on task, text length and pair
+of models. No fixed weight fits two tasks; a share does.
 """
 
 import logging
@@ -13,13 +13,14 @@ from transformers.trainer_callback import ExportableState
 
 logger = logging.getLogger(__name__)
 
-# The last steps that are measured, of 1, 2, 4, 8, ...: for the scales, and where only warnings read what is measured.
-# The gradient of the task may grow tenfold over the first hundred steps, as the head of the student gets to know its
-# layers; so the first steps alone would mislead, and those after hundreds say little new.
+# Steps 1, 2, 4, 8, ... up to these are measured: for the scales, and where only warnings read what is measured. The
+# gradient of the task may grow tenfold over the first hundred steps, as the student's head gets to know its layers; so
+# the first steps alone would mislead.
 LAST_STEP, LAST_STEP_OF_WARNINGS = 128, 8
-# A term with a millionth of the rest's gradient is at its minimum, and rounding is what is left of it.
-SMALLEST_NORM = 1e-6
-FAINT, LOUD = 0.01, 10.0  # shares that are warned of
+# Below this share of the gradient of task and logits a term's own is rounding: where teacher and student are the same,
+# that of signals from a cache is 3e-6.
+SMALLEST_NORM = 1e-5
+MIN_SHARE, MAX_SHARE = 0.01, 10.0  # what is beyond is warned of
 
 
 class TermBalance(TrainerCallback, ExportableState):
@@ -29,107 +30,140 @@ class TermBalance(TrainerCallback, ExportableState):
 
         scale(term) = mean |g((1 - alpha) task + alpha logits)| / mean |g(term)|
 
-    It is measured before steps 1, 2, 4, 8, ..., 128, each time with the step's own examples, and the mean is that over
-    the steps: as half of all steps so far come after the last measurement but one, each measurement counts half, and
-    what was before it the other half. Then the scales stay, or with `interval` are measured every so many steps. A
-    term that has no gradient, as teacher and student agree in it, keeps scale 1.
+    It is measured before steps 1, 2, 4, 8, ..., 128, with the step's own examples. Each measurement counts half and
+    all earlier ones the other half, as half of all steps so far came after the last but one: about the mean over the
+    steps. Then the scales stay, or with `interval` are measured every so many steps, as a moving average. A term that
+    has no gradient, as teacher and student agree in it, keeps scale 1.
 
     It is a callback so that `Trainer` saves its state with every checkpoint, in trainer_state.json.
 
     Args:
         weights: {term: weight} of the relation terms.
-        scales_terms: False: gradients are measured for the warnings alone, and all scales are 1.
+        rescales: False: gradients are measured for the warnings alone, and all scales are 1.
         interval: steps between measurements after the first 128; None: there are no more.
+        definition: what norms depend on, other than the weights; a checkpoint of another one is measured again.
 
     Attributes:
         norms: mean norms of the gradients: of each term at weight 1, and of the rest, task and logits.
         scales: {term: what its weight is multiplied by}.
+        first_step, last_step: the first and the last step that were measured, from 0; None before there is one.
     """
 
-    def __init__(self, weights: Mapping[str, float], scales_terms: bool = True, interval: int | None = None):
-        self.weights, self.scales_terms, self.interval = dict(weights), scales_terms, interval
-        self.norms, self.scales = {}, dict.fromkeys(weights, 1.0)
-        self.begin, self.next = None, 0  # the first step that was measured, and the next that will be; from 0
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        rescales: bool = True,
+        interval: int | None = None,
+        definition: Mapping | None = None,
+    ):
+        self.weights, self.rescales, self.interval = dict(weights), rescales, interval
+        self.definition = dict(definition or {})
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was measured."""
+        self.norms, self.scales = {}, dict.fromkeys(self.weights, 1.0)
+        self.first_step = self.last_step = None
+        self.failures, self.waits_for = 0, 0  # measurements that were not finite, and the step to try again
 
     def state(self) -> dict:
-        options = {"weights": self.weights, "scales_terms": self.scales_terms, "interval": self.interval}
-        names = ("norms", "scales", "begin", "next")
-        return {"args": options, "attributes": {name: getattr(self, name) for name in names}}
+        options = ("weights", "rescales", "interval", "definition")
+        values = ("norms", "scales", "first_step", "last_step", "failures", "waits_for")
+        return {
+            "args": {name: getattr(self, name) for name in options},
+            "attributes": {name: getattr(self, name) for name in values},
+        }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Goes on from what a checkpoint holds, or begins anew."""
-        name = type(self).__name__
-        blank = type(self)(self.weights, self.scales_terms, self.interval).state()
-        saved = state.stateful_callbacks.get(name, blank) if state.global_step else blank
-        if any(saved["args"][option] != blank["args"][option] for option in ("weights", "scales_terms")):
-            saved = blank  # a run of other terms
-        for attribute, value in saved["attributes"].items():
-            setattr(self, attribute, value)
-        state.stateful_callbacks.setdefault(name, saved)  # `Trainer` saves the state of those that it finds there
+        """Restores what a checkpoint holds, or forgets an earlier training."""
+        self.reset()
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if saved is not None:
+            self.take_over(saved)
+        self._save(state)
+
+    def take_over(self, saved: Mapping) -> None:
+        """Goes on from a state, where it is one of the same terms."""
+        ours, theirs = self.state()["args"], saved["args"]
+        same = all(theirs[name] == ours[name] for name in ("rescales", "definition"))
+        if same and theirs["weights"].keys() == ours["weights"].keys():
+            for name, value in saved["attributes"].items():
+                setattr(self, name, value)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.norms and self._is_settling():
-            self._tell()  # the training was shorter
+        if self.weights and self._is_settling():
+            self._report()  # the training was shorter
+        self._save(state)
+
+    def _save(self, state) -> None:
+        # `Trainer` does so at checkpoints, for the names that it finds there.
+        state.stateful_callbacks[type(self).__name__] = self.state()
 
     def is_due(self, step: int) -> bool:
-        """Returns whether the step after so many others is to be measured."""
-        return self.next is not None and step >= self.next
+        """Returns whether to measure before this step, from 0."""
+        if step < self.waits_for or not self.weights:
+            return False
+        if self._is_settling():
+            return self.last_step is None or step >= self.first_step + 2 ** self._steps().bit_length() - 1
+        return self.interval is not None and step >= self.last_step + self.interval
 
     def add(self, step: int, rest: float, norms: Mapping[str, float]) -> None:
-        """Takes in the norms of a step; where one is not finite the next step is measured in its place."""
+        """Adds the norms of a step. Where one is not finite, a later step is measured in its place."""
         new = {"rest": rest, **norms}
         if not all(map(math.isfinite, new.values())):
+            self.failures += 1
+            self.waits_for = step + 2 ** (self.failures - 1)
             return
+        was_settling = self._is_settling()
         if not self.norms:
-            self.begin, self.norms = step, new
+            self.first_step, self.norms = step, new
+        self.last_step, self.failures = step, 0
         self.norms = {term: (norm + new[term]) / 2 for term, norm in self.norms.items()}
-        if self.scales_terms:
+        if self.rescales:
             self.scales = {term: self._scale(term) for term in self.weights}
-        steps, was_settling = step - self.begin + 1, self._is_settling()
-        if steps < self._last_step:
-            self.next = self.begin + 2 ** steps.bit_length() - 1
-        else:
-            self.next = step + self.interval if self.interval else None
-            if was_settling:
-                self._tell()
+        if was_settling and not self._is_settling():
+            self._report()
+
+    def _steps(self) -> int:
+        return 0 if self.last_step is None else self.last_step - self.first_step + 1
 
     def _is_settling(self) -> bool:
-        return self.next is not None and self.next < self.begin + self._last_step
-
-    @property
-    def _last_step(self) -> int:
-        return LAST_STEP if self.scales_terms else LAST_STEP_OF_WARNINGS
+        return self._steps() < (LAST_STEP if self.rescales else LAST_STEP_OF_WARNINGS)
 
     def _relative_norm(self, term: str) -> float:
-        """Returns the norm of a term's gradient at weight 1, by that of the rest."""
+        """Returns the norm of a term's gradient at weight 1, by that of the rest; infinite where the rest has none."""
         return self.norms[term] / self.norms["rest"] if self.norms["rest"] else math.inf
 
     def _scale(self, term: str) -> float:
         norm = self._relative_norm(term)
         return 1 / norm if SMALLEST_NORM < norm < math.inf else 1.0
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
+        if not self.norms or not self.norms["rest"]:
+            what = "no gradient that is finite" if not self.norms else "no gradient of task and logits"
+            logger.warning("%s was measured, so the weights of relations are factors and not shares.", what)
+            return
         relative = {term: self._relative_norm(term) for term in self.weights}
         found = ", ".join(f"{term} {norm:.3g}" for term, norm in relative.items())
         logger.info("Gradient of each term at weight 1, by that of task and logits together: %s.", found)
-        if self.scales_terms:
+        if self.rescales:
             logger.info("Weights are multiplied by %s.", ", ".join(f"{s:.4g} ({t})" for t, s in self.scales.items()))
         for term, weight in self.weights.items():
             share = weight * self.scales[term] * relative[term]
             if relative[term] <= SMALLEST_NORM:
-                advice = ": teacher and student agree in it"
-            elif self.scales_terms:
+                advice = ": teacher and student agree in it, or it does not reach the weights that are trained"
+            elif self.rescales:
                 advice = f": change {term}_weight, which is {weight:g}"
             else:
                 advice = f" at {term}_weight {weight:g}: term_balance gradient would make the weight a share"
-            if share < FAINT:
+            if share < MIN_SHARE:
                 logger.warning(
                     "%s has %.2g of the gradient of task and logits, so it hardly trains the student%s.",
                     term,
                     share,
                     advice,
                 )
-            elif share > LOUD:
+            elif share > MAX_SHARE:
                 logger.warning(
                     "%s has %.3g times the gradient of task and logits, which it drowns out%s.", term, share, advice
                 )

@@ -10,8 +10,8 @@ the distillation. Everything else is `Trainer`.
 """
 
 import contextlib
+import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from ckd_trainer.balance import TermBalance
 from ckd_trainer.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.errors import InputError
 from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
-from ckd_trainer.gradients import gradients, inner_product
+from ckd_trainer.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
@@ -49,6 +49,15 @@ from ckd_trainer.wrapped_models import (
 
 ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
 
+# Options that the norms of the terms' gradients do not depend on.
+_NOT_IN_NORMS = {
+    "term_balance",
+    "balance_interval",
+    "log_gradient_norms",
+    "teacher_cache_dir",
+    *(f"{term}_weight" for term in RELATIONS),
+}
+
 
 class StepItems(NamedTuple):
     """How many items the batches of a step have.
@@ -68,12 +77,12 @@ class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
     The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`; the weights of
-    relations     are shares of the gradient, measured in the first steps (`TermBalance`), or factors. The teacher runs
-    in     eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it.
-    The log     holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`,
-    ...), averaged     over the finite steps since the last log and over all processes, `nonfinite_steps`, the count of
-    the others, and     what the weights of relations are multiplied by at the time (`scale_wr_distance`, ...).
-    Evaluation reports the student's task loss and metrics alone.
+    relations are shares of the gradient, measured in the first steps (`TermBalance`), or factors. The teacher runs in
+    eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it. The log
+    holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...), averaged
+    over the finite steps since the last log and over all processes, `nonfinite_steps`, the count of the others, and
+    what the weights of relations are multiplied by at the time (`scale_wr_distance`, ...). Evaluation reports the
+    student's task loss and metrics alone.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
     be given; training is then that of `Trainer`, bit for bit, but for two differences on purpose. For spans, the loss
@@ -131,7 +140,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_teacher, self._placed_teacher = teacher, None
-        self._last_step = None  # the `StepItems` that were trained last
+        self._last_step = None  # the `StepItems` that were trained last, for `log_gradient_norms`
         self._fit_to(self.model)
 
     def call_model_init(self, trial=None):
@@ -196,29 +205,57 @@ class DistillationTrainer(Trainer):
             output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
         self._student_options = output_options(student, objective.model_outputs)
         self._weights = {"task": objective.task_weight} | objective.weights
-        self.remove_callback(TermBalance)
-        if relations := {term: weight for term, weight in objective.weights.items() if term in RELATIONS}:
-            scales_terms = self.ckd_args.term_balance == "gradient"
-            self.add_callback(TermBalance(relations, scales_terms, self.ckd_args.balance_interval))
+        self._balance_with({term: weight for term, weight in objective.weights.items() if term in RELATIONS})
         self._running_means = RunningMeans(list(self._weights))
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
 
+    def _balance_with(self, relations: dict[str, float]) -> None:
+        """Makes the balance of a student's relation terms, by weight."""
+        self._balance = None
+        self.remove_callback(TermBalance)
+        if not relations:
+            return
+        if "layerwise" in self.args.optim:
+            raise InputError(
+                f"optim is {self.args.optim.value}, which changes weights in every backward, but balancing relations "
+                "takes some that change nothing: choose an optimizer that is not layerwise."
+            )
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise InputError(
+                "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
+                "recipes/accelerate/fsdp2.yaml."
+            )
+        options = dataclasses.asdict(self.ckd_args)
+        definition = {name: value for name, value in options.items() if name not in _NOT_IN_NORMS}
+        rescales = self.ckd_args.term_balance == "gradient"
+        self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)
+        self.add_callback(self._balance)
+
     @property
     def balance(self) -> TermBalance | None:
-        """What scales the relation terms; None where there are none."""
-        # `Trainer` may put another one in its place, where it resumes with restore_callback_states_from_checkpoint.
-        return next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
+        """The balance of the relation terms; None without relation terms."""
+        if self._balance is not None and self._balance not in self.callback_handler.callbacks:
+            # Restoring callbacks from a checkpoint, `Trainer` puts another in its place, with the terms of that time.
+            found = next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
+            if found is None:
+                raise InputError("the callback TermBalance was removed, but the weights of relations need it.")
+            self._balance.take_over(found.state())
+            self.remove_callback(TermBalance)
+            self.add_callback(self._balance)
+        return self._balance
 
     @property
     def scales(self) -> dict[str, float]:
         """{term: what its weight is multiplied by} of the terms that are balanced."""
-        return self.balance.scales if self.balance is not None and self.balance.scales_terms else {}
+        balance = self.balance
+        return balance.scales if balance is not None and balance.rescales else {}
 
     @property
     def term_weights(self) -> dict[str, float]:
         """{term: weight} in the loss, scaled; task and logits among them."""
-        return {term: weight * self.scales.get(term, 1.0) for term, weight in self._weights.items()}
+        scales = self.scales
+        return {term: weight * scales.get(term, 1.0) for term, weight in self._weights.items()}
 
     @property
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
@@ -398,7 +435,7 @@ class DistillationTrainer(Trainer):
         step = StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, batches)
         if self.balance is not None and self.balance.is_due(self.state.global_step):
             self._measure(step)
-        self._last_step = step
+        self._last_step = step if self.ckd_args.log_gradient_norms else None
         return batches, step
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
@@ -460,37 +497,25 @@ class DistillationTrainer(Trainer):
         return terms, outputs
 
     def _measure(self, step: StepItems) -> None:
-        """Tells the balance the norms of a step's gradients."""
+        """Measures the norms of a step's gradients and updates the balance."""
         balance = self.balance
         rest = {term: weight for term, weight in self._weights.items() if term not in balance.weights}
         found = self._gradients(step, [rest, *({term: 1.0} for term in balance.weights)])
-        norm_of_rest, *norms = (inner_product(gradient, gradient) ** 0.5 for gradient in found)
+        norm_of_rest, *norms = map(norm, found)
         balance.add(self.state.global_step, norm_of_rest, dict(zip(balance.weights, norms, strict=True)))
-
-    def _gradient_norms(self, step: StepItems) -> dict[str, float]:
-        """Returns the norms of the weighted terms' gradients, and the cosines between them, for the log."""
-        weights = {term: weight for term, weight in self.term_weights.items() if weight}
-        found = self._gradients(step, [{term: weight} for term, weight in weights.items()])
-        found = dict(zip(weights, ([part.clone() for part in gradient] for gradient in found), strict=True))
-        norms = {term: inner_product(gradient, gradient) ** 0.5 for term, gradient in found.items()}
-        values = {f"gradient_norm_{term}": norm for term, norm in norms.items()}
-        for one, other in itertools.combinations(weights, 2):
-            product = norms[one] * norms[other]
-            values[f"cosine_{one}_{other}"] = inner_product(found[one], found[other]) / product if product else 0.0
-        return values
 
     def _gradients(self, step: StepItems, mixtures: list[dict[str, float]]) -> Iterator[list[Tensor]]:
         """Yields the gradient of each mixture of terms (by weight) in a step, see `gradients`."""
         batches = [self._prepare_inputs(batch) for batch in step.batches]
-        with self.compute_loss_context_manager():
-            signals = [self._signals(batch) for batch in batches]
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()  # as before every step of training, for optimizers without a schedule
 
-        def loss(index, mixture, model):
+        def loss(batch, mixture, model):
             with self.compute_loss_context_manager():
-                terms, _ = self._terms(model, batches[index], signals[index], step)
+                terms, _ = self._terms(model, batch, self._signals(batch), step)
                 return sum(mixture.get(term, 0.0) * value for term, value in terms.items()) / len(batches)
 
-        losses = [[functools.partial(loss, index, mixture) for index in range(len(batches))] for mixture in mixtures]
+        losses = [[functools.partial(loss, batch, mixture) for batch in batches] for mixture in mixtures]
         seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
         return gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
 
@@ -506,8 +531,10 @@ class DistillationTrainer(Trainer):
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
-            if self.ckd_args.log_gradient_norms and self._last_step is not None:
-                logs |= self._gradient_norms(self._last_step)
+            if self._last_step is not None:
+                weighted = {term: {term: weight} for term, weight in self.term_weights.items() if weight}
+                found = self._gradients(self._last_step, list(weighted.values()))
+                logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
         super().log(logs, start_time)
 
     def _save_rng_state(self, output_dir):
