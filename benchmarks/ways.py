@@ -6,7 +6,7 @@
 The ways: "alone" is fine-tuned on the labels; "logits" and "published" are the recipe of the published settings,
 without its relations and as it is; "balanced" has the defaults of `CKDArguments` in place of its loss. Options go to
 every run, those of the student to students: the ways differ in their losses alone. TASK is a GLUE task or squad; MODEL
-is a pre-trained model, a folder or an id on the Hub, and TEACHER the folder of a run of run_teacher.py, in place of it.
+is a pre-trained model, a folder or an id on the Hub; TEACHER, in its place, is the folder of a run of run_teacher.py.
 The commands are printed as they run; a run that is complete is not repeated.
 
 Prints a table of scores, and how far "balanced" is ahead of the others: means over seeds, with the 95 % interval of a
@@ -171,7 +171,13 @@ def print_differences(runs, seeds):
             return 100 * (mean("balanced", rows, ours) - mean(way, rows, theirs))
 
         found = bootstrap(
-            (rows,), difference, n_resamples=RESAMPLES, batch=1, vectorized=False, method="percentile", rng=draw
+            (rows,),
+            difference,
+            n_resamples=RESAMPLES,
+            batch=1,
+            vectorized=False,
+            method="percentile",
+            random_state=draw,
         ).confidence_interval
         value = 100 * (mean("balanced", rows, seeds) - mean(way, rows, seeds))
         print(f"{way:10} {value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")

@@ -207,6 +207,69 @@ def test_a_run_that_goes_on_with_other_terms_is_measured_from_there(tmp_path, be
     assert again.balance.first_step == 9 and again.scales.keys() == WEIGHTS.keys() and 1.0 not in again.scales.values()
 
 
+def test_restored_callbacks_do_not_bring_back_other_terms(tmp_path):
+    """`Trainer` makes a balance from the checkpoint's then, and puts it in the place of ours."""
+    distil(tmp_path, steps=9, ckd_args=ckd({"wr_angle": 1.0}), options={"save_steps": 9})
+    options = {"restore_callback_states_from_checkpoint": True}
+    again = distil(tmp_path, trains=False, steps=11, options=options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert again.balance.first_step == 9 and again.scales.keys() == WEIGHTS.keys() and 1.0 not in again.scales.values()
+    state = json.loads((tmp_path / "checkpoint-11" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["TermBalance"]["attributes"]["scales"] == again.scales
+
+
+@pytest.mark.parametrize(
+    ("changed", "first_step"),
+    [({"relation_temperature": 0.05}, 9), ({"alpha": 0.9}, 9), ({"wr_angle_weight": 9.0}, 0), ({}, 0)],
+    ids=str,
+)
+def test_norms_are_good_as_long_as_they_mean_the_same(tmp_path, changed, first_step):
+    """Weights may change: norms are those at weight 1."""
+    distil(tmp_path, steps=9, options={"save_steps": 9})
+    again = distil(tmp_path, trains=False, steps=10, ckd_args=ckd(**changed))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    assert again.balance.first_step == first_step
+
+
+def test_an_interval_may_come_later():
+    balance = TermBalance({"wr_angle": 1.0})
+    for step in range(200):
+        if balance.is_due(step):
+            balance.add(step, 1.0, {"wr_angle": 2.0})
+    again = TermBalance({"wr_angle": 1.0}, interval=100)
+    again.take_over(json.loads(json.dumps(balance.state())))
+    assert [step for step in range(200, 240) if again.is_due(step)][0] == 227
+
+
+def test_a_second_training_begins_anew(tmp_path):
+    run = distil(tmp_path, steps=3)
+    first = run.scales
+    run.train()
+    assert run.balance.first_step == 0 and run.balance.last_step == 1 and run.scales != first
+
+
+def test_the_end_of_a_training_holds_the_scales(tmp_path):
+    """Without any checkpoint too."""
+    run = distil(tmp_path, steps=3, options={"save_strategy": "no"})
+    run.save_state()
+    state = json.loads((tmp_path / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["TermBalance"]["attributes"]["scales"] == run.scales
+
+
+def test_a_loss_function_of_the_users_is_in_the_rest(tmp_path):
+    """It is measured like the loss on the labels that it stands for."""
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    runs = [
+        distil(tmp_path / str(own), train=examples(13), steps=2, options=options, compute_loss_func=own)
+        for own in (None, loss)
+    ]
+    assert runs[1].balance.norms == pytest.approx(runs[0].balance.norms, rel=1e-4)
+
+
 def test_scales_do_not_depend_on_how_a_step_is_cut(tmp_path):
     runs = []
     for size in (8, 4, 1):
@@ -334,6 +397,13 @@ def test_a_term_in_which_teacher_and_student_agree_is_left_alone(tmp_path, caplo
         assert any(f"{term} has " in text and "teacher and student agree in it" in text for text in caplog.messages)
 
 
+def test_what_a_cache_rounds_is_no_gradient(tmp_path):
+    student = no_dropout(layers=4)
+    args = ckd(alpha=0.0, teacher_cache_dir=str(tmp_path / "cache"))
+    run = distil(tmp_path, copy.deepcopy(student), student, ckd_args=args)
+    assert run.scales == dict.fromkeys(WEIGHTS, 1.0)
+
+
 def test_a_student_that_begins_as_its_teacher_trains_on(tmp_path):
     """The term has a gradient as soon as the student moves; nothing blows up."""
     student = no_dropout(layers=4)
@@ -387,7 +457,7 @@ def test_shares_out_of_proportion_are_warned_of(caplog):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"balance_interval": 10, "term_balance": "none"}, "term_balance none measures nothing anew: leave it out"),
+        ({"balance_interval": 10, "term_balance": "none"}, "term_balance none does not scale weights: leave it out"),
         ({"balance_interval": 0}, "balance_interval is 0: give 1 or more"),
         ({"balance_interval": -3}, "balance_interval is -3: give 1 or more"),
     ],
@@ -395,6 +465,28 @@ def test_shares_out_of_proportion_are_warned_of(caplog):
 def test_intervals_that_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         CKDArguments(**options)
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path):
+    with pytest.raises(InputError, match="optim is galore_adamw_layerwise, which changes weights in every backward"):
+        distil(tmp_path, options={"optim": "galore_adamw_layerwise"})
+    run = distil(tmp_path, trains=False)
+    run.remove_callback(TermBalance)
+    with pytest.raises(InputError, match="the callback TermBalance was removed"):
+        run.train()
+    sharded = distil(tmp_path, trains=False)
+    sharded.model_init = lambda: no_dropout(layers=2, width=16)
+    sharded.is_fsdp_enabled = True
+    assert not sharded.accelerator.is_fsdp2
+    with pytest.raises(InputError, match="cannot be measured under FSDP 1: set fsdp_version to 2"):
+        sharded.call_model_init()
+
+
+def test_nothing_to_balance_against_is_said(caplog):
+    balance = TermBalance({"wr_angle": 1.0}, rescales=False)
+    for step in range(8):
+        balance.add(step, 0.0, {"wr_angle": 0.0})
+    assert "no gradient of task and logits was measured" in warnings_of(caplog)[0] and len(caplog.messages) == 1
 
 
 # ----------------------------------------------------------------------------------- precisions, wrappers, and scripts
