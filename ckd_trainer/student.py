@@ -10,6 +10,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
 from ckd_trainer.compatibility import outline
 from ckd_trainer.errors import InputError
+from ckd_trainer.layer_mapping import resolve_layer_mapping
 
 logger = logging.getLogger(__name__)
 
@@ -17,25 +18,18 @@ logger = logging.getLogger(__name__)
 def student_layers(args: ModelArguments, depth: int) -> list[int]:
     """Returns which of the teacher's `depth` layers (from 1) become the student's, in order.
 
-    Of a teacher with T layers a student with S takes
-
-    =========  ==================================================
-    first      1, ..., S
-    last       T - S + 1, ..., T
-    skip       every (T/S)-th; S has to divide T
-    uniform    round(l T/S) for l = 1..S
-    =========  ==================================================
-
-    or the layers that student_layers lists. By default the first: lower layers are the more general ones.
+    Of a teacher with T layers a student with S takes the `first` S (the default, as lower layers are more general), or
+    those of the layer mappings `last`, `skip` (every (T/S)-th; S has to divide T) and `uniform` (round(l T/S)), or
+    the ones that student_layers lists.
 
     Raises:
         InputError: more layers than the teacher has, layers that it does not have, or skip where S does not divide T.
     """
-    chosen = args.student_layers or STUDENT_LAYERS[0]
+    chosen = args.student_layers or "first"
     if chosen not in STUDENT_LAYERS:
-        layers = [int(layer) for layer in args.student_layers.split(",")]
+        layers = [int(layer) for layer in chosen.split(",")]
         if any(not 1 <= layer <= depth for layer in layers):
-            raise InputError(f"student_layers is {args.student_layers}, but the teacher has layers 1 to {depth}.")
+            raise InputError(f"student_layers is {chosen}, but the teacher has layers 1 to {depth}.")
         return layers
     count = args.student_num_layers
     if count is None:
@@ -44,13 +38,12 @@ def student_layers(args: ModelArguments, depth: int) -> list[int]:
         raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers to take them from.")
     if chosen == "first":
         return list(range(1, count + 1))
-    if chosen == "last":
-        return list(range(depth - count + 1, depth + 1))
     if chosen == "skip" and depth % count:
         raise InputError(
             f"student_layers is skip, but {count} layers do not go evenly into the teacher's {depth}: use uniform."
         )
-    return [round(layer * depth / count) for layer in range(1, count + 1)]
+    source = dict(resolve_layer_mapping(chosen, count, depth))
+    return [source[layer] for layer in range(1, count + 1)]
 
 
 def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
