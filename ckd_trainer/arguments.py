@@ -84,7 +84,7 @@ class CKDArguments:
     )
     balance_interval: int | None = _option(
         None,
-        "With term_balance gradient: after step 128, measure again every so many steps. By default never.",
+        "With term_balance gradient: the number of steps between measurements after step 128. Off by default.",
     )
     log_gradient_norms: bool = _option(
         False,

@@ -32,15 +32,15 @@ class TermBalance(TrainerCallback, ExportableState):
 
     It is measured before steps 1, 2, 4, 8, ..., 128, with the step's own examples. Each measurement counts half and
     all earlier ones the other half, as half of all steps so far came after the last but one: about the mean over the
-    steps. Then the scales stay, or with `interval` are measured every so many steps, as a moving average. A term that
-    has no gradient, as teacher and student agree in it, keeps scale 1.
+    steps. After that the scales are fixed; with `interval` they are updated every `interval` steps, as a moving
+    average. A term without a gradient, because teacher and student agree in it, keeps scale 1.
 
     It is a callback so that `Trainer` saves its state with every checkpoint, in trainer_state.json.
 
     Args:
         weights: {term: weight} of the relation terms.
         rescales: False: gradients are measured for the warnings alone, and all scales are 1.
-        interval: steps between measurements after the first 128; None: there are no more.
+        interval: steps between measurements after step 128; None: measuring stops there.
         definition: what norms depend on, other than the weights; a checkpoint of another one is measured again.
 
     Attributes:

@@ -17,7 +17,7 @@ _DEEPSPEED_SCALE = 2.0**10  # keeps small gradients from vanishing in half preci
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     """Returns the trained weights that all terms can reach: the encoder's, without head and pooler.
 
-    All trained weights where the encoder has none, or where there is no transformers model in the module.
+    Falls back to all trained weights if the encoder has none, or if the module holds no transformers model.
     """
     model = unwrapped(model)
     weights = {

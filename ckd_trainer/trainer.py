@@ -492,7 +492,7 @@ class DistillationTrainer(Trainer):
             shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
             if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
                 shares["task"] = torch.full_like(shares["task"], len(step.batches))
-            # A mean of nothing is no number, and has no share.
+            # The mean over zero items is NaN: leave it out.
             terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
         return terms, outputs
 
@@ -508,7 +508,7 @@ class DistillationTrainer(Trainer):
         """Yields the gradient of each mixture of terms (by weight) in a step, see `gradients`."""
         batches = [self._prepare_inputs(batch) for batch in step.batches]
         if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()  # as before every step of training, for optimizers without a schedule
+            self.optimizer.train()  # as before every training step: schedule-free optimizers need it
 
         def loss(batch, mixture, model):
             with self.compute_loss_context_manager():
