@@ -97,8 +97,11 @@ class _InnerProducts(torch.autograd.Function):
                 weights.nan_to_num_(nan=math.nan, posinf=0)
                 centre = weights.mT @ items / weights.sum(-2, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny)
                 items.addcmul_(valid.to(items.dtype), centre, value=-1)
-                offsets = (items @ centre.mT).add_(centre.square().sum(-1, keepdim=True), alpha=0.5)
-                parts.append((items @ items.mT, offsets.squeeze(-1), centre))
+                size = centre.square().sum(-1, keepdim=True)
+                offsets = (items @ centre.mT).add_(size, alpha=0.5)
+                products = items @ items.mT
+                _clear_rounding(products, size)
+                parts.append((products, offsets.squeeze(-1), centre))
         products, offsets, centres = map(joined, zip(*parts, strict=True))
         ctx.dim = dim
         ctx.save_for_backward(mask, centres, *layers)
@@ -122,6 +125,16 @@ class _InnerProducts(torch.autograd.Function):
                 part.addcmul_(by_offset[..., None], centre)
         parts = gradient.unbind(ctx.dim)
         return None, None, *(part.to(layer.dtype) for part, layer in zip(parts, layers, strict=True))
+
+
+def _clear_rounding(products: Tensor, size: Tensor) -> None:
+    """Puts items at the centre m that are there up to rounding: what is left of them has no direction.
+
+    size: |m|^2, (..., 1, 1).
+    """
+    rounding = _ROUNDING_UNITS * torch.finfo(products.dtype).eps
+    at_centre = diagonal(products) <= rounding**2 * size.squeeze(-1)
+    products.masked_fill_(at_centre[..., None] | at_centre[..., None, :], 0)
 
 
 def _chunks(mask: Tensor, layers: Sequence[Tensor], *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
