@@ -38,21 +38,21 @@ $(LOWEST)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 quickstart: $(INSTALLED)
-	$(RUN) -m ckd_trainer.data.agreement runs/quickstart/data
+	$(RUN) -m ckd_trainer.data.demo.agreement runs/quickstart/data
 	$(RUN) run_teacher.py recipes/quickstart_teacher.yaml
 	$(RUN) run_glue_ckd.py recipes/quickstart_fine_tuned.yaml
 	$(RUN) run_glue_ckd.py recipes/quickstart_logits.yaml
 	$(RUN) run_glue_ckd.py recipes/quickstart_ckd.yaml
-	$(RUN) -m ckd_trainer.report runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
+	$(RUN) -m ckd_trainer.reports.table runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
 	    runs/quickstart/ckd --metric accuracy --output runs/quickstart/quickstart.png
 
 quickstart-qa: $(INSTALLED)
-	$(RUN) -m ckd_trainer.data.reading runs/quickstart_qa/data
+	$(RUN) -m ckd_trainer.data.demo.reading runs/quickstart_qa/data
 	$(RUN) run_teacher.py recipes/quickstart_qa_teacher.yaml
 	$(RUN) run_squad_ckd.py recipes/quickstart_qa_fine_tuned.yaml
 	$(RUN) run_squad_ckd.py recipes/quickstart_qa_logits.yaml
 	$(RUN) run_squad_ckd.py recipes/quickstart_qa_ckd.yaml
-	$(RUN) -m ckd_trainer.report runs/quickstart_qa/teacher runs/quickstart_qa/fine_tuned runs/quickstart_qa/logits \
+	$(RUN) -m ckd_trainer.reports.table runs/quickstart_qa/teacher runs/quickstart_qa/fine_tuned runs/quickstart_qa/logits \
 	    runs/quickstart_qa/ckd --metric f1 --output runs/quickstart_qa/quickstart_qa.png
 
 test: $(INSTALLED)

@@ -14,10 +14,10 @@ teacher. All options: --help.
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
-from ckd_trainer.errors import command_line
-from ckd_trainer.processes import part
-from ckd_trainer.recipe import parse_recipe
-from ckd_trainer.text_classification import run_text_classification
+from ckd_trainer.runs.recipe import parse_recipe
+from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.utils.errors import command_line
+from ckd_trainer.utils.processes import part
 
 
 @command_line

@@ -14,10 +14,10 @@ teacher. All options: --help.
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
-from ckd_trainer.errors import command_line
-from ckd_trainer.processes import part
-from ckd_trainer.question_answering import run_question_answering
-from ckd_trainer.recipe import parse_recipe
+from ckd_trainer.runs.recipe import parse_recipe
+from ckd_trainer.tasks.question_answering import run_question_answering
+from ckd_trainer.utils.errors import command_line
+from ckd_trainer.utils.processes import part
 
 
 @command_line

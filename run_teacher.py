@@ -17,11 +17,11 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.errors import command_line
-from ckd_trainer.processes import part
-from ckd_trainer.question_answering import run_question_answering
-from ckd_trainer.recipe import parse_recipe, value_of
-from ckd_trainer.text_classification import run_text_classification
+from ckd_trainer.runs.recipe import parse_recipe, value_of
+from ckd_trainer.tasks.question_answering import run_question_answering
+from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.utils.errors import command_line
+from ckd_trainer.utils.processes import part
 
 
 @command_line

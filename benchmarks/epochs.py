@@ -30,8 +30,8 @@ from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArgum
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.arguments import GlueArguments, ModelArguments
 from ckd_trainer.data.glue import GLUE_TASKS, compute_metrics_for, load_task, tokenize
-from ckd_trainer.models import ModelPair
-from ckd_trainer.recipe import parse_recipe
+from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.runs.recipe import parse_recipe
 
 SIDES = {"fine_tuning": "fine-tuning", "ckd_live": "CKD, live teacher", "ckd_cached": "CKD, cached teacher"}
 
@@ -167,7 +167,7 @@ def report(rows):
 
 def draw(rows, path):
     """Seconds of each epoch, median over the seeds, and the metric after the last one, a point per seed."""
-    from ckd_trainer.report import COLORS, TEXT_COLOR
+    from ckd_trainer.reports.table import COLORS, TEXT_COLOR
 
     first = rows[0]
     what = f"{first['task']}, {first['train_samples']} texts in batches of {first['batch']}, {first['precision']}"

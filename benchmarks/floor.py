@@ -8,7 +8,7 @@ import copy
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from ckd_trainer.student import student_from_layers
+from ckd_trainer.models.student import student_from_layers
 
 
 def bert_pair(teacher_layers, width):

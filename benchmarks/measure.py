@@ -18,7 +18,7 @@ import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "helpers")]
 
 
 def in_turns(steps, repeats):
@@ -129,7 +129,7 @@ def read_rows(path):
 
 
 def panels(rows, columns, size, title, **options):
-    """Returns a figure and its grid of axes, in the colors of `ckd_trainer.report`.
+    """Returns a figure and its grid of axes, in the colors of `ckd_trainer.reports.table`.
 
     Args:
         rows, columns: how many panels.
@@ -140,7 +140,7 @@ def panels(rows, columns, size, title, **options):
     # Here, as the memory of what is measured should not hold them.
     from matplotlib.figure import Figure
 
-    from ckd_trainer.report import GRID_COLOR, NOTE_COLOR, TEXT_COLOR
+    from ckd_trainer.reports.table import GRID_COLOR, NOTE_COLOR, TEXT_COLOR
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows + 0.4), dpi=160, layout="constrained")
     figure.suptitle(title, color=TEXT_COLOR, fontsize=11)

@@ -4,8 +4,9 @@
     python benchmarks/relation_losses.py --batch 2 --length 32 --repeats 20  # quick
     python benchmarks/relation_losses.py --threads 2 --output rows.csv
 
-"gram" is `ckd_trainer.losses.contextual_relation_losses`, "differences" its twin in tests/reference.py, which builds
-the difference vectors of every angle. Both get the same random hidden states and first have to agree on the values.
+"gram" is `ckd_trainer.losses.contextual_relation_losses`, "differences" its twin in tests/helpers/reference.py, which
+builds the difference vectors of every angle. Both get the same random hidden states and first have to agree on the
+values.
 
 Time: the sides take turns, so that whatever else the machine does hits both alike. Memory: the most that one step
 adds to a fresh process that already holds the hidden states (Linux and macOS). Appends one row per side to --output.

@@ -82,7 +82,7 @@ def row_of(shape, seconds, memory, repeats):
 
 def draw(rows, options):
     """A column per axis: time with its share of the floor step above, memory below."""
-    from ckd_trainer.report import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
+    from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     lines = [[row for row in rows if row["axis"] == axis] for axis in TITLES]
     lines = [line for line in lines if line]

@@ -43,7 +43,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.arguments import GlueArguments
 from ckd_trainer.data.glue import load_task, tokenize
-from ckd_trainer.models import StoredTeacher
+from ckd_trainer.models.pair import StoredTeacher
 
 SETTINGS = {"bert_base": {"batch": 8, "length": 128}, "cola": {"batch": 32, "length": 128}}
 PRECISIONS = ("float32", "bf16")
@@ -206,7 +206,7 @@ def measure_setting(argv, setting, precision):
 
 def draw(rows, path):
     """One panel per setting and precision, from the latest rows of the machine that was measured last."""
-    from ckd_trainer.report import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
+    from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     machine = {name: rows[-1][name] for name in ("device", "cpu", "threads", "torch", "torch_compile")}
     rows = [row for row in rows if machine.items() <= row.items()]

@@ -14,12 +14,12 @@ from typing import Literal
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.errors import InputError, short
-from ckd_trainer.files import expanded, user_path
-from ckd_trainer.layer_mapping import parse_layer_mapping
+from ckd_trainer.losses.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES
+from ckd_trainer.utils.errors import InputError, short
+from ckd_trainer.utils.files import expanded, user_path
 
-STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.student.student_layers`
+STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.models.student.student_layers`
 
 
 def _option(default, help):
@@ -39,8 +39,8 @@ class CKDArguments:
 
     The training loss is `(1 - alpha) task + alpha logits + wr_distance_weight WR-distance + wr_angle_weight WR-angle
     + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`, where the weights of relations are shares of the
-    gradient that task and logits have together, see `ckd_trainer.balance` (`term_balance` none: plain factors). With
-    `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
+    gradient that task and logits have together, see `ckd_trainer.training.balance` (`term_balance` none: plain
+    factors). With `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
 
     Example::
 

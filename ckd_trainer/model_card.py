@@ -9,10 +9,10 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from ckd_trainer.files import public, write_atomically
-from ckd_trainer.models import StoredTeacher
-from ckd_trainer.run_folder import PACKAGES, RECIPE
-from ckd_trainer.wrapped_models import config_of, has_adapters, inner_models, unwrapped
+from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.runs.folder import PACKAGES, RECIPE
+from ckd_trainer.utils.files import public, write_atomically
+from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")

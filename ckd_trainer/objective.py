@@ -9,8 +9,6 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.errors import InputError
-from ckd_trainer.layer_mapping import Pairs, format_pairs, resolve_layer_mapping, unmatched_layers
 from ckd_trainer.losses import (
     classification_logit_loss,
     layer_gram,
@@ -22,7 +20,9 @@ from ckd_trainer.losses import (
     triple_loss,
     word_gram,
 )
-from ckd_trainer.teacher import TeacherSignals, head_logits
+from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, resolve_layer_mapping, unmatched_layers
+from ckd_trainer.teacher.signals import TeacherSignals, head_logits
+from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 

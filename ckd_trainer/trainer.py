@@ -22,22 +22,29 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.balance import TermBalance
-from ckd_trainer.compatibility import check_encoder, check_savable, check_token_ids
-from ckd_trainer.errors import InputError
-from ckd_trainer.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
-from ckd_trainer.gradients import gradients, norm, norms_and_cosines
-from ckd_trainer.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import span_task_count, span_task_loss
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models import StoredTeacher, local_tokenizer
+from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
+from ckd_trainer.models.labels import label_order, warn_of_label_order
+from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import CACHED_TERMS, RELATIONS, CKDObjective
-from ckd_trainer.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
-from ckd_trainer.running_means import RunningMeans
-from ckd_trainer.sampling import LengthGroupedSampler, seed_of_epoch
-from ckd_trainer.teacher import PREFIX, CachedTeacher, LiveTeacher, TeacherSignals, attention_mask_of, outputs_by_name
-from ckd_trainer.teacher_cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
-from ckd_trainer.wrapped_models import (
+from ckd_trainer.teacher.cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
+from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
+from ckd_trainer.teacher.signals import (
+    PREFIX,
+    CachedTeacher,
+    LiveTeacher,
+    TeacherSignals,
+    attention_mask_of,
+    outputs_by_name,
+)
+from ckd_trainer.training.balance import TermBalance
+from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
+from ckd_trainer.training.running_means import RunningMeans
+from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.utils.wrapped_models import (
     LABELS,
     config_of,
     forward_arguments,

@@ -13,14 +13,14 @@ from conftest import save_tokenizer, sentences, tiny_model, write_tsv
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 
-import ckd_trainer.runner
-import ckd_trainer.teacher_cache
-import ckd_trainer.text_classification
+import ckd_trainer.runs.run
+import ckd_trainer.tasks.text_classification
+import ckd_trainer.teacher.cache
 import ckd_trainer.trainer
 import run_glue_ckd
-from ckd_trainer.data import agreement
-from ckd_trainer.files import told_without_room
-from ckd_trainer.signal_writer import SignalWriter
+from ckd_trainer.data.demo import agreement
+from ckd_trainer.teacher.writer import SignalWriter
+from ckd_trainer.utils.files import told_without_room
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--do_eval", "--do_predict"]
 QUICK += ["--per_device_train_batch_size", "8", "--max_steps", "9", "--save_steps", "3", "--save_total_limit", "1"]
@@ -150,12 +150,12 @@ CHECKPOINTS = {
     "state of a checkpoint": (TrainerState, "save_to_json", 2),
 }
 MOMENTS = CHECKPOINTS | {
-    "first record": (ckd_trainer.runner, "write_record", 1),
+    "first record": (ckd_trainer.runs.run, "write_record", 1),
     "model": (Trainer, "_save", 4),
     "state": (TrainerState, "save_to_json", 4),
-    "results of the training": (ckd_trainer.runner, "_save_results", 1),
-    "results": (ckd_trainer.runner, "_save_results", 2),
-    "predictions": (ckd_trainer.text_classification, "write_predictions", 1),
+    "results of the training": (ckd_trainer.runs.run, "_save_results", 1),
+    "results": (ckd_trainer.runs.run, "_save_results", 2),
+    "predictions": (ckd_trainer.tasks.text_classification, "write_predictions", 1),
     "card": (ckd_trainer.trainer, "write_model_card", 2),
 }
 QUICKLY = ["optimizer of a checkpoint", "state of a checkpoint", "model", "predictions"]
@@ -196,7 +196,7 @@ def test_run_without_room(place, moment, options, whole, request, monkeypatch, c
 
 CACHE = {
     "signals": (SignalWriter, "write", 1),
-    "manifest": (ckd_trainer.teacher_cache, "_finish", 1),
+    "manifest": (ckd_trainer.teacher.cache, "_finish", 1),
 }
 
 

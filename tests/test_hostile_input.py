@@ -30,17 +30,17 @@ from transformers import (
     Wav2Vec2Config,
 )
 
-import ckd_trainer.data.agreement
+import ckd_trainer.data.demo.agreement
+import ckd_trainer.data.demo.reading
 import ckd_trainer.data.glue
-import ckd_trainer.data.reading
-import ckd_trainer.report
+import ckd_trainer.reports.table
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
 
 TEACHER, GLUE, SQUAD = run_teacher.main, run_glue_ckd.main, run_squad_ckd.main
-AGREEMENT, READING = ckd_trainer.data.agreement.main, ckd_trainer.data.reading.main
-SUBMISSION, REPORT = ckd_trainer.data.glue.main, ckd_trainer.report.main
+AGREEMENT, READING = ckd_trainer.data.demo.agreement.main, ckd_trainer.data.demo.reading.main
+SUBMISSION, REPORT = ckd_trainer.data.glue.main, ckd_trainer.reports.table.main
 
 QUICK = "--do_train --max_steps 1 --report_to none --disable_tqdm true --output_dir HERE/out"
 STUDENT = "--student_init teacher_layers --student_num_layers 2"
@@ -357,7 +357,7 @@ RECIPES = [
     recipe("a number of 5000 digits", f"seed: {'1' * 5000}\n", "recipe.yaml | digits"),
     recipe("Python's os.system", "seed: !!python/object/apply:os.system ['touch marker']\n", "not YAML | os.system"),
     recipe("a Python module", "seed: !!python/module:antigravity\n", "recipe.yaml is not YAML | antigravity"),
-    recipe("a Python object", "!!python/object:ckd_trainer.errors.InputError {}\n", "recipe.yaml is not YAML"),
+    recipe("a Python object", "!!python/object:ckd_trainer.utils.errors.InputError {}\n", "recipe.yaml is not YAML"),
     recipe(
         "shell in train_file",
         ALONE.replace("GOOD/train.tsv", "'; touch marker; `touch marker`.tsv'") + "output_dir: $(touch marker)\n",

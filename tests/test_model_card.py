@@ -8,7 +8,7 @@ from test_trainer import trainer
 from test_wrapped_models import PassesOn, compiled, lora
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.models import StoredTeacher
+from ckd_trainer.models.pair import StoredTeacher
 
 
 def named(name, model=None):

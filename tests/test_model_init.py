@@ -13,7 +13,7 @@ from transformers.integrations import integration_utils
 from transformers.trainer_utils import HPSearchBackend
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.errors import InputError
+from ckd_trainer.utils.errors import InputError
 
 PUBLISHED = ALL_TERMS | {"alpha": 0.7, "term_balance": "none"}
 TRIALS = [{"layers": 2, "learning_rate": 1e-3}, {"layers": 4, "learning_rate": 1e-3}, {"layers": 2, "seed": 3}]

@@ -7,8 +7,8 @@ import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
-from ckd_trainer.errors import InputError
-from ckd_trainer.recipe import parse_recipe, resolved_recipe, value_of
+from ckd_trainer.runs.recipe import parse_recipe, resolved_recipe, value_of
+from ckd_trainer.utils.errors import InputError
 
 ALL = (ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments)
 DATA = ["--task_name", "rte", "--output_dir", "out"]

@@ -23,10 +23,10 @@ from transformers import TrainerControl
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
-from ckd_trainer.checkpoints import last_checkpoint
-from ckd_trainer.data import agreement, reading
-from ckd_trainer.errors import Interrupted
-from ckd_trainer.interruption import StopOnSignal
+from ckd_trainer.data.demo import agreement, reading
+from ckd_trainer.runs.checkpoints import last_checkpoint
+from ckd_trainer.runs.interruption import StopOnSignal
+from ckd_trainer.utils.errors import Interrupted
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
@@ -153,7 +153,7 @@ MADE_ONCE = """
 import pathlib, sys
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from ckd_trainer.processes import made_once
+from ckd_trainer.utils.processes import made_once
 
 def make():
     with open(sys.argv[1], "a") as file:

@@ -28,15 +28,15 @@ from ckd_trainer import losses
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.tables import open_table
-from ckd_trainer.errors import InputError
-from ckd_trainer.layer_mapping import (
+from ckd_trainer.losses.layer_mapping import (
     STRATEGIES,
     format_pairs,
     parse_layer_mapping,
     resolve_layer_mapping,
     unmatched_layers,
 )
-from ckd_trainer.recipe import parse_recipe, resolved_recipe
+from ckd_trainer.runs.recipe import parse_recipe, resolved_recipe
+from ckd_trainer.utils.errors import InputError
 
 TIMES = int(os.environ.get("HYPOTHESIS_TIMES", 1))
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import run_glue_ckd
 import run_teacher
 from ckd_trainer import models
-from ckd_trainer.checkpoints import last_checkpoint
+from ckd_trainer.runs.checkpoints import last_checkpoint
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "2", "--disable_tqdm", "true"]

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from ckd_trainer.recipe import resolved_recipe
+from ckd_trainer.runs.recipe import resolved_recipe
 
 # ------------------------------------------------------------------------------------------------------ private names
 
@@ -51,7 +51,7 @@ PRIVATE = {
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
     "ckd_trainer/metrics/squad.py": {"_info", "_compute"},
     "ckd_trainer/metrics/in_memory.py": {"_build_data_dir", "_data_dir_root"},  # where it makes a folder in any case
-    "ckd_trainer/compatibility.py": {"_model_mapping"},  # nothing public says which models an Auto class has
+    "ckd_trainer/models/compatibility.py": {"_model_mapping"},  # nothing public says which models an Auto class has
 }
 
 
@@ -140,10 +140,10 @@ SIGNATURES = [
     (Trainer.log, "self logs start_time", "trainer.py: the terms in the log"),
     (Trainer.create_model_card, "self language license tags model_name", "trainer.py, model_card.py: README.md"),
     (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
-    (Trainer.training_step, "self model inputs num_items_in_batch", "tests/chaos.py: kills in a step"),
-    (Trainer.get_optimizer_cls_and_kwargs, "args model", "runner.py: an optimizer that cannot be made is refused"),
-    (Trainer.save_model, "self output_dir", "runner.py: the student"),
-    (TrainerState.load_from_json, "json_path", "runner.py: where a training stands"),
+    (Trainer.training_step, "self model inputs num_items_in_batch", "tests/helpers/chaos.py: kills in a step"),
+    (Trainer.get_optimizer_cls_and_kwargs, "args model", "run.py: an optimizer that cannot be made is refused"),
+    (Trainer.save_model, "self output_dir", "run.py: the student"),
+    (TrainerState.load_from_json, "json_path", "run.py: where a training stands"),
     (Accelerator.prepare_model, "self model device_placement evaluation_mode", "trainer.py: places the teacher"),
     (Accelerator.reduce, "self tensor reduction", "trainer.py: means over processes"),
     (broadcast_object_list, "object_list", "processes.py: the main process decides"),
@@ -267,7 +267,7 @@ def test_the_loss_is_divided_by_the_batches_of_a_step(trained):
 
 
 def test_a_training_log_has_the_loss_and_others_have_not(trained):
-    """log of trainer.py adds the terms where there is one; runner.py and report.py read the history."""
+    """log of trainer.py adds the terms where there is one; run.py and table.py read the history."""
     logs = trained[0].named("log")
     assert len(logs) == 7 and all({"loss", "learning_rate", "grad_norm"} <= names for names in logs[:6])
     assert "loss" not in logs[6] and {"train_loss", "train_runtime", "total_flos"} <= logs[6]
@@ -324,14 +324,14 @@ def test_prediction_step_leaves_out_what_is_to_be_ignored(tmp_path):
 
 
 def test_a_checkpoint_is_whole_when_on_save_is_called(trained):
-    """checkpoints.py (what_is_missing, last_checkpoint), runner.py and interruption.py know these names."""
+    """checkpoints.py (what_is_missing, last_checkpoint), run.py and interruption.py know these names."""
     names = {"model.safetensors", "config.json", "training_args.bin", "trainer_state.json"}
     names |= {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
     assert trained[2] == {2: names, 4: names, 6: names}
 
 
 def test_the_state_of_a_checkpoint_says_whether_the_training_was_to_stop(trained):
-    """_is_last and _end_of of runner.py, tidy_up of checkpoints.py, and report.py read it."""
+    """_is_last and _end_of of run.py, tidy_up of checkpoints.py, and table.py read it."""
     whole, resumed, _ = trained
     folder = PROJECT.joinpath(whole.args.output_dir)
     for step, stops in ((4, False), (6, True)):

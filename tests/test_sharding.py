@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_processes import STUDENT, launch, logged, without_dropout
 
 import run_glue_ckd
-from ckd_trainer.processes import placed_for_evaluation
+from ckd_trainer.utils.processes import placed_for_evaluation
 
 # Accelerate knows FSDP for accelerators alone; torch has it for processors too.
 ON_PROCESSORS = """
@@ -21,7 +21,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 import run_glue_ckd
-from ckd_trainer.processes import part
+from ckd_trainer.utils.processes import part
 
 init = AcceleratorState.__init__
 
@@ -115,7 +115,7 @@ import torch
 from test_trainer import examples, pad
 from transformers import BertForSequenceClassification, TrainingArguments
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.processes import part
+from ckd_trainer.utils.processes import part
 
 options = {"max_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
 args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_strategy="no", **options)

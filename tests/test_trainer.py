@@ -11,7 +11,7 @@ from reference import contextual_relation_losses as slow_relation_losses
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainingArguments
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.errors import InputError
+from ckd_trainer.utils.errors import InputError
 
 
 def examples(count=48, seed=0, labels=2, types=False):

@@ -5,7 +5,7 @@ import math
 import unicodedata
 from collections import Counter, defaultdict
 
-from ckd_trainer.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 

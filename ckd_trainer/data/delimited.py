@@ -10,7 +10,7 @@ import io
 import logging
 import re
 
-from ckd_trainer.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import Table, open_table
-from ckd_trainer.errors import ArgumentParser, InputError, command_line, first_of, short
-from ckd_trainer.files import user_path
 from ckd_trainer.metrics.glue import GlueMetric
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, short
+from ckd_trainer.utils.files import user_path
 
 __all__ = [
     "GLUE_TASKS",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ckd_trainer.files import write_atomically
+from ckd_trainer.utils.files import write_atomically
 
 _SCORES_AT_ONCE = 2**24  # 64 MB of them
 _LARGEST = 1e30  # of a logit: sums stay finite in float32
@@ -76,7 +76,7 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     Args:
         questions: With the columns id and context.
         features: Of these questions, from `ckd_trainer.data.squad.encode` with offsets.
-        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.padding`): as
+        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.utils.padding`): as
             `QuestionAnsweringTrainer.predict` returns them; any trainer's where padding is on the right. What is not
             finite counts as lowest.
         n_best: How many spans an n-best list has.

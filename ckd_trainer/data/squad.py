@@ -17,9 +17,9 @@ from datasets import Dataset
 
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.errors import InputError, first_of
-from ckd_trainer.files import user_path
-from ckd_trainer.padding import longest_first
+from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.padding import longest_first
 
 logger = logging.getLogger(__name__)
 

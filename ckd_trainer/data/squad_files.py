@@ -11,8 +11,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
-from ckd_trainer.errors import InputError, first_of, short
-from ckd_trainer.files import user_path
+from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.files import user_path
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
-from ckd_trainer.errors import InputError, first_of
-from ckd_trainer.files import write_atomically
+from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.files import write_atomically
 
 
 def write_predictions(task, name, logits, output_dir):

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
 from ckd_trainer.data.delimited import split_rows
-from ckd_trainer.errors import InputError, first_of, short
-from ckd_trainer.files import user_path
+from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.files import user_path
 
 
 @dataclass(frozen=True)

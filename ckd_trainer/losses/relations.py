@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ckd_trainer.layer_mapping import resolve_layer_mapping
 from ckd_trainer.losses.geometry import Gram, stacked_gram
+from ckd_trainer.losses.layer_mapping import resolve_layer_mapping
 from ckd_trainer.losses.pairs import pair_loss
 from ckd_trainer.losses.triples import triple_loss
 
@@ -69,7 +69,7 @@ def contextual_relation_losses(
             flows into them.
         attention_mask: (batch, length), 1 for real tokens.
         window_size: odd window of the word relation's angles, None for all triples; 21 in the paper.
-        layer_mapping: for both relations, see `ckd_trainer.layer_mapping`.
+        layer_mapping: for both relations, see `ckd_trainer.losses.layer_mapping`.
         distance, distance_loss, relation_temperature, relation_normalization, normalize_distances: see `pair_loss`.
         angle_loss: see `triple_loss`.
 

@@ -6,7 +6,7 @@
 with G the products of `gram`. A set has N W W triples and N N products, so no list of triples is ever made: they are
 gone through by j, a block of all i, k > j and sets at a time (an angle between j and k is the one between k and j),
 and each block leaves its gradient behind, in closed form. Where all j and k of short texts fit in one block they are
-one, as it is the number of operations that costs there. tests/reference.py has the same loss in plain loops.
+one, as it is the number of operations that costs there. tests/helpers/reference.py has the same loss in plain loops.
 """
 
 import math

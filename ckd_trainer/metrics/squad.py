@@ -10,8 +10,8 @@ from collections import Counter
 import datasets
 import evaluate
 
-from ckd_trainer.errors import first_of
 from ckd_trainer.metrics.in_memory import InMemoryMetric
+from ckd_trainer.utils.errors import first_of
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

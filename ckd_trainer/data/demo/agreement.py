@@ -1,0 +1,285 @@
+"""The embedded task: is this English sentence grammatical? Made on the spot, no download.
+
+A sentence is grammatical when its main verb agrees with its subject in number, and ungrammatical when it does not.
+Between the two stand nouns that do not count, in nested phrases, some with a verb of their own that agrees as well::
+
+    grammatical      The nurse that the drivers near the lawyer follow surely complains.
+    ungrammatical    Beside our twin, my aunts that obey the clerks often and surely sneezes.
+
+Counting words does not help, by construction. A sentence is kept only together with one that has the other label and
+is made of the same kinds of words (two singular nouns, one plural verb, ...) in another order. Within a kind the words
+are drawn at random. So any bag of words is as likely in a grammatical as in an ungrammatical sentence, and only a
+model that finds the main verb and its subject solves the task.
+
+Run as ``python -m ckd_trainer.data.demo.agreement FOLDER [--seed 0]``: see `write_task`.
+"""
+
+import itertools
+import json
+from collections import defaultdict
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.utils.files import write_atomically
+
+LABELS = ("ungrammatical", "grammatical")
+NUMBERS = ("singular", "plural")
+MAX_DEPTH = 2  # phrases in phrases: my poet | near the nurse | that your boys greet
+MAX_WORDS = 24
+MODIFIERS = ("none",) * 3 + ("preposition",) * 2 + ("subject relative", "object relative")
+
+# Plural nouns and singular verbs end in s, which is a token of its own: a small model learns one mark of number rather
+# than every word's. No verb takes a clause or a bare infinitive and none is also a noun, since a wrong verb could be
+# read as right there ("the girls know the boy sings", "my uncle that the dog walks").
+NOUNS = (
+    "actor aunt baker boy clerk dancer doctor driver farmer girl lawyer nurse painter pilot poet singer teacher twin "
+    "uncle waiter writer"
+).split()
+TRANSITIVE_VERBS = "accuse admire adore amuse annoy avoid encourage follow forgive greet ignore obey".split()
+INTRANSITIVE_VERBS = "appear arrive complain disappear exist hesitate listen relax sing succeed".split()
+WORDS = {
+    "determiner": "my our the your".split(),
+    "preposition": "behind beside near opposite".split(),
+    "adverb": "clearly now often really still surely truly usually".split(),
+    "singular noun": NOUNS,
+    "plural noun": [f"{noun}s" for noun in NOUNS],
+    "singular transitive": [f"{verb}s" for verb in TRANSITIVE_VERBS],
+    "plural transitive": TRANSITIVE_VERBS,
+    "singular intransitive": [f"{verb}s" for verb in INTRANSITIVE_VERBS],
+    "plural intransitive": INTRANSITIVE_VERBS,
+}
+OTHER_TOKENS = ["that", "and", ",", ".", "##s"]
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+    "model_max_length": 64,
+    "model_input_names": ["input_ids", "attention_mask"],
+}
+BASE_CONFIG = {
+    "model_type": "bert",
+    "architectures": ["BertForSequenceClassification"],
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 1,
+    "pad_token_id": 0,
+    # 1 / sqrt(width), so that a layer neither shrinks nor swells what it reads. From BERT's 0.02, made for width 768,
+    # a model this narrow stays at chance for several epochs.
+    "initializer_range": 0.125,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+class Example(NamedTuple):
+    """A sentence and its label, one of `LABELS`."""
+
+    text: str
+    label: str
+
+
+class Draw:
+    """Random numbers that are the same for a seed on every machine."""
+
+    def __init__(self, seed):
+        self._random = Random(seed)
+
+    def chance(self):
+        return self._random.random()  # the one method whose numbers Python promises to keep for a seed
+
+    def pick(self, options):
+        return options[int(self.chance() * len(options))]
+
+
+class _Writer(Draw):
+    """Draws sentences as lists of kinds (keys of `WORDS`, or words that stand for themselves), then as text."""
+
+    def noun_phrase(self, number, depth):
+        phrase = ["determiner", f"{number} noun"]
+        if depth == 0:
+            return phrase
+        modifier = self.pick(MODIFIERS)
+        other = self.pick(NUMBERS)
+        if modifier == "preposition":  # the nurse | near the drivers
+            phrase += ["preposition", *self.noun_phrase(other, depth - 1)]
+        elif modifier == "subject relative":  # the nurse | that greets the drivers
+            phrase += ["that", f"{number} transitive", *self.noun_phrase(other, depth - 1)]
+        elif modifier == "object relative":  # the nurse | that the drivers greet
+            phrase += ["that", *self.noun_phrase(other, depth - 1), f"{other} transitive"]
+        return phrase
+
+    def adverbs(self):
+        return self.pick([[], [], ["adverb"], ["adverb", "and", "adverb"]])
+
+    def kinds(self, label):
+        subject = self.pick(NUMBERS)
+        verb = subject if label == "grammatical" else _other(subject, NUMBERS)
+        sentence = []
+        if self.chance() < 0.3:  # so that the subject is not always the first noun
+            sentence += ["preposition", *self.noun_phrase(self.pick(NUMBERS), depth=0), ","]
+        sentence += self.noun_phrase(subject, MAX_DEPTH) + self.adverbs()
+        if self.chance() < 0.5:
+            return [*sentence, f"{verb} intransitive", "."]
+        # An object with phrases of its own: so that the main verb is not always the last one
+        return [*sentence, f"{verb} transitive", *self.noun_phrase(self.pick(NUMBERS), depth=1), "."]
+
+    def text(self, kinds):
+        words = [self.pick(WORDS[kind]) if kind in WORDS else kind for kind in kinds]
+        text = " ".join(words).replace(" ,", ",").replace(" .", ".")
+        return text[0].upper() + text[1:]
+
+
+def make_examples(n, seed):
+    """Makes `n` different examples, `n` an even number; the same for a seed on every machine.
+
+    Examples 2i and 2i+1 are made of the same kinds of words and have different labels, in either order.
+
+    Example::
+
+        for text, label in make_examples(10, seed=0):
+            print(label, text)
+    """
+    if n < 0 or n % 2:
+        raise InputError(f"{n} examples were asked for, but they come in pairs: give an even number.")
+    writer = _Writer(seed)
+    unmatched = defaultdict(list)  # (kinds of words in alphabetical order, label) -> texts
+    seen = set()
+    examples = []
+    while len(examples) < n:
+        label = writer.pick(LABELS)
+        kinds = writer.kinds(label)
+        text = writer.text(kinds)
+        if len(kinds) > MAX_WORDS or text in seen:
+            continue
+        seen.add(text)
+        bag, other = tuple(sorted(kinds)), _other(label, LABELS)
+        if unmatched[bag, other]:
+            examples += [Example(unmatched[bag, other].pop(), other), Example(text, label)]
+        else:
+            unmatched[bag, label].append(text)
+    return examples
+
+
+def _other(value, pair):
+    return pair[1 - pair.index(value)]
+
+
+def make_tokenizer():
+    """Makes the `tokenizers.Tokenizer` of the task: lower case, words of `WORDS`, the s of number as a token."""
+    stems = [word for kind in ("determiner", "preposition", "adverb") for word in WORDS[kind]]
+    return word_tokenizer([*SPECIAL_TOKENS, *OTHER_TOKENS, *stems, *NOUNS, *TRANSITIVE_VERBS, *INTRANSITIVE_VERBS])
+
+
+def word_tokenizer(tokens):
+    """Makes a `tokenizers.Tokenizer` of lower-case words and pieces (##s), with `SPECIAL_TOKENS` among them."""
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    return tokenizer
+
+
+def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
+    """Writes the task as own files for the scripts, and a base to start models from.
+
+    - ``train.tsv``, ``validation.tsv``, ``test.tsv``: columns text and label; no sentence is in two of them.
+    - ``base/``: the tokenizer and the configuration of a small BERT without weights, for ``student_init: random``.
+
+    Files that are there already and hold the same are left alone.
+
+    Args:
+        folder: made where it is missing.
+        seed: of the sentences.
+        train, validation, test: how many sentences, even numbers.
+
+    Raises:
+        InputError: an odd number, or a file that is there with other content; then nothing is written.
+    """
+    sizes = {"train": train, "validation": validation, "test": test}
+    for name, size in sizes.items():
+        if size < 2 or size % 2:
+            raise InputError(f"{name} is {size}, but sentences come in pairs: give an even number, 2 or more.")
+    order = Random(seed)
+    examples = iter(make_examples(sum(sizes.values()), seed))
+    files = {}
+    for name, size in sizes.items():
+        rows = sorted(itertools.islice(examples, size), key=lambda row: order.random())  # partners apart
+        files[f"{name}.tsv"] = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows)
+    tokenizer = make_tokenizer()
+    files["base/tokenizer.json"] = tokenizer.to_str(pretty=True) + "\n"
+    files["base/tokenizer_config.json"] = as_json(TOKENIZER_CONFIG)
+    files["base/config.json"] = as_json(BASE_CONFIG | {"vocab_size": tokenizer.get_vocab_size()})
+
+    write_new_files(folder, files)
+
+
+def write_new_files(folder, files):
+    """Writes texts under their names in a folder; files that are there already and hold the same are left alone.
+
+    Raises:
+        InputError: a file that is there with other content; then nothing is written.
+
+    Example::
+
+        write_new_files("runs/quickstart/data", {"train.tsv": "text\\tlabel\\n", "base/config.json": "{}\\n"})
+    """
+    contents = {Path(folder) / name: content.encode() for name, content in files.items()}
+    for path, content in contents.items():
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, but is to be a file: give another folder.")
+        for parent in path.parents:
+            if parent.is_file():
+                raise InputError(f"{parent} is a file: give another folder.")
+        if path.exists() and path.read_bytes() != content:
+            raise InputError(f"{path} is there already with other content: give another folder, or delete it first.")
+    for path, content in contents.items():
+        if not path.exists():
+            write_atomically(path, content)
+
+
+def as_json(value):
+    """Returns the text of a JSON file."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def write_by_command(argv, write_task, *, prog, description, files):
+    """The command line of an embedded task: `FOLDER [--seed N]`."""
+    parser = ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser.add_argument("folder", help=f"where {files} and base/ are written")
+    parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
+    arguments = parser.parse_args(argv)
+    write_task(arguments.folder, seed=arguments.seed)
+    print(f"The task is in {arguments.folder}: {files}, base/")
+
+
+@command_line
+def main(argv):
+    write_by_command(
+        argv,
+        write_task,
+        prog="ckd_trainer.data.demo.agreement",
+        description="Makes the embedded task: subject-verb agreement.",
+        files="train.tsv, validation.tsv, test.tsv",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Do teacher, student and data go together? Checks by configuration and tokenizer, before weights are loaded."""
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ckd_trainer.utils.errors import InputError, short
+
+_PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # multiples that make a matrix product fast
+_ONE_ENCODING = (
+    "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
+    "or use student_init teacher_layers."
+)
+
+# Classifiers whose hidden states are not one for each token of a text.
+_UNSUPPORTED = {
+    "canine": "reads characters, not tokens",
+    "funnel": "pools the tokens of a text, so that deeper layers have fewer states than the text has tokens",
+    "perceiver": "reads bytes into an array of its own length",
+    "layoutlmv2": "reads images beside the text",
+    "layoutlmv3": "reads images beside the text",
+    "lxmert": "reads images beside the text",
+    "tapas": "reads tables",
+}
+_SUPPORTED = "a text encoder with one state a token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
+
+
+def check_task(config: PreTrainedConfig, model_class, name: str) -> None:
+    """Raises InputError where transformers has no model of this kind for the task.
+
+    Args:
+        model_class: the Auto class of the task's models.
+        name: the model, for the message.
+    """
+    with_code = model_class.__name__ in (getattr(config, "auto_map", None) or {})
+    if type(config) not in model_class._model_mapping and not with_code:
+        raise InputError(
+            f"{name} is a {config.model_type} model, which {model_class.__name__} does not know: give {_SUPPORTED}."
+        )
+
+
+def check_encoder(config: PreTrainedConfig) -> None:
+    """Raises InputError for a model that has not one hidden state for each token in each of its layers."""
+    reason = _UNSUPPORTED.get(config.model_type)
+    if config.is_encoder_decoder:
+        reason = "has an encoder and a decoder"
+    elif reason is None and getattr(config, "num_hidden_layers", None) is None:
+        reason = "does not say its number of layers (num_hidden_layers)"
+    if reason:
+        raise InputError(f"the {config.model_type} model {reason}: give {_SUPPORTED}.")
+
+
+def check_savable(config: PreTrainedConfig) -> None:
+    """Raises InputError where `save_pretrained` refuses a model's configuration, or another one would come back."""
+    way_out = "correct its config.json, or the values that you gave."
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            copy.deepcopy(config).save_pretrained(folder)
+            saved = type(config).from_pretrained(folder)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            message = " ".join(str(error).split())
+            raise InputError(
+                f"the {config.model_type} model's configuration cannot be saved ({message}): {way_out}"
+            ) from error
+    if saved.num_hidden_layers != config.num_hidden_layers:
+        raise InputError(
+            f"the {config.model_type} model's configuration says {config.num_hidden_layers} layers, but "
+            f"{saved.num_hidden_layers} when it is saved: {way_out}"
+        )
+
+
+def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options) -> int:
+    """Returns how many tokens a model reads at most: its positions, or less where its tokenizer stops earlier."""
+    positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
+    limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
+    base = outline(config, AutoModel, **options)
+    embeddings = getattr(getattr(base, "embeddings", None), "position_embeddings", None)
+    if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
+        # RoBERTa counts positions from after its padding index.
+        limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
+    return min(limits)
+
+
+def check_max_length(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options
+) -> None:
+    """Raises InputError where max_seq_length is more than a model reads, or has no room for a text."""
+    limit = max_length(config, tokenizer, **options)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if max_seq_length <= special:
+        raise InputError(
+            f"max_seq_length is {max_seq_length}, but the {special} special tokens of the {config.model_type} model "
+            f"leave no room for a text then: give {special + 1} or more."
+        )
+    if max_seq_length > limit:
+        raise InputError(
+            f"max_seq_length is {max_seq_length}, but the {config.model_type} model reads at most {limit} tokens: "
+            f"give {limit}."
+        )
+
+
+def outline(config: PreTrainedConfig, model_class, **options) -> PreTrainedModel:
+    """Returns the model of a configuration without weights: modules and shapes, nothing in memory.
+
+    Args:
+        model_class: one of transformers' Auto classes.
+
+    Raises:
+        InputError: a configuration that makes no model.
+    """
+    try:
+        with torch.device("meta"):
+            return model_class.from_config(config, **options)
+    except Exception as error:  # each class checks its values in its own way
+        raise InputError(
+            f"the {config.model_type} model's configuration cannot be used: {' '.join(str(error).split())}"
+        ) from error
+
+
+def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises InputError unless the two pad texts on one side."""
+    if student.padding_side != teacher.padding_side:
+        raise InputError(
+            f"the teacher's tokenizer pads on the {teacher.padding_side}, but the student's on the "
+            f"{student.padding_side}: both read the same batches, and where a text stands in them counts. Set "
+            "padding_side in the tokenizer_config.json of the one that was trained with the other side."
+        )
+
+
+def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises InputError unless the two have one vocabulary, entry by entry."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        example = min(token for token, _ in ours.items() ^ theirs.items())
+        raise InputError(
+            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; "
+            f"{short(example)} is {theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but "
+            f"{_ONE_ENCODING}"
+        )
+
+
+def check_token_ids(
+    student: PreTrainedConfig,
+    teacher: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    """Raises InputError where it can be seen that the models read different token ids, for use without the scripts.
+
+    With both tokenizers each id must mean the same in both; entries that one has more must have embeddings in the
+    teacher. With fewer the numbers of embeddings are compared. They are equal, but for rows that nobody reads: models
+    are often padded to a multiple of 8, as BERT's 30,522 to 30,528.
+
+    Args:
+        tokenizer: encoded the data; None where it is not known.
+        teacher_tokenizer: is stored beside the teacher; None where there is none.
+    """
+    if tokenizer is not None:
+        check_embeddings(teacher, tokenizer)
+        # One that does not fit into the teacher is not its own: such a teacher was made of another's configuration.
+        if teacher_tokenizer is not None and len(teacher_tokenizer) <= getattr(teacher, "vocab_size", 0):
+            _check_same_meaning(tokenizer, teacher_tokenizer)
+            return
+    ours, theirs = (getattr(config, "vocab_size", None) for config in (student, teacher))
+    if ours is None or theirs is None:
+        return
+    fewer, more = sorted((ours, theirs))
+    if fewer != more and not any(more == math.ceil(fewer / multiple) * multiple for multiple in _PADDED_TO):
+        raise InputError(
+            f"the teacher has embeddings for {theirs} token ids, the student for {ours}, but {_ONE_ENCODING} Where "
+            "the two do share a tokenizer, and one has rows for tokens that were added later, give the other as many "
+            "with resize_token_embeddings."
+        )
+
+
+def _check_same_meaning(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    ours, theirs = ({index: token for token, index in each.get_vocab().items()} for each in (student, teacher))
+    differing = [index for index in sorted(ours.keys() & theirs.keys()) if ours[index] != theirs[index]]
+    if differing:
+        raise InputError(
+            f"the teacher's tokenizer, as stored in {teacher.name_or_path}, has another vocabulary than the "
+            f"student's: {len(differing)} ids differ, such as {differing[0]}, which is {theirs[differing[0]]!r} to "
+            f"the teacher and {ours[differing[0]]!r} to the student, but {_ONE_ENCODING}"
+        )
+
+
+def check_encodings(
+    student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
+) -> None:
+    """Raises InputError unless the teacher's gives for the texts (or pairs of texts) what the student's does."""
+    for row in texts:
+        theirs = teacher(*row)
+        for name, values in student(*row).items():
+            if values != theirs[name]:
+                raise InputError(
+                    f"teacher and student have one vocabulary but encode {short(row[0])} differently ({name}: upper "
+                    f"case, special tokens or types, say), but {_ONE_ENCODING}"
+                )
+
+
+def check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError where a tokenizer has more entries than a model has embeddings."""
+    rows = getattr(config, "vocab_size", None)
+    if rows is not None and len(tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} entries, but the {config.model_type} model has embeddings for "
+            f"{rows}: they do not belong together."
+        )

@@ -1,0 +1,96 @@
+"""Matches a model's labels to the data's: by name or, where one side has only numbers, by position."""
+
+import logging
+
+from transformers import PreTrainedConfig
+
+from ckd_trainer.utils.errors import InputError, first_of, short
+
+logger = logging.getLogger(__name__)
+
+
+def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str = "the teacher") -> list[int] | None:
+    """Returns for each of our labels its index among theirs; None where the orders are the same.
+
+    Equal names decide, if need be without regard to case. Where one side has only numbers (LABEL_0, LABEL_1, ... or 0,
+    1, ...), a number stands for the position, see `match_by_position`.
+
+    Args:
+        theirs: configuration of a model that knows the task.
+        ours: configuration with the data's labels.
+        whose: what an error message calls the model.
+
+    Raises:
+        InputError: another number of labels, or other names.
+    """
+    if theirs.num_labels != ours.num_labels:
+        raise InputError(
+            f"{whose} has {theirs.num_labels} labels, but the data has {ours.num_labels}: it was fine-tuned for "
+            "another task. Fine-tune one on this data with run_teacher.py."
+        )
+    if ours.num_labels == 1:
+        return None
+    their_names, our_names = _names(theirs), _names(ours)
+    order = _order_by_name(their_names, our_names)
+    if order is None:
+        numbers = _numbers(their_names), _numbers(our_names)
+        if numbers == (None, None):
+            # Those that the other side lacks come first.
+            named = sorted(their_names, key=set(our_names).__contains__)
+            wanted = sorted(our_names, key=set(their_names).__contains__)
+            raise InputError(
+                f"{whose}'s labels are {first_of(named)}, but the data has {first_of(wanted)}: give a model of this "
+                "task, or rename the labels in its config.json (id2label, label2id)."
+            )
+        positions = list(range(len(our_names)))
+        order = [(numbers[0] or positions).index(number) for number in numbers[1] or positions]
+    return None if order == sorted(order) else order
+
+
+def match_by_position(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> bool:
+    """Returns whether only positions tell which label is which: numbers on one side, words on the other."""
+    names = _names(theirs), _names(ours)
+    return len(names[0]) > 1 and _order_by_name(*names) is None and None in map(_numbers, names)
+
+
+def warn_of_label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str = "the teacher") -> None:
+    """Warns where labels come in another order, and loudly where they can be matched by position alone."""
+    order = label_order(theirs, ours, whose=whose)
+    places = order or range(ours.num_labels)
+    pairs = [f"{theirs.id2label[place]} is {name}" for place, name in zip(places, _names(ours), strict=True)]
+    if match_by_position(theirs, ours):
+        logger.warning(
+            "LABELS ARE MATCHED BY POSITION, as names on one side are only numbers: %s's %s. If that is wrong, name "
+            "the labels in the model's config.json (id2label, label2id).",
+            whose,
+            first_of(pairs, 10),
+        )
+    elif order is not None:
+        logger.warning(
+            "%s has its labels in another order than the data; they are matched by name.", whose.capitalize()
+        )
+
+
+def _names(config: PreTrainedConfig) -> list[str]:
+    if set(config.id2label) != set(range(config.num_labels)):
+        raise InputError(
+            f"a model's id2label is {short(config.id2label)}, which does not name the labels 0 to "
+            f"{config.num_labels - 1}: correct its config.json."
+        )
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def _order_by_name(theirs: list[str], ours: list[str]) -> list[int] | None:
+    """Returns for each of our names its index among theirs, None where the names are not the same."""
+    for fold in (str, str.casefold):
+        folded = [fold(name) for name in theirs]
+        wanted = [fold(name) for name in ours]
+        if len(set(folded)) == len(folded) and sorted(folded) == sorted(wanted):
+            return [folded.index(name) for name in wanted]
+    return None
+
+
+def _numbers(names: list[str]) -> list[int] | None:
+    """Returns the numbers of LABEL_0, LABEL_1, ... or 0, 1, ... in any order; None for other names."""
+    numbers = [name.casefold().removeprefix("label_") for name in names]
+    return list(map(int, numbers)) if sorted(numbers) == sorted(map(str, range(len(names)))) else None

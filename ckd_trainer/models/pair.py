@@ -1,0 +1,340 @@
+"""A teacher and a student: loaded, and checked that the two fit."""
+
+import copy
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ckd_trainer.arguments import GlueArguments, ModelArguments, SquadArguments
+from ckd_trainer.models.compatibility import (
+    check_embeddings,
+    check_encoder,
+    check_max_length,
+    check_padding_sides,
+    check_savable,
+    check_task,
+    check_vocabularies,
+    max_length,
+    outline,
+)
+from ckd_trainer.models.labels import label_order, warn_of_label_order
+from ckd_trainer.models.loading import (
+    call,
+    check_all_weights,
+    check_base_weights,
+    load_config,
+    load_weights,
+    weight_files,
+)
+from ckd_trainer.models.student import (
+    config_of_layers,
+    override_config,
+    permute_head,
+    random_model,
+    student_from_layers,
+    student_layers,
+)
+from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.wrapped_models import forward_arguments
+
+logger = logging.getLogger(__name__)
+
+
+class ModelPair:
+    """The student and, where one is needed, the teacher: checked by configuration and tokenizer, then loaded.
+
+    Args:
+        args: where they come from.
+        model_class: the Auto class of the task's models.
+        distils: a loss reads the teacher. Without, the teacher is loaded only where the student is made from it.
+        trains: the student is to be trained; without, a head that is missing or has other labels is refused.
+
+    Attributes:
+        student_config, teacher_config: configurations; the teacher's is None where it is not needed.
+        tokenizer: the student's.
+        teacher_tokenizer: encodes the texts, and gives all that either model reads; the student's own without one.
+        saved_tokenizer: the student's as it was loaded. A tokenizer that has encoded texts keeps the truncation and
+            padding of its last call, and would be saved with them.
+        folders: where the models lie, as far as they are on this machine.
+
+    Raises:
+        InputError: a model that is not named or cannot be loaded, or two vocabularies.
+
+    Example::
+
+        pair = ModelPair(model_args, distils=True, trains=True)
+        pair.set_labels(["negative", "positive"])
+        student, teacher = pair.load()
+    """
+
+    def __init__(
+        self,
+        args: ModelArguments,
+        *,
+        model_class=AutoModelForSequenceClassification,
+        distils: bool,
+        trains: bool,
+    ):
+        student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
+        from_teacher = args.student_is_from_teacher
+        if student is None and not from_teacher:
+            raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} reads it.")
+        if teacher is None and (distils or from_teacher):
+            reader = "a term of the loss" if distils else f"student_init {args.student_init}"
+            raise InputError(
+                f"teacher_model_name_or_path is not given, but {reader} reads the teacher: name one, or set alpha and "
+                "the weights to 0 and student_init to pretrained for plain fine-tuning."
+            )
+        self.args, self.model_class = args, model_class
+        self.options = {"trust_remote_code": args.trust_remote_code}
+        self.distils, self.trains = distils, trains
+        self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
+        self.head_order = None
+        self.teacher_config = self.teacher_tokenizer = None
+        if distils or from_teacher:
+            self.teacher_config = self._load_config(teacher)
+            self.teacher_tokenizer = load_tokenizer(teacher, **self.options)
+        self.layers = []
+        if args.student_init == "teacher_layers":
+            self.layers = student_layers(args, self.teacher_config.num_hidden_layers)
+            self.student_config = config_of_layers(self.teacher_config, self.layers)
+        else:
+            config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
+            self.student_config = override_config(config, args)
+        if self.student_config.output_attentions:  # the run asks each forward for what it reads
+            logger.info("The student's configuration asks for attentions, which cannot be saved: turned off.")
+            self.student_config.output_attentions = False
+        self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
+        self.saved_tokenizer = copy.deepcopy(self.tokenizer)
+        if self.teacher_tokenizer is None:
+            self.teacher_tokenizer = self.tokenizer
+        # Such as token_type_ids, which the student reads and the teacher does not.
+        names = [*self.teacher_tokenizer.model_input_names, *self.tokenizer.model_input_names]
+        self.teacher_tokenizer.model_input_names = list(dict.fromkeys(names))
+        for config, tokenizer in self._models():
+            check_embeddings(config, tokenizer)
+        if distils:
+            check_vocabularies(self.tokenizer, self.teacher_tokenizer)
+            check_padding_sides(self.tokenizer, self.teacher_tokenizer)
+
+    def _load_config(self, name: str) -> PreTrainedConfig:
+        config = load_config(name, **self.options)
+        check_task(config, self.model_class, name)
+        check_encoder(config)
+        return config
+
+    def set_labels(self, label_names: Sequence[str] | None) -> None:
+        """Gives the student the data's labels (None: a score) and checks that the teacher has them too.
+
+        A head that comes with the student and has the same labels in another order is put in the data's.
+        """
+        source = copy.deepcopy(self.student_config)
+        self.student_config.update(label_config(label_names))
+        if self.args.student_init != "random":
+            try:
+                self.head_order = label_order(source, self.student_config, whose="the model")
+                if not self.trains:
+                    warn_of_label_order(source, self.student_config, whose="the model")
+            except InputError as error:  # to be trained: a new head, or the old one for other names
+                if not self.trains:
+                    raise InputError(f"the model cannot be evaluated on this data: {error}") from None
+        if self.distils:
+            label_order(self.teacher_config, self.student_config)
+
+    def set_span_head(self) -> None:
+        """Gives the student two outputs a token, the start and the end of an answer; checks that the teacher has them.
+
+        Raises:
+            InputError: the teacher has another number.
+        """
+        names = ["LABEL_0", "LABEL_1"]  # not those of a classifier it may come from
+        self.student_config.update(label_config(names) | {"problem_type": None})
+        if self.distils and self.teacher_config.num_labels != len(names):
+            raise InputError(
+                f"the teacher has {self.teacher_config.num_labels} outputs, but the start and the end of an answer "
+                f"are {len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
+                "run_teacher.py."
+            )
+
+    def check_max_length(self, max_seq_length: int) -> None:
+        """Raises InputError where student or teacher has fewer positions than max_seq_length."""
+        for config, tokenizer in self._models():
+            check_max_length(config, tokenizer, max_seq_length, **self.options)
+
+    def fit_max_length(self, data_args: GlueArguments | SquadArguments) -> None:
+        """Lowers a max_seq_length that was not given to what student and teacher read.
+
+        Raises:
+            InputError: a max_seq_length that was given is more than that.
+        """
+        if "max_seq_length" in data_args.by_default:
+            limit = min(max_length(config, tokenizer, **self.options) for config, tokenizer in self._models())
+            if limit < data_args.max_seq_length:
+                logger.info(
+                    "max_seq_length is %d, which is all that the models read (the default is %d).",
+                    limit,
+                    data_args.max_seq_length,
+                )
+                data_args.max_seq_length = limit
+        self.check_max_length(data_args.max_seq_length)
+
+    def _models(self) -> list[tuple[PreTrainedConfig, PreTrainedTokenizerBase]]:
+        models = [(self.student_config, self.tokenizer)]
+        return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
+
+    def load(self) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
+        """Returns the student with weights, and the teacher (None where no loss reads it) without them yet."""
+        teacher = None
+        if self.distils or self.layers:
+            teacher = StoredTeacher(
+                self.args.teacher_model_name_or_path,
+                self.teacher_config,
+                self.model_class,
+                allow_unused_weights=self.args.allow_unused_weights,
+                **self.options,
+            )
+        if self.layers:
+            student = student_from_layers(teacher.load(), self.layers, self.student_config)
+        elif self.args.student_init == "random":
+            student = random_model(self.student_config, self.model_class)
+        else:
+            # A head for other labels is replaced, as when an MNLI model is fine-tuned on RTE.
+            student, info = load_weights(
+                self.args.model_name_or_path,
+                self.model_class,
+                config=self.student_config,
+                ignore_mismatched_sizes=True,
+                **self.options,
+            )
+            check_weights = check_base_weights if self.trains else check_all_weights
+            check_weights(student, info, self.args.model_name_or_path, allow_unused=self.args.allow_unused_weights)
+        if self.head_order is not None:
+            permute_head(student, self.head_order)
+        check_savable(student.config)
+        return student, teacher if self.distils else None
+
+
+class StoredTeacher:
+    """A fine-tuned teacher in a folder or on the Hub, of which only the configuration is in memory.
+
+    Args:
+        name_or_path: folder or model id.
+        config: its configuration.
+        model_class: the Auto class that loads it.
+        allow_unused_weights: accept weights in its files that the model does not use.
+        options: for `from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        config: PreTrainedConfig,
+        model_class=AutoModelForSequenceClassification,
+        *,
+        allow_unused_weights: bool = False,
+        **options,
+    ):
+        self.name_or_path, self.config, self.model_class = expanded(name_or_path), config, model_class
+        self.options = options
+        self.allow_unused_weights = allow_unused_weights
+
+    def load(self) -> PreTrainedModel:
+        """Returns the model with its weights, see `load_teacher`."""
+        return load_teacher(
+            self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
+        )
+
+    @property
+    def input_names(self) -> set[str]:
+        """The arguments of its forward."""
+        return forward_arguments(self._outline)
+
+    def fingerprint(self) -> str:
+        """Returns a fingerprint of the files of weights, configuration, and code that came with them."""
+        code = self._folder.glob("*.py")
+        return files_fingerprint([*weight_files(self._folder), self._folder / "config.json", *code])
+
+    def num_parameters(self) -> int:
+        """Returns what `num_parameters()` of the loaded model does: weights that are tied count once."""
+        return self._outline.num_parameters()
+
+    @property
+    def _outline(self) -> PreTrainedModel:
+        return outline(self.config, self.model_class, **self.options)
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        folder = Path(self.name_or_path)
+        if not folder.is_dir():
+            patterns = ["config.json", "model.safetensors*", "model-*-of-*.safetensors", "*.py"]
+            folder = Path(call(snapshot_download, self.name_or_path, allow_patterns=patterns))
+        return folder
+
+
+def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
+    """Returns a tokenizer that can pad and knows words."""
+    tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, **options)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what AutoTokenizer makes of a folder without one
+        raise InputError(f"{name_or_path} has no tokenizer: put the files of the one that it was trained with there.")
+    if tokenizer.pad_token is None:
+        raise InputError(f"the tokenizer of {name_or_path} has no padding token, so texts cannot be put in batches.")
+    return tokenizer
+
+
+def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
+    try:
+        # Without an answer to whether a model's own code may run, transformers would ask the terminal.
+        options = {"trust_remote_code": False} | options
+        return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
+    except InputError:
+        return None
+
+
+def load_teacher(
+    name_or_path: str,
+    model_class=AutoModelForSequenceClassification,
+    *,
+    allow_unused_weights: bool = False,
+    **options,
+) -> PreTrainedModel:
+    """Returns the fine-tuned teacher.
+
+    Raises:
+        InputError: it cannot be loaded, or weights are missing or go unused, see `check_all_weights`: a model that is
+            not the one that was fine-tuned would teach noise.
+    """
+    model, info = load_weights(name_or_path, model_class, **options)
+    check_all_weights(model, info, name_or_path, allow_unused=allow_unused_weights)
+    return model
+
+
+def label_config(label_names: Sequence[str] | None) -> dict:
+    """Returns the head's configuration for these class names, or for a score (None)."""
+    if label_names is None:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def is_folder(name: str) -> bool:
+    """Returns whether a model's name is that of a folder here, and not an id on the Hub."""
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long for a path; loading it says what it is not
+        return False

@@ -1,0 +1,178 @@
+"""Making a student: from chosen layers of the teacher, or from a configuration and random weights."""
+
+import copy
+import logging
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
+from ckd_trainer.losses.layer_mapping import resolve_layer_mapping
+from ckd_trainer.models.compatibility import outline
+from ckd_trainer.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def student_layers(args: ModelArguments, depth: int) -> list[int]:
+    """Returns which of the teacher's `depth` layers (from 1) become the student's, in order.
+
+    Of a teacher with T layers a student with S takes the `first` S (the default, as lower layers are more general), or
+    those of the layer mappings `last`, `skip` (every (T/S)-th; S has to divide T) and `uniform` (round(l T/S)), or
+    the ones that student_layers lists.
+
+    Raises:
+        InputError: more layers than the teacher has, layers that it does not have, or skip where S does not divide T.
+    """
+    chosen = args.student_layers or "first"
+    if chosen not in STUDENT_LAYERS:
+        layers = [int(layer) for layer in chosen.split(",")]
+        if any(not 1 <= layer <= depth for layer in layers):
+            raise InputError(f"student_layers is {chosen}, but the teacher has layers 1 to {depth}.")
+        return layers
+    count = args.student_num_layers
+    if count is None:
+        raise InputError("student_init teacher_layers needs student_num_layers (how many) or student_layers (which).")
+    if count > depth:
+        raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers to take them from.")
+    if chosen == "first":
+        return list(range(1, count + 1))
+    if chosen == "skip" and depth % count:
+        raise InputError(
+            f"student_layers is skip, but {count} layers do not go evenly into the teacher's {depth}: use uniform."
+        )
+    source = dict(resolve_layer_mapping(chosen, count, depth))
+    return [source[layer] for layer in range(1, count + 1)]
+
+
+def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
+    """Returns the configuration of a student that is made of these teacher layers (from 1).
+
+    A list with an entry for each layer, such as ModernBERT's layer_types, keeps those of the chosen layers.
+    """
+    student = copy.deepcopy(config)
+    for name, values in _layer_lists(config).items():
+        setattr(student, name, [values[layer - 1] for layer in layers])
+    student.num_hidden_layers = len(layers)
+    return student
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config: PreTrainedConfig) -> PreTrainedModel:
+    """Returns a student whose layer l is the teacher's layer `layers[l - 1]`; all else is copied as it is.
+
+    Args:
+        teacher: any encoder that keeps its layers in one `ModuleList`.
+        layers: teacher layers, from 1.
+        config: of the student; like the teacher's but for the number of layers and the labels.
+
+    Raises:
+        InputError: the teacher shares one layer among all depths (ALBERT).
+    """
+    student = type(teacher)(config)
+    prefix = _layer_list(teacher)
+    weights = teacher.state_dict()
+    chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{prefix}.")}
+    for target, source in enumerate(layers):
+        old, new = f"{prefix}.{source - 1}.", f"{prefix}.{target}."
+        chosen |= {new + name[len(old) :]: tensor for name, tensor in weights.items() if name.startswith(old)}
+    fresh = student.state_dict()
+    if chosen.keys() != fresh.keys():
+        raise InputError(
+            f"layers of the {config.model_type} teacher cannot be taken on their own, as they are not all alike: use "
+            "student_init pretrained or random."
+        )
+    # A head for other labels than the teacher's stays random.
+    chosen = {name: tensor if tensor.shape == fresh[name].shape else fresh[name] for name, tensor in chosen.items()}
+    student.load_state_dict(chosen)
+    return student
+
+
+def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Puts the rows of the head's last layer in another order of the labels."""
+    logger.info("The rows of the model's head are put in the data's order of labels.")
+    base = f"{model.base_model_prefix}."
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith(base) and parameter.shape[0] == len(order):
+                parameter.copy_(parameter[list(order)])
+
+
+def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:
+    """Applies student_config and student_num_layers (which only student_init random has)."""
+    overrides = dict(args.student_config or {})
+    if args.student_num_layers is not None:
+        overrides["num_hidden_layers"] = args.student_num_layers
+    lists = _layer_lists(config)
+    for key, value in overrides.items():
+        if key not in {*config.to_dict(), *config.attribute_map}:
+            raise InputError(f"student_config names {key}, which a {config.model_type} configuration does not have.")
+        try:
+            setattr(config, key, value)
+        except Exception as error:  # each field checks its values in its own way
+            raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
+    if overrides:
+        try:
+            _fit_layer_lists(config, {name: values for name, values in lists.items() if name not in overrides})
+            outline(config, AutoModel)
+        except InputError as error:
+            raise InputError(f"student_config is {overrides}: {error}") from None
+    return config
+
+
+def _layer_lists(config: PreTrainedConfig) -> dict[str, list]:
+    """Returns the entries of a configuration that hold a value for each layer.
+
+    They are told by name and length: by length alone, DeBERTa's pos_att_type of two would be one in a 2-layer model.
+    """
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if isinstance(value, list | tuple)
+        and len(value) == config.num_hidden_layers
+        and ("layer" in name or name == "attention_window")  # Longformer's
+    }
+
+
+def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list]) -> None:
+    """Gives lists by layer the length of a new depth: one value for all is repeated, others are the class's pattern.
+
+    Raises:
+        InputError: the class has no pattern for such a depth.
+    """
+    depth = config.num_hidden_layers
+    for name, values in lists.items():
+        if len(values) == depth:
+            continue
+        if all(value == values[0] for value in values):
+            setattr(config, name, values[:1] * depth)
+            continue
+        others = {key: value for key, value in config.to_dict().items() if key not in lists}
+        try:
+            pattern = getattr(type(config).from_dict(others), name, None)
+        except Exception as error:  # each class checks its values in its own way
+            raise InputError(" ".join(str(error).split())) from None
+        if not isinstance(pattern, list | tuple) or len(pattern) != depth:
+            raise InputError(
+                f"{name} has {len(values)} entries, one for each layer: give {depth} of them in student_config."
+            )
+        setattr(config, name, pattern)
+
+
+def random_model(config: PreTrainedConfig, model_class) -> PreTrainedModel:
+    try:
+        return model_class.from_config(config, dtype=torch.float32)
+    except Exception as error:  # each class checks its values in its own way
+        raise InputError(f"student_config does not make a {config.model_type} model: {error}") from error
+
+
+def _layer_list(model: PreTrainedModel) -> str:
+    """Returns the name of the `ModuleList` that holds the model's layers."""
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return name
+    raise InputError(
+        f"the {model.config.model_type} teacher does not keep {depth} separate layers, so a student cannot take some "
+        "of them: use student_init pretrained or random."
+    )

@@ -1,0 +1,256 @@
+"""One table and one picture from finished runs. Reads what the runs left; never trains.
+
+    python -m ckd_trainer.reports.table runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
+
+The table goes to the screen: name, parameters, size, latency, metric and train time, the teacher first. The picture
+shows the validation metric over the epochs, and the final one against the latency.
+"""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckd_trainer.runs.recipe import read_recipe
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.utils.files import expanded
+
+_NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
+TEACHER_COLOR = "#444b54"
+# Told apart with any color vision (Okabe and Ito); more runs than colors start again with the first.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+TEXT_COLOR, NOTE_COLOR, GRID_COLOR = "#24292f", "#6e7781", "#e6e8eb"
+
+
+@dataclass
+class Run:
+    """What a run folder says: numbers of all_results.json (None where it has none) and the metric after each epoch."""
+
+    name: str
+    folder: Path
+    score: float
+    parameters: int | None
+    size_mb: float | None
+    latency_ms: float | None
+    train_seconds: float | None
+    curve: list[tuple[float, float]]  # (epoch, metric)
+    teacher: Path | None
+    is_teacher: bool = False
+
+
+def read_runs(folders, metric):
+    """Reads run folders, the teacher (which another run's recipe names as its teacher) first.
+
+    Args:
+        folders: Run folders, each with all_results.json; recipe.yaml and trainer_state.json are read where present.
+        metric: Name of the metric, such as accuracy, or mismatched_accuracy for MNLI's second set.
+
+    Raises:
+        InputError: a folder without results, or without this metric.
+    """
+    runs = [_read_run(Path(folder), metric.removeprefix("eval_")) for folder in folders]
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.folder)
+        run.is_teacher = any(run.folder.resolve() == other.teacher for other in runs)
+    return sorted(runs, key=lambda run: not run.is_teacher)
+
+
+def _read_run(folder, metric):
+    results = _read_json(folder / "all_results.json")
+    if results is None:
+        reason = "it has no all_results.json, so no run has finished there" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder} cannot be reported: {reason}. Give the output_dir of a finished run.")
+    key = f"eval_{metric}"
+    if key not in results:
+        there = sorted(name.removeprefix("eval_") for name in results if name.startswith("eval_"))
+        raise InputError(
+            f"{folder} has no metric {metric}; there is {', '.join(there) or 'none: run it with --do_eval'}."
+        )
+    state = _read_json(folder / "trainer_state.json") or {}
+    recipe_file = folder / "recipe.yaml"
+    recipe = read_recipe(recipe_file) if recipe_file.is_file() else {}
+    teacher = recipe.get("teacher_model_name_or_path")
+    wrong = next((name for name in (key, *_NUMBERS) if not isinstance(results.get(name, 0), int | float)), None)
+    if wrong:
+        raise InputError(
+            f"{folder}: {wrong} is {results[wrong]!r} in all_results.json, which is no number: run it again."
+        )
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        score=results[key],
+        parameters=results.get("parameters"),
+        size_mb=results.get("model_size_mb"),
+        latency_ms=results.get("latency_ms"),
+        train_seconds=results.get("train_runtime"),
+        curve=[(entry["epoch"], entry[key]) for entry in state.get("log_history", []) if key in entry],
+        teacher=Path(teacher).resolve() if teacher else None,
+    )
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): the run was cut off there. Run it again.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not what a run leaves there. Run it again.")
+    return content
+
+
+def format_table(runs, metric):
+    """Returns the runs as an aligned text table.
+
+    Example::
+
+        name        parameters     size  latency  accuracy  train time
+        teacher      4,386,178  17.5 MB   2.1 ms    0.9510     1:02
+        ckd            829,442   3.3 MB   0.7 ms    0.9320     0:31
+    """
+    rows = [("name", "parameters", "size", "latency", metric, "train time")]
+    for run in runs:
+        rows.append(
+            (
+                run.name,
+                _show(run.parameters, "{:,}"),
+                _show(run.size_mb, "{:.1f} MB"),
+                _show(run.latency_ms, "{:.2f} ms"),
+                f"{run.score:.4f}",
+                "-" if run.train_seconds is None else _duration(run.train_seconds),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _show(value, pattern):
+    return "-" if value is None else pattern.format(value)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def draw(runs, metric, path):
+    """Draws the metric over the epochs (where the runs logged it) and the final one against the latency.
+
+    Args:
+        runs: From `read_runs`.
+        metric: What the axes call it.
+        path: Where the picture goes; the suffix (.png, .svg, .pdf) decides the format.
+
+    Raises:
+        InputError: matplotlib is missing, the suffix is unknown to it, or a run was not timed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            "the picture needs matplotlib, which is not installed: pip install 'ckd-trainer[plots]', or leave "
+            "--output out for the table alone."
+        ) from None
+    for run in runs:
+        if run.latency_ms is None:
+            raise InputError(f"{run.folder} has no latency_ms to draw: evaluate the run again with --do_eval.")
+    colors = iter(COLORS * len(runs))
+    style = [(run, TEACHER_COLOR if run.is_teacher else next(colors)) for run in runs]
+    panels = [_draw_latency] if not any(run.curve for run in runs) else [_draw_curves, _draw_latency]
+    figure = Figure(figsize=(5.6 * len(panels), 4.6), dpi=160, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(NOTE_COLOR)
+        axes.tick_params(colors=NOTE_COLOR)
+        axes.grid(axis="y", color=GRID_COLOR)
+        axes.set_axisbelow(True)
+        axes.set_ylabel(metric.replace("_", " "), color=TEXT_COLOR)
+        panel(axes, style, metric.replace("_", " "))
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be drawn ({error}): give a file name ending in .png, .svg or .pdf.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from None
+
+
+def _draw_curves(axes, style, metric):
+    for run, color in style:
+        if run.curve:
+            epochs, scores = zip(*run.curve, strict=True)
+            dashes = "--" if run.is_teacher else "-"
+            axes.plot(epochs, scores, dashes, color=color, linewidth=2, marker="o", markersize=4, label=run.name)
+    axes.set_title(f"Validation {metric} while training", loc="left", color=TEXT_COLOR, fontweight="bold")
+    axes.set_xlabel("epoch", color=TEXT_COLOR)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, labelcolor=TEXT_COLOR)
+
+
+def _draw_latency(axes, style, metric):
+    runs = [run for run, _ in style]
+    scores = [run.score for run in runs]
+    margin = 0.15 * (max(scores) - min(scores)) or 0.05
+    bottom, top = min(scores) - 2 * margin, max(scores) + margin  # room for names moved apart
+    axes.set_ylim(bottom, top)
+    axes.set_xlim(0, right := 1.6 * max(run.latency_ms for run in runs))  # room for the names
+    gap = 0.12 * (top - bottom)
+    for (run, color), height in zip(style, _spread(scores, gap), strict=True):
+        if run.is_teacher:  # the line to reach
+            axes.plot([0, run.latency_ms], [run.score] * 2, "--", color=color, linewidth=1, alpha=0.5, zorder=1)
+        axes.scatter(run.latency_ms, run.score, s=110, color=color, edgecolors="white", linewidths=1.5, zorder=3)
+        place = run.latency_ms + 0.04 * right
+        if abs(height - run.score) > gap / 4:
+            axes.plot([run.latency_ms, place], [run.score, height], color=color, linewidth=1, alpha=0.5, zorder=2)
+        axes.text(place, height, f" {run.name}", va="bottom", color=color, fontweight="bold")
+        size = "" if run.parameters is None else f" · {_millions(run.parameters)} parameters"
+        axes.text(place, height, f" {run.score:.3f}{size}", va="top", color=NOTE_COLOR, fontsize=8.5)
+    axes.set_title(f"Final {metric} against latency", loc="left", color=TEXT_COLOR, fontweight="bold")
+    axes.set_xlabel("latency of one text (ms)", color=TEXT_COLOR)
+
+
+def _millions(count):
+    return f"{count / 1e6:.2g} M" if count < 10e6 else f"{count / 1e6:.0f} M"
+
+
+def _spread(heights, gap):
+    """Moves heights apart, as little as needed, until neighbors are a gap from each other; their order stays."""
+    heights = list(heights)
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    for _ in range(100):
+        for lower, upper in itertools.pairwise(order):
+            overlap = max(0, gap - (heights[upper] - heights[lower]))
+            heights[lower] -= overlap / 2
+            heights[upper] += overlap / 2
+    return heights
+
+
+@command_line
+def main(argv):
+    parser = ArgumentParser(
+        prog="python -m ckd_trainer.reports.table", description="One table and one picture from finished runs."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
+    parser.add_argument("--metric", required=True, help="what the runs are compared by, such as accuracy")
+    parser.add_argument("--output", type=expanded, help="also draw a picture into this file (.png, .svg or .pdf)")
+    arguments = parser.parse_args(argv)
+    runs = read_runs(arguments.runs, arguments.metric)
+    print(format_table(runs, arguments.metric))
+    if arguments.output:
+        draw(runs, arguments.metric, arguments.output)
+        print(f"The picture is in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""A run's output folder: what is in it, whether this run may use it, and the record it leaves."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.runs.checkpoints import (
+    best_of,
+    bring_best,
+    ends_training,
+    last_checkpoint,
+    mixed_precision,
+    step_of,
+    tidy_up,
+    what_is_missing,
+)
+from ckd_trainer.runs.recipe import read_recipe
+from ckd_trainer.runs.resuming import check_same_processes
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import public, write_atomically
+
+logger = logging.getLogger(__name__)
+
+RECIPE, RECORD, TRAINED = "recipe.yaml", "run.json", "train_results.json"
+# What training leaves by a fixed name: a folder with any of it is taken. Overwriting deletes these and RECIPE and
+# RECORD, and leaves other files alone.
+RESULTS = (
+    "checkpoint-*",
+    "config.json",
+    "model*.safetensors*",
+    "*_results.json",
+    "trainer_state.json",
+    "training_args.bin",
+    "predictions",
+    "README.md",
+)
+PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
+# Options that change neither the data nor the training; a run may be taken up with others.
+_MAY_DIFFER = {
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "test_file",
+    "max_predict_samples",
+    "n_best_size",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "output_dir",
+    "overwrite_output_dir",
+    "resume_from_checkpoint",
+    "save_total_limit",
+    # what is said, how often, and to whom
+    "disable_tqdm",
+    "include_num_input_tokens_seen",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "log_gradient_norms",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "logging_steps",
+    "logging_strategy",
+    "project",
+    "report_to",
+    "run_name",
+    "skip_memory_metrics",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "push_to_hub",
+    "allow_unused_weights",
+    # how fast batches come: not dataloader_drop_last, which takes steps away; not dataloader_in_order; and not
+    # dataloader_persistent_workers, with which an epoch draws no random number of the generator of dropout
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "ddp_timeout",
+    "torch_empty_cache_steps",
+}
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # as values of resume_from_checkpoint
+# These choose the best checkpoint, and nothing any more once the run is trained.
+_MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
+# These say how long training goes on. A checkpoint that is named in resume_from_checkpoint goes on with others.
+_MAY_DIFFER_WHEN_NAMED = {
+    "max_steps",
+    "num_train_epochs",
+    "early_stopping_patience",
+    "eval_delay",
+    "eval_steps",
+    "save_steps",
+    # and these may lie elsewhere now: they are compared by content, see `ckd_trainer.runs.inputs`
+    "train_file",
+    "validation_file",
+    "data_dir",
+    "model_name_or_path",
+    "teacher_model_name_or_path",
+}
+
+# What an option that a recipe lacks had when the option was not there yet.
+_DEFAULTS = {
+    option.name: option.default
+    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
+    for option in fields(arguments)
+} | {"term_balance": "none", "relation_normalization": "pairs"}
+
+
+@dataclass
+class Start:
+    """How a run starts in its output folder.
+
+    Attributes:
+        recipe: its resolved recipe.
+        checkpoint: the checkpoint to resume from, None for the beginning.
+        best: the best checkpoint up to there, None where none was evaluated, or the run does not go back to it.
+        trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
+        is_trained: an earlier call has trained to the end; its model is used and not trained again.
+        overwrites: delete what an earlier run left, once everything else is known to be right.
+        recorded: what the earlier run in the folder had for options that are left to their defaults now.
+        inputs: fingerprints of what training reads, see `ckd_trainer.runs.inputs`.
+    """
+
+    recipe: dict
+    checkpoint: str | None = None
+    best: str | None = None
+    trains_on: bool = False
+    is_trained: bool = False
+    overwrites: bool = False
+    recorded: dict = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
+
+    def settle(self, values: dict) -> None:
+        """Records the final values of options whose defaults depend on the models.
+
+        Raises:
+            InputError: the run to go on from had other values.
+        """
+        if difference := _difference(self.recorded, {name: values[name] for name in self.recorded}, set()):
+            raise InputError(
+                f"the run that this one would go on from had other options ({difference}): set them as they were, or "
+                "give another output_dir."
+            )
+        self.recipe |= values
+
+
+def look_into(
+    args: TrainingArguments, recipe: dict, *, overwrite: bool, by_default: Collection[str] = frozenset()
+) -> Start:
+    """Decides how a run starts, by what its output folder holds. Nothing is changed yet.
+
+    Args:
+        by_default: options of the recipe that the models may still lower, so that they are compared in `Start.settle`.
+
+    Raises:
+        InputError: the folder holds another run or something else, or the checkpoint to go on from is not complete or
+            of a run that trained otherwise.
+    """
+    folder = Path(args.output_dir)
+    is_trained = _is_json(folder / TRAINED)
+    may_differ = _MAY_DIFFER | {*by_default} | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
+
+    def difference():
+        return _difference(read_recipe(folder / RECIPE), recipe, may_differ)
+
+    # A job that always asks for the last checkpoint may find that its run has ended.
+    has_ended = is_trained and _asks(args) in _YES and not difference()
+    named = _named_checkpoint(args, recipe, by_default) if args.do_train and not has_ended else None
+    if named is not None and _is_in(named, folder):
+        return _resume(named, args, recipe, by_default, trains_on=True)
+    found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
+    if found and not (folder / RECIPE).is_file():
+        raise InputError(
+            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ours: give another folder, or "
+            "move these files away yourself."
+        )
+    if not found or overwrite:
+        if named is not None:
+            return _resume(named, args, recipe, by_default, trains_on=True, overwrites=bool(found))
+        return Start(recipe, overwrites=bool(found))
+    if different := difference():
+        raise InputError(
+            f"output_dir {folder} holds another run ({different}): give another output_dir, or set "
+            "overwrite_output_dir to delete what the earlier run left."
+        )
+    results = folder / "all_results.json"
+    if results.is_file() and not _is_json(results):
+        raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
+    recorded = _recorded(folder, by_default)
+    if is_trained:
+        logger.info("The run in %s is trained already; its model is used as it is.", folder)
+        return Start(recipe, is_trained=True, recorded=recorded)
+    checkpoint = last_checkpoint(folder, args) if args.do_train else None
+    if named is not None and (checkpoint is None or step_of(checkpoint) <= step_of(named)):
+        return _resume(named, args, recipe, by_default, trains_on=True)
+    if checkpoint is None:
+        return Start(recipe, recorded=recorded)
+    return _resume(checkpoint, args, recipe, by_default, trains_on=False)
+
+
+def has_record(folder: str | Path) -> bool:
+    """Returns whether a run has left its record in a folder."""
+    return (Path(folder) / RECIPE).is_file()
+
+
+def _asks(args: TrainingArguments) -> str:
+    return str(args.resume_from_checkpoint or "no").lower()
+
+
+def _recorded(folder: Path, names: Collection[str]) -> dict:
+    """Returns what the recipe in a folder has for some options."""
+    recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else {}
+    return {name: recipe[name] for name in names if name in recipe}
+
+
+def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collection[str]) -> str | None:
+    """Returns the checkpoint that `resume_from_checkpoint` asks for, None where it asks for none.
+
+    Raises:
+        InputError: training cannot go on from it, or its run has other options.
+    """
+    if _asks(args) in _NO:
+        return None
+    is_path = _asks(args) not in _YES
+    checkpoint = args.resume_from_checkpoint if is_path else last_checkpoint(args.output_dir, args)
+    missing = None if checkpoint is None else what_is_missing(Path(checkpoint), args)
+    if checkpoint is None or missing is not None:
+        place = f"in {args.output_dir}" if checkpoint is None else f"{checkpoint} ({missing})"
+        raise InputError(
+            f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint {place}: "
+            "name a checkpoint-* folder, or leave the option out."
+        )
+    its_recipe = Path(os.path.abspath(checkpoint)).parent / RECIPE
+    if its_recipe.is_file():
+        difference = _difference(read_recipe(its_recipe), recipe, _MAY_DIFFER | _MAY_DIFFER_WHEN_NAMED | {*by_default})
+        if difference:
+            raise InputError(
+                f"resume_from_checkpoint is {args.resume_from_checkpoint}, which is of a run with other options "
+                f"({difference}): give the same, or take it as the student of a new run (model_name_or_path)."
+            )
+    return checkpoint
+
+
+def _resume(checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start) -> Start:
+    """Returns the start from a checkpoint; raises InputError where a step would be another one than in its run."""
+    folder, path = Path(args.output_dir), Path(os.path.abspath(checkpoint))
+    if start["trains_on"] or not ends_training(checkpoint):
+        check_same_processes(checkpoint, args)
+        _check_device(path.parent / RECORD, args)
+    logger.info("Resuming the run in %s from %s.", folder, path.name if _is_in(checkpoint, folder) else checkpoint)
+    best = best_of(checkpoint) if args.load_best_model_at_end else None
+    recorded = _recorded(path.parent, by_default)
+    return Start(recipe, checkpoint, None if best is None else str(best), recorded=recorded, **start)
+
+
+def _check_device(record: Path, args: TrainingArguments) -> None:
+    """Raises InputError where a run was computed in another precision, and warns where on another kind of device."""
+    recorded = json.loads(record.read_text(encoding="utf-8")) if _is_json(record) else {}
+    recorded = recorded if isinstance(recorded, dict) else {}
+    there, here = recorded.get("mixed_precision"), mixed_precision(args)
+    if there not in (None, here):
+        raise InputError(
+            f"the run was trained with mixed precision {there}, but the launcher asks for {here}: start it as before."
+        )
+    there, here = recorded.get("device", "").partition(":")[0], args.device.type
+    if there not in ("", here):
+        logger.warning("The run was trained on %s, and goes on on %s: not bit for bit as it would have.", there, here)
+
+
+def _is_in(checkpoint: str, folder: Path) -> bool:
+    return os.path.dirname(os.path.abspath(checkpoint)) == os.path.abspath(folder)
+
+
+def check_place(name: str) -> None:
+    """Raises InputError where output_dir cannot be a folder."""
+    if not name or "\0" in name:
+        raise InputError(f"output_dir is {name!r}: give a folder.")
+    try:
+        there = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
+    except OSError as error:  # too long a name, no access
+        raise InputError(f"output_dir is {name}: {error.strerror}: give another folder.") from None
+    if not there.is_dir():
+        raise InputError(f"output_dir is {name}, but {there} is a file: give a folder.")
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def write_record(args: TrainingArguments, start: Start) -> None:
+    """Writes the resolved recipe and how the run was started: command, versions, commit, device, time.
+
+    Before that, deletes what an earlier run left, where that was asked for, and checkpoints that are not whole, and
+    copies the best checkpoint of the folder that the run goes on from.
+    """
+    folder = Path(args.output_dir)
+    if start.overwrites:
+        _delete(folder)
+    tidy_up(folder, start.checkpoint, args)
+    if start.best is not None:
+        bring_best(start.best, folder)
+    write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
+    record = {
+        "command": _command(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "device": str(args.device),
+        "processes": args.world_size,
+        "inputs": start.inputs,
+        "mixed_precision": mixed_precision(args),
+    }
+    write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _delete(folder: Path) -> None:
+    for pattern in (RECIPE, RECORD, *RESULTS):
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
+    """Names the first options in which two resolved recipes differ, and their values.
+
+    An option that one of them lacks is at its default there: a recipe of an older version lacks newer options.
+    """
+    different = [
+        key
+        for key in {**theirs, **ours}
+        if theirs.get(key, _DEFAULTS.get(key)) != ours.get(key, _DEFAULTS.get(key)) and key not in may_differ
+    ]
+    return ", ".join(
+        f"{key} {theirs.get(key, default)} there, {ours.get(key, default)} here"
+        for key, default in ((key, _DEFAULTS.get(key, "at its default")) for key in different[:3])
+    )
+
+
+def _command() -> list[str]:
+    """Returns the command line, without the token and the folders that may be in it."""
+    words = [Path(sys.argv[0]).name, *map(_public_word, sys.argv[1:])]
+    for place, word in enumerate(words):
+        if word.split("=")[0] in ("--hub_token", "--hub-token"):
+            words[place] = f"{word.split('=')[0]}=***"
+            if "=" not in word and place + 1 < len(words):
+                words[place + 1] = ""
+    return [word for word in words if word]
+
+
+def _public_word(word: str) -> str:
+    """Returns a word of the command line without folders, also in --option=value."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{public(value)}"
+
+
+def _commit() -> str | None:
+    """Returns the commit of this source tree, None where it is no git checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

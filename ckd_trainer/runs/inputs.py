@@ -1,0 +1,187 @@
+"""What training reads: fingerprints of data, models and revisions, so that a change under the same name is noticed.
+
+`run.json` holds them. A call that resumes the run, or would use its trained model, compares its own with them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import Dataset
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import ModelArguments
+from ckd_trainer.models.pair import is_folder
+from ckd_trainer.runs.folder import RECORD, Start
+from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC
+from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.utils.errors import InputError, about_file
+from ckd_trainer.utils.processes import main_process_says
+
+logger = logging.getLogger(__name__)
+
+Inputs = dict[str, dict[str, str]]  # {option: {file name, split or "commit": fingerprint}}
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_BESIDE_WEIGHTS = (  # configuration, code, and what tokenizers are saved in
+    "*config.json",
+    "*.py",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "*.codes",
+    "dict.txt",
+)
+
+
+class TrainingInputs:
+    """The inputs of a run's training. Refuses others than its output folder was trained on, and records them.
+
+    Every process makes one and calls its methods; the main process alone reads files. Without do_train nothing is
+    compared, and the record stays as it is.
+
+    Args:
+        args: of the run.
+        start: how it starts; its `inputs` are set here.
+        model_args: where its models come from.
+        distils: a loss reads the teacher.
+
+    Example::
+
+        inputs = TrainingInputs(args, start, model_args, distils=True)
+        inputs.check_files(task.files(inputs.splits))
+        ...  # configurations are loaded, and data from the Hub
+        inputs.check_hub({"train": task.data.train})
+    """
+
+    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distils: bool):
+        self.args, self.start = args, start
+        start.inputs = main_process_says(lambda: _recorded(args, start))
+        from_teacher = model_args.student_is_from_teacher
+        self._models = {}  # {option: (folder or id, whether its weights are read)}
+        if not from_teacher:
+            self._models["model_name_or_path"] = model_args.model_name_or_path, model_args.student_init == "pretrained"
+        if distils or from_teacher:
+            reads_weights = distils or model_args.student_init == "teacher_layers"
+            self._models["teacher_model_name_or_path"] = model_args.teacher_model_name_or_path, reads_weights
+
+    @property
+    def splits(self) -> list[str]:
+        """The sets that training depends on.
+
+        The validation set is one of them where it is evaluated during training. Once the run is trained, that counts
+        only where its scores have chosen something: the best checkpoint, or the learning rate.
+        """
+        args = self.args
+        chooses = args.load_best_model_at_end or args.lr_scheduler_type in SCHEDULES_BY_METRIC
+        evaluates = args.eval_strategy != "no" and (chooses or not self.start.is_trained)
+        return ["train", "validation"] if evaluates else ["train"]
+
+    def check_files(self, data: Mapping[str, list[Path]]) -> None:
+        """Compares and records files: of data, of models that are folders, and DeepSpeed's configuration.
+
+        Args:
+            data: the files of `splits` by the option that names them.
+
+        Raises:
+            InputError: a file has changed since the run has trained, or cannot be read.
+        """
+        config = self.args.deepspeed
+        settings = {"deepspeed": [Path(config)]} if isinstance(config, str) else {}
+        self._check(lambda: _files({**data, **self._model_files(), **settings}))
+
+    def check_hub(self, data: Mapping[str, Dataset | None]) -> None:
+        """Compares and records what came from the Hub: the commits of models, and the rows of data.
+
+        Call it when the models' configurations are loaded: then the cache on this machine is at the commit in use.
+
+        Args:
+            data: sets by name, None where this call does not read one.
+
+        Raises:
+            InputError: a model or a set has changed since the run has trained.
+        """
+        rows = {name: examples for name, examples in data.items() if examples is not None}
+        self._check(lambda: {**self._commits(), "task_name": {name: _rows(rows[name]) for name in rows}})
+
+    def _check(self, read) -> None:
+        if self.args.do_train:
+            self.start.inputs = main_process_says(lambda: self._unchanged(read()))
+
+    def _unchanged(self, inputs: Inputs) -> Inputs:
+        """Returns the recorded inputs and these; raises InputError where they differ."""
+        start, changed = self.start, []
+        for option, parts in inputs.items():
+            before = start.inputs.get(option, parts)
+            # A trained model does not need files that are gone, and a named checkpoint may go on without a set.
+            names = parts if start.is_trained or start.trains_on else before | parts
+            changed += [f"{option} ({name})" for name in names if before.get(name) != parts.get(name)]
+        if changed:
+            ways = ["restore it", "give another output_dir"]
+            if not start.trains_on:
+                ways.append("set overwrite_output_dir to train from the beginning")
+            if start.is_trained:
+                ways.append("leave do_train out to use the trained model as it is")
+            raise InputError(
+                f"{', '.join(changed)} has changed since the run in output_dir {self.args.output_dir} was trained: "
+                f"{', '.join(ways[:-1])}, or {ways[-1]}."
+            )
+        return start.inputs | {option: parts for option, parts in inputs.items() if parts}
+
+    def _model_files(self) -> dict[str, list[Path]]:
+        files = {}
+        for option, (name, reads_weights) in self._models.items():
+            # The run itself changes a model in its own output folder.
+            if name and is_folder(name) and Path(name).resolve() != Path(self.args.output_dir).resolve():
+                patterns = _BESIDE_WEIGHTS + (_WEIGHTS if reads_weights else ())
+                files[option] = sorted({path for pattern in patterns for path in Path(name).glob(pattern)})
+        return files
+
+    def _commits(self) -> Inputs:
+        commits = {}
+        for option, (name, _) in self._models.items():
+            try:
+                path = try_to_load_from_cache(name, "config.json") if name and not is_folder(name) else None
+            except HFValidationError:  # a folder that is gone
+                continue
+            if isinstance(path, str):
+                commits[option] = {"commit": Path(path).parent.name}  # .../snapshots/<commit>/config.json
+        return commits
+
+
+def _files(files: Mapping[str, list[Path]]) -> Inputs:
+    try:
+        return {
+            option: {path.name: files_fingerprint([path]) for path in paths if path.is_file()}
+            for option, paths in files.items()
+        }
+    except OSError as error:
+        raise InputError(about_file(error)) from None
+
+
+def _rows(examples: Dataset) -> str:
+    digest = hashlib.sha256()
+    for batch in examples.iter(batch_size=1000):
+        digest.update(json.dumps(batch, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _recorded(args: TrainingArguments, start: Start) -> Inputs:
+    """Returns what the run to go on from has read; nothing where training begins."""
+    if start.checkpoint is None and not start.is_trained:
+        return {}
+    folder = Path(args.output_dir if start.is_trained else os.path.dirname(os.path.abspath(start.checkpoint)))
+    try:
+        inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
+        return {option: dict(parts) for option, parts in inputs.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # from before there were inputs, or damaged
+        logger.info("%s does not say what was trained on, so changed inputs cannot be noticed.", folder / RECORD)
+        return {}

@@ -1,0 +1,103 @@
+"""The lock of an output folder: one run at a time writes there."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout, UnixFileLock
+
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.processes import main_process_says
+
+logger = logging.getLogger(__name__)
+
+# `Trainer` uploads the output folder, but no file whose name begins with an underscore.
+LOCK, HOLDER = "_lock", "_lock_holder.json"
+_SECONDS_OF_WORKERS = 30
+_CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+@contextlib.contextmanager
+def run_lock(output_dir: str) -> Iterator[None]:
+    """Locks an output folder for the run, and makes it where it is missing.
+
+    The main process holds the lock for all processes of the run. The operating system releases it when that process
+    ends, however it ends. On exit the lock's files are deleted, and so are the folders made here, if they are empty.
+
+    Raises:
+        InputError: another run holds the lock, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        main_process_says(lambda: stack.enter_context(_locked(Path(output_dir))))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK)
+    try:
+        _acquire(lock, folder)
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / HOLDER).unlink(missing_ok=True)
+            if isinstance(lock, UnixFileLock):  # the other kind is the file itself, and goes with it
+                (folder / LOCK).unlink(missing_ok=True)
+            lock.release()
+        with contextlib.suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not _is_dead(folder):
+                raise
+            # With older versions of filelock, its data loader's workers hold the lock until they notice that it died.
+            lock.acquire(timeout=_SECONDS_OF_WORKERS)
+    except Timeout:
+        raise InputError(
+            f"output_dir {folder} is in use by another run ({_holder(folder)}): wait until it has ended, or give "
+            "another output_dir."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _CANNOT_LOCK:
+            raise InputError(f"output_dir {folder} cannot be written ({error.strerror}).") from error
+        logger.warning("The file system of %s has no locks: do not start a second run there.", folder)
+    else:
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with contextlib.suppress(OSError):  # without room on the disk the lock still holds
+            (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
+
+
+def _is_dead(folder: Path) -> bool:
+    """Returns whether the process that took the lock was one of this machine and has ended."""
+    try:
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return False
+        os.kill(holder["process"], 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):  # not written yet, or another user's process
+        return False
+    return False
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, LookupError, TypeError):  # not written yet, or its disk was full
+        return "its process is not known"

@@ -1,0 +1,231 @@
+"""A YAML recipe and the command line become the options of a run; the command line wins."""
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+import typing
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from ckd_trainer.utils.errors import InputError, about_file, short
+from ckd_trainer.utils.files import expanded, user_path
+
+# Options that only concern this machine or hold a secret: no part of a resolved recipe.
+_NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
+# Paths among the fields of TrainingArguments. Our own dataclasses, or the readers of files, replace ~ themselves.
+_PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message):  # argparse would print the usage of two hundred options first
+        raise InputError(message)
+
+
+def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
+    """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
+
+    A recipe is a flat mapping of field names. YAML's own types are converted by the field's: `2e-5` is a number and
+    `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None
+    (`None` where the field takes any word).
+
+    Raises:
+        InputError: a missing or malformed recipe, an unknown key (the nearest known one is named), a value of the
+            wrong type, or a combination that a dataclass refuses.
+
+    Example:
+        >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
+    """
+    parser = _Parser(dataclass_types, allow_abbrev=False)
+    fields = {
+        field.name: typing.get_type_hints(cls)[field.name]
+        for cls in dataclass_types
+        for field in dataclasses.fields(cls)
+        if field.init
+    }
+    path = _recipe_path(argv)
+    command_line = _join_values(argv[1:] if path else argv)
+    recipe = read_recipe(path) if path else {}
+    for key in recipe:
+        if key not in fields:
+            raise InputError(f"{path}: {_unknown(key, fields)}")
+
+    from_recipe, nulls = _split_nulls(
+        [_option(path, key, value, fields[key]) for key, value in recipe.items()], fields
+    )
+    try:
+        parser.parse_args(from_recipe)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    by_hand, nulls_by_hand = _split_nulls(command_line, fields)
+    given = {_key(word) for word in command_line if word.startswith("--")}
+    namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
+    if unknown:
+        raise InputError(_unknown(_key(unknown[0]), fields))
+    nulls = (nulls - given) | nulls_by_hand
+    values = vars(namespace) | dict.fromkeys(nulls)
+    if "use_cpu" in values and not torch.accelerator.is_available():
+        values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
+    for key, value in values.items():
+        _check_json(key, value)
+        if key in _PATHS and isinstance(value, str):
+            values[key] = expanded(value)
+    try:
+        return parser.parse_dict(values)
+    except OSError as error:
+        option = next((f"{key} is " for key, value in values.items() if value == error.filename), "")
+        raise InputError(f"{option}{about_file(error)}") from None
+    except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
+        raise InputError(str(error)) from None
+
+
+def value_of(option: str, argv: list[str]) -> str | None:
+    """Returns what the command line, or else the recipe, gives for one option, read before all others."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{option}", f"--{option.replace('_', '-')}", dest=option)
+    given = getattr(parser.parse_known_args(argv)[0], option)
+    path = _recipe_path(argv)
+    if given is None and path is not None:
+        given = read_recipe(path).get(option)
+    return None if given is None else str(given)
+
+
+def read_recipe(path: str | Path) -> dict:
+    """Returns the mapping in a YAML file.
+
+    Raises:
+        InputError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        text = user_path(path).read_text(encoding="utf-8")
+        recipe = yaml.load(text, _Loader)
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from None
+    except _TwiceError as error:
+        raise InputError(f"{path} gives {error} twice: leave one out.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and dates that are none
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise InputError(f"{path} is no recipe: give one `key: value` a line.")
+    return recipe
+
+
+class _TwiceError(Exception):
+    """A key stands twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.safe_load`, but for equal keys, of which that keeps the last and says nothing."""
+
+    def construct_mapping(self, node, deep=False):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # else the super class says what it is
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise _TwiceError(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node, deep=False):
+        try:
+            value = super().construct_object(node, deep)
+        except (LookupError, AttributeError):  # how PyYAML fails on a tag that does not fit, such as `!!bool maybe`
+            message = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
+        if isinstance(value, int):
+            str(value)  # ValueError: it has more digits than Python writes
+        return value
+
+
+def resolved_recipe(*arguments) -> dict:
+    """Returns the recipe that gives these options again: all of ours, and of TrainingArguments what was changed."""
+    recipe = {}
+    for instance in arguments:
+        values = dataclasses.asdict(instance)
+        if isinstance(instance, TrainingArguments):
+            values = {key: value for key, value in instance.to_dict().items() if not _is_default(instance, key, value)}
+        recipe |= {key: value for key, value in values.items() if key not in _NOT_RECORDED}
+    return recipe
+
+
+def _is_default(args: TrainingArguments, key: str, value) -> bool:
+    if key == "accelerator_config":
+        return value.items() <= AcceleratorConfig().to_dict().items()  # of which TrainingArguments takes one out
+    default = args.__dataclass_fields__[key].default
+    # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
+    return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
+
+
+def _check_json(key: str, value) -> None:
+    """Raises InputError for JSON that is none, as TrainingArguments would not say which option it is."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{key} is {short(value)}, which is not JSON ({error}).") from None
+
+
+def _recipe_path(argv: list[str]) -> str | None:
+    return argv[0] if argv and not argv[0].startswith("-") else None
+
+
+def _option(path, key, value, kind) -> str:
+    """Returns a recipe's value as it would stand on the command line."""
+    if value is None and not _takes(kind, types.NoneType):
+        raise InputError(f"{path}: {key} has no value.")
+    if isinstance(value, bool) and not _takes(kind, bool):
+        value = "yes" if value else "no"  # YAML's reading of a bare yes or no
+    if isinstance(value, list):  # such as 2,4,6 or the pairs 0:0,1:2
+        value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+    if isinstance(value, dict):
+        try:
+            value = json.dumps(value)
+        except (TypeError, ValueError) as error:  # a date, say, or an alias of the mapping that it stands in
+            raise InputError(f"{path}: {key} is a mapping that has no form in JSON ({error}).") from None
+    return f"--{key}={value}"
+
+
+def _join_values(command_line: list[str]) -> list[str]:
+    """Writes `--key none` as `--key=none`, as the options of a recipe stand, and so -1e-5, for argparse an option."""
+    joined = []
+    for word in command_line:
+        is_value = word.lower() == "none" or re.fullmatch(r"-[\d.]+e[+-]?\d+", word.lower())
+        if is_value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _split_nulls(options: list[str], fields: dict) -> tuple[list[str], set[str]]:
+    """Takes out `--key=none` where None is a value to set, and a recipe's null (`--key=None`) for a word not given."""
+    rest, nulls = [], set()
+    for option in options:
+        key, value = _key(option), option.partition("=")[2]
+        may_be_none = key in fields and _takes(fields[key], types.NoneType)
+        if may_be_none and value.lower() == "none" and not _takes(fields[key], str):
+            nulls.add(key)
+        elif not (may_be_none and value == "None"):
+            nulls.discard(key)
+            rest.append(option)
+    return rest, nulls
+
+
+def _takes(kind, wanted) -> bool:
+    return kind is wanted or wanted in typing.get_args(kind)
+
+
+def _key(option: str) -> str:
+    return option.lstrip("-").split("=")[0].replace("-", "_")
+
+
+def _unknown(key, fields) -> str:
+    if key.endswith((".yaml", ".yml")):
+        return f"{key} stands behind other options: the recipe comes first."
+    nearest = difflib.get_close_matches(key, fields, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "see --help for all options."
+    return f"{key} is no known option: {hint}"

@@ -1,0 +1,365 @@
+"""What all scripts share: start a run, train, evaluate, predict, and leave its record."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from safetensors.torch import load_model
+from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
+from transformers.utils import is_liger_kernel_available
+
+from ckd_trainer.arguments import RunArguments
+from ckd_trainer.runs.best_model import SaveBestModel
+from ckd_trainer.runs.checkpoints import ends_training, step_of
+from ckd_trainer.runs.folder import Start, check_place, has_record, look_into, write_record
+from ckd_trainer.runs.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
+from ckd_trainer.runs.lock import run_lock
+from ckd_trainer.runs.recipe import resolved_recipe
+from ckd_trainer.runs.resuming import check_resumes_exactly, steps_of
+from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC, check_options
+from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import told_without_room, write_atomically
+from ckd_trainer.utils.processes import check_one_device, main_process_says
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def start(*arguments) -> Iterator[Start]:
+    """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
+
+    Until the context ends, the output folder is locked for this run. Nothing else is written yet. The main process
+    decides for all, as the others may not see its disk.
+
+    Args:
+        arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
+
+    Raises:
+        InputError: the folder holds something else, another run writes there, or options that do not go together.
+    """
+    args = _one(TrainingArguments, arguments)
+    run_args = _one(RunArguments, arguments)
+    _set_up_logging(args)
+    _check_training_arguments(args)
+    if run_args.early_stopping_patience is not None:
+        if not args.load_best_model_at_end:
+            raise InputError(
+                "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the "
+                "best checkpoint. Set it, with eval_strategy and save_strategy alike."
+            )
+        args.restore_callback_states_from_checkpoint = True  # the count goes on where a run is resumed
+    if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
+    set_seed(args.seed)
+    by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
+    main_process_says(lambda: check_place(args.output_dir))
+    with run_lock(args.output_dir):
+        begin = main_process_says(
+            lambda: look_into(
+                args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
+            )
+        )
+        if args.do_train and args.save_only_model and not begin.is_trained:
+            logger.warning("save_only_model leaves the optimizer out of checkpoints: this run cannot be resumed.")
+        yield begin
+
+
+def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
+    """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
+
+    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright. A schedule that reads the
+    metric is told whether more of it is better, which `Trainer` leaves at less.
+
+    Raises:
+        InputError: the recipe names a metric that the evaluation does not report.
+    """
+    if args.metric_for_best_model is None:
+        return
+    if args.load_best_model_at_end and args.metric_for_best_model == "loss":
+        args.metric_for_best_model, args.greater_is_better = best_metric, True
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name == "rmse":
+        args.greater_is_better = False  # which TrainingArguments knows of losses alone
+    if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
+        raise InputError(
+            f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
+            "leave prediction_loss_only out."
+        )
+    if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
+        mode = {"mode": "max" if args.greater_is_better else "min"}
+        args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
+    if name not in (*metrics, "loss"):
+        raise InputError(
+            f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
+            "and loss."
+        )
+
+
+def run(
+    trainer: DistillationTrainer,
+    *,
+    start: Start,
+    early_stopping_patience: int | None,
+    evaluation: dict[str, Dataset],
+    prediction: dict[str, Dataset],
+    write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
+) -> dict[str, float]:
+    """Trains, evaluates and predicts as the arguments ask, and leaves a complete run folder.
+
+    Args:
+        trainer: with its datasets.
+        start: from `start`.
+        early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
+        evaluation: labelled datasets by name; "" reports as eval_*, another name as eval_<name>_*.
+        prediction: datasets to predict, by name.
+        write_predictions: writes the file for a name, its logits in the dataset's order, and a folder.
+
+    Returns:
+        all metrics, as in all_results.json.
+    """
+    args, metrics = trainer.args, {}
+    with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
+        if start.is_trained or not args.do_train:
+            _place_whole(trainer)
+        if start.is_trained:
+            trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
+        else:
+            if args.do_train:
+                _check_optimizer(trainer)
+                if start.checkpoint is not None:
+                    check_resumes_exactly(trainer, start.checkpoint, trains_on=start.trains_on)
+            if args.should_save and (args.do_train or start.overwrites or not has_record(args.output_dir)):
+                write_record(args, start)
+            if args.do_train:
+                if early_stopping_patience is not None:
+                    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
+                metrics |= _train(trainer, start)
+        if args.do_eval:
+            metrics |= _evaluate(trainer, evaluation)
+        for name, dataset in prediction.items() if args.do_predict else ():
+            logits = trainer.predict(dataset).predictions
+            if args.should_save:
+                path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
+                logger.info("Predictions written to %s", path)
+        trainer.create_model_card()
+        if args.push_to_hub:
+            trainer.push_to_hub()
+    return metrics
+
+
+def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats: int = 30) -> dict[str, float]:
+    """Returns what the model costs in production: parameters, size of the weights in MB (10^6 bytes), latency.
+
+    Args:
+        inputs: one example as a batch; `latency_ms` is the median time of its forward.
+    """
+    parameters = list(model.parameters())
+    training, times = model.training, []
+    model.eval()
+    with torch.inference_mode():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            model(**inputs)
+            if model.device.type != "cpu":
+                torch.accelerator.synchronize()
+            times.append(time.perf_counter() - started)
+    model.train(training)
+    return {
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "model_size_mb": round(sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6, 3),
+        "latency_ms": round(1000 * float(np.median(times)), 3),
+    }
+
+
+def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
+    if _is_ended(trainer, start):
+        metrics = _end_of(trainer, start)
+    else:
+        with StopOnSignal(trainer.accelerator, can_resume=not trainer.args.save_only_model) as stop:
+            # In this order: the later ones read whether the earlier ones have asked for a checkpoint.
+            trainer.add_callback(stop)
+            trainer.add_callback(SaveBestModel(start.best and Path(start.best).name))
+            trainer.add_callback(LogWhereSaved)
+            trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
+            try:
+                metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+            except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
+                raise InputError(
+                    f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
+                    "delete it, and the same command goes on from the checkpoint before."
+                ) from error
+    if trainer.args.load_best_model_at_end and not trainer.state.best_model_checkpoint:
+        logger.warning(
+            "load_best_model_at_end is set, but no evaluation during training gave a value of %s: the model of the "
+            "last step is kept.",
+            trainer.args.metric_for_best_model,
+        )
+    metrics["train_samples"] = len(trainer.train_dataset)
+    metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
+    if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model()
+    trainer.save_state()
+    trainer.create_model_card()
+    trainer.log_metrics("train", metrics)
+    _save_results(trainer, "train", metrics)  # last: says that training is complete
+    return metrics
+
+
+def _loss_at_chance(trainer: DistillationTrainer) -> float:
+    """Returns about the loss on the labels of a model that knows nothing: any answer is as likely, a score is 0."""
+    if trainer.distillation_objective.head == "score":
+        return max(1.0, float(np.mean(np.square(trainer.train_dataset["labels"][:]))))
+    return math.log(512 if trainer.distillation_objective.head == "spans" else trainer.model.config.num_labels)
+
+
+def _place_whole(trainer: DistillationTrainer) -> None:
+    """Prepares a model that is not trained by this call: FSDP and ZeRO 2 part models for training alone."""
+    trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
+    trainer.accelerator.prepare_model(trainer.model, device_placement=True, evaluation_mode=True)
+
+
+def _is_ended(trainer: DistillationTrainer, start: Start) -> bool:
+    """Returns whether no step is left to train after the checkpoint that the run starts from."""
+    if start.checkpoint is None:
+        return False
+    if not start.trains_on:
+        return ends_training(start.checkpoint)
+    is_whole = (Path(start.checkpoint) / "model.safetensors").is_file()
+    return is_whole and step_of(start.checkpoint) >= steps_of(trainer)[2]
+
+
+def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
+    """Does what `Trainer.train` does at its end, which would make one step more first."""
+    trainer.state = state = TrainerState.load_from_json(str(Path(start.checkpoint) / "trainer_state.json"))
+    if start.best is not None:
+        state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
+    load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
+    _place_whole(trainer)
+    if trainer.balance is not None:
+        trainer.balance.on_train_begin(trainer.args, state, trainer.control)
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
+    metrics |= {"total_flos": state.total_flos, "train_loss": float(np.mean(losses)) if losses else 0.0}
+    trainer.log(metrics)
+    return metrics
+
+
+def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, float]) -> None:
+    """Writes `<split>_results.json` and adds to all_results.json, as `Trainer.save_metrics` does, but whole or not."""
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(trainer.args.output_dir)
+    everything = folder / "all_results.json"
+    before = json.loads(everything.read_text(encoding="utf-8")) if everything.is_file() else {}
+    for path, content in ((everything, before | metrics), (folder / f"{split}_results.json", metrics)):
+        write_atomically(path, json.dumps(content, indent=4, sort_keys=True))
+
+
+def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
+    metrics = {}
+    for name, dataset in evaluation.items():
+        prefix = f"eval_{name}" if name else "eval"
+        metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
+        metrics[f"{prefix}_samples"] = len(dataset)
+    example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
+    metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
+    trainer.log_metrics("eval", metrics)
+    _save_results(trainer, "eval", metrics)
+    return metrics
+
+
+def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
+    names = trainer.processing_class.model_input_names
+    return {name: value for name, value in row.items() if name in names}
+
+
+def _check_optimizer(trainer: DistillationTrainer) -> None:
+    """Raises InputError where optimizer or schedule cannot be made, by making them for a model of one number."""
+    args = trainer.args
+    try:
+        optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        if not {"params", "model", "optimizer_dict"} & options.keys():  # those that want the model itself
+            optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options)
+            get_scheduler(
+                args.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=1,
+                num_training_steps=2,
+                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            )
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        chosen = {
+            name: getattr(args, name)
+            for name in ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs")
+        }
+        words = ", ".join(f"{name} {value}" for name, value in chosen.items() if value is not None)
+        raise InputError(
+            f"the optimizer or the learning rate's schedule cannot be made ({error}) with {words}, lr_scheduler_type "
+            f"{args.lr_scheduler_type.value}: change one of them."
+        ) from error
+
+
+def _check_training_arguments(args: TrainingArguments) -> None:
+    """Raises InputError for values that `TrainingArguments` takes and `Trainer` trips over."""
+    check_one_device(args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise InputError(f"{name} is {getattr(args, name)}: give 1 or more.")
+    for name in (
+        "seed",
+        "learning_rate",
+        "weight_decay",
+        "num_train_epochs",
+        "max_grad_norm",
+        "dataloader_num_workers",
+        "neftune_noise_alpha",
+    ):
+        value = getattr(args, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}: give a number that is not negative.")
+    if args.seed >= 2**32:
+        raise InputError(f"seed is {args.seed}: give a number below {2**32}, as NumPy's generator wants it.")
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}: give a number from 0 to below 1.")
+    if args.eval_accumulation_steps is not None and args.eval_accumulation_steps < 1:
+        raise InputError(f"eval_accumulation_steps is {args.eval_accumulation_steps}: give 1 or more.")
+    if args.label_names:
+        raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
+    if not args.eval_do_concat_batches:
+        raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
+    if args.do_predict and args.prediction_loss_only:
+        raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
+    check_options(args)
+
+
+def _one(kind, arguments):
+    return next(instance for instance in arguments if isinstance(instance, kind))
+
+
+def _set_up_logging(args: TrainingArguments) -> None:
+    """Logs of this package and of transformers on stdout, warnings alone from all processes but the first."""
+    logging.basicConfig(
+        format="%(asctime)s %(name)s %(levelname)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    level = args.get_process_log_level()
+    logging.getLogger("ckd_trainer").setLevel(logging.INFO if args.should_log else logging.ERROR)
+    transformers.utils.logging.set_verbosity(level)
+    datasets.utils.logging.set_verbosity(level)

@@ -1,0 +1,307 @@
+"""From arguments to a run folder: the way that all scripts go, whatever the task. What differs is a `Task`."""
+
+import abc
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, DatasetDict
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.integrations import unset_hf_deepspeed_config
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.models.compatibility import check_encodings
+from ckd_trainer.models.pair import ModelPair, StoredTeacher
+from ckd_trainer.objective import CKDObjective
+from ckd_trainer.runs.folder import Start
+from ckd_trainer.runs.inputs import TrainingInputs
+from ckd_trainer.runs.run import run, start, use_best_metric
+from ckd_trainer.runs.training_options import check_steps
+from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
+from ckd_trainer.teacher.signals import attention_mask_of, in_order
+from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import by_token
+from ckd_trainer.utils.processes import made_once
+
+logger = logging.getLogger(__name__)
+
+CHECKED_TEXTS = 256  # that two tokenizers encode alike
+
+
+class ModelInputs(NamedTuple):
+    """The encoded sets of a task; `validation` and `test` by key, "" for the only or first one."""
+
+    train: Dataset | None
+    validation: dict[str, Dataset]
+    test: dict[str, Dataset]
+
+
+class Task(abc.ABC):
+    """What a run has to know of a task.
+
+    Attributes:
+        model_class: the Auto class of its models.
+        trainer_class: what trains them.
+        best_metric, metrics: the score that picks the best checkpoint, and the names of all.
+        on_hub: the data has to be fetched.
+        data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
+            `load` on.
+        inputs: the same encoded, from the end of `encode` on.
+    """
+
+    model_class: type
+    trainer_class: type[DistillationTrainer] = DistillationTrainer
+    best_metric: str
+    metrics: Sequence[str]
+    on_hub: bool
+
+    @abc.abstractmethod
+    def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
+        """Returns the files of these splits (train, validation), by the option that names them."""
+
+    @abc.abstractmethod
+    def load(self, splits: Sequence[str]) -> None:
+        """Reads the data of these splits (train, validation, test)."""
+
+    @abc.abstractmethod
+    def check(self, pair: ModelPair) -> None:
+        """Raises InputError where the models' configurations or tokenizers do not serve; called before `load`."""
+
+    @abc.abstractmethod
+    def set_head(self, pair: ModelPair) -> None:
+        """Gives the student the task's head, and checks the teacher's."""
+
+    @abc.abstractmethod
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+        """Turns the data into model inputs."""
+
+    @abc.abstractmethod
+    def collator(self, tokenizer: PreTrainedTokenizerBase):
+        """Returns what makes a batch of encoded examples."""
+
+    @abc.abstractmethod
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Returns the scores of the validation set."""
+
+    @abc.abstractmethod
+    def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
+        """Warns loudly where a teacher's answers to a sample of encoded examples have nothing to do with the labels.
+
+        Args:
+            logits: as `head_logits` returns them, in the data's order of labels and on their scale; of spans by
+                token.
+
+        Raises:
+            InputError: the answers fit labels in another order or on another scale.
+        """
+
+    @abc.abstractmethod
+    def write_predictions(self, name: str, logits: np.ndarray | tuple[np.ndarray, ...], folder: Path) -> Path:
+        """Writes what the logits of the test set `name` say; returns the file."""
+
+
+def run_task(
+    task: Task,
+    model_args: ModelArguments,
+    data_args,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
+) -> dict[str, float]:
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given.
+
+    Args:
+        data_args: the task's own arguments, which go into the run's record.
+
+    Returns:
+        the metrics of all_results.json that this call measured.
+
+    Raises:
+        InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
+            configurations and tokenizers, and the data.
+    """
+    unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is parted when training begins
+    arguments = [model_args, data_args, ckd_args, run_args, args]
+    use_best_metric(args, task.best_metric, task.metrics)
+    with start(*(group for group in arguments if group is not None)) as begin:
+        return _run_started(task, begin, model_args, data_args, run_args, args, ckd_args)
+
+
+def _run_started(
+    task: Task,
+    begin: Start,
+    model_args: ModelArguments,
+    data_args,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None,
+) -> dict[str, float]:
+    trains = args.do_train and not begin.is_trained
+    read = TrainingInputs(args, begin, model_args, distils=bool(ckd_args and ckd_args.weights))
+    read.check_files(task.files(read.splits))
+    if begin.is_trained:
+        model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
+        for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
+            if value != getattr(data_args, name):
+                logger.info("%s is %s, as the run in %s was trained.", name, value, args.output_dir)
+            setattr(data_args, name, value)
+    elif not args.do_train and model_args.student_init != "pretrained":
+        raise InputError(
+            f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
+        )
+    if ckd_args is None or not trains:
+        ckd_args = CKDArguments.fine_tuning()
+
+    # Files here are read before a model is looked up, and data on the Hub after: no mistake costs a download.
+    reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
+    splits = [split for split, wanted in reads.items() if wanted]
+    if not task.on_hub:
+        task.load(splits)
+    pair = ModelPair(
+        model_args,
+        model_class=task.model_class,
+        distils=bool(ckd_args.weights),
+        trains=trains,
+    )
+    if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
+        raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
+    task.check(pair)
+    begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
+    if pair.distils:  # raises where a layer mapping does not fit
+        CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
+    if task.on_hub:
+        task.load(splits)
+    read.check_hub(_training_sets(task, read.splits) if task.on_hub else {})
+    task.set_head(pair)
+    if pair.distils:
+        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
+
+    student, teacher = pair.load()
+    with _inputs(task, pair.teacher_tokenizer) as inputs:
+        if trains:
+            check_steps(args, len(inputs.train))
+        return run(
+            _prepare(task, inputs, student, teacher, pair, ckd_args, args),
+            start=begin,
+            early_stopping_patience=run_args.early_stopping_patience,
+            evaluation=inputs.validation,
+            prediction=inputs.test,
+            write_predictions=task.write_predictions,
+        )
+
+
+@contextlib.contextmanager
+def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInputs]:
+    """Encodes the task's data, once on each machine."""
+
+    def make():
+        inputs = task.encode(tokenizer)
+        sets = {"train": inputs.train} if inputs.train is not None else {}
+        sets |= {f"validation-{name}": data for name, data in inputs.validation.items()}
+        return DatasetDict(sets | {f"test-{name}": data for name, data in inputs.test.items()})
+
+    with made_once(make) as sets:
+
+        def named(split):
+            return {key.removeprefix(split): data for key, data in sets.items() if key.startswith(split)}
+
+        task.inputs = ModelInputs(sets.get("train"), named("validation-"), named("test-"))
+        yield task.inputs
+
+
+def _prepare(
+    task: Task,
+    inputs: ModelInputs,
+    student: PreTrainedModel,
+    teacher: StoredTeacher | None,
+    pair: ModelPair,
+    ckd_args: CKDArguments,
+    args: TrainingArguments,
+) -> DistillationTrainer:
+    """Returns the trainer. Its teacher has answered a sample of examples."""
+    trainer = _make_trainer(
+        task.trainer_class,
+        model=student,
+        teacher=teacher,
+        ckd_args=ckd_args,
+        args=args,
+        train_dataset=inputs.train,
+        eval_dataset=inputs.validation.get(""),
+        data_collator=task.collator(pair.teacher_tokenizer),
+        processing_class=pair.saved_tokenizer,
+        compute_metrics=task.compute_metrics,
+    )
+    if teacher is not None:
+        _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
+    if trainer.caches_teacher:
+        _ = trainer.teacher  # builds the cache here: a signal ends the run at once, and a mistake leaves no files
+    return trainer
+
+
+def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, seed: int) -> None:
+    """Has the task look at the teacher's logits of a sample, before the teacher's cache is built."""
+    cached = trainer.has_cache()
+    split = "validation" if "" in inputs.validation and not cached else "training"
+    examples = inputs.validation[""] if split == "validation" else inputs.train
+    rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
+    sample = examples.select(rows)
+    logits = _cached_logits(trainer, rows) if cached else _live_logits(trainer, sample)
+    try:
+        task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
+    except InputError as error:
+        if "logits" in trainer.distillation_objective.weights:
+            raise
+        logger.warning("No term of the loss reads the teacher's logits, but %s", error)  # its states may yet be good
+
+
+def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | None]:
+    sets = {"train": task.data.train}
+    if "validation" in splits:
+        sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
+    return sets
+
+
+def _sample_of_texts(data, seed: int):
+    """Returns rows of texts, as many as the text columns each."""
+    sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
+    sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
+    return zip(*(sample[name] for name in data.text_columns), strict=True)
+
+
+def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(len(examples))[:count]
+
+
+def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> DistillationTrainer:
+    try:
+        return trainer_class(**kwargs)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
+        raise InputError(str(error)) from error
+
+
+def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tensor:
+    order = trainer.teacher.label_order  # opens the cache, or builds it
+    return in_order(torch.from_numpy(trainer.teacher_cache.read(rows, ["logits"])["logits"]), order)
+
+
+def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
+    teacher, parts = trainer.live_teacher(), []
+    loader = DataLoader(
+        sample,
+        batch_size=trainer.args.eval_batch_size,
+        collate_fn=trainer.data_collator,
+        generator=torch.Generator(),  # by default a loader draws from the one that dropout draws from
+    )
+    for batch in loader:
+        batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+        logits = teacher.logits(batch).float()
+        parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())
+    longest = max(part.shape[-1] for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

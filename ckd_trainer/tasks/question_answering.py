@@ -1,0 +1,167 @@
+"""Extractive question answering: what run_teacher.py and run_squad_ckd.py do with SQuAD and its like."""
+
+import logging
+
+import torch
+from transformers import AutoModelForQuestionAnswering, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.data.spans import read_answers, write_answers
+from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.tasks.base import ModelInputs, Task, run_task
+from ckd_trainer.teacher.signals import attention_mask_of
+from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import by_token
+
+logger = logging.getLogger(__name__)
+
+
+def run_question_answering(
+    model_args: ModelArguments,
+    data_args: SquadArguments,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
+) -> dict[str, float]:
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    if args.label_smoothing_factor:
+        raise InputError("label_smoothing_factor is set, but question-answering models do not smooth: leave it out.")
+    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
+
+
+class QuestionAnsweringTrainer(DistillationTrainer):
+    """A `DistillationTrainer` whose predictions come by token (see `ckd_trainer.utils.padding`), for `read_answers`.
+
+    `Trainer` puts batches of different lengths together by their first columns. Where padding is on the left, which
+    columns of a prediction belong to the tokens then depends on the other features of its batch.
+    """
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Returns start and end logits with those of a feature's tokens first, in their order."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if logits is not None:
+            mask = attention_mask_of(inputs)
+            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
+        return loss, logits, labels
+
+
+class QuestionAnswering(Task):
+    """SQuAD v1.1 or v2.0, or own files.
+
+    Args:
+        seed: draws the training questions when max_train_samples is set.
+    """
+
+    model_class = AutoModelForQuestionAnswering
+    trainer_class = QuestionAnsweringTrainer
+
+    def __init__(self, data_args: SquadArguments, seed: int):
+        self.args, self.seed = data_args, seed
+        self.squad = SQUAD_TASKS[data_args.task_name]
+        self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
+        self.on_hub = data_args.reads_hub
+        self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
+
+    def files(self, splits):
+        return files_of(self.args, splits)
+
+    def load(self, splits):
+        self.data = load_questions(self.args, seed=self.seed, splits=splits)
+
+    def check(self, pair):
+        pair.fit_max_length(self.args)
+        special = pair.teacher_tokenizer.num_special_tokens_to_add(pair=True)
+        room = self.args.max_seq_length - self.args.max_question_length - special
+        if "doc_stride" in self.args.by_default and 0 < room <= self.args.doc_stride:
+            logger.info("doc_stride is %d, half of the %d tokens that a feature has for the context.", room // 2, room)
+            self.args.doc_stride = room // 2
+        check_lengths(pair.teacher_tokenizer, self.args)
+
+    def set_head(self, pair):
+        pair.set_span_head()
+
+    def encode(self, tokenizer):
+        def features(questions, with_offsets):
+            return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
+
+        train, validation, test = self.data.train, self.data.validation, self.data.test
+        inputs = ModelInputs(
+            train=None if train is None else features(train, False),
+            validation={name: features(data, True) for name, data in validation.items()},
+            test={name: features(data, True) for name, data in test.items() if data is not validation.get(name)},
+        )
+        for name in test.keys() - inputs.test.keys():  # the questions of the validation set
+            inputs.test[name] = inputs.validation[name].remove_columns(["start_positions", "end_positions"])
+        return inputs
+
+    def collator(self, tokenizer):
+        return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
+
+    def compute_metrics(self, prediction):
+        questions = self.data.validation[""]
+        answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
+        gold = questions.select_columns(["id", "answers"])[:]
+        references = [
+            {"id": name, "answers": answers} for name, answers in zip(gold["id"], gold["answers"], strict=True)
+        ]
+
+        def scores(texts):
+            predictions = [{"id": name, "prediction_text": text} for name, text in texts.items()]
+            if answers.null_odds is not None:
+                predictions = [row | {"no_answer_probability": answers.null_odds[row["id"]]} for row in predictions]
+            return self.metric.compute(predictions=predictions, references=references)
+
+        if answers.null_odds is None:
+            return scores(answers.text)
+        # What the best threshold would have given cannot be seen from answers that this run's threshold has emptied.
+        best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
+        return scores(answers.final(self.args.null_score_diff_threshold)) | best
+
+    def _answers(self, questions, features, logits, n_best):
+        return read_answers(
+            questions,
+            features,
+            *logits,
+            n_best=n_best,
+            max_answer_length=self.args.max_answer_length,
+            null_answers=self.squad.null_answers,
+        )
+
+    def check_teacher(self, logits, examples, split):
+        """Warns where the teacher's starts of answers have nothing to do with the right ones.
+
+        If they had not, sum_p P(teacher says p) P(p is right) of them would be right. The teacher is taken to guess
+        where it is right no more often than that plus two standard errors. Features without an answer do not count,
+        as always saying so is right there. Nothing is said of fewer than 10 features.
+        """
+        length = logits.shape[-1]
+        masks = torch.zeros(len(examples), length, dtype=torch.bool)
+        for row, mask in enumerate(examples["answer_mask"]):
+            masks[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool)
+        cls = masks.int().argmax(-1)
+        starts = torch.tensor(examples["start_positions"][:])
+        said = logits[:, 0].masked_fill(~masks, torch.finfo(logits.dtype).min).argmax(-1)
+        said, starts = said[starts != cls], starts[starts != cls]
+        count = len(starts)
+        if count < 10:
+            return
+        right = float((said == starts).float().mean())
+        chance = float((said.bincount(minlength=length) * starts.bincount(minlength=length)).sum()) / count**2
+        result = f"right about where {right:.1%} of the answers start (by chance: {chance:.1%})"
+        if right <= chance + 2 * (chance * (1 - chance) / count) ** 0.5:
+            logger.warning(
+                "THE TEACHER SCORES AT CHANCE: %s in %d %s features. A student learns nothing from it. Was it "
+                "fine-tuned for question answering, on this kind of data?",
+                result,
+                count,
+                split,
+            )
+        else:
+            logger.info("The teacher on %d %s features: %s.", count, split, result)
+
+    def write_predictions(self, name, logits, folder):
+        answers = self._answers(self.data.test[name], self.inputs.test[name], logits, n_best=self.args.n_best_size)
+        return write_answers(answers, folder, null_threshold=self.args.null_score_diff_threshold)

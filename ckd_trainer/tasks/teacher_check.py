@@ -1,0 +1,157 @@
+"""Does the teacher know the task? Its answers to a sample of labeled examples, before any training."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import linregress
+from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef
+
+from ckd_trainer.utils.errors import InputError, short
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SIZE = 256  # at least; ten examples for each class, if those are more
+_SMALLEST = 10  # examples that tell anything
+
+
+def check_classes(labels: Sequence[int], answers: Sequence[int], names: Sequence[str], split: str) -> None:
+    """Warns where the teacher scores at chance; raises where its labels come in another order.
+
+    The teacher guesses where the Matthews correlation of answers and labels is below two standard errors of chance,
+    2 / sqrt(n). Its labels are in another order where the best assignment of answers to labels, found in one half of
+    the sample, agrees much better with the other half than the given one, see `permutation`.
+
+    Args:
+        labels, answers: class of each example, and the teacher's answer, as an index into `names`.
+        names: the classes.
+        split: what the examples are called, such as "validation".
+
+    Raises:
+        InputError: the labels are in another order, with the order that fits.
+    """
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    if len(labels) < _SMALLEST or len(set(labels.tolist())) < 2:
+        return
+    accuracy, correlation = accuracy_score(labels, answers), matthews_corrcoef(labels, answers)
+    result = f"accuracy {accuracy:.3f}, Matthews correlation {correlation:.3f}"
+    better = permutation(labels, answers, len(names))
+    if better is not None:
+        moved = [index for index, label in enumerate(better) if label != index]
+        pairs = [f"{short(names[index])} means {short(names[better[index]])}" for index in moved]
+        raise InputError(
+            f"the teacher's labels are in another order than the data's: {result} on {len(labels)} {split} examples. "
+            f"The accuracy is {accuracy_score(labels, np.asarray(better)[answers]):.3f} if in its answers "
+            f"{', '.join(pairs[:10])}{', ...' * (len(pairs) > 10)}. If that is right, correct id2label and "
+            "label2id in its config.json; if not, fine-tune a teacher on this data with run_teacher.py."
+        )
+    _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)
+
+
+def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[int] | None:
+    """Returns for each answer the label that it stands for; None where the answers are best taken as they are.
+
+    For answers a and labels l, C_al counts a sample, and E_al = sum_l C_al sum_a C_al / n is what C would be by
+    chance. The best assignment maximizes sum_a (C - E)_a,p(a); a constant answer gains nothing by it. It is found on
+    half of the sample and judged on the other, and the other way round, so that noise is not taken for an order. It
+    has to gain, on the classes that it moves, at least twice what the given order does, by four standard errors. And
+    it has to agree well as a whole (Cohen's kappa of 0.4): a weak teacher that leans to a neighboring class, as from
+    four stars to five, has its labels in no other order.
+    """
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    gain = given = variance = agreed = possible = 0.0
+    for found, judged in (halves, halves[::-1]):
+        best = _best_assignment(labels[found], answers[found], classes)
+        excess, spread = _excess(labels[judged], answers[judged], classes)
+        moved = np.flatnonzero(best != np.arange(classes))
+        gain += excess[moved, best[moved]].sum()
+        given += excess[moved, moved].sum()
+        variance += spread[moved, best[moved]].sum() + spread[moved, moved].sum()
+        agreed += excess[np.arange(classes), best].sum()
+        possible += _possible(labels[judged], answers[judged], best)
+    if gain > max(0.0, 2 * given) and gain - given > 4 * variance**0.5 and agreed > 0.4 * possible:
+        return _best_assignment(labels, answers, classes).tolist()
+    return None
+
+
+def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -> None:
+    """Warns where the teacher scores at chance; raises where its scores are on another scale.
+
+    A teacher that was trained on these labels, be it a weak one, predicts them without bias: labels regressed on its
+    scores have a slope of 1, and the means are equal. Its scale is another one where the slope is below 1/2 or above
+    2, or the means are half a standard deviation of the labels apart, by three standard errors each. That is an error
+    where the scores are further from the labels than the mean label is (RMSE above the labels' standard deviation),
+    else a warning, as for a teacher that was trained too little.
+
+    Args:
+        labels, scores: of each example, and the teacher's, mapped as `teacher_score_scale` and `teacher_score_shift`
+            say.
+        split: what the examples are called, such as "validation".
+
+    Raises:
+        InputError: another scale, with the options that map it.
+    """
+    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
+    if not np.isfinite(scores).all():
+        raise InputError(f"the teacher's scores of {split} examples are not finite: it is damaged, or has diverged.")
+    if len(labels) < _SMALLEST or np.ptp(labels) == 0:
+        return
+    if np.ptp(scores) == 0:
+        _report(False, f"the score {scores[0]:.3f} for each of them", len(labels), split)
+        return
+    line = linregress(scores, labels)
+    rmse = float(np.sqrt(np.mean((scores - labels) ** 2)))
+    result = f"Pearson correlation {line.rvalue:.3f}, RMSE {rmse:.3g}"
+    knows = abs(line.rvalue) > 2 / len(labels) ** 0.5
+    offset, error = scores.mean() - labels.mean(), (scores - labels).std() / len(labels) ** 0.5
+    too_flat, too_steep = line.slope - 3 * line.stderr > 2, line.slope + 3 * line.stderr < 0.5
+    if knows and (too_flat or too_steep or abs(offset) - 3 * error > labels.std() / 2):
+        message = (
+            f"the teacher's scores are on another scale than the labels: {_moments(scores)} on {len(labels)} {split} "
+            f"examples, where the labels have {_moments(labels)} ({result}). A student would learn that scale. Map "
+            f"the scores onto the labels with --teacher_score_scale {line.slope:.4g} --teacher_score_shift "
+            f"{line.intercept:.4g}, or fine-tune a teacher on these labels with run_teacher.py."
+        )
+        if rmse > labels.std():
+            raise InputError(message)
+        logger.warning("%s", message[0].upper() + message[1:])
+    _report(knows, result, len(labels), split)
+
+
+def _moments(values: np.ndarray) -> str:
+    return f"mean {values.mean():.3g} and standard deviation {values.std():.3g}"
+
+
+def _best_assignment(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    excess, _ = _excess(labels, answers, classes)
+    # Among equals, such as classes that do not occur, the given order.
+    return linear_sum_assignment(excess + 1e-6 * np.eye(classes), maximize=True)[1]
+
+
+def _possible(labels: np.ndarray, answers: np.ndarray, best: np.ndarray) -> float:
+    """Returns what the excess of an assignment would be if it always agreed: n - sum_a E_a,p(a)."""
+    meant = best[answers]
+    shares = [np.bincount(values, minlength=len(best)) for values in (meant, labels)]
+    return len(labels) - float(shares[0] @ shares[1]) / max(1, len(labels))
+
+
+def _excess(labels: np.ndarray, answers: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns C - E and the variance of C by chance, (answers, labels)."""
+    counts = confusion_matrix(answers, labels, labels=range(classes))
+    answered, labeled = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
+    share = answered / max(1, counts.sum())
+    return counts - share * labeled, labeled * share * (1 - share)
+
+
+def _report(knows: bool, result: str, count: int, split: str) -> None:
+    if knows:
+        logger.info("The teacher on %d %s examples: %s.", count, split, result)
+    else:
+        logger.warning(
+            "THE TEACHER SCORES AT CHANCE: %s on %d %s examples. A student learns nothing from it. Was it fine-tuned "
+            "on this task?",
+            result,
+            count,
+            split,
+        )

@@ -1,0 +1,87 @@
+"""Classification and regression of texts: what run_teacher.py and run_glue_ckd.py do."""
+
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue import (
+    GLUE_TASKS,
+    compute_metrics_for,
+    files_of,
+    load_task,
+    metrics_of,
+    tokenize,
+    write_predictions,
+)
+from ckd_trainer.tasks.base import ModelInputs, Task, run_task
+from ckd_trainer.tasks.teacher_check import check_classes, check_scores
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import longest_first
+
+
+def run_text_classification(
+    model_args: ModelArguments,
+    data_args: GlueArguments,
+    run_args: RunArguments,
+    args: TrainingArguments,
+    ckd_args: CKDArguments | None = None,
+) -> dict[str, float]:
+    """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
+    if args.label_smoothing_factor and is_score:
+        raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
+    return run_task(TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
+
+
+class TextClassification(Task):
+    """A GLUE task, or own files.
+
+    Args:
+        seed: draws the training examples when max_train_samples is set.
+    """
+
+    model_class = AutoModelForSequenceClassification
+
+    def __init__(self, data_args: GlueArguments, seed: int):
+        self.args, self.seed = data_args, seed
+        self.best_metric, self.metrics = metrics_of(data_args)
+        self.on_hub = data_args.task_name is not None and not data_args.data_dir
+
+    def files(self, splits):
+        return files_of(self.args, splits)
+
+    def load(self, splits):
+        self.data = load_task(self.args, seed=self.seed, splits=splits)
+        self.scores = compute_metrics_for(self.data)
+
+    def check(self, pair):
+        pair.fit_max_length(self.args)
+
+    def set_head(self, pair):
+        pair.set_labels(self.data.label_names)
+
+    def encode(self, tokenizer):
+        def tokenized(data):
+            return tokenize(data, self.data, tokenizer, self.args)
+
+        return ModelInputs(
+            train=None if self.data.train is None else tokenized(self.data.train),
+            validation={name: longest_first(tokenized(data)) for name, data in self.data.validation.items()},
+            test={name: tokenized(data) for name, data in self.data.test.items()},
+        )
+
+    def collator(self, tokenizer):
+        return DataCollatorWithPadding(tokenizer)
+
+    def compute_metrics(self, prediction):
+        return self.scores(prediction)
+
+    def check_teacher(self, logits, examples, split):
+        """See `check_classes` and `check_scores`."""
+        labels = examples["labels"][:]
+        if self.data.is_regression:
+            check_scores(labels, logits[:, 0], split)
+        else:
+            check_classes(labels, logits.argmax(-1), self.data.label_names, split)
+
+    def write_predictions(self, name, logits, folder):
+        return write_predictions(self.data, name, logits, folder)

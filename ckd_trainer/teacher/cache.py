@@ -1,0 +1,348 @@
+"""The teacher's signals on disk: computed once, read by every later epoch and run.
+
+A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is the content that the signals
+follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
+and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
+
+    tokens, text                 number of its valid tokens, and a hash of their ids
+    logits                       of the teacher's head, in its own label order; of spans those of the valid tokens
+    word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
+    layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
+
+With padding on the left, a teacher that counts positions from the first column says something else in each batch; the
+cache holds what it said in one. On the right, where BERT-like models are padded, there is no such choice.
+
+A folder named <key>.building holds what an unfinished build has so far. It goes on from there, and gets its final name
+when all of it is there. A lock keeps a second builder of the same cache waiting; processes of one run share the parts.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from datasets import Dataset, concatenate_datasets
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ckd_trainer.teacher import compact_gram
+from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.teacher.signals import PREFIX, LiveTeacher
+from ckd_trainer.teacher.writer import (
+    LAYER_COLUMNS,
+    WORD_COLUMNS,
+    Part,
+    SignalWriter,
+    split,
+    text_hashes,
+    valid_lengths,
+)
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import told_without_room, write_atomically
+from ckd_trainer.utils.processes import in_all_processes, main_process_says
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # another number where the files of one version mean something else to the next
+MANIFEST = "manifest.json"
+ROW = "teacher_row"  # the column that ties an example to its row here
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a cache holds; equal contents, equal caches."""
+
+    teacher: str  # fingerprints, see `ckd_trainer.teacher.fingerprint`
+    examples: str
+    precision: str  # Accelerate's mixed_precision
+    word_layers: tuple[int, ...] = ()
+    ltr_layers: tuple[int, ...] = ()
+    spans: bool = False  # logits of each token, not of each example
+    format: int = FORMAT
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+
+    def serves(self, wanted: "Contents") -> bool:
+        """True where everything wanted is here; a run with a relation turned off reads the cache of one with it."""
+        return wanted in (
+            dataclasses.replace(self, word_layers=word_layers, ltr_layers=ltr_layers)
+            for word_layers in {self.word_layers, ()}
+            for ltr_layers in {self.ltr_layers, ()}
+        )
+
+    def bytes_of(self, lengths: np.ndarray, head_outputs: int) -> np.ndarray:
+        """Returns how many bytes the rows of examples with so many valid tokens take."""
+        logits = 4 * head_outputs * (lengths if self.spans else 1)
+        word = len(self.word_layers) * compact_gram.size_in_bytes(lengths)
+        layer = lengths * compact_gram.size_in_bytes(len(self.ltr_layers))
+        columns = 1 + len(WORD_COLUMNS) * bool(self.word_layers) + len(LAYER_COLUMNS) * bool(self.ltr_layers)
+        return word + layer + logits + 16 + 4 * columns
+
+
+class TeacherCache:
+    """Reads a complete cache, memory-mapped: what is held in memory does not grow with it.
+
+    Args:
+        folder: of a cache whose files were found whole, see `open_or_build`.
+        wanted: what of it to read.
+    """
+
+    def __init__(self, folder: Path, wanted: Contents):
+        self.signals = [
+            "logits",
+            *(WORD_COLUMNS if wanted.word_layers else ()),
+            *(LAYER_COLUMNS if wanted.ltr_layers else ()),
+        ]
+        parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
+        self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.signals]).with_format("arrow")
+        self.word_layers, self.spans = len(wanted.word_layers), wanted.spans
+
+    def read(self, rows: Sequence[int], signals: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0.
+
+        Args:
+            signals: which of them; all by default.
+        """
+        table = self.rows if signals is None else self.rows.select_columns(["tokens", "text", *signals])
+        signals, table = signals or self.signals, table[list(rows)]
+        tokens = table["tokens"].to_numpy()
+        return {"text": table["text"].to_numpy()} | {name: self._padded(name, table[name], tokens) for name in signals}
+
+    def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
+        numbers = column.combine_chunks().flatten().to_numpy()
+        if name == "logits" and not self.spans:
+            return numbers.reshape(len(tokens), -1).copy()
+        counts = tokens * (tokens - 1) // 2 if name == "word_cosines" else tokens
+        there = np.arange(max(1, counts.max())) < counts[:, None]
+        if name in LAYER_COLUMNS:
+            there = there[:, :, None]
+            shape = (*there.shape[:2], len(numbers) // tokens.sum())
+        else:
+            lines = {"logits": 2, "word_cosines": self.word_layers, "word_scales": 2 * self.word_layers}[name]
+            there = there[:, None, :]
+            shape = (len(tokens), lines, there.shape[-1])
+        padded = np.zeros(shape, numbers.dtype)
+        padded[np.broadcast_to(there, shape)] = numbers
+        if name == "word_scales":
+            padded = padded.reshape(len(tokens), self.word_layers, 2, -1)
+        elif name == "layer_scales":
+            padded = padded.reshape(*shape[:2], 2, -1)
+        return padded
+
+
+class SignalCollator:
+    """Adds the teacher's signals to the batches of a collator, named with PREFIX, for `CachedTeacher` to read."""
+
+    def __init__(self, collate: Callable[[list[dict]], dict[str, Tensor]], cache: TeacherCache):
+        self.collate, self.cache = collate, cache
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        signals = self.cache.read([row[ROW] for row in rows])
+        batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
+        if not np.array_equal(text_hashes(batch), signals.pop("text")):
+            raise RuntimeError(
+                "a batch holds other token ids than the teacher read in these rows: a data collator or a transform "
+                "that changes texts from one time to the next cannot be used with teacher_cache_dir."
+            )
+        for name, signal in signals.items():
+            bits = signal if signal.dtype == np.int16 else signal.view(np.int32)  # see `CachedTeacher`
+            batch[PREFIX + name] = torch.from_numpy(bits)
+        return batch
+
+
+def open_or_build(
+    directory: str | Path,
+    wanted: Contents,
+    examples: Dataset,
+    *,
+    head_outputs: int,
+    load_teacher: Callable[[], LiveTeacher],
+    collate: Callable[[list[dict]], dict[str, Tensor]],
+    batch_size: int,
+    accelerator: Accelerator,
+    show_progress: bool,
+) -> TeacherCache:
+    """Returns the cache, complete and checked; builds it first where there is none.
+
+    Args:
+        directory: teacher_cache_dir; all processes of a run see the same.
+        examples: the training set, with the columns that the collator and the teacher read.
+        head_outputs: number of logits of an example, or for spans of a token.
+        load_teacher: called once, and only in a process that has something to build.
+        collate, batch_size: how examples are put before the teacher.
+
+    Raises:
+        InputError: damaged or foreign files where the cache should be, or not enough room on the disk.
+    """
+    directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
+
+    def find():
+        return _find(directory, wanted, len(examples))
+
+    with contextlib.ExitStack() as lock:
+        folder = main_process_says(find)  # complete ones do not change, and need no lock
+        if folder is None:
+            _wait_for_lock(directory, wanted, lock)
+            folder = main_process_says(find)
+        if folder is None:
+            lengths = valid_lengths(examples)
+            sizes = wanted.bytes_of(lengths, head_outputs)
+            parts = split(sizes)
+            missing = main_process_says(lambda: _make_room(building, parts, sizes))
+            logger.info(
+                "The teacher reads %d examples once; its signals (about %.1f MB) go to %s.",
+                len(examples),
+                sizes.sum() / 1e6,
+                directory / wanted.key,
+            )
+            share = missing[accelerator.process_index :: accelerator.num_processes]
+
+            def write():
+                if not share:
+                    return
+                writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
+                total = sum(part.stop - part.start for part in share)
+                with tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar:
+                    for part in share:
+                        writer.write(part, bar.update)
+
+            told = told_without_room(directory, "teacher_cache_dir", "what is written")
+            with accelerator.autocast():
+                in_all_processes(told(write))
+            folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
+    return TeacherCache(folder, wanted)
+
+
+def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
+    """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
+    lock = FileLock(directory / f".{wanted.key}.lock")
+
+    def acquire(seconds):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.acquire(timeout=seconds))
+        except Timeout:
+            return False
+        except OSError as error:
+            raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
+        return True
+
+    if not main_process_says(lambda: acquire(0)):
+        logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
+        while not main_process_says(lambda: acquire(60)):
+            pass
+
+
+def is_complete(directory: str | Path, wanted: Contents) -> bool:
+    """Returns whether there is a complete cache that has everything wanted; its files are not looked into."""
+    return next(_serving(Path(directory), wanted), None) is not None
+
+
+def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents]]:
+    """Yields the folders of complete caches that have everything wanted, and what they hold."""
+    if (directory / wanted.key).exists():
+        yield directory / wanted.key, wanted
+    for folder in sorted(path.parent for path in directory.glob(f"*/{MANIFEST}")):
+        contents = _contents(folder)
+        if contents is not None and contents.key == folder.name and contents.serves(wanted):
+            yield folder, contents
+
+
+def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
+    """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
+    for folder, contents in _serving(directory, wanted):
+        _check(folder, contents, examples)
+        return folder
+    building = directory / f"{wanted.key}.building"
+    if building.is_file():
+        raise InputError(f"{building} is a file, but the folder of an unfinished cache has this name: delete it.")
+    return None
+
+
+def _check(folder: Path, contents: Contents, examples: int) -> None:
+    """Raises InputError unless the folder is what it is named, byte for byte."""
+    logger.info("Checking the teacher cache %s.", folder)
+    try:
+        manifest = _read_manifest(folder)
+        if _contents(folder) != contents:
+            raise ValueError("its manifest is another cache's")
+        if sum(part["rows"] for part in manifest["parts"]) != examples:
+            raise ValueError("its manifest does not list the rows of all examples")
+        for part in manifest["parts"]:
+            path = folder / part["file"]
+            if path.stat().st_size != part["bytes"]:
+                raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {part['bytes']}")
+            if files_fingerprint([path]) != part["fingerprint"]:
+                raise ValueError(f"{path.name} has other bytes than were written")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"the teacher cache {folder} is damaged or no cache of ours ({error}): delete the folder, and the next "
+            "run builds it anew."
+        ) from error
+
+
+def _read_manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _contents(folder: Path) -> Contents | None:
+    """Returns what a folder's manifest says that it holds, None where it says nothing that we know."""
+    try:
+        contents = _read_manifest(folder)["contents"]
+        layers = {name: tuple(contents[name]) for name in ("word_layers", "ltr_layers")}
+        return Contents(**contents | layers)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Part]:
+    """Makes the folder for a build and returns the parts that are missing in it."""
+    for leftover in building.glob(".*"):  # of a build that was killed, or had no room
+        leftover.unlink()
+    missing = [part for part in parts if part.find(building) is None]
+    needed = sum(sizes[part.start : part.stop].sum() for part in missing)
+    free = shutil.disk_usage(building.parent).free
+    if needed > free:
+        raise InputError(
+            f"teacher_cache_dir {building.parent} has {free / 1e9:.2f} GB free, but the teacher's signals of "
+            f"{len(sizes)} examples take about {sizes.sum() / 1e9:.2f} GB, of which {needed / 1e9:.2f} GB are still "
+            "to be written: give a folder on a larger disk, or a smaller max_seq_length."
+        )
+    building.mkdir(exist_ok=True)
+    if len(missing) < len(parts):
+        logger.info(
+            "Going on with an unfinished teacher cache: %d of %d parts are there.",
+            len(parts) - len(missing),
+            len(parts),
+        )
+    return missing
+
+
+def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
+    """Turns a folder with all parts into a cache."""
+    listed = []
+    for part in parts:
+        found = part.find(building)
+        if found is None:
+            raise InputError(f"{building} lacks part {part.number}: teacher_cache_dir has to be one folder for all.")
+        path, fingerprint = found
+        rows = part.stop - part.start
+        listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "fingerprint": fingerprint})
+    manifest = {"contents": dataclasses.asdict(contents), "parts": listed}
+    write_atomically(building / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    folder = building.with_name(contents.key)
+    os.replace(building, folder)
+    return folder

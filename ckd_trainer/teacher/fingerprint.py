@@ -1,0 +1,85 @@
+"""Fingerprints of content: another one where a teacher or the examples are others.
+
+A teacher in memory and the same one in files have different fingerprints, and so have files that say the same in other
+bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.wrapped_models import has_adapters, unwrapped
+
+_READ = 2**20  # bytes at a time
+# What a configuration says of where a model comes from, and nothing of what it computes.
+_ORIGIN = {"_name_or_path", "transformers_version"}
+
+
+def files_fingerprint(paths: Sequence[Path]) -> str:
+    """Returns a fingerprint of the bytes of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while data := file.read(_READ):
+                digest.update(data)
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: torch.nn.Module) -> str:
+    """Returns a fingerprint of a model's configuration, weights and PEFT adapters, compiled or not."""
+    model = unwrapped(model)
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    if has_adapters(model):
+        digest.update(json.dumps(_adapter_state(model), sort_keys=True, default=_listed).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_has_fingerprint(model: torch.nn.Module) -> None:
+    """Raises InputError for a wrapper of the user's, whose code is in neither its configuration nor its weights."""
+    model = unwrapped(model)
+    if not isinstance(model, PreTrainedModel) and not has_adapters(model):
+        raise InputError(
+            f"teacher_cache_dir is set, but the teacher is a {type(model).__name__}: a cache is named by "
+            "configuration and weights, which do not say what a wrapper computes. Give the transformers model "
+            "itself, or leave teacher_cache_dir out."
+        )
+
+
+def _adapter_state(model: torch.nn.Module) -> list:
+    """Returns what PEFT adapters compute by beside their weights: configurations, and layer by layer what is on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [
+        [name, layer.active_adapters, layer.merged_adapters, layer.disable_adapters, getattr(layer, "scaling", None)]
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    return [{name: config.to_dict() for name, config in model.peft_config.items()}, layers]
+
+
+def _listed(value):
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def examples_fingerprint(examples: Dataset, columns: Sequence[str]) -> str:
+    """Returns a fingerprint of these columns of encoded examples (lists of whole numbers), in the dataset's order."""
+    digest = hashlib.sha256()
+    for table in examples.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=1000):
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            digest.update(f"{name} {len(column)}\n".encode())
+            digest.update(np.ascontiguousarray(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64))
+            digest.update(np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.int64))
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""Runs the teacher over examples and writes what it says, one Arrow file at a time, for `teacher_cache`."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from torch import Tensor
+
+from ckd_trainer.teacher.compact_gram import pack_layers, pack_words
+from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.teacher.signals import LiveTeacher, attention_mask_of
+from ckd_trainer.utils.padding import by_token
+
+WORD_COLUMNS, LAYER_COLUMNS = ("word_cosines", "word_scales"), ("layer_cosines", "layer_scales")
+_FACTOR = 6364136223846793005  # odd, of Knuth's 64-bit generator
+_PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a cache: the rows of examples start to stop."""
+
+    number: int
+    start: int
+    stop: int
+
+    def file(self, fingerprint: str) -> str:
+        """Returns its name, which says the fingerprint of its bytes."""
+        return f"part-{self.number:05d}-{fingerprint[:16]}.arrow"
+
+    def find(self, folder: Path) -> tuple[Path, str] | None:
+        """Returns the file and its fingerprint where it is there with the bytes that were written."""
+        for path in folder.glob(self.file("*")):
+            fingerprint = files_fingerprint([path])
+            if path.name == self.file(fingerprint):
+                return path, fingerprint
+        return None
+
+
+def split(sizes: np.ndarray) -> list[Part]:
+    """Returns parts for rows of these sizes in bytes."""
+    parts, start = [], 0
+    while start < len(sizes):
+        rows = int(np.searchsorted(np.cumsum(sizes[start : start + _PART_ROWS]), _PART_BYTES)) or 1
+        stop = min(start + rows, start + _PART_ROWS, len(sizes))
+        parts.append(Part(len(parts), start, stop))
+        start = stop
+    return parts
+
+
+def valid_lengths(examples: Dataset) -> np.ndarray:
+    """Returns the number of tokens of each example that are no padding."""
+    name = "attention_mask" if "attention_mask" in examples.column_names else "input_ids"
+    lengths = []
+    for table in examples.select_columns([name]).with_format("arrow").iter(batch_size=1000):
+        column = table[name].combine_chunks()
+        ends = np.cumsum(column.value_lengths().to_numpy())
+        counts = np.ones(ends[-1], dtype=np.int64)
+        if name == "attention_mask":
+            counts = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+        upto = np.concatenate([[0], np.cumsum(counts)])
+        lengths.append(np.diff(upto[ends], prepend=0))
+    return np.concatenate(lengths)
+
+
+class SignalWriter:
+    """Writes the parts of a cache.
+
+    Args:
+        folder: where the files go.
+        examples: with the columns that the collator and the teacher read.
+        lengths: from `valid_lengths`.
+        teacher: placed where it is to run.
+        collate: makes a batch of examples.
+        batch_size: examples that the teacher reads at once, of about one length.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        examples: Dataset,
+        lengths: np.ndarray,
+        teacher: LiveTeacher,
+        collate: Callable[[list[dict]], dict[str, Tensor]],
+        batch_size: int,
+    ):
+        self.folder, self.examples, self.lengths = folder, examples, lengths
+        self.teacher, self.collate, self.batch_size = teacher, collate, batch_size
+
+    def write(self, part: Part, report: Callable[[int], None]) -> None:
+        """Writes one part; its file appears when it is complete.
+
+        Args:
+            report: told the number of examples that were added, batch by batch.
+        """
+        rows = [None] * (part.stop - part.start)
+        order = part.start + np.argsort(-self.lengths[part.start : part.stop], kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            for index, row in zip(chosen, self._signals(chosen), strict=True):
+                rows[index - part.start] = row
+            report(len(chosen))
+        table = pa.table({name: _column([row[name] for row in rows]) for name in rows[0]})
+        temporary = self.folder / f".part-{part.number:05d}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / part.file(files_fingerprint([temporary])))
+
+    def _signals(self, chosen: np.ndarray) -> Iterator[dict]:
+        """Yields the row of each example."""
+        batch = self.collate([self.examples[int(index)] for index in chosen])
+        batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
+        mask = attention_mask_of(batch)
+        signals = self.teacher(batch)
+        logits = signals.logits.float()
+        spans = logits.dim() == 3
+        parts = {"logits": by_token(logits, mask) if spans else logits}
+        if signals.word_gram:
+            parts |= dict(zip(WORD_COLUMNS, pack_words(signals.word_gram, mask), strict=True))
+        if signals.layer_gram:
+            parts |= dict(zip(LAYER_COLUMNS, pack_layers(signals.layer_gram, mask), strict=True))
+        parts = {name: part.cpu().numpy() for name, part in parts.items()}
+        texts = text_hashes(batch).tolist()
+        for place, tokens in enumerate(mask.sum(-1).tolist()):
+            own = {
+                "logits": (slice(None), slice(tokens)) if spans else ...,
+                "word_cosines": (slice(None), slice(tokens * (tokens - 1) // 2)),
+                "word_scales": (slice(None), slice(None), slice(tokens)),
+                "layer_cosines": slice(tokens),
+                "layer_scales": slice(tokens),
+            }
+            yield {"tokens": tokens, "text": texts[place]} | {
+                name: part[place][own[name]].reshape(-1) for name, part in parts.items()
+            }
+
+
+def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:
+    """Returns a 64-bit hash of each example's valid token ids in their order, wherever the padding is."""
+    ids, mask = batch["input_ids"].cpu().numpy(), attention_mask_of(batch).bool().cpu().numpy()
+    factors = np.cumprod(np.full(ids.shape[-1] + 1, _FACTOR, np.uint64))  # modulo 2^64
+    place = mask.cumsum(-1)
+    return ((ids + 1).astype(np.uint64) * factors[place] * mask).sum(-1).view(np.int64)
+
+
+def _column(values: list) -> pa.Array:
+    if not isinstance(values[0], np.ndarray):
+        return pa.array(values, pa.int64())
+    ends = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(values)))

@@ -1,0 +1,105 @@
+"""Gradients of the terms of a loss, measured without side effects on training."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
+
+_DEEPSPEED_SCALE = 2.0**10  # keeps small gradients from vanishing in half precision
+
+
+def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Returns the trained weights that all terms can reach: the encoder's, without head and pooler.
+
+    Falls back to all trained weights if the encoder has none, or if the module holds no transformers model.
+    """
+    model = unwrapped(model)
+    weights = {
+        parameter: None  # each once
+        for inner in inner_models(model)
+        for name, parameter in inner.base_model.named_parameters()
+        if parameter.requires_grad and "pooler" not in name.split(".")
+    }
+    return list(weights) or [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def gradients(
+    model: torch.nn.Module,
+    losses: Sequence[Sequence[Callable[[torch.nn.Module], Tensor]]],
+    accelerator: Accelerator,
+    *,
+    seed: int,
+) -> Iterator[list[Tensor]]:
+    """Yields, loss by loss, the gradient by the encoder's weights as an optimizer step would see it.
+
+    To be used between two steps, when weights have no `grad`; they have none afterwards. All losses are run with the
+    same dropout, drawn from `seed`; torch's generators of random numbers, those of the processor and of this
+    process's device, come back as they were.
+
+    Args:
+        model: the student, as Accelerate has prepared it.
+        losses: of each loss its parts, one for each batch of the step; the step's loss is their sum, and the mean
+            over all processes. A part runs the model that it is given, and every weight of it takes part.
+    """
+    weights = encoder_weights(model)
+    measure = _backward_gradients
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # What DeepSpeed's engine returns starts half an optimizer step when a gradient reaches it; the model inside,
+        # which ZeRO 3 puts together layer by layer all the same, does not.
+        measure, model = _autograd_gradients, unwrapped(model)
+    device = accelerator.device
+    model.train()
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        for parts in losses:
+            torch.manual_seed(seed)
+            yield measure(model, weights, parts, accelerator)
+            model.zero_grad()
+
+
+def norm(gradient: Sequence[Tensor]) -> float:
+    """Returns the norm of a gradient; also where each process has a shard of it."""
+    return _product(gradient, gradient) ** 0.5
+
+
+def norms_and_cosines(found: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """Returns `gradient_norm_<term>` of each term and `cosine_<term>_<other>` of each pair, 0 where a norm is 0."""
+    norms = {term: norm(gradient) for term, gradient in found.items()}
+    values = {f"gradient_norm_{term}": value for term, value in norms.items()}
+    for one, other in itertools.combinations(found, 2):
+        product = norms[one] * norms[other]
+        values[f"cosine_{one}_{other}"] = _product(found[one], found[other]) / product if product else 0.0
+    return values
+
+
+def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    exact = torch.promote_types(one[0].dtype, torch.float32)
+    products = [(a.to(exact) * b.to(exact)).sum() for a, b in zip(one, other, strict=True)]
+    total = torch.stack(products).sum()
+    return (total.full_tensor() if isinstance(total, DTensor) else total).item()
+
+
+def _backward_gradients(model, weights, parts, accelerator) -> list[Tensor]:
+    """Goes backward as training does, so that DDP and FSDP2 put together what the processes have."""
+    scaler = accelerator.scaler
+    for part in parts:
+        loss = part(model)
+        (loss if scaler is None else scaler.scale(loss)).backward()
+    factor = 1 if scaler is None else scaler.get_scale()
+    return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
+
+
+def _autograd_gradients(model, weights, parts, accelerator) -> list[Tensor]:
+    """Leaves `grad` of the weights alone, which is DeepSpeed's."""
+    totals = None
+    for part in parts:
+        loss = _DEEPSPEED_SCALE * part(model)
+        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        found = [gradient.float() / _DEEPSPEED_SCALE for gradient in found]
+        totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
+    return [accelerator.reduce(total, reduction="mean") for total in totals]

@@ -1,0 +1,95 @@
+"""Paths as users write them, files that are written whole or not at all, and disks without room for them."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckd_trainer.utils.errors import NO_ROOM, InputError
+
+
+def user_path(path: str | Path) -> Path:
+    """Returns a path with ~ and ~user in it replaced.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
+
+
+def expanded(name: str | None) -> str | None:
+    """Returns an option's value with ~ and ~user at its start replaced, as shells do not after --option=.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    return str(user_path(name)) if name and str(name).startswith("~") else name
+
+
+def public(value):
+    """Returns a value without the folders of a path from the root or from home, which say whose machine this is."""
+    is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
+    return Path(value).name if is_private else value
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file (text as UTF-8) so that a reader sees the old or the new one, never half of it.
+
+    Folders on the way to it are made. An error about a disk without room has the path in it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)  # what is there of it would only take room
+        error.filename = str(path)
+        raise
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
+    """Says in words of its own that something could not be written, as its disk is full, say.
+
+    Args:
+        option: that names the folder.
+        goes_on: from where the same command goes on when there is room.
+
+    Raises:
+        InputError: in place of an error of whatever writes there.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _no_room(error, Path(folder))
+        if reason is None:
+            raise
+        place = getattr(error, "filename", None)
+        if not place or Path(place).resolve().is_relative_to(Path(folder).resolve()):
+            place = f"{option} {folder}"
+        raise InputError(
+            f"{place} cannot be written ({reason}). Make room there, and the same command goes on from {goes_on}."
+        ) from error
+
+
+def _no_room(error: Exception, folder: Path) -> str | None:
+    """Returns the reason where an error says that there is no room for a file, None where it says something else."""
+    number = getattr(error, "errno", None)
+    # Rust, in two of its ways: safetensors, tokenizers
+    if number is None and (said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error))):
+        number = int(said[1])
+    if number in NO_ROOM:
+        return os.strerror(number)
+    if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter", str(error)):  # torch.save
+        full = shutil.disk_usage(folder).free < 2**20
+        return os.strerror(errno.ENOSPC) if full else "torch could not write a file to its end"
+    return None

@@ -1,0 +1,144 @@
+"""What the processes of one run decide and make together."""
+
+import contextlib
+import copy
+import gc
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import told_without_room
+
+
+def check_one_device(args: TrainingArguments) -> None:
+    """Raises InputError for several GPUs in one process, which `Trainer` would wrap in torch.nn.DataParallel."""
+    if args.n_gpu > 1:
+        raise InputError(
+            f"there are {args.n_gpu} GPUs and one process, which torch.nn.DataParallel would spread over them: start "
+            f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
+            "one with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:
+    """Returns a model that is only asked, on this process's device and with the run's mixed precision.
+
+    Each process has it whole: no DDP, as no gradients come back, and no shards, as those of FSDP and ZeRO are worth
+    their traffic for gradients and optimizer states, of which it has none. One that was loaded in parts, as
+    `from_pretrained` does under ZeRO 3, stays in parts, which DeepSpeed puts together layer by layer.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        # FSDP leaves the placement to the sharding that is not done here.
+        return accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
+    import deepspeed
+
+    config = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
+    for training in ("optimizer", "scheduler"):
+        config.pop(training, None)
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine.eval()
+    return engine
+
+
+def main_process_says(function: Callable):
+    """Returns in all processes what a function returns, or raises, in the main one."""
+    state = PartialState()
+    answer = [in_all_processes(function if state.is_main_process else lambda: None)]
+    if state.num_processes > 1:
+        broadcast_object_list(answer)
+    return answer[0]
+
+
+def in_all_processes(function: Callable):
+    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on."""
+    result = error = None
+    try:
+        result = function()
+    except Exception as exception:  # whatever it is, the others have to hear of it
+        error = exception
+    messages = [error and f"{type(error).__name__}: {error}"]
+    if PartialState().num_processes > 1:
+        messages = gather_object(messages)
+    if error is not None:
+        raise error
+    elsewhere = [message for message in messages if message]
+    if elsewhere:
+        raise InputError(f"another process of this run failed ({elsewhere[0]}).")
+    return result
+
+
+@contextlib.contextmanager
+def whole_models(args: TrainingArguments) -> Iterator[None]:
+    """Has models that are made within be whole under ZeRO 3 too, where transformers would part them."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if getattr(args, "hf_deepspeed_config", None) is not None:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def part() -> None:
+    """Ends the group of processes in order, as one that just ends may abort; for the end of a script."""
+    if PartialState().num_processes > 1:
+        gc.collect()  # what holds on to the group, such as DDP, has to go before it, or waits for it for ever
+        PartialState().destroy_process_group()
+
+
+@contextlib.contextmanager
+def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.DatasetDict]:
+    """Has one process of each machine make datasets, which all processes on it then map into memory from its disk.
+
+    The files lie in the cache folder of `datasets`, and are deleted at the end, or, of a run that was killed, by the
+    next one. A single process keeps what it makes.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        yield make()
+        return
+    with contextlib.ExitStack() as stack:
+
+        def write() -> str | None:
+            if not state.is_local_main_process:
+                return None
+            sets, parent = make(), Path(datasets.config.HF_DATASETS_CACHE)
+            with told_without_room(parent, "HF_DATASETS_CACHE", "the beginning"):
+                folder = stack.enter_context(_folder_of_this_process(parent))
+                sets.save_to_disk(folder)
+            return str(folder)
+
+        folders = gather_object([in_all_processes(write)])
+        folder = folders[state.process_index - state.local_process_index]
+        # None goes on, and deletes the folder, before all have it open.
+        yield in_all_processes(lambda: datasets.load_from_disk(folder))
+
+
+@contextlib.contextmanager
+def _folder_of_this_process(parent: Path) -> Iterator[Path]:
+    """Makes a folder that lives as long as the context, and deletes those of processes that were killed in theirs.
+
+    A lock beside it says that its process lives.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for path in parent.glob("ckd-trainer-*.lock"):
+        with contextlib.suppress(Timeout), FileLock(path, timeout=0):
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink()
+    folder = parent / f"ckd-trainer-{uuid.uuid4().hex}"
+    with FileLock(f"{folder}.lock"):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(f"{folder}.lock").unlink(missing_ok=True)

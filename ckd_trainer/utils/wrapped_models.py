@@ -1,0 +1,130 @@
+"""Looks into models that something is wrapped around: torch.compile, PEFT, DDP, or a module of the user's.
+
+A wrapper's own class says little about what its forward reads: `PeftModelForSequenceClassification.forward` names
+`input_ids` and passes `token_type_ids` on in `**kwargs`, and a compiled model names nothing at all.
+"""
+
+import inspect
+
+import torch
+from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ckd_trainer.utils.errors import InputError
+
+LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
+_COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
+_PASSED_ON = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the model without what torch, Accelerate and DeepSpeed put around it, which changes no output."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def has_adapters(model: torch.nn.Module) -> bool:
+    """Returns whether there are PEFT adapters in a model, around it or put in by `PreTrainedModel.add_adapter`."""
+    return hasattr(model, "peft_config")
+
+
+def use_inner_weight_names(model: torch.nn.Module) -> None:
+    """Makes `state_dict` of a compiled model give the names of the model inside, and `load_state_dict` take them.
+
+    `Trainer` saves what `state_dict` gives, and `from_pretrained` knows no weight that starts with `_orig_mod.`.
+    """
+    if not is_compiled_module(model):
+        return
+
+    def strip(module, state_dict, prefix, local_metadata):
+        for name in [name for name in state_dict if name.startswith(prefix + _COMPILED)]:
+            state_dict[prefix + name.removeprefix(prefix + _COMPILED)] = state_dict.pop(name)
+
+    def restore(module, state_dict, prefix, *_):
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            if not name.startswith(prefix + _COMPILED):
+                state_dict[prefix + _COMPILED + name.removeprefix(prefix)] = state_dict.pop(name)
+
+    model.register_state_dict_post_hook(strip)
+    model.register_load_state_dict_pre_hook(restore)
+
+
+def inner_models(model: torch.nn.Module) -> list[PreTrainedModel]:
+    """Returns the outermost transformers models in a module: the module itself, or those that it wraps."""
+    if isinstance(model, PreTrainedModel):
+        return [model]
+    found = [inner for child in model.children() for inner in inner_models(child)]
+    return list({id(inner): inner for inner in found}.values())
+
+
+def inner_model(model):
+    """Returns the one transformers model in a module; where there is none, or several, the module as it is."""
+    inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
+    return inner[0] if len(inner) == 1 else model
+
+
+def config_of(model: torch.nn.Module) -> PreTrainedConfig:
+    """Returns a model's configuration: its own `config`, or that of the one transformers model which it wraps.
+
+    Raises:
+        InputError: it has none, or one that lacks what distillation reads of it.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        config = getattr(inner_model(model), "config", None)
+    missing = [name for name in ("num_hidden_layers", "num_labels", "id2label") if not hasattr(config, name)]
+    if missing:
+        raise InputError(
+            f"the model {type(model).__name__} has no config with {', '.join(missing)}: set `config`, best to that "
+            "of the transformers model in it."
+        )
+    return config
+
+
+def forward_arguments(model: torch.nn.Module) -> set[str]:
+    """Returns the names of the arguments that a model's forward takes.
+
+    A wrapper that passes `*args` or `**kwargs` on takes those of the transformers models in it as well.
+
+    Raises:
+        InputError: it passes everything on, to something whose arguments cannot be seen.
+    """
+    model = unwrapped(model)
+    parameters = inspect.signature(type(model).forward).parameters
+    names = {name for name, parameter in parameters.items() if parameter.kind not in _PASSED_ON} - {"self"}
+    if isinstance(model, PreTrainedModel) or not _passes_on(model):
+        return names
+    names = names.union(*map(forward_arguments, inner_models(model)))
+    if not names.difference(LABELS):
+        raise InputError(
+            f"{type(model).__name__}.forward does not name its arguments and there is no transformers model in it, so "
+            "which columns of the data it reads is unknown: name them in its forward, such as `def forward(self, "
+            "input_ids, attention_mask=None, labels=None, **kwargs)`."
+        )
+    return names
+
+
+def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str, bool]:
+    """Returns the options of a forward that ask for outputs; one that is not wanted may be unknown to a wrapper.
+
+    Args:
+        wanted: such as {"output_hidden_states": True, "output_attentions": False}.
+
+    Raises:
+        InputError: the forward cannot be asked for something that is wanted.
+    """
+    model = unwrapped(model)
+    if _passes_on(model):
+        return wanted
+    options = {name: value for name, value in wanted.items() if name in forward_arguments(model)}
+    refused = [name for name, value in wanted.items() if value and name not in options]
+    if refused:
+        raise InputError(
+            f"a term of the loss reads what {type(model).__name__}.forward cannot be asked for: give it the argument "
+            f"{', '.join(refused)} and pass it on to the model inside, or set the relations' weights to 0."
+        )
+    return options
+
+
+def _passes_on(model: torch.nn.Module) -> bool:
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    return any(parameter.kind in _PASSED_ON for parameter in parameters)

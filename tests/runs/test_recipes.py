@@ -1,0 +1,194 @@
+"""Every recipe is one that a user can launch: its first line, its keys, its numbers, and the cluster files."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.data.glue import GLUE_TASKS
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.runs.recipe import parse_recipe, value_of
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
+CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
+RECIPES = [path for path in FILES if path not in CLUSTERS]
+COMMON = (ModelArguments, RunArguments, TrainingArguments)
+STUDENT_SCRIPTS = {GlueArguments: "run_glue_ckd.py", SquadArguments: "run_squad_ckd.py"}
+
+# Park et al. 2021, 6-layer student: alpha, temperature, weight of distances, of angles, learning rate, epochs
+PUBLISHED = {
+    "cola": (0.7, 3, 1, 10, 5e-5, 4),
+    "sst2": (0.9, 4, 100, 1000, 4e-5, 4),
+    "rte": (0.9, 3, 1, 10, 5e-5, 6),
+    "qnli": (0.9, 3, 10, 1, 4e-5, 4),
+    "mrpc": (0.7, 4, 1, 1, 3e-5, 4),
+    "stsb": (0.9, 1, 0.1, 0.1, 5e-5, 4),
+    "mnli": (0.7, 4, 100, 1, 4e-5, 4),
+    "qqp": (0.9, 2, 10, 10, 5e-5, 4),
+}
+
+
+def launch_command(path):
+    first = (ROOT / path).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# accelerate launch ")
+    return shlex.split(first.removeprefix("# "))
+
+
+def parse(path):
+    """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
+    script, recipe = launch_command(path)[2], [str(ROOT / path)]
+    data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
+    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments)
+    assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
+    return {type(part): part for part in parse_recipe(kinds, recipe)}
+
+
+def test_all_recipes_are_found():
+    glue = {f"glue_{task}_{role}.yaml" for task in GLUE_TASKS for role in ("teacher", "ckd")}
+    runs = ("teacher", "fine_tuned", "logits", "ckd")
+    quickstart = {f"quickstart_{task}{run}.yaml" for task in ("", "qa_") for run in runs}
+    assert len(glue) == 18
+    squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
+    assert {path.name for path in RECIPES} == glue | squad | quickstart
+    gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
+    assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_first_line_launches_the_recipe_itself(path):
+    *launcher, script, recipe = launch_command(path)
+    assert launcher == ["accelerate", "launch"]
+    assert (ROOT / script).is_file()
+    assert recipe == path.as_posix()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_every_option_is_known_and_says_where_its_number_comes_from(path):
+    options = parse(path)
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.startswith("#") and line.strip("# ")]) > 1
+    data = options.get(GlueArguments) or options[SquadArguments]
+    assert data.task_name or data.train_file
+    assert options[TrainingArguments].output_dir.startswith("runs/")
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("glue_")], ids=str)
+def test_glue_recipes_share_one_way_of_training(path):
+    _, task, role = path.stem.split("_")
+    options = parse(path)
+    args, data = options[TrainingArguments], options[GlueArguments]
+    assert data.task_name == task
+    assert data.max_seq_length == 128
+    assert args.output_dir == f"runs/glue_{task}_{role}"
+    assert args.do_train and args.do_eval and not args.bf16
+    assert args.per_device_train_batch_size == 32
+    assert args.train_sampling_strategy == "group_by_length"
+    assert args.lr_scheduler_type == "linear"
+    assert args.load_best_model_at_end and args.greater_is_better
+    assert args.eval_strategy == args.save_strategy == "epoch"
+    assert args.metric_for_best_model == GLUE_TASKS[task].best_metric
+    assert args.seed == 42
+
+
+@pytest.mark.parametrize("task", sorted(GLUE_TASKS))
+def test_teacher_recipe(task):
+    options = parse(Path(f"recipes/glue_{task}_teacher.yaml"))
+    args = options[TrainingArguments]
+    assert options[ModelArguments].model_name_or_path == "google-bert/bert-base-uncased"
+    assert (args.learning_rate, args.warmup_steps, args.weight_decay) == (2e-5, 0.1, 0.01)
+    assert args.num_train_epochs == (5 if task in ("mrpc", "wnli") else 3)
+
+
+@pytest.mark.parametrize("task", sorted(GLUE_TASKS))
+def test_ckd_recipe_holds_the_published_settings(task):
+    path = Path(f"recipes/glue_{task}_ckd.yaml")
+    options = parse(path)
+    model, ckd, args = options[ModelArguments], options[CKDArguments], options[TrainingArguments]
+    alpha, temperature, distance, angle, learning_rate, epochs = PUBLISHED.get(task, PUBLISHED["rte"])
+    assert (ckd.alpha, ckd.temperature) == (alpha, temperature)
+    assert ckd.wr_distance_weight == ckd.ltr_distance_weight == distance
+    assert ckd.wr_angle_weight == ckd.ltr_angle_weight == angle
+    assert (args.learning_rate, args.num_train_epochs) == (learning_rate, epochs)
+    assert (args.warmup_steps, args.weight_decay) == (0, 0)
+    assert ckd.window_size == 21
+    assert ckd.wr_layer_mapping == ckd.ltr_layer_mapping == "emb+skip"
+    assert (model.student_init, model.student_num_layers) == ("teacher_layers", 6)
+    teacher = parse(Path(f"recipes/glue_{task}_teacher.yaml"))[TrainingArguments]
+    assert model.teacher_model_name_or_path == teacher.output_dir
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert ("Nothing is published" in text) == (task not in PUBLISHED)
+
+
+@pytest.mark.parametrize("task", sorted(SQUAD_TASKS))
+def test_squad_recipes(task):
+    teacher, student = (parse(Path(f"recipes/{task}_{role}.yaml")) for role in ("teacher", "ckd"))
+    for role, options in (("teacher", teacher), ("ckd", student)):
+        args, data = options[TrainingArguments], options[SquadArguments]
+        assert (data.task_name, data.max_seq_length, data.doc_stride) == (task, 384, 128)
+        assert args.output_dir == f"runs/{task}_{role}"
+        assert args.do_train and args.do_eval and args.train_sampling_strategy == "group_by_length"
+        assert args.load_best_model_at_end and args.metric_for_best_model == "f1" and args.greater_is_better
+    assert student[ModelArguments].teacher_model_name_or_path == teacher[TrainingArguments].output_dir
+    assert (student[ModelArguments].student_init, student[ModelArguments].student_num_layers) == ("teacher_layers", 6)
+
+
+@pytest.mark.parametrize("task", sorted(SQUAD_TASKS))
+def test_squad_weights_are_those_of_qnli_per_item(task):
+    """The lengths are those that the recipe names; 7 layers are matched."""
+    ckd, qnli = (parse(Path(f"recipes/{name}_ckd.yaml"))[CKDArguments] for name in (task, "glue_qnli"))
+    assert (ckd.relation_normalization, qnli.relation_normalization) == ("items", "pairs")
+    assert ckd.wr_distance_weight == pytest.approx(qnli.wr_distance_weight / 55.5, rel=0.01)
+    assert ckd.ltr_distance_weight == pytest.approx(qnli.ltr_distance_weight / 7, rel=0.03)
+    assert (ckd.wr_angle_weight, ckd.ltr_angle_weight) == (qnli.wr_angle_weight, qnli.ltr_angle_weight)
+    assert (ckd.alpha, ckd.temperature) == (qnli.alpha, qnli.temperature)
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=str)
+def test_cluster_file_loads_in_accelerate(path):
+    command = launch_command(path)
+    assert command[:4] == ["accelerate", "launch", "--config_file", path.as_posix()]
+    assert (ROOT / command[4]).is_file()
+    assert Path(command[5]) in RECIPES
+
+    config = load_config_from_file(str(ROOT / path))
+    expected = {
+        "cpu": ("NO", 1, True),
+        "cpu_processes": ("MULTI_GPU", 1, True),
+        "one_gpu": ("NO", 1, False),
+        "multi_gpu": ("MULTI_GPU", 1, False),
+        "multi_node": ("MULTI_GPU", 2, False),
+        "fsdp2": ("FSDP", 1, False),
+        "deepspeed_zero2": ("DEEPSPEED", 1, False),
+        "deepspeed_zero3": ("DEEPSPEED", 1, False),
+    }
+    assert (config.distributed_type.value, config.num_machines, config.use_cpu) == expected[path.stem]
+    assert (config.num_processes > 1) == (path.stem not in ("cpu", "one_gpu"))
+    # YAML reads a bare no as False, which accelerate takes until the launch.
+    assert isinstance(config.mixed_precision, str)
+    if "deepspeed" in path.stem:
+        assert config.deepspeed_config["zero_stage"] == int(path.stem[-1])
+    if path.stem == "multi_node":
+        assert config.main_process_ip and config.main_process_port
+
+
+@pytest.mark.parametrize("task", ["", "qa_"])
+def test_quickstart_students_differ_in_what_they_distil_alone(task):
+    recipes = {
+        run: yaml.safe_load((ROOT / f"recipes/quickstart_{task}{run}.yaml").read_text(encoding="utf-8"))
+        for run in ("fine_tuned", "logits", "ckd")
+    }
+    ckd_options = set(CKDArguments.__dataclass_fields__)
+    rest = [
+        {key: value for key, value in recipe.items() if key not in ckd_options | {"output_dir"}}
+        for recipe in recipes.values()
+    ]
+    assert rest[0] == rest[1] == rest[2]
+    objectives = [parse(Path(f"recipes/quickstart_{task}{run}.yaml"))[CKDArguments] for run in recipes]
+    assert objectives[0].weights == {}
+    assert objectives[1].alpha > 0 and not (objectives[1].wr_distance_weight or objectives[1].ltr_distance_weight)
+    assert objectives[2].wr_distance_weight > 0 and objectives[2].ltr_distance_weight > 0
