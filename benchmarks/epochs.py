@@ -82,7 +82,7 @@ def make_trainer(side, seed, folder, options):
     timer = OneEpoch()
     trainer = DistillationTrainer(
         model=student,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=ckd_args,
         args=args,
         train_dataset=tokenize(task.train, task, pair.tokenizer, data_args),

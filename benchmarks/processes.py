@@ -65,7 +65,7 @@ def worker(options):
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             model=make_model(3),
-            teacher=make_model(6),
+            teacher_model=make_model(6),
             ckd_args=CKDArguments(),
             args=TrainingArguments(
                 folder,

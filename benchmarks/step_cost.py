@@ -101,7 +101,7 @@ def training_steps(side, arguments):
         teacher = StoredTeacher(folder, model.config)
     trainer = DistillationTrainer(
         model=student,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=ckd_arguments(side, arguments.folder / "cache"),
         args=TrainingArguments(
             arguments.folder / side,

@@ -41,11 +41,10 @@ from transformers import (
 from ckd_trainer.arguments import CKDArguments, GlueArguments
 from ckd_trainer.data.glue import load_task, metrics_of, tokenize
 from ckd_trainer.metrics.glue import GlueMetric
-from ckd_trainer.objective import RELATIONS
 
-NO_RELATIONS = [option for term in sorted(RELATIONS) for option in (f"--{term}_weight", "0")]
-BALANCED = ("alpha", "temperature", "term_balance", "relation_normalization", "relation_temperature")
-BALANCED += tuple(f"{term}_weight" for term in sorted(RELATIONS))
+WEIGHTS = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
+NO_RELATIONS = [word for weight in WEIGHTS for word in (f"--{weight}", "0")]
+BALANCED = ("alpha", "temperature", "term_balance", "relation_normalization", "relation_temperature", *WEIGHTS)
 RESAMPLES = 2000
 WAYS = {
     "alone": ["--alpha", "0", *NO_RELATIONS],

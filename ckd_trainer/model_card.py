@@ -52,7 +52,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=trainer.distillation_objective.describe(trainer.scales),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
-        answers_questions=trainer.distillation_objective.head == "spans",
+        usage=trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),

@@ -12,32 +12,27 @@ the distillation. Everything else is `Trainer`.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import find_batch_size
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.losses import span_task_count, span_task_loss
+from ckd_trainer.heads import Head, head_of
+from ckd_trainer.methods import Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
-from ckd_trainer.models.labels import label_order, warn_of_label_order
 from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
-from ckd_trainer.objective import CACHED_TERMS, RELATIONS, CKDObjective
+from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
+from ckd_trainer.teacher.cached import PREFIX, CachedTeacher
 from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
-from ckd_trainer.teacher.signals import (
-    PREFIX,
-    CachedTeacher,
-    LiveTeacher,
-    TeacherSignals,
-    attention_mask_of,
-    outputs_by_name,
-)
+from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.signals import Listener, Logits, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.running_means import RunningMeans
@@ -46,24 +41,18 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.utils.wrapped_models import (
     LABELS,
+    asked_for,
     config_of,
     forward_arguments,
     inner_model,
-    output_options,
+    outputs_by_name,
     unwrapped,
+    use_eager_attention,
     use_inner_weight_names,
 )
 
-ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
-
-# Options that the norms of the terms' gradients do not depend on.
-_NOT_IN_NORMS = {
-    "term_balance",
-    "balance_interval",
-    "log_gradient_norms",
-    "teacher_cache_dir",
-    *(f"{term}_weight" for term in RELATIONS),
-}
+# Options that the norms of the terms' gradients do not depend on, beside weights.
+_NOT_IN_NORMS = {"term_balance", "balance_interval", "log_gradient_norms", "teacher_cache_dir"}
 
 
 class StepItems(NamedTuple):
@@ -103,24 +92,28 @@ class DistillationTrainer(Trainer):
     so that the plain mean over batches and processes that `Trainer` takes is the mean over all items.
 
     Args:
-        teacher: a fine-tuned model with the student's labels and vocabulary, loaded or a `StoredTeacher`, whose
-            weights are loaded only where something has to be computed with them; labels in another order are put in
-            the student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a module of yours.
+        teacher_model: a fine-tuned model with the student's labels and vocabulary; a folder or Hub id of one; or a
+            `StoredTeacher`, whose weights are loaded only where something has to be computed with them. Labels in
+            another order are put in the student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a
+            module of yours.
         ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
             `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
+        head: what the outputs of student and teacher mean, see `ckd_trainer.heads`; found by the class of the model
+            where left out.
+        terms: more terms for the loss, of your own, see docs/extending.md.
         args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
             is given the number of labels in the step, and what it returns is added up over the batches of the step.
 
     Raises:
-        InputError: no teacher while a term needs it, labels, vocabulary or a layer mapping that do not fit, a wrapped
-            model that cannot be looked into, or teacher_cache_dir with a dataset, a teacher or a term that a cache
-            cannot serve.
+        InputError: no teacher while a term needs it; a model whose outputs are unknown, or that cannot be looked
+            into; labels, vocabulary or a layer mapping that do not fit; teacher_cache_dir with a dataset, a teacher
+            or a term that a cache cannot serve.
 
     Example::
 
         trainer = DistillationTrainer(
             model=student,
-            teacher=teacher,
+            teacher_model="path/of/the/teacher",
             ckd_args=CKDArguments(alpha=0.5, wr_angle_weight=0.1),
             args=TrainingArguments("out"),
             train_dataset=train,
@@ -136,8 +129,10 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         *args,
-        teacher: PreTrainedModel | StoredTeacher | None = None,
+        teacher_model: PreTrainedModel | StoredTeacher | str | os.PathLike | None = None,
         ckd_args: CKDArguments | None = None,
+        head: Head | None = None,
+        terms: Sequence[Term] = (),
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -146,7 +141,9 @@ class DistillationTrainer(Trainer):
         # and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
-        self._given_teacher, self._placed_teacher = teacher, None
+        self._given_head, self._given_terms = head, list(terms)
+        self._given_teacher, self._placed_teacher = teacher_model, None
+        self._listener = None
         self._last_step = None  # the `StepItems` that were trained last, for `log_gradient_norms`
         self._fit_to(self.model)
 
@@ -158,64 +155,100 @@ class DistillationTrainer(Trainer):
         return student
 
     def _fit_to(self, student: torch.nn.Module) -> None:
-        """Sets what follows from a student and the teacher: terms, matched layers, label order and columns."""
+        """Sets what follows from a student and the teacher: head, terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
+        config = config_of(student)
+        self.head = self._given_head or head_of(student)
+        if isinstance(self._given_teacher, (str, os.PathLike)):
+            self._given_teacher = StoredTeacher.like(inner_model(student), self._given_teacher)
         teacher = self._given_teacher
         for model in (student, teacher):
             if model is not None and isinstance(config_of(model), PreTrainedConfig):
                 check_encoder(config_of(model))
         if isinstance(unwrapped(student), PreTrainedModel):
-            check_savable(config_of(student))
-        config, arguments = config_of(student), forward_arguments(student)
-        if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
-            self.label_names = [name for name in LABELS if name in arguments]
-        spans = "start_positions" in arguments
-        objective = CKDObjective(
-            self.ckd_args,
-            config.num_hidden_layers,
-            # Without a teacher only the control run is left, which matches no layers.
-            config_of(teacher).num_hidden_layers if teacher is not None else config.num_hidden_layers,
-            head="spans" if spans else "score" if config.num_labels == 1 else "classes",
-        )
-        if spans and "logits" in objective.weights:
-            _check_answer_mask(self.train_dataset)
-        if self.ckd_args.maps_scores and objective.head != "score":
-            raise InputError(
-                f"teacher_score_scale is {self.ckd_args.teacher_score_scale:g} and teacher_score_shift "
-                f"{self.ckd_args.teacher_score_shift:g}, but the model predicts no score: leave them out."
-            )
-        if objective.weights and teacher is None:
-            raise InputError(
-                f"no teacher is given, but the terms {', '.join(objective.weights)} have a weight: give one, or "
-                "set alpha and the weights to 0 for plain fine-tuning."
-            )
+            check_savable(config)
         if teacher is not None and inner_model(teacher) is inner_model(student):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
+        arguments = forward_arguments(student)
+        if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
+            self.label_names = [name for name in LABELS if name in arguments]
+        tokenizer = self._tokenizer()
+        if tokenizer is not None:
+            self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
         previous = getattr(self, "distillation_objective", None)
-        self.distillation_objective = objective  # `Trainer.hyperparameter_search` keeps its score in `objective`
+        self.distillation_objective = objective = self._objective(config, teacher)
         self.teacher_model, self._teacher_only_inputs, self._signature_columns = None, set(), None
         self._teacher, self._cached_examples = None, None
-        self.caches_teacher = bool(objective.weights and self.ckd_args.teacher_cache_dir)
-        if objective.weights:
+        self.caches_teacher = bool(objective.terms and self.ckd_args.teacher_cache_dir)
+        if objective.terms:
             self.teacher_model = teacher
             self._check_token_ids(config)
-            if spans:
-                self._label_order = None
-            else:
-                self._label_order = label_order(config_of(teacher), config)
-                warn_of_label_order(config_of(teacher), config)
         if self.caches_teacher:
             self._check_cacheable()
         elif self.teacher_model is not None:
             self.teacher_model = self._given_teacher = self._loaded(teacher)
             self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments
-            output_options(self.teacher_model, objective.model_outputs)  # raises where it cannot be asked
-        self._student_options = output_options(student, objective.model_outputs)
-        self._weights = {"task": objective.task_weight} | objective.weights
-        self._balance_with({term: weight for term, weight in objective.weights.items() if term in RELATIONS})
-        self._running_means = RunningMeans(list(self._weights))
+            asked_for(self.teacher_model, objective.teacher_signals)  # raises where it cannot be asked
+        self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
+        if any("attentions" in signal.model_outputs for signal in objective.student_signals):
+            use_eager_attention(student)
+        if self._listener is not None:
+            self._listener.close()
+        self._listener = Listener(student, objective.student_signals)
+        self._balance_with(objective.balanced)
+        self._running_means = RunningMeans(list(objective.weights))
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
+
+    def _objective(self, config: PreTrainedConfig, teacher) -> Objective:
+        """Returns the loss of a student with this configuration; checks that the teacher's head goes with it."""
+        head, args, self.label_order = self.head, self.ckd_args, None
+        if args.maps_scores and not head.is_score:
+            raise InputError(
+                f"teacher_score_scale is {args.teacher_score_scale:g} and teacher_score_shift "
+                f"{args.teacher_score_shift:g}, but the model predicts no score: leave them out."
+            )
+        wanted = [*args.weights, *(term.name for term in self._given_terms)]
+        if wanted and teacher is None:
+            raise InputError(
+                f"no teacher is given, but the terms {', '.join(wanted)} have a weight: give one, or set alpha and "
+                "the weights to 0 for plain fine-tuning."
+            )
+        self._teachers_logits = None
+        if wanted:
+            theirs, reads_logits = self._head_of(teacher), args.alpha > 0
+            if theirs.name == head.name and head.label_columns:
+                self._teachers_logits = Logits(head, head.outputs(config_of(teacher)))
+            elif reads_logits:
+                raise InputError(
+                    f"the student's head is {head.name}, but the teacher's is {theirs.name}, and their logits cannot "
+                    "be compared: set alpha to 0, or give a teacher with the student's head."
+                )
+            if self._teachers_logits is not None:
+                self.label_order = head.label_order(config_of(teacher), config)
+                head.warn_of_label_order(config_of(teacher), config)
+            columns = getattr(self.train_dataset, "column_names", None)
+            if reads_logits and columns:
+                head.check_columns(columns)
+        pair = Pair(config, config_of(teacher) if wanted else config, head, self.label_order)
+        has_task = bool(head.label_columns) or self.compute_loss_func is not None
+        return Objective(
+            head,
+            [*terms_of(args, pair), *self._given_terms] if wanted else [],
+            task_weight=1 - args.alpha if has_task else None,
+            balances=args.term_balance == "gradient",
+        )
+
+    def _head_of(self, teacher: PreTrainedModel | StoredTeacher) -> Head:
+        if isinstance(teacher, StoredTeacher):
+            return teacher.head
+        return self._given_head or head_of(teacher)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase | None:
+        for tokenizer in (self.processing_class, getattr(self.data_collator, "tokenizer", None)):
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
+                return tokenizer
+        return None
 
     def _balance_with(self, relations: dict[str, float]) -> None:
         """Makes the balance of a student's relation terms, by weight."""
@@ -234,7 +267,11 @@ class DistillationTrainer(Trainer):
                 "recipes/accelerate/fsdp2.yaml."
             )
         options = dataclasses.asdict(self.ckd_args)
-        definition = {name: value for name, value in options.items() if name not in _NOT_IN_NORMS}
+        definition = {
+            name: value
+            for name, value in options.items()
+            if name not in _NOT_IN_NORMS and not name.endswith("_weight")
+        }
         rescales = self.ckd_args.term_balance == "gradient"
         self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)
         self.add_callback(self._balance)
@@ -262,7 +299,8 @@ class DistillationTrainer(Trainer):
     def term_weights(self) -> dict[str, float]:
         """{term: weight} in the loss, scaled; task and logits among them."""
         scales = self.scales
-        return {term: weight * scales.get(term, 1.0) for term, weight in self._weights.items()}
+        weights = self.distillation_objective.weights
+        return {term: weight * scales.get(term, 1.0) for term, weight in weights.items()}
 
     @property
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
@@ -274,13 +312,14 @@ class DistillationTrainer(Trainer):
             return None
         if not self.caches_teacher:
             if self._teacher is None:
-                self._teacher = self._live_teacher(self.teacher_model, self._label_order)
+                self._teacher = self._live_teacher(self.teacher_model)
                 if self._placed_teacher is None:  # once, whatever the number of students
                     self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
                 self._teacher.model = self._placed_teacher
         elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
-            self._teacher, self._cached_examples = CachedTeacher(label_order=self._label_order), self.train_dataset
+            self._teacher = CachedTeacher(self.distillation_objective.teacher_signals)
+            self._cached_examples = self.train_dataset
         return self._teacher
 
     def _loaded(self, teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
@@ -289,36 +328,37 @@ class DistillationTrainer(Trainer):
         with whole_models(self.args):
             return teacher.load()
 
-    def _live_teacher(self, model: PreTrainedModel, order: list[int] | None = None) -> LiveTeacher:
-        return LiveTeacher(
-            model,
-            model_outputs=self.distillation_objective.model_outputs,
-            word_layers=[layer for _, layer in self.distillation_objective.wr_pairs],
-            ltr_layers=[layer for _, layer in self.distillation_objective.ltr_pairs],
-            label_order=order,
-        )
+    def _live_teacher(self, model: PreTrainedModel, signals: Sequence[Signal] | None = None) -> LiveTeacher:
+        signals = self.distillation_objective.teacher_signals if signals is None else signals
+        if any("attentions" in signal.model_outputs for signal in signals):
+            use_eager_attention(model)
+        return LiveTeacher(model, signals)
 
     def _check_token_ids(self, config) -> None:
-        tokenizer, teacher = self.processing_class, self.teacher_model
-        if tokenizer is None:
-            tokenizer = getattr(self.data_collator, "tokenizer", None)
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            tokenizer = None
+        tokenizer, teacher = self._tokenizer(), self.teacher_model
         options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
         stored = local_tokenizer(getattr(inner_model(teacher), "name_or_path", ""), **options) if tokenizer else None
         check_token_ids(config, config_of(teacher), tokenizer, stored)
 
     def _check_cacheable(self) -> None:
-        uncached = [term for term in self.distillation_objective.weights if term not in CACHED_TERMS]
-        if uncached:
-            raise InputError(
-                f"teacher_cache_dir is set, but the cache holds logits and relations, and {', '.join(uncached)} reads "
-                "more of the teacher: leave teacher_cache_dir out, or set the weight to 0."
-            )
+        for term in self.distillation_objective.terms.values():
+            reason = term.teacher_signal.uncached_because
+            if reason is not None:
+                raise InputError(
+                    f"teacher_cache_dir is set, but a cache cannot hold what {term.name} reads of the teacher: "
+                    f"{reason}. Leave teacher_cache_dir out, or set the term's weight to 0."
+                )
         if not isinstance(self.teacher_model, StoredTeacher):
             check_has_fingerprint(self.teacher_model)
         if self.train_dataset is not None:
             _check_rows(self.train_dataset)
+
+    @property
+    def _cached_signals(self) -> list[Signal]:
+        """What a cache of this run holds: the logits also where no term reads them, so that alpha may change."""
+        signals = list(self.distillation_objective.teacher_signals)
+        logits = self._teachers_logits
+        return signals if logits is None or logits.uncached_because else list(dict.fromkeys([logits, *signals]))
 
     def has_cache(self) -> bool:
         """Returns whether the teacher's cache of the training set is complete, so that its weights are not needed."""
@@ -332,7 +372,18 @@ class DistillationTrainer(Trainer):
         """Returns the teacher with its weights, also where training reads a cache."""
         if not self.caches_teacher:
             return self.teacher
-        return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device), self._label_order)
+        return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
+
+    def teachers_logits(self, rows: Sequence[int]) -> Tensor | None:
+        """Returns the teacher's logits of some training examples from the cache, by token where they go through tokens
+        and in the student's order of labels; None where it has none.
+        """
+        signal = self._teachers_logits
+        if signal is None or signal.uncached_because:
+            return None
+        _ = self.teacher  # opens the cache, or builds it
+        logits = torch.from_numpy(self.teacher_cache.read_signal(signal, rows)["logits"])
+        return self.head.in_order(logits, self.label_order)
 
     def _teacher_columns(self) -> set[str]:
         teacher = self.teacher_model
@@ -347,9 +398,7 @@ class DistillationTrainer(Trainer):
                 teacher=teacher.fingerprint() if isinstance(teacher, StoredTeacher) else model_fingerprint(teacher),
                 examples=examples_fingerprint(examples, read_columns),
                 precision=self.accelerator.mixed_precision,
-                word_layers=tuple(layer for _, layer in self.distillation_objective.wr_pairs),
-                ltr_layers=tuple(layer for _, layer in self.distillation_objective.ltr_pairs),
-                spans=self.distillation_objective.head == "spans",
+                signals=tuple(sorted(signal.key for signal in self._cached_signals)),
             ),
         )
 
@@ -365,10 +414,10 @@ class DistillationTrainer(Trainer):
         cache = open_or_build(
             self.ckd_args.teacher_cache_dir,
             contents,
+            self._cached_signals,
             examples,
-            head_outputs=config_of(self.model).num_labels,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
-            load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device)),
+            load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device), self._cached_signals),
             collate=self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
@@ -384,7 +433,7 @@ class DistillationTrainer(Trainer):
             return super().get_train_dataloader()
         examples, collator = self.train_dataset, self.data_collator
         self.train_dataset = examples.add_column(ROW, range(len(examples)))
-        self.data_collator = SignalCollator(collator, self.teacher_cache)
+        self.data_collator = SignalCollator(collator, self.teacher_cache, self.distillation_objective.teacher_signals)
         try:
             return super().get_train_dataloader()
         finally:
@@ -437,6 +486,7 @@ class DistillationTrainer(Trainer):
         batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        self._check_labels(batches[0])
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
         counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
         step = StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, batches)
@@ -445,18 +495,18 @@ class DistillationTrainer(Trainer):
         self._last_step = step if self.ckd_args.log_gradient_norms else None
         return batches, step
 
+    def _check_labels(self, batch: dict[str, Tensor]) -> None:
+        """Raises InputError where the task loss has a weight, and the batches have no labels to compute it."""
+        needs = self.distillation_objective.weights.get("task") and self.compute_loss_func is None
+        if needs and not self.head.has_labels(batch):
+            raise InputError(
+                f"the batches have no {' and '.join(self.head.label_columns)}, but with alpha {self.ckd_args.alpha:g} "
+                "the loss on the labels has a weight: set alpha to 1 to train without labels."
+            )
+
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns of how many items each term is the mean, in the order of the weights."""
-        labels = batch.get("labels")
-        if self.distillation_objective.head == "spans":
-            labelled = span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
-        elif labels is not None and not labels.is_floating_point():
-            labelled = labels.ne(-100).sum()  # the others are left out of the mean
-        else:
-            labelled = torch.tensor(find_batch_size(batch), device=self.args.device)
-        if not self.distillation_objective.weights:
-            return labelled[None]
-        return torch.stack([labelled, *self.distillation_objective.counts(attention_mask_of(batch)).values()])
+        return torch.stack(list(self.distillation_objective.counts(batch).values()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
@@ -467,7 +517,7 @@ class DistillationTrainer(Trainer):
         """
         step = num_items_in_batch if isinstance(num_items_in_batch, StepItems) else None
         if not model.training:
-            loss, outputs = self._task_loss(model, self._student_inputs(inputs), inputs, num_items_in_batch)
+            loss, outputs = self._task_loss(model, inputs, {}, num_items_in_batch)
             return (loss, outputs) if return_outputs else loss
         terms, outputs = self._terms(model, inputs, self._signals(inputs), step)
         loss = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
@@ -476,27 +526,32 @@ class DistillationTrainer(Trainer):
             loss = loss / len(step.batches)  # what versions without the attribute leave to the function
         return (loss, outputs) if return_outputs else loss
 
-    def _signals(self, inputs: dict[str, Tensor]) -> TeacherSignals | None:
+    def _signals(self, inputs: dict[str, Tensor]) -> dict[Signal, Any] | None:
         return self.teacher(inputs) if self.teacher is not None else None
 
-    def _task_loss(self, model, student_inputs, inputs, num_items):
-        loss, outputs = super().compute_loss(model, student_inputs, return_outputs=True, num_items_in_batch=num_items)
-        if self.distillation_objective.head == "spans" and self.compute_loss_func is None:
-            positions, mask = (inputs["start_positions"], inputs["end_positions"]), attention_mask_of(inputs)
-            loss = span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, mask)
-        return loss, outputs
+    def _task_loss(self, model, inputs, options, num_items):
+        """Returns the loss on the labels, 0 where a batch has none, and the student's outputs."""
+        given = self._student_inputs(inputs) | options
+        smooths = self.label_smoother is not None and "labels" in inputs
+        if self.compute_loss_func is not None or smooths:
+            return super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
+        if not self.head.has_labels(inputs):
+            return torch.zeros((), device=self.args.device), model(**given)
+        given |= self.head.labels_for_model(inputs)
+        loss, outputs = super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
+        return self.head.task_loss(outputs, inputs, loss), outputs
 
-    def _terms(self, model, inputs, signals: TeacherSignals | None, step: StepItems | None):
+    def _terms(self, model, inputs, signals: dict[Signal, Any] | None, step: StepItems | None):
         """Returns the terms of a training batch, each times its share in the step, and the student's outputs."""
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
-        loss, outputs = self._task_loss(model, self._student_inputs(inputs) | options, inputs, labels)
-        terms = {"task": loss}
+        loss, outputs = self._task_loss(model, inputs, options, labels)
+        heard, weights = self._listener.drain(), self.distillation_objective.weights
+        terms = {"task": loss} if "task" in weights else {}
         if signals is not None:
-            mask = attention_mask_of(inputs)
-            terms |= self.distillation_objective(outputs, signals, mask, inputs.get(ANSWER_MASK))
+            terms |= self.distillation_objective(dict(outputs) | heard, signals, inputs)
         if step:
-            shares = dict(zip(self._weights, self._counts(inputs) / step.terms, strict=True))
+            shares = dict(zip(weights, self._counts(inputs) / step.terms, strict=True))
             if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
                 shares["task"] = torch.full_like(shares["task"], len(step.batches))
             # The mean over zero items is NaN: leave it out.
@@ -505,10 +560,11 @@ class DistillationTrainer(Trainer):
 
     def _measure(self, step: StepItems) -> None:
         """Measures the norms of a step's gradients and updates the balance."""
-        balance = self.balance
-        rest = {term: weight for term, weight in self._weights.items() if term not in balance.weights}
-        found = self._gradients(step, [rest, *({term: 1.0} for term in balance.weights)])
-        norm_of_rest, *norms = map(norm, found)
+        balance, weights = self.balance, self.distillation_objective.weights
+        alone = [{term: 1.0} for term in balance.weights]
+        # Without a task loss or logits the others are measured by the first.
+        rest = {term: weight for term, weight in weights.items() if term not in balance.weights} or alone[0]
+        norm_of_rest, *norms = map(norm, self._gradients(step, [rest, *alone]))
         balance.add(self.state.global_step, norm_of_rest, dict(zip(balance.weights, norms, strict=True)))
 
     def _gradients(self, step: StepItems, mixtures: list[dict[str, float]]) -> Iterator[list[Tensor]]:
@@ -558,14 +614,16 @@ class DistillationTrainer(Trainer):
         # `Trainer` keeps the columns that the student's forward names; the teacher's, and those that a wrapper passes
         # on, stay as well.
         super()._set_signature_columns_if_needed()
-        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, ANSWER_MASK}
+        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, *self.head.other_columns}
         self._signature_columns += sorted(read - set(self._signature_columns))
 
     def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: value
             for name, value in inputs.items()
-            if name not in self._teacher_only_inputs and name != ANSWER_MASK and not name.startswith(PREFIX)
+            if name not in self._teacher_only_inputs
+            and name not in self.head.other_columns
+            and not name.startswith(PREFIX)
         } | outputs_by_name(self.model)
 
 
@@ -574,13 +632,4 @@ def _check_rows(examples) -> None:
         raise InputError(
             f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
             "datasets.Dataset, whose rows have numbers."
-        )
-
-
-def _check_answer_mask(examples) -> None:
-    if ANSWER_MASK not in (getattr(examples, "column_names", None) or [ANSWER_MASK]):
-        raise InputError(
-            f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer may "
-            f"start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, or "
-            "make the features with encode and SpanCollator of ckd_trainer.data.squad."
         )

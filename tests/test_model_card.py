@@ -19,7 +19,7 @@ def named(name, model=None):
 
 def card(folder, student=None, teacher=None, **kwargs):
     """Returns the card's metadata and text."""
-    run = trainer(DistillationTrainer, folder, student or tiny_model(layers=2), teacher=teacher, **kwargs)
+    run = trainer(DistillationTrainer, folder, student or tiny_model(layers=2), teacher_model=teacher, **kwargs)
     run.create_model_card()
     _, data, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(data), text

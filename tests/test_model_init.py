@@ -33,7 +33,7 @@ class Search:
             if trainer.objective is None:
                 trainer.objective = trainer.compute_objective(trainer.evaluate())
             objective, (entry,) = trainer.distillation_objective, logs(trainer)
-            found.append((trainer.objective, objective.wr_pairs, entry))
+            found.append((trainer.objective, objective.terms["wr_distance"].layers, entry))
             trainer.model_wrapped = trainer.model = None
         return found
 
@@ -58,7 +58,7 @@ def trainer(folder, model, teacher, ckd_args=None, **options):
     data = examples(24)
     return DistillationTrainer(
         **model,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=ckd_args or CKDArguments(**PUBLISHED),
         args=args,
         train_dataset=data,

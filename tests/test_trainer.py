@@ -72,7 +72,7 @@ def test_control_run_is_trainer_bit_for_bit(tmp_path):
         tmp_path / "control",
         tiny_model(layers=2),
         steps=20,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=CKDArguments.fine_tuning(),
     )
     control.train()
@@ -94,7 +94,7 @@ def test_one_step_is_the_twins_total(tmp_path, regression):
     data = examples(8, seed=3)
     if regression:
         data = data.map(lambda row: {"labels": row["labels"] + 0.5})
-    run = trainer(DistillationTrainer, tmp_path, student, teacher=teacher, ckd_args=ckd_args, train=data)
+    run = trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher, ckd_args=ckd_args, train=data)
     student.double().train()
     teacher.double()
     batch = pad(list(data))
@@ -139,7 +139,7 @@ def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
             tmp_path / str(steps),
             no_dropout(layers=2),
             steps=2,
-            teacher=tiny_model(seed=1),
+            teacher_model=tiny_model(seed=1),
             ckd_args=ckd_args,
             options=options | {"logging_steps": steps},
         )
@@ -162,7 +162,7 @@ def test_log_holds_every_term_unweighted_and_averaged(tmp_path):
 
 
 def test_nonfinite_steps_are_counted_and_kept_out_of_the_means(tmp_path):
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1))
     names = ["task", *run.distillation_objective.weights]
     run._running_means.add(torch.tensor(2.0), dict.fromkeys(names, torch.tensor(2.0)))
     run._running_means.add(torch.tensor(math.inf), dict.fromkeys(names, torch.tensor(math.nan)))
@@ -177,7 +177,12 @@ def test_teacher_is_frozen_and_no_part_of_the_student(tmp_path):
     before_teacher = {name: value.clone() for name, value in teacher.state_dict().items()}
     teacher.train()
     run = trainer(
-        DistillationTrainer, tmp_path, student, steps=6, teacher=teacher, options={"save_steps": 6, "optim": "sgd"}
+        DistillationTrainer,
+        tmp_path,
+        student,
+        steps=6,
+        teacher_model=teacher,
+        options={"save_steps": 6, "optim": "sgd"},
     )
     run.train()
     assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -199,7 +204,7 @@ def test_distillation_teaches(tmp_path):
         tmp_path,
         no_dropout(layers=2, seed=2),
         steps=60,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=CKDArguments(**ALL_TERMS | {"alpha": 1.0, "wr_angle_weight": 10.0, "term_balance": "none"}),
         options={"learning_rate": 5e-3},
     )
@@ -242,7 +247,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, rng, ckd_args, labels
             tmp_path / str(batch),
             no_dropout(layers=2, labels=names),
             train=data,
-            teacher=tiny_model(seed=1, labels=names),
+            teacher_model=tiny_model(seed=1, labels=names),
             ckd_args=ckd_args,
             options=options,
         )
@@ -285,7 +290,7 @@ def test_compute_loss_func_gets_the_labels_of_the_step(tmp_path, alpha, size):
         run.train()
         return run, list(seen)
 
-    more = {"teacher": tiny_model(seed=1), "ckd_args": CKDArguments(**ALL_TERMS)} if alpha else {}
+    more = {"teacher_model": tiny_model(seed=1), "ckd_args": CKDArguments(**ALL_TERMS)} if alpha else {}
     run, numbers = train("run", DistillationTrainer, size, **({"ckd_args": CKDArguments.fine_tuning()} | more))
     twin, theirs = train("twin", *((DistillationTrainer, 8) if alpha else (Trainer, size)), **more)
     assert set(numbers) == set(theirs) and None not in numbers
@@ -299,7 +304,7 @@ def test_compute_loss_func_gets_the_labels_of_the_step(tmp_path, alpha, size):
 
 def test_random_numbers_of_all_processes_are_there_before_the_state(tmp_path):
     """Whose file says that a checkpoint is whole."""
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1))
     files = []
     run.accelerator.wait_for_everyone = lambda: files.append({path.name for path in tmp_path.glob("*/*")})
     run.train()
@@ -308,7 +313,7 @@ def test_random_numbers_of_all_processes_are_there_before_the_state(tmp_path):
 
 def test_evaluation_is_the_students_task_loss_and_keeps_only_logits(tmp_path):
     student = tiny_model(layers=2, output_hidden_states=True, attn_implementation="eager", output_attentions=True)
-    run = trainer(DistillationTrainer, tmp_path, student, teacher=tiny_model(seed=1))
+    run = trainer(DistillationTrainer, tmp_path, student, teacher_model=tiny_model(seed=1))
     run.compute_metrics = lambda prediction: {"shape": prediction.predictions.shape[1]}
     metrics = run.evaluate()
     assert metrics["eval_shape"] == 2
@@ -329,11 +334,11 @@ def test_zero_weight_terms_ask_for_nothing(tmp_path):
 
         model.forward = spy
     logits_only = CKDArguments(**CONTROL | {"alpha": 0.5})
-    trainer(DistillationTrainer, tmp_path / "a", student, teacher=teacher, ckd_args=logits_only).train()
-    assert asked == {"student": (False, False), "teacher": (False, False)}
+    trainer(DistillationTrainer, tmp_path / "a", student, teacher_model=teacher, ckd_args=logits_only).train()
+    assert asked == {"student": (False, False), "teacher_model": (False, False)}
     relations = CKDArguments(**CONTROL | {"wr_angle_weight": 1.0})
-    trainer(DistillationTrainer, tmp_path / "b", student, teacher=teacher, ckd_args=relations).train()
-    assert asked == {"student": (True, False), "teacher": (True, False)}
+    trainer(DistillationTrainer, tmp_path / "b", student, teacher_model=teacher, ckd_args=relations).train()
+    assert asked == {"student": (True, False), "teacher_model": (True, False)}
 
 
 def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
@@ -346,7 +351,7 @@ def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
     teacher.forward = lambda **kwargs: seen.append(kwargs["token_type_ids"].sum().item()) or forward(**kwargs)
     logits = {"ckd_args": CKDArguments(**CONTROL | {"alpha": 0.5})}
     data = examples(types=True)
-    run = trainer(DistillationTrainer, tmp_path, student, steps=2, teacher=teacher, train=data, **logits)
+    run = trainer(DistillationTrainer, tmp_path, student, steps=2, teacher_model=teacher, train=data, **logits)
     run.train()
     assert len(seen) == 2 and min(seen) > 0
     run.evaluate()
@@ -355,22 +360,27 @@ def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
 
 def test_teacher_labels_in_another_order_are_permuted(tmp_path, caplog):
     teacher = tiny_model(seed=1, labels=("GOOD", "bad"))
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=teacher)
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=teacher)
     assert "matched by name" in caplog.text
     batch = pad(list(examples(4)))
     teacher_logits = teacher.eval()(**batch).logits
-    torch.testing.assert_close(run.teacher(batch).logits, teacher_logits[:, [1, 0]])
+    term = run.distillation_objective.terms["logits"]
+    (logits,) = (value for signal, value in run.teacher(batch).items() if signal == term.teacher_signal)
+    torch.testing.assert_close(run.head.in_order(logits, run.label_order), teacher_logits[:, [1, 0]])
+    assert term(teacher_logits[:, [1, 0]], logits, batch).abs() < 1e-6
 
 
 def test_torch_compile_keeps_the_teachers_inputs(tmp_path):
     options = {"torch_compile": True, "torch_compile_backend": "eager"}
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1), options=options)
+    run = trainer(
+        DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1), options=options
+    )
     run.train()
     assert logs(run)[0]["loss_wr_angle"] > 0
 
 
 def test_a_log_before_the_first_step(tmp_path):
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1))
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1))
     run.log({"loss": 1.0})
     assert logs(run)[0]["loss"] == 1.0
 
@@ -378,7 +388,7 @@ def test_a_log_before_the_first_step(tmp_path):
 def test_teacher_and_student_must_be_two(tmp_path):
     model = tiny_model()
     with pytest.raises(InputError, match="the same object"):
-        trainer(DistillationTrainer, tmp_path, model, teacher=model)
+        trainer(DistillationTrainer, tmp_path, model, teacher_model=model)
 
 
 @pytest.mark.parametrize(
@@ -398,12 +408,12 @@ def test_teacher_and_student_must_be_two(tmp_path):
 def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
     teacher = tiny_model(**teacher) if teacher else None
     with pytest.raises(InputError, match=words):
-        trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=teacher, ckd_args=ckd_args)
+        trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=teacher, ckd_args=ckd_args)
 
 
 def test_a_mapping_that_leaves_layers_out_is_warned_of(tmp_path, caplog):
     ckd_args = CKDArguments(**ALL_TERMS | {"ltr_distance_weight": 0, "ltr_angle_weight": 0})
-    trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(layers=3), ckd_args=ckd_args)
+    trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(layers=3), ckd_args=ckd_args)
     assert "leaves student layers 1 without a teacher layer" in caplog.text and "uniform" in caplog.text
 
 
@@ -414,7 +424,7 @@ def test_bf16_autocast_trains_and_keeps_the_terms(tmp_path):
             DistillationTrainer,
             tmp_path / str(bf16),
             no_dropout(layers=2),
-            teacher=tiny_model(seed=1),
+            teacher_model=tiny_model(seed=1),
             options={"bf16": bf16},
         )
         run.train()
@@ -426,7 +436,7 @@ def test_bf16_autocast_trains_and_keeps_the_terms(tmp_path):
 def test_gradients_flow_through_padding_free_batches(tmp_path):
     """A collator that gives no attention mask: nothing is padded."""
     data = examples(8).map(lambda row: {"input_ids": (row["input_ids"] * 5)[:5]}, remove_columns="attention_mask")
-    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=tiny_model(seed=1), train=data)
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1), train=data)
     run.train()
     assert logs(run)[0]["loss_wr_angle"] > 0
 
@@ -436,7 +446,7 @@ def test_groups_by_length_come_in_random_order_that_differs_between_epochs(tmp_p
         DistillationTrainer,
         tmp_path,
         tiny_model(layers=2),
-        teacher=tiny_model(seed=1),
+        teacher_model=tiny_model(seed=1),
         train=examples(256),
         options={"train_sampling_strategy": "group_by_length"},
     )

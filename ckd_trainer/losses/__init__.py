@@ -3,10 +3,12 @@
 from ckd_trainer.losses.geometry import Gram, gram
 from ckd_trainer.losses.logits import (
     classification_logit_loss,
+    multilabel_logit_loss,
     regression_logit_loss,
     span_logit_loss,
     span_task_count,
     span_task_loss,
+    token_logit_loss,
 )
 from ckd_trainer.losses.pairs import pair_count, pair_loss
 from ckd_trainer.losses.relations import contextual_relation_losses, layer_gram, word_gram
@@ -18,12 +20,14 @@ __all__ = [
     "contextual_relation_losses",
     "gram",
     "layer_gram",
+    "multilabel_logit_loss",
     "pair_count",
     "pair_loss",
     "regression_logit_loss",
     "span_logit_loss",
     "span_task_count",
     "span_task_loss",
+    "token_logit_loss",
     "triple_count",
     "triple_loss",
     "word_gram",

@@ -21,9 +21,52 @@ def classification_logit_loss(
     return _divergence(student_logits, teacher_logits, temperature, scale_by_temperature)
 
 
+def multilabel_logit_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, scale_by_temperature: bool = True
+) -> Tensor:
+    """T^2 KL(sigmoid(z_T / T) || sigmoid(z_S / T)) of each label by itself, mean over examples x labels.
+
+    Args:
+        student_logits, teacher_logits: (batch, labels).
+        temperature, scale_by_temperature: as for `classification_logit_loss`.
+    """
+    student, teacher = (at_least_float32(logits) / temperature for logits in (student_logits, teacher_logits))
+    loss = torch.zeros((), dtype=student.dtype, device=student.device)
+    for sign in (1, -1):  # the label holds, and does not
+        log_p = F.logsigmoid(sign * teacher)
+        loss = loss + (log_p.exp() * (log_p - F.logsigmoid(sign * student))).mean()
+    return loss * temperature**2 if scale_by_temperature else loss
+
+
+def token_logit_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    scale_by_temperature: bool = True,
+) -> Tensor:
+    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), mean over tokens.
+
+    Args:
+        student_logits, teacher_logits: (batch, length, labels).
+        mask: (batch, length), true or 1 for the tokens that count. What others hold does not matter.
+        temperature, scale_by_temperature: as for `classification_logit_loss`.
+
+    Returns:
+        a scalar, NaN where no token counts.
+    """
+    mask = mask.bool()
+    sides = (logits.masked_fill(~mask[..., None], 0) for logits in (student_logits, teacher_logits))
+    logarithms = [(at_least_float32(side) / temperature).log_softmax(-1) for side in sides]
+    # Where both are 0 the two distributions are equal, so that what is masked adds 0 and gets no gradient.
+    loss = F.kl_div(*logarithms, reduction="sum", log_target=True) / mask.sum()
+    return loss * temperature**2 if scale_by_temperature else loss
+
+
 def regression_logit_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """mse(z_S / T, z_T / T), mean over examples; logits are (batch, 1)."""
-    return F.mse_loss(_float(student_logits) / temperature, _float(teacher_logits) / temperature)
+    return F.mse_loss(at_least_float32(student_logits) / temperature, at_least_float32(teacher_logits) / temperature)
 
 
 def span_logit_loss(
@@ -63,7 +106,7 @@ def span_task_loss(
         mask: (batch, length), true or 1 for tokens that are not padding.
     """
     mask, positions = mask.bool().repeat(2, 1), torch.cat((start_positions, end_positions))
-    scores = _float(torch.cat((start_logits, end_logits))).masked_fill(~mask, -torch.inf)
+    scores = at_least_float32(torch.cat((start_logits, end_logits))).masked_fill(~mask, -torch.inf)
     return F.cross_entropy(scores, positions.masked_fill(~_inside(positions, mask), -100))  # -100: does not count
 
 
@@ -81,7 +124,7 @@ def _inside(positions: Tensor, mask: Tensor) -> Tensor:
 def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
     logarithms = []
     for logits in (student, teacher):
-        scores = _float(logits) / temperature
+        scores = at_least_float32(logits) / temperature
         if mask is not None:
             # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN.
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min / 4)
@@ -90,5 +133,6 @@ def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
     return loss * temperature**2 if scale_by_temperature else loss
 
 
-def _float(logits: Tensor) -> Tensor:
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Returns the logits in float32, or wider where they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

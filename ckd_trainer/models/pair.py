@@ -3,6 +3,7 @@
 import copy
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import GlueArguments, ModelArguments, SquadArguments
+from ckd_trainer.heads import Head
+from ckd_trainer.heads.labels import label_order, warn_of_label_order
+from ckd_trainer.heads.recognition import auto_class_of, head_of_auto_class
 from ckd_trainer.models.compatibility import (
     check_embeddings,
     check_encoder,
@@ -27,7 +31,6 @@ from ckd_trainer.models.compatibility import (
     max_length,
     outline,
 )
-from ckd_trainer.models.labels import label_order, warn_of_label_order
 from ckd_trainer.models.loading import (
     call,
     check_all_weights,
@@ -249,6 +252,17 @@ class StoredTeacher:
         self.name_or_path, self.config, self.model_class = expanded(name_or_path), config, model_class
         self.options = options
         self.allow_unused_weights = allow_unused_weights
+
+    @classmethod
+    def like(cls, student: PreTrainedModel, name_or_path: str | os.PathLike) -> "StoredTeacher":
+        """Returns the teacher in a folder or on the Hub, loaded by the student's Auto class."""
+        name = str(name_or_path)
+        return cls(name, load_config(name, trust_remote_code=False), auto_class_of(student), trust_remote_code=False)
+
+    @property
+    def head(self) -> Head:
+        """What its outputs mean."""
+        return head_of_auto_class(self.model_class, self.config)
 
     def load(self) -> PreTrainedModel:
         """Returns the model with its weights, see `load_teacher`."""

@@ -220,10 +220,10 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
 
 
 def _loss_at_chance(trainer: DistillationTrainer) -> float:
-    """Returns about the loss on the labels of a model that knows nothing: any answer is as likely, a score is 0."""
-    if trainer.distillation_objective.head == "score":
-        return max(1.0, float(np.mean(np.square(trainer.train_dataset["labels"][:]))))
-    return math.log(512 if trainer.distillation_objective.head == "spans" else trainer.model.config.num_labels)
+    """Returns about the loss on the labels of a model that knows nothing."""
+    data = trainer.train_dataset
+    labels = data["labels"][:] if trainer.head.is_score and "labels" in data.column_names else None
+    return trainer.head.loss_at_chance(trainer.model.config, labels)
 
 
 def _place_whole(trainer: DistillationTrainer) -> None:

@@ -16,18 +16,18 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.heads.recognition import head_of_auto_class
+from ckd_trainer.methods import Pair, terms_of
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair, StoredTeacher
-from ckd_trainer.objective import CKDObjective
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start, use_best_metric
 from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
-from ckd_trainer.teacher.signals import attention_mask_of, in_order
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import by_token
+from ckd_trainer.utils.padding import attention_mask_of, by_token
 from ckd_trainer.utils.processes import made_once
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Task(abc.ABC):
         """Warns loudly where a teacher's answers to a sample of encoded examples have nothing to do with the labels.
 
         Args:
-            logits: as `head_logits` returns them, in the data's order of labels and on their scale; of spans by
+            logits: as `Head.logits` returns them, in the data's order of labels and on their scale; of spans by
                 token.
 
         Raises:
@@ -175,7 +175,8 @@ def _run_started(
     task.check(pair)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distils:  # raises where a layer mapping does not fit
-        CKDObjective(ckd_args, pair.student_config.num_hidden_layers, pair.teacher_config.num_hidden_layers)
+        head = head_of_auto_class(task.model_class, pair.student_config)
+        terms_of(ckd_args, Pair(pair.student_config, pair.teacher_config, head))
     if task.on_hub:
         task.load(splits)
     read.check_hub(_training_sets(task, read.splits) if task.on_hub else {})
@@ -229,7 +230,7 @@ def _prepare(
     trainer = _make_trainer(
         task.trainer_class,
         model=student,
-        teacher=teacher,
+        teacher_model=teacher,
         ckd_args=ckd_args,
         args=args,
         train_dataset=inputs.train,
@@ -252,11 +253,11 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     examples = inputs.validation[""] if split == "validation" else inputs.train
     rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
-    logits = _cached_logits(trainer, rows) if cached else _live_logits(trainer, sample)
+    logits = trainer.teachers_logits(rows) if cached else _live_logits(trainer, sample)
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:
-        if "logits" in trainer.distillation_objective.weights:
+        if "logits" in trainer.distillation_objective.terms:
             raise
         logger.warning("No term of the loss reads the teacher's logits, but %s", error)  # its states may yet be good
 
@@ -286,11 +287,6 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> Distill
         raise InputError(str(error)) from error
 
 
-def _cached_logits(trainer: DistillationTrainer, rows: np.ndarray) -> torch.Tensor:
-    order = trainer.teacher.label_order  # opens the cache, or builds it
-    return in_order(torch.from_numpy(trainer.teacher_cache.read(rows, ["logits"])["logits"]), order)
-
-
 def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     teacher, parts = trainer.live_teacher(), []
     loader = DataLoader(
@@ -301,7 +297,7 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     )
     for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        logits = teacher.logits(batch).float()
+        logits = trainer.head.in_order(teacher.logits(batch, trainer.head).float(), trainer.label_order)
         parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())
     longest = max(part.shape[-1] for part in parts)
     return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

@@ -11,10 +11,9 @@ from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
-from ckd_trainer.teacher.signals import attention_mask_of
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import by_token
+from ckd_trainer.utils.padding import attention_mask_of, by_token
 
 logger = logging.getLogger(__name__)
 

@@ -2,12 +2,10 @@
 
 A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is the content that the signals
 follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
-and data), the precision it ran in, and the teacher layers stored. Row i holds the signals of example i:
+and data), the precision it ran in, and the keys of the signals. Row i holds the signals of example i:
 
-    tokens, text                 number of its valid tokens, and a hash of their ids
-    logits                       of the teacher's head, in its own label order; of spans those of the valid tokens
-    word_cosines, word_scales    word relation: for each layer the valid tokens, see `compact_gram`
-    layer_cosines, layer_scales  layer-transforming relation: for each valid token its layers
+    tokens, text       number of its valid tokens, and a hash of their ids
+    <key>.<column>     the columns of each signal, see `Signal.columns`
 
 With padding on the left, a teacher that counts positions from the first column says something else in each batch; the
 cache holds what it said in one. On the right, where BERT-like models are padded, there is no such choice.
@@ -23,7 +21,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,27 +34,20 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ckd_trainer.teacher import compact_gram
+from ckd_trainer.teacher.cached import PREFIX, column_name
 from ckd_trainer.teacher.fingerprint import files_fingerprint
-from ckd_trainer.teacher.signals import PREFIX, LiveTeacher
-from ckd_trainer.teacher.writer import (
-    LAYER_COLUMNS,
-    WORD_COLUMNS,
-    Part,
-    SignalWriter,
-    split,
-    text_hashes,
-    valid_lengths,
-)
+from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.signals import Column, Signal
+from ckd_trainer.teacher.writer import Part, SignalWriter, split, text_hashes, valid_lengths
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, write_atomically
 from ckd_trainer.utils.processes import in_all_processes, main_process_says
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # another number where the files of one version mean something else to the next
+FORMAT = 2  # another number where the files of one version mean something else to the next
 MANIFEST = "manifest.json"
-ROW = "teacher_row"  # the column that ties an example to its row here
+ROW = "cached_row"  # the column that ties an example to its row here
 
 
 @dataclass(frozen=True)
@@ -66,9 +57,7 @@ class Contents:
     teacher: str  # fingerprints, see `ckd_trainer.teacher.fingerprint`
     examples: str
     precision: str  # Accelerate's mixed_precision
-    word_layers: tuple[int, ...] = ()
-    ltr_layers: tuple[int, ...] = ()
-    spans: bool = False  # logits of each token, not of each example
+    signals: tuple[str, ...]  # their keys, sorted
     format: int = FORMAT
 
     @property
@@ -76,20 +65,14 @@ class Contents:
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:20]
 
     def serves(self, wanted: "Contents") -> bool:
-        """True where everything wanted is here; a run with a relation turned off reads the cache of one with it."""
-        return wanted in (
-            dataclasses.replace(self, word_layers=word_layers, ltr_layers=ltr_layers)
-            for word_layers in {self.word_layers, ()}
-            for ltr_layers in {self.ltr_layers, ()}
-        )
+        """True where everything wanted is here: a run that reads fewer signals reads the cache of one with more."""
+        return dataclasses.replace(self, signals=wanted.signals) == wanted and {*wanted.signals} <= {*self.signals}
 
-    def bytes_of(self, lengths: np.ndarray, head_outputs: int) -> np.ndarray:
-        """Returns how many bytes the rows of examples with so many valid tokens take."""
-        logits = 4 * head_outputs * (lengths if self.spans else 1)
-        word = len(self.word_layers) * compact_gram.size_in_bytes(lengths)
-        layer = lengths * compact_gram.size_in_bytes(len(self.ltr_layers))
-        columns = 1 + len(WORD_COLUMNS) * bool(self.word_layers) + len(LAYER_COLUMNS) * bool(self.ltr_layers)
-        return word + layer + logits + 16 + 4 * columns
+
+def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
+    """Returns how many bytes the rows of examples with so many valid tokens take."""
+    columns = [column for signal in signals for column in signal.columns().values()]
+    return 16 + sum(4 + column.bytes(lengths) for column in columns)
 
 
 class TeacherCache:
@@ -97,60 +80,69 @@ class TeacherCache:
 
     Args:
         folder: of a cache whose files were found whole, see `open_or_build`.
-        wanted: what of it to read.
+        signals: what of it to read.
     """
 
-    def __init__(self, folder: Path, wanted: Contents):
-        self.signals = [
-            "logits",
-            *(WORD_COLUMNS if wanted.word_layers else ()),
-            *(LAYER_COLUMNS if wanted.ltr_layers else ()),
-        ]
+    def __init__(self, folder: Path, signals: Sequence[Signal]):
+        self.columns = {
+            column_name(signal, name): column for signal in signals for name, column in signal.columns().items()
+        }
         parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
-        self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.signals]).with_format("arrow")
-        self.word_layers, self.spans = len(wanted.word_layers), wanted.spans
+        self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.columns]).with_format("arrow")
 
-    def read(self, rows: Sequence[int], signals: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0.
+    def read(self, rows: Sequence[int], signals: Sequence[Signal]) -> dict[str, np.ndarray]:
+        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
+        columns = {
+            column_name(signal, name): self.columns[column_name(signal, name)]
+            for signal in signals
+            for name in signal.columns()
+        }
+        table = self.rows.select_columns(["tokens", "text", *columns])[list(rows)]
+        return {"text": table["text"].to_numpy()} | self._arrays(table, columns)
 
-        Args:
-            signals: which of them; all by default.
-        """
-        table = self.rows if signals is None else self.rows.select_columns(["tokens", "text", *signals])
-        signals, table = signals or self.signals, table[list(rows)]
+    def read_signal(self, signal: Signal, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Returns the columns of one signal in some rows, by their names in the signal."""
+        arrays = self.read(rows, [signal])
+        return {name: arrays[column_name(signal, name)] for name in signal.columns()}
+
+    def _arrays(self, table: pa.Table, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
         tokens = table["tokens"].to_numpy()
-        return {"text": table["text"].to_numpy()} | {name: self._padded(name, table[name], tokens) for name in signals}
+        return {name: _padded(table[name], column.sizes(tokens)) for name, column in columns.items()}
 
-    def _padded(self, name: str, column: pa.ChunkedArray, tokens: np.ndarray) -> np.ndarray:
-        numbers = column.combine_chunks().flatten().to_numpy()
-        if name == "logits" and not self.spans:
-            return numbers.reshape(len(tokens), -1).copy()
-        counts = tokens * (tokens - 1) // 2 if name == "word_cosines" else tokens
-        there = np.arange(max(1, counts.max())) < counts[:, None]
-        if name in LAYER_COLUMNS:
-            there = there[:, :, None]
-            shape = (*there.shape[:2], len(numbers) // tokens.sum())
-        else:
-            lines = {"logits": 2, "word_cosines": self.word_layers, "word_scales": 2 * self.word_layers}[name]
-            there = there[:, None, :]
-            shape = (len(tokens), lines, there.shape[-1])
-        padded = np.zeros(shape, numbers.dtype)
-        padded[np.broadcast_to(there, shape)] = numbers
-        if name == "word_scales":
-            padded = padded.reshape(len(tokens), self.word_layers, 2, -1)
-        elif name == "layer_scales":
-            padded = padded.reshape(*shape[:2], 2, -1)
-        return padded
+
+def _padded(column: pa.ChunkedArray, sizes: Sequence[int | np.ndarray]) -> np.ndarray:
+    """Returns the flat rows of a column as one array, padded with 0.
+
+    Args:
+        sizes: of each dimension one number for all rows, or one for each.
+    """
+    numbers = column.combine_chunks().flatten().to_numpy()
+    shape = [len(column), *(size if isinstance(size, int) else max(1, size.max()) for size in sizes)]
+    if all(isinstance(size, int) for size in sizes):
+        return numbers.reshape(shape).copy()
+    there = np.ones([1] * len(shape), dtype=bool)
+    for dim, size in enumerate(sizes, start=1):
+        if not isinstance(size, int):
+            inside = np.arange(shape[dim]) < size[:, None]
+            there = there & inside.reshape([len(column), *(1 if d != dim else -1 for d in range(1, len(shape)))])
+    padded = np.zeros(shape, numbers.dtype)
+    padded[np.broadcast_to(there, shape)] = numbers
+    return padded
 
 
 class SignalCollator:
     """Adds the teacher's signals to the batches of a collator, named with PREFIX, for `CachedTeacher` to read."""
 
-    def __init__(self, collate: Callable[[list[dict]], dict[str, Tensor]], cache: TeacherCache):
-        self.collate, self.cache = collate, cache
+    def __init__(
+        self,
+        collate: Callable[[list[dict]], dict[str, Tensor]],
+        cache: TeacherCache,
+        signals: Sequence[Signal],
+    ):
+        self.collate, self.cache, self.signals = collate, cache, list(signals)
 
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
-        signals = self.cache.read([row[ROW] for row in rows])
+        signals = self.cache.read([row[ROW] for row in rows], self.signals)
         batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
         if not np.array_equal(text_hashes(batch), signals.pop("text")):
             raise RuntimeError(
@@ -166,9 +158,9 @@ class SignalCollator:
 def open_or_build(
     directory: str | Path,
     wanted: Contents,
+    signals: Sequence[Signal],
     examples: Dataset,
     *,
-    head_outputs: int,
     load_teacher: Callable[[], LiveTeacher],
     collate: Callable[[list[dict]], dict[str, Tensor]],
     batch_size: int,
@@ -179,8 +171,8 @@ def open_or_build(
 
     Args:
         directory: teacher_cache_dir; all processes of a run see the same.
+        signals: those that `wanted` names.
         examples: the training set, with the columns that the collator and the teacher read.
-        head_outputs: number of logits of an example, or for spans of a token.
         load_teacher: called once, and only in a process that has something to build.
         collate, batch_size: how examples are put before the teacher.
 
@@ -199,7 +191,7 @@ def open_or_build(
             folder = main_process_says(find)
         if folder is None:
             lengths = valid_lengths(examples)
-            sizes = wanted.bytes_of(lengths, head_outputs)
+            sizes = bytes_of(signals, lengths)
             parts = split(sizes)
             missing = main_process_says(lambda: _make_room(building, parts, sizes))
             logger.info(
@@ -223,7 +215,7 @@ def open_or_build(
             with accelerator.autocast():
                 in_all_processes(told(write))
             folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
-    return TeacherCache(folder, wanted)
+    return TeacherCache(folder, signals)
 
 
 def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
@@ -302,8 +294,7 @@ def _contents(folder: Path) -> Contents | None:
     """Returns what a folder's manifest says that it holds, None where it says nothing that we know."""
     try:
         contents = _read_manifest(folder)["contents"]
-        layers = {name: tuple(contents[name]) for name in ("word_layers", "ltr_layers")}
-        return Contents(**contents | layers)
+        return Contents(**contents | {"signals": tuple(contents["signals"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,136 +1,295 @@
-"""The teacher as a source of signals: what the losses compare with, and nothing else of the model."""
+"""Signals: quantities that are read from a forward pass, the same for student and teacher.
 
-from collections.abc import Sequence
+A signal says what the forward is asked for, or which modules it listens to, and computes itself from the outputs and
+the batch. One that can be cached also says how the teacher's is written for each example and read back, how much room
+it takes, and by which key a cache knows it. Equal signals of one model are computed once, whatever terms read them.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import ModelOutput
 
-from ckd_trainer.losses import Gram, layer_gram, word_gram
-from ckd_trainer.teacher.compact_gram import CompactGram, unpack_layers, unpack_words
-from ckd_trainer.utils.padding import in_place
-from ckd_trainer.utils.wrapped_models import LABELS, config_of, forward_arguments, output_options
+from ckd_trainer.heads import Head
+from ckd_trainer.losses import layer_gram, word_gram
+from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_words, unpack_layers, unpack_words
+from ckd_trainer.teacher.projections import projections_of
+from ckd_trainer.utils.padding import attention_mask_of, by_token, in_place
 
-PREFIX = "teacher_"  # of the cached signals in a batch, see `cache.SignalCollator`
-
-
-@dataclass
-class TeacherSignals:
-    """What the teacher says about one batch; a field is None where no active loss reads it."""
-
-    logits: Tensor | None = None  # see `head_logits`; in the student's label order
-    word_gram: Gram | None = None  # sets (batch, matched layers) of tokens
-    layer_gram: Gram | None = None  # sets (batch, length) of matched layers
+Outputs = Mapping[str, Any]
 
 
-class LiveTeacher:
-    """Runs the teacher model on each batch.
+@dataclass(frozen=True)
+class Column:
+    """How one tensor of a cached signal is stored: flat for each example, without what padding holds.
 
-    Args:
-        model: the teacher, placed where the batches are. It is frozen and put in eval mode here, for good.
-        model_outputs: what its forward is asked for, such as {"output_hidden_states": True}.
-        word_layers, ltr_layers: the hidden states that the word and the layer-transforming relation read.
-        label_order: for each of the student's labels, its index in the teacher's logits; None: the same order.
-
-    Example::
-
-        teacher = LiveTeacher(model, model_outputs={"output_hidden_states": True}, word_layers=[0, 2, 4, 6])
-        teacher(batch).word_gram
+    Attributes:
+        shape: of an example's part, where "tokens" stands for its number of valid tokens and "pairs" for how many
+            pairs of them there are.
+        dtype: of its numbers.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        *,
-        model_outputs: dict[str, bool],
-        word_layers: Sequence[int] = (),
-        ltr_layers: Sequence[int] = (),
-        label_order: Sequence[int] | None = None,
-    ):
-        self.model = model.eval().requires_grad_(False)
-        self.by_name = outputs_by_name(model)
-        self.model_outputs = output_options(model, model_outputs) | self.by_name
-        self.word_layers = word_layers
-        self.ltr_layers = ltr_layers
-        self.label_order = label_order
-        self.input_names = forward_arguments(model)
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
 
-    @torch.no_grad()
-    def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
-        outputs = self.model(**self._inputs(batch), **self.model_outputs)
-        signals = TeacherSignals(logits=in_order(head_logits(outputs), self.label_order))
-        mask = attention_mask_of(batch)
-        if self.word_layers:
-            signals.word_gram, _ = word_gram([outputs["hidden_states"][layer] for layer in self.word_layers], mask)
-        if self.ltr_layers:
-            signals.layer_gram, _ = layer_gram([outputs["hidden_states"][layer] for layer in self.ltr_layers], mask)
-        return signals
+    def sizes(self, tokens: np.ndarray) -> list[np.ndarray | int]:
+        """Returns the shape for examples with so many valid tokens."""
+        counts = {"tokens": tokens, "pairs": tokens * (tokens - 1) // 2}
+        return [counts.get(size, size) for size in self.shape]
 
-    @torch.no_grad()
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """Returns the logits alone."""
-        return in_order(head_logits(self.model(**self._inputs(batch), **self.by_name)), self.label_order)
-
-    def _inputs(self, batch):
-        return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
+    def bytes(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns how many bytes the numbers of examples with so many valid tokens take."""
+        total = np.full(len(tokens), np.dtype(self.dtype).itemsize)
+        for size in self.sizes(tokens):
+            total = total * size
+        return total
 
 
-class CachedTeacher:
-    """Reads the signals that a batch carries, put there by `cache.SignalCollator`; runs no model.
+class Signal(abc.ABC):
+    """A quantity of a forward pass. Subclasses are frozen dataclasses: signals with equal fields are equal.
 
-    What is float32 there travels as int32 of the same bits, as some backends round every floating input of a batch.
-
-    Args:
-        label_order: as for `LiveTeacher`; the cache holds logits in the teacher's own order.
+    Attributes:
+        model_outputs: what the forward is asked for: "hidden_states", "attentions".
+        uncached_because: why no cache of the teacher can hold it; None: one can.
     """
 
-    def __init__(self, *, label_order: Sequence[int] | None = None):
-        self.label_order = label_order
+    model_outputs: ClassVar[frozenset[str]] = frozenset()
+    uncached_because: ClassVar[str | None] = "it is too large to store"
 
-    def __call__(self, batch: dict[str, Tensor]) -> TeacherSignals:
-        signals, mask = TeacherSignals(logits=self._logits(batch)), attention_mask_of(batch)
-        if PREFIX + "word_cosines" in batch:
-            signals.word_gram = unpack_words(self._compact(batch, "word"), mask)
-        if PREFIX + "layer_cosines" in batch:
-            signals.layer_gram = unpack_layers(self._compact(batch, "layer"), mask)
-        return signals
+    @abc.abstractmethod
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Any:
+        """Returns the signal of a batch.
 
-    def _logits(self, batch):
-        if PREFIX + "logits" not in batch:
-            raise ValueError(
-                "the batch carries no teacher signals: with teacher_cache_dir, batches have to come from the "
-                "trainer's get_train_dataloader()."
-            )
-        logits = batch[PREFIX + "logits"].view(torch.float32)
-        if logits.dim() == 3:  # of spans, by token
-            return in_place(logits, attention_mask_of(batch))
-        return in_order(logits, self.label_order)
+        Args:
+            outputs: of the model's forward, and what `modules` gave, by name.
+        """
 
-    def _compact(self, batch, relation):
-        return CompactGram(
-            batch[f"{PREFIX}{relation}_cosines"], batch[f"{PREFIX}{relation}_scales"].view(torch.float32)
-        )
+    def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+        """Returns the modules whose outputs it reads beside those of the forward, by the name that it reads."""
+        return {}
 
+    @property
+    def key(self) -> str:
+        """What a cache knows it by: its name and the fields that are not at their defaults."""
+        fields = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if field.compare and getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(fields)})"
 
-def head_logits(outputs: ModelOutput) -> Tensor:
-    """Returns the logits of a model's head: (batch, labels), or (batch, 2, length) for where answers start and end."""
-    if "start_logits" in outputs:
-        return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=1)
-    return outputs["logits"]
+    def columns(self) -> dict[str, Column]:
+        """Returns what a cache stores, by name."""
+        raise NotImplementedError(f"{type(self).__name__} is not cached")
 
+    def pack(self, value: Any, mask: Tensor) -> dict[str, Tensor]:
+        """Returns the columns of a batch, (batch, ...): what belongs to valid tokens comes first.
 
-def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
-    """Returns what to ask a forward for where a model's configuration says that outputs come as a tuple."""
-    return {} if getattr(config_of(model), "return_dict", True) else {"return_dict": True}
+        Args:
+            mask: (batch, length), true or 1 for valid tokens.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not cached")
 
-
-def in_order(logits: Tensor, label_order: Sequence[int] | None) -> Tensor:
-    """Returns the teacher's logits in the student's label order."""
-    return logits if label_order is None else logits[..., label_order]
+    def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Any:
+        """Returns the signal of a batch from its columns, (batch, ...), padded with 0."""
+        raise NotImplementedError(f"{type(self).__name__} is not cached")
 
 
-def attention_mask_of(batch: dict[str, Tensor]) -> Tensor:
-    """Returns the batch's attention mask; all ones where it has none, as nothing is padded then."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"]) if mask is None else mask
+@dataclass(frozen=True)
+class Logits(Signal):
+    """Logits of the model's head, in its own order of labels: see `Head.logits` for their shape.
+
+    Args:
+        head: says where they are in the outputs.
+        outputs: how many an example has, or, where they go through tokens, a token.
+    """
+
+    head: Head = dataclasses.field(compare=False, repr=False)
+    outputs: int
+
+    @property
+    def uncached_because(self) -> str | None:
+        return self.head.uncached_because
+
+    @property
+    def key(self) -> str:
+        by_token = ", by token" if self.head.tokens_dim is not None else ""
+        return f"Logits({self.outputs}{by_token})"
+
+    def read(self, outputs, batch):
+        return self.head.logits(outputs)
+
+    def columns(self):
+        return {"logits": Column((self.outputs, "tokens") if self.head.tokens_dim is not None else (self.outputs,))}
+
+    def pack(self, value, mask):
+        if self.head.tokens_dim is None:
+            return {"logits": value.float()}
+        return {"logits": by_token(value.float().movedim(self.head.tokens_dim, -1), mask)}
+
+    def unpack(self, columns, mask):
+        if self.head.tokens_dim is None:
+            return columns["logits"]
+        return in_place(columns["logits"], mask).movedim(-1, self.head.tokens_dim)
+
+
+@dataclass(frozen=True)
+class _OfStates(Signal):
+    """Reads some hidden states: 0 is what the embeddings give, l the output of layer l."""
+
+    layers: tuple[int, ...]
+    model_outputs = frozenset(["hidden_states"])
+
+    def states(self, outputs: Outputs) -> list[Tensor]:
+        """Returns the hidden states, (batch, length, width) each."""
+        return [outputs["hidden_states"][layer] for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class WordGram(_OfStates):
+    """Inner products of an example's tokens in each layer: `Gram` of (batch, layers) sets of `length` items."""
+
+    uncached_because = None
+
+    def read(self, outputs, batch):
+        return word_gram(self.states(outputs), attention_mask_of(batch))[0]
+
+    def columns(self):
+        layers = len(self.layers)
+        return {"cosines": Column((layers, "pairs"), "int16"), "scales": Column((layers, 2, "tokens"))}
+
+    def pack(self, value, mask):
+        return dict(zip(CompactGram._fields, pack_words(value, mask), strict=True))
+
+    def unpack(self, columns, mask):
+        return unpack_words(CompactGram(**columns), mask)
+
+
+@dataclass(frozen=True)
+class LayerGram(_OfStates):
+    """Inner products of a token's states in all layers: `Gram` of (batch, length) sets of `layers` items."""
+
+    uncached_because = None
+
+    def read(self, outputs, batch):
+        return layer_gram(self.states(outputs), attention_mask_of(batch))[0]
+
+    def columns(self):
+        layers = len(self.layers)
+        cosines = Column(("tokens", layers * (layers - 1) // 2), "int16")
+        return {"cosines": cosines, "scales": Column(("tokens", 2, layers))}
+
+    def pack(self, value, mask):
+        return dict(zip(CompactGram._fields, pack_layers(value, mask), strict=True))
+
+    def unpack(self, columns, mask):
+        return unpack_layers(CompactGram(**columns), mask)
+
+
+@dataclass(frozen=True)
+class FirstToken(_OfStates):
+    """The hidden states of the first token that is no padding ([CLS] in BERT-like models), (batch, layers, width).
+
+    Args:
+        layers: 0 is what the embeddings give.
+        width: of the hidden states, which a cache has to know.
+    """
+
+    width: int
+    uncached_because = None
+
+    def read(self, outputs, batch):
+        first = attention_mask_of(batch).bool().int().argmax(-1)
+        rows = torch.arange(len(first), device=first.device)
+        return torch.stack([state[rows, first] for state in self.states(outputs)], dim=1)
+
+    def columns(self):
+        return {"states": Column((len(self.layers), self.width))}
+
+    def pack(self, value, mask):
+        return {"states": value.float()}
+
+    def unpack(self, columns, mask):
+        return columns["states"]
+
+
+@dataclass(frozen=True)
+class HiddenStates(_OfStates):
+    """The hidden states themselves, a list of (batch, length, width)."""
+
+    def read(self, outputs, batch):
+        return self.states(outputs)
+
+
+@dataclass(frozen=True)
+class Attentions(Signal):
+    """Attention probabilities of layers 1, 2, ...: a list of (batch, heads, length, length).
+
+    The models run with eager attention, as no other kind returns them.
+    """
+
+    layers: tuple[int, ...]
+    model_outputs = frozenset(["attentions"])
+
+    def read(self, outputs, batch):
+        return [outputs["attentions"][layer - 1] for layer in self.layers]
+
+
+@dataclass(frozen=True)
+class QueryKeyValue(Signal):
+    """Queries, keys and values of layers 1, 2, ...: for each layer three tensors (batch, length, width).
+
+    They come from the projections within the model, see `projections_of` for the families whose modules we know.
+    """
+
+    layers: tuple[int, ...]
+
+    def modules(self, model):
+        return {
+            f"{part} {layer}": module for layer in self.layers for part, module in projections_of(model, layer).items()
+        }
+
+    def read(self, outputs, batch):
+        return [_query_key_value(outputs, layer) for layer in self.layers]
+
+
+def _query_key_value(outputs: Outputs, layer: int) -> tuple[Tensor, ...]:
+    joint = outputs.get(f"query_key_value {layer}")
+    if joint is not None:
+        return joint.chunk(3, dim=-1)
+    return tuple(outputs[f"{part} {layer}"] for part in ("query", "key", "value"))
+
+
+class Listener:
+    """Keeps what some modules of a model return, from one forward to the next reading.
+
+    Args:
+        model: its modules are listened to from now on.
+        signals: whose modules.
+    """
+
+    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
+        self.heard: dict[str, Tensor] = {}
+        modules = {name: module for signal in signals for name, module in signal.modules(model).items()}
+        self.hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
+
+    def _keeper(self, name: str):
+        def keep(module, inputs, output):
+            self.heard[name] = output
+
+        return keep
+
+    def drain(self) -> dict[str, Tensor]:
+        """Returns what was heard in the last forward, and forgets it."""
+        heard, self.heard = self.heard, {}
+        return heard
+
+    def close(self) -> None:
+        """Stops listening."""
+        for hook in self.hooks:
+            hook.remove()

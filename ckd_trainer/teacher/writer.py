@@ -10,12 +10,11 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor
 
-from ckd_trainer.teacher.compact_gram import pack_layers, pack_words
+from ckd_trainer.teacher.cached import column_name
 from ckd_trainer.teacher.fingerprint import files_fingerprint
-from ckd_trainer.teacher.signals import LiveTeacher, attention_mask_of
-from ckd_trainer.utils.padding import by_token
+from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.utils.padding import attention_mask_of
 
-WORD_COLUMNS, LAYER_COLUMNS = ("word_cosines", "word_scales"), ("layer_cosines", "layer_scales")
 _FACTOR = 6364136223846793005  # odd, of Knuth's 64-bit generator
 _PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
 
@@ -118,27 +117,19 @@ class SignalWriter:
         batch = self.collate([self.examples[int(index)] for index in chosen])
         batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
-        signals = self.teacher(batch)
-        logits = signals.logits.float()
-        spans = logits.dim() == 3
-        parts = {"logits": by_token(logits, mask) if spans else logits}
-        if signals.word_gram:
-            parts |= dict(zip(WORD_COLUMNS, pack_words(signals.word_gram, mask), strict=True))
-        if signals.layer_gram:
-            parts |= dict(zip(LAYER_COLUMNS, pack_layers(signals.layer_gram, mask), strict=True))
-        parts = {name: part.cpu().numpy() for name, part in parts.items()}
-        texts = text_hashes(batch).tolist()
-        for place, tokens in enumerate(mask.sum(-1).tolist()):
-            own = {
-                "logits": (slice(None), slice(tokens)) if spans else ...,
-                "word_cosines": (slice(None), slice(tokens * (tokens - 1) // 2)),
-                "word_scales": (slice(None), slice(None), slice(tokens)),
-                "layer_cosines": slice(tokens),
-                "layer_scales": slice(tokens),
-            }
-            yield {"tokens": tokens, "text": texts[place]} | {
-                name: part[place][own[name]].reshape(-1) for name, part in parts.items()
-            }
+        parts, columns = {}, {}
+        for signal, value in self.teacher(batch).items():
+            for name, part in signal.pack(value, mask).items():
+                parts[column_name(signal, name)] = part.cpu().numpy()
+                columns[column_name(signal, name)] = signal.columns()[name]
+        texts, tokens = text_hashes(batch).tolist(), mask.sum(-1).cpu().numpy()
+        sizes = {name: column.sizes(tokens) for name, column in columns.items()}
+        for place, count in enumerate(tokens.tolist()):
+            row = {"tokens": count, "text": texts[place]}
+            for name, part in parts.items():
+                own = tuple(slice(size if isinstance(size, int) else size[place]) for size in sizes[name])
+                row[name] = part[place][own].reshape(-1)
+            yield row
 
 
 def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:

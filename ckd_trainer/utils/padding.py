@@ -4,8 +4,11 @@ Padding stands before or behind the valid tokens of an example, or (nothing here
 token* has an example's valid tokens first, in their order; behind them stands what has no meaning.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -14,6 +17,12 @@ def longest_first(examples: Dataset) -> Dataset:
     """Returns the rows by falling number of `input_ids`, so that batches of neighbours need little padding."""
     lengths = pc.list_value_length(examples.select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"])
     return examples.select(np.argsort(-lengths.to_numpy(), kind="stable"))
+
+
+def attention_mask_of(batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns the batch's attention mask; all ones where it has none, as nothing is padded then."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
 def valid_first(mask: Tensor) -> Tensor:

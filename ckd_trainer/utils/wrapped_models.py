@@ -5,12 +5,16 @@ A wrapper's own class says little about what its forward reads: `PeftModelForSeq
 """
 
 import inspect
+import logging
+from collections.abc import Iterable
 
 import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ckd_trainer.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
@@ -123,6 +127,35 @@ def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str,
             f"{', '.join(refused)} and pass it on to the model inside, or set the relations' weights to 0."
         )
     return options
+
+
+def use_eager_attention(model: torch.nn.Module) -> None:
+    """Makes a model return its attentions when it is asked for them, which other implementations do not."""
+    for inner in inner_models(model):
+        if inner.config._attn_implementation != "eager":
+            logger.info("%s runs with eager attention, as a term of the loss reads attentions.", type(inner).__name__)
+            inner.set_attn_implementation("eager")
+
+
+def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:
+    """Returns the options of a forward that returns what signals read, by name.
+
+    All outputs are asked for or refused outright, as a model's own configuration may say otherwise.
+
+    Args:
+        signals: with `model_outputs` each.
+
+    Raises:
+        InputError: as for `output_options`.
+    """
+    wanted = {kind for signal in signals for kind in signal.model_outputs}
+    options = output_options(model, {f"output_{kind}": kind in wanted for kind in ("hidden_states", "attentions")})
+    return options | outputs_by_name(model)
+
+
+def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
+    """Returns what to ask a forward for where a model's configuration says that outputs come as a tuple."""
+    return {} if getattr(config_of(model), "return_dict", True) else {"return_dict": True}
 
 
 def _passes_on(model: torch.nn.Module) -> bool:

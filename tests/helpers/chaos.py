@@ -153,7 +153,7 @@ class Watch:
         from transformers import Trainer
 
         from ckd_trainer.teacher import writer
-        from ckd_trainer.teacher.signals import LiveTeacher
+        from ckd_trainer.teacher.live import LiveTeacher
 
         watch, opens, replace, unlink, rmdir = self, io.open, os.replace, os.unlink, os.rmdir
         save, serialize = torch.save, safetensors.torch.serialize_file

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from ckd_trainer import ModelArguments
+from ckd_trainer.heads.labels import label_order, warn_of_label_order
 from ckd_trainer.models.compatibility import check_encodings, check_max_length
-from ckd_trainer.models.labels import label_order, warn_of_label_order
 from ckd_trainer.models.pair import ModelPair, label_config
 from ckd_trainer.models.student import config_of_layers, override_config, student_from_layers
 from ckd_trainer.utils.errors import InputError

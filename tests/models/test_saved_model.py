@@ -161,7 +161,7 @@ def trainer_of(student, teacher, folder, **kwargs):
     rows = {"input_ids": [[2, 7, 9, 3]] * 4, "attention_mask": [[1] * 4] * 4, "labels": [0, 1, 0, 1]}
     data = Dataset.from_dict(rows)
     args = TrainingArguments(folder, max_steps=1, report_to="none", disable_tqdm=True, use_cpu=True, **kwargs)
-    return DistillationTrainer(model=student, teacher=teacher, args=args, train_dataset=data, eval_dataset=data)
+    return DistillationTrainer(model=student, teacher_model=teacher, args=args, train_dataset=data, eval_dataset=data)
 
 
 def test_outputs_may_be_tuples_from_python(tmp_path):

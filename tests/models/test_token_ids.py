@@ -22,7 +22,7 @@ def resized(count, **kwargs):
 def make(folder, student=22, teacher=22, **kwargs):
     if isinstance(teacher, int):
         teacher = resized(teacher, seed=1)
-    return trainer(DistillationTrainer, folder, resized(student, layers=2), teacher=teacher, **kwargs)
+    return trainer(DistillationTrainer, folder, resized(student, layers=2), teacher_model=teacher, **kwargs)
 
 
 def tokenizer_of(folder, words=WORDS):

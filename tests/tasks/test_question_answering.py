@@ -313,7 +313,7 @@ def trainer(folder, tokenizer, train, student=None, teacher=None, cls=Distillati
     options |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "learning_rate": 1e-3}
     return cls(
         model=student or qa_model(layers=2, width=16, **plain),
-        teacher=teacher or qa_model(seed=1),
+        teacher_model=teacher or qa_model(seed=1),
         ckd_args=CKDArguments(**ckd),
         args=TrainingArguments(folder, train_sampling_strategy="group_by_length", **options),
         train_dataset=train,

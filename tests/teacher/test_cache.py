@@ -18,7 +18,9 @@ from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
 
 import ckd_trainer.teacher.writer
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.teacher.signals import LiveTeacher
+from ckd_trainer.methods import Term
+from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.signals import HiddenStates
 from ckd_trainer.utils.errors import InputError
 
 
@@ -52,7 +54,7 @@ def distil(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
         DistillationTrainer,
         folder,
         student or no_dropout(layers=2, width=16),
-        teacher=teacher or tiny_model(seed=1),
+        teacher_model=teacher or tiny_model(seed=1),
         ckd_args=CKDArguments(**ckd),
         **kwargs,
     )
@@ -99,7 +101,7 @@ def test_gradient_is_the_live_one(tmp_path):
             DistillationTrainer,
             tmp_path / name,
             student,
-            teacher=teacher,
+            teacher_model=teacher,
             ckd_args=CKDArguments(**ALL_TERMS, teacher_cache_dir=cache),
         )
         for name, cache in (("live", None), ("cached", str(tmp_path / "cache")))
@@ -253,23 +255,29 @@ def test_estimate_of_the_size(tmp_path):
     parts = list(folder.glob("*.arrow"))
     size = sum(path.stat().st_size for path in parts)
     lengths = ckd_trainer.teacher.writer.valid_lengths(run.train_dataset)
-    contents = ckd_trainer.teacher.cache._contents(folder)
-    assert 0 <= size - contents.bytes_of(lengths, head_outputs=2).sum() < 4000 * len(parts)
+    estimate = ckd_trainer.teacher.cache.bytes_of(run._cached_signals, lengths).sum()
+    assert 0 <= size - estimate < 4000 * len(parts)
 
 
 def test_terms_that_read_more_are_refused(tmp_path):
-    class MoreTerms(CKDArguments):
-        @property
-        def weights(self):
-            return super().weights | {"hidden": 1.0}
+    class StatesTerm(Term):
+        name = "states"
+        student_signal, teacher_signal = HiddenStates((2,)), HiddenStates((4,))
 
-    with pytest.raises(InputError, match="the cache holds logits and relations, and hidden reads more"):
+        def forward(self, student, teacher, batch):
+            return (student[0] - teacher[0]).square().mean()
+
+        def count(self, batch):
+            return batch["input_ids"].new_tensor(1)
+
+    with pytest.raises(InputError, match="a cache cannot hold what states reads of the teacher: it is too large"):
         trainer(
             DistillationTrainer,
             tmp_path,
             tiny_model(layers=2),
-            teacher=tiny_model(),
-            ckd_args=MoreTerms(teacher_cache_dir=str(tmp_path)),
+            teacher_model=tiny_model(),
+            terms=[StatesTerm()],
+            ckd_args=CKDArguments(**ALL_TERMS, teacher_cache_dir=str(tmp_path)),
         )
 
 
@@ -303,7 +311,12 @@ def test_texts_that_change_are_refused(tmp_path, change):
 def caching_trainer(folder, **kwargs):
     ckd_args = CKDArguments(**ALL_TERMS, teacher_cache_dir=str(folder / "cache"))
     return trainer(
-        DistillationTrainer, folder / "out", tiny_model(layers=2), teacher=tiny_model(), ckd_args=ckd_args, **kwargs
+        DistillationTrainer,
+        folder / "out",
+        tiny_model(layers=2),
+        teacher_model=tiny_model(),
+        ckd_args=ckd_args,
+        **kwargs,
     )
 
 
@@ -341,8 +354,10 @@ def test_backend_that_rounds_floats_cannot_harm(tmp_path):
     run = caching_trainer(tmp_path)
     batch = next(iter(run.get_train_dataloader()))
     assert not any(tensor.is_floating_point() for tensor in batch.values())
-    signals = run.teacher(batch)
-    assert signals.logits.dtype == signals.word_gram.products.dtype == torch.float32
+    numbers = [
+        part for value in run.teacher(batch).values() for part in (value if isinstance(value, tuple) else [value])
+    ]
+    assert len(numbers) == 5 and all(part.dtype == torch.float32 for part in numbers)  # logits and two Grams
 
 
 def test_torch_compile_with_a_cache(tmp_path):

@@ -40,11 +40,11 @@ def distil(folder, student=None, teacher=None, *, cls=DistillationTrainer, train
     """A trained trainer. Plain descent, by which weights differ as much as gradients do."""
     kwargs["options"] = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0} | kwargs.get("options", {})
     student = no_dropout(layers=2, width=16) if student is None else student
-    models = {"model": student, "teacher": teacher or tiny_model(seed=1)}
+    models = {"model": student, "teacher_model": teacher or tiny_model(seed=1)}
     run = trainer(cls, folder, **{"ckd_args": ckd(), **models, **kwargs})
     if double:
         run.model.double()
-        models["teacher"].double()
+        models["teacher_model"].double()
     if trains:
         run.train()
     return run

@@ -9,6 +9,7 @@ from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
 from transformers import BertForSequenceClassification, BertModel, Trainer
 
 from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.heads import Classes
 from ckd_trainer.teacher.fingerprint import model_fingerprint
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import config_of, forward_arguments
@@ -99,7 +100,7 @@ def results(folder, student, teacher, **kwargs):
     options = {"optim": "sgd", "learning_rate": 0.1} | kwargs.pop("options", {})
     kwargs = {"ckd_args": CKDArguments(**ALL_TERMS)} | kwargs
     run = trainer(
-        DistillationTrainer, folder, student, steps=2, train=data, teacher=teacher, options=options, **kwargs
+        DistillationTrainer, folder, student, steps=2, train=data, teacher_model=teacher, options=options, **kwargs
     )
     before = run.evaluate()["eval_loss"]
     run.train()
@@ -141,7 +142,7 @@ def test_a_compiled_student_is_saved_and_taken_up_as_the_student(tmp_path):
     for name, wrap in (("compiled", compiled), ("plain", copy.copy)):
         student = wrap(no_dropout(layers=2))
         runs[name] = trainer(
-            DistillationTrainer, tmp_path / name, student, teacher=tiny_model(seed=1), options=options
+            DistillationTrainer, tmp_path / name, student, teacher_model=tiny_model(seed=1), options=options
         )
         runs[name].train()
         runs[name].save_model(tmp_path / name / "saved")
@@ -157,7 +158,7 @@ def test_a_compiled_student_is_saved_and_taken_up_as_the_student(tmp_path):
         DistillationTrainer,
         tmp_path / "compiled",
         compiled(no_dropout(layers=2, seed=3)),
-        teacher=tiny_model(seed=1),
+        teacher_model=tiny_model(seed=1),
         options=options,
     )
     resumed.train(resume_from_checkpoint=str(tmp_path / "compiled" / "checkpoint-4"))
@@ -166,7 +167,9 @@ def test_a_compiled_student_is_saved_and_taken_up_as_the_student(tmp_path):
 
 
 def test_a_head_of_the_users(tmp_path, plain):
-    same(results(tmp_path, OwnHead(), tiny_model(seed=1)), plain)
+    with pytest.raises(InputError, match="outputs of OwnHead mean is unknown, as the BertModel in it has no head"):
+        results(tmp_path, OwnHead(), tiny_model(seed=1))
+    same(results(tmp_path, OwnHead(), tiny_model(seed=1), head=Classes()), plain)
 
 
 @pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
@@ -184,7 +187,9 @@ def test_a_lora_student(tmp_path, task_type):
     student = lora(task_type)(no_dropout(layers=2))
     merged = copy.deepcopy(student).merge_and_unload().requires_grad_(True)
     frozen = {name: value.clone() for name, value in student.named_parameters() if not value.requires_grad}
-    run = trainer(DistillationTrainer, tmp_path / "ckd", student, steps=3, train=data, teacher=tiny_model(seed=1))
+    run = trainer(
+        DistillationTrainer, tmp_path / "ckd", student, steps=3, train=data, teacher_model=tiny_model(seed=1)
+    )
     expected = results(tmp_path / "merged", merged, tiny_model(seed=1))
     run.train()
     assert [logs(run)[0][key] for key in TERMS] == pytest.approx(expected["logs"][0][2:], rel=1e-4)
@@ -216,7 +221,9 @@ def test_a_cache_of_a_compiled_teacher_is_that_of_the_teacher(tmp_path):
     assert model_fingerprint(compiled(teacher)) == model_fingerprint(teacher)
     with pytest.raises(InputError, match="teacher_cache_dir is set, but the teacher is a PassesOn"):
         ckd_args = CKDArguments(teacher_cache_dir=str(tmp_path / "cache"))
-        trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher=PassesOn(teacher), ckd_args=ckd_args)
+        trainer(
+            DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=PassesOn(teacher), ckd_args=ckd_args
+        )
     assert not (tmp_path / "cache").exists()
 
 
@@ -265,7 +272,7 @@ def without_hidden_states():
 )
 def test_wrappers_that_cannot_be_looked_into(tmp_path, student, words):
     with pytest.raises(InputError, match=words):
-        trainer(DistillationTrainer, tmp_path, student(), teacher=tiny_model(seed=1))
+        trainer(DistillationTrainer, tmp_path, student(), teacher_model=tiny_model(seed=1))
 
 
 def test_a_forward_that_cannot_be_seen_is_refused():
@@ -278,7 +285,11 @@ def test_hidden_states_are_asked_for_only_where_they_are_read(tmp_path):
     weights = dict.fromkeys(("wr_distance", "wr_angle", "ltr_distance", "ltr_angle"), 0)
     ckd_args = CKDArguments(alpha=0.5, **{f"{name}_weight": weight for name, weight in weights.items()})
     run = trainer(
-        DistillationTrainer, tmp_path, without_hidden_states(), teacher=without_hidden_states(), ckd_args=ckd_args
+        DistillationTrainer,
+        tmp_path,
+        without_hidden_states(),
+        teacher_model=without_hidden_states(),
+        ckd_args=ckd_args,
     )
     run.train()
     assert logs(run)[0]["loss_logits"] > 0
@@ -288,7 +299,7 @@ def test_a_wrapper_around_the_teacher_is_no_other_model(tmp_path):
     model = tiny_model()
     for student, teacher in ((PassesOn(model), model), (model, compiled(model)), (PassesOn(model), PassesOn(model))):
         with pytest.raises(InputError, match="the same object"):
-            trainer(DistillationTrainer, tmp_path, student, teacher=teacher)
+            trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher)
 
 
 def test_the_config_of_a_wrapper():

@@ -1,0 +1,294 @@
+"""The heads that we know: classes, several labels at once, a score, tokens, spans, a vocabulary; and none."""
+
+import math
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ckd_trainer.heads.base import Head, mean_where, pipeline_usage
+from ckd_trainer.heads.labels import label_order, warn_of_label_order
+from ckd_trainer.losses import (
+    classification_logit_loss,
+    multilabel_logit_loss,
+    regression_logit_loss,
+    span_logit_loss,
+    span_task_count,
+    span_task_loss,
+    token_logit_loss,
+)
+from ckd_trainer.losses.logits import at_least_float32
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import attention_mask_of
+
+ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
+
+
+class _Labels(Head):
+    """Labels with names, by which those of teacher and student are matched."""
+
+    def label_order(self, teacher, student):
+        return label_order(teacher, student)
+
+    def warn_of_label_order(self, teacher, student):
+        warn_of_label_order(teacher, student)
+
+    def usage(self, model_id):
+        return pipeline_usage("text-classification", model_id)
+
+
+class Classes(_Labels):
+    """One of several classes for each text; logits (batch, classes).
+
+    Task: cross entropy, mean over labelled examples. Logits: T^2 KL, mean over examples.
+    """
+
+    name = "classes"
+
+    def task_count(self, batch):
+        labels = batch["labels"]
+        if labels.is_floating_point():
+            raise InputError(
+                "the labels of the batch are no whole numbers, but the model tells classes apart: set "
+                'problem_type="multi_label_classification" in its configuration for several labels at once (0 and 1 '
+                "for each), or num_labels=1 for a score."
+            )
+        return labels.ne(-100).sum()
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        return classification_logit_loss(student, teacher, **scale)
+
+
+class MultiLabel(_Labels):
+    """Any number of labels for each text; logits (batch, labels), a sigmoid each.
+
+    Task: binary cross entropy, mean over labelled examples x labels; -100 and NaN are no labels. Logits: T^2 KL of
+    each label by itself, mean over examples x labels.
+    """
+
+    name = "labels, any number of them"
+
+    def labels_for_model(self, batch):
+        labels = batch.get("labels")
+        return {} if labels is None else {"labels": torch.where(_is_given(labels), labels, 0)}
+
+    def task_loss(self, outputs, batch, own):
+        labels, given = batch["labels"], _is_given(batch["labels"])
+        logits = at_least_float32(self.logits(outputs))
+        losses = F.binary_cross_entropy_with_logits(
+            logits, torch.where(given, labels, 0).to(logits.dtype), reduction="none"
+        )
+        return torch.where(given.all(), own, mean_where(losses, given))
+
+    def task_count(self, batch):
+        return _is_given(batch["labels"]).sum()
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        return multilabel_logit_loss(student, teacher, **scale)
+
+    def loss_at_chance(self, config, labels):
+        return math.log(2)
+
+
+class Score(Head):
+    """A number for each text; logits (batch, 1).
+
+    Task: squared error, mean over labelled examples; NaN is no label. Logits: squared error of scores / T.
+    """
+
+    name = "a score"
+    is_score = True
+
+    def labels_for_model(self, batch):
+        labels = batch.get("labels")
+        return {} if labels is None else {"labels": torch.where(labels.isnan(), 0, labels)}
+
+    def task_loss(self, outputs, batch, own):
+        labels, given = batch["labels"], ~batch["labels"].isnan()
+        scores = at_least_float32(self.logits(outputs)).reshape(labels.shape)
+        errors = (scores - torch.where(given, labels, 0)).square()
+        return torch.where(given.all(), own, mean_where(errors, given))
+
+    def task_count(self, batch):
+        return (~batch["labels"].isnan()).sum()
+
+    def logit_loss(self, student, teacher, batch, *, temperature, scale_by_temperature):
+        return regression_logit_loss(student, teacher, temperature=temperature)
+
+    def label_order(self, teacher, student):
+        return label_order(teacher, student)  # raises where the teacher has classes
+
+    def loss_at_chance(self, config, labels):
+        """Returns the squared error of a model that always says 0."""
+        labels = torch.as_tensor([] if labels is None else labels, dtype=torch.float64)
+        labels = labels[~labels.isnan()]
+        return max(1.0, float(labels.square().mean())) if len(labels) else 1.0
+
+    def usage(self, model_id):
+        return pipeline_usage("text-classification", model_id)
+
+
+class Tokens(_Labels):
+    """A class for each token; logits (batch, length, classes).
+
+    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over tokens that are neither
+    padding nor special, labelled or not.
+    """
+
+    name = "a class for each token"
+    other_columns = ("special_tokens_mask",)
+    tokens_dim = 1
+
+    def __init__(self):
+        self._special: tuple[int, ...] = ()
+
+    def learn_special_tokens(self, ids):
+        self._special = tuple(sorted(ids))
+
+    def _counts(self, batch) -> Tensor:
+        """True for the tokens of the text itself, (batch, length)."""
+        mask = attention_mask_of(batch).bool()
+        if "special_tokens_mask" in batch:
+            return mask & ~batch["special_tokens_mask"].bool()
+        if self._special:
+            ids = batch["input_ids"]
+            mask = mask & ~torch.isin(ids, torch.tensor(self._special, device=ids.device))
+        return mask
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        return token_logit_loss(student, teacher, self._counts(batch), **scale)
+
+    def logit_count(self, batch):
+        return self._counts(batch).sum()
+
+    def usage(self, model_id):
+        return pipeline_usage("token-classification", model_id)
+
+
+class Spans(Head):
+    """Where an answer starts and ends; logits (batch, 2, length).
+
+    Task: cross entropy of starts and ends, mean over both. Logits: T^2 KL over the positions of `answer_mask`, mean
+    over starts and ends.
+    """
+
+    name = "spans"
+    label_columns = ("start_positions", "end_positions")
+    other_columns = (ANSWER_MASK,)
+    tokens_dim = -1
+
+    def logits(self, outputs):
+        return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=1)
+
+    def task_loss(self, outputs, batch, own):
+        positions = (batch[name] for name in self.label_columns)
+        return span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, attention_mask_of(batch))
+
+    def task_count(self, batch):
+        return span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
+
+    def check_columns(self, columns):
+        if ANSWER_MASK not in columns:
+            raise InputError(
+                f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer "
+                "may start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, "
+                "or make the features with encode and SpanCollator of ckd_trainer.data.squad."
+            )
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        if ANSWER_MASK not in batch:
+            raise InputError(
+                f"the batch has no {ANSWER_MASK}: use ckd_trainer.data.squad.SpanCollator, or set alpha 0."
+            )
+        return span_logit_loss(*student.unbind(1), *teacher.unbind(1), batch[ANSWER_MASK], **scale)
+
+    def outputs(self, config):
+        return 2
+
+    def loss_at_chance(self, config, labels):
+        return math.log(512)
+
+    def usage(self, model_id):
+        return (
+            "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n'
+            f'model = AutoModelForQuestionAnswering.from_pretrained("{model_id}")\n\n'
+            'inputs = tokenizer(question, context, truncation="only_second", return_tensors="pt")\n'
+            "outputs = model(**inputs)\n"
+            "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()\n"
+            'tokenizer.decode(inputs["input_ids"][0, start : end + 1])'
+        )
+
+
+class Vocabulary(Head):
+    """A word of the vocabulary for each token; logits (batch, length, vocabulary).
+
+    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over the same tokens; over all
+    that are not padding where a batch has no labels.
+
+    Args:
+        causal: a model predicts the next token, so that logits at one place are compared with the label of the next.
+    """
+
+    tokens_dim = 1
+    uncached_because = (
+        "the logits of a vocabulary are too many to store, and the tokens that are masked are drawn anew in each epoch"
+    )
+
+    def __init__(self, *, causal: bool = False):
+        self.causal = causal
+        self.name = "a vocabulary, for the next token" if causal else "a vocabulary"
+
+    def _counts(self, batch) -> Tensor:
+        """True where a token is predicted, (batch, length); for causal models (batch, length - 1)."""
+        counts = batch["labels"].ne(-100) if "labels" in batch else attention_mask_of(batch).bool()
+        return counts[:, 1:] if self.causal else counts
+
+    def task_count(self, batch):
+        return self._counts(batch).sum()
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        counts = self._counts(batch)
+        # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
+        sides = (logits[:, : counts.shape[1]][counts] for logits in (student, teacher))
+        return classification_logit_loss(*sides, **scale)
+
+    def logit_count(self, batch):
+        return self._counts(batch).sum()
+
+    def outputs(self, config):
+        return config.vocab_size
+
+    def usage(self, model_id):
+        return pipeline_usage("text-generation" if self.causal else "fill-mask", model_id)
+
+
+class NoHead(Head):
+    """A bare encoder: relations alone, or beside a `compute_loss_func`."""
+
+    name = "none"
+    label_columns = ()
+    uncached_because = "a bare encoder has no logits"
+
+    def task_count(self, batch):
+        return self.logit_count(batch)
+
+    def logit_loss(self, student, teacher, batch, **scale):
+        raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
+
+    def usage(self, model_id):
+        return (
+            "from transformers import AutoModel, AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n'
+            f'model = AutoModel.from_pretrained("{model_id}")'
+        )
+
+
+def _is_given(labels: Tensor) -> Tensor:
+    return ~(labels.isnan() | labels.eq(-100))
+
+
+def special_ids(tokenizer) -> Collection[int]:
+    """Returns the ids of a tokenizer's special tokens; an unknown word is one of the text's own."""
+    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}

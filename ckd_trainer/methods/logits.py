@@ -1,0 +1,40 @@
+"""The teacher's logits as soft targets (Hinton, Vinyals and Dean 2015, arXiv 1503.02531)."""
+
+from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.methods.base import Pair, Term
+from ckd_trainer.teacher.signals import Logits
+
+
+class LogitTerm(Term):
+    """How far the student's logits are from the teacher's, by the loss of the head: T^2 KL of classes, say.
+
+    Args:
+        args: alpha, temperature, scale_by_temperature, and the map of a regression teacher's scores.
+    """
+
+    name = "logits"
+    is_balanced = False  # alpha weighs it against the task loss
+
+    def __init__(self, args: CKDArguments, pair: Pair):
+        super().__init__()
+        self.weight, self.args, self.pair = args.alpha, args, pair
+        self.student_signal = Logits(pair.head, pair.head.outputs(pair.student))
+        self.teacher_signal = Logits(pair.head, pair.head.outputs(pair.teacher))
+
+    def forward(self, student, teacher, batch):
+        teacher = self.args.map_scores(self.pair.head.in_order(teacher, self.pair.label_order))
+        return self.pair.head.logit_loss(
+            student,
+            teacher,
+            batch,
+            temperature=self.args.temperature,
+            scale_by_temperature=self.args.scale_by_temperature,
+        )
+
+    def count(self, batch):
+        return self.pair.head.logit_count(batch)
+
+
+def terms(args: CKDArguments, pair: Pair) -> list[Term]:
+    """Returns the term, where alpha is above 0."""
+    return [LogitTerm(args, pair)] if args.alpha > 0 else []

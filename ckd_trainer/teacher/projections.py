@@ -1,0 +1,40 @@
+"""Where the queries, keys and values of a layer are made, family by family."""
+
+import torch
+
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.wrapped_models import config_of, inner_model
+
+_SEPARATE = ("query", "key", "value")
+# By `model_type`: the list of layers in the base model, then the three modules in a layer, or the one that makes all.
+_PLACES = {
+    **dict.fromkeys(
+        ("bert", "roberta", "electra"), ("encoder.layer", [f"attention.self.{name}" for name in _SEPARATE])
+    ),
+    "distilbert": ("transformer.layer", [f"attention.{name}_lin" for name in "qkv"]),
+    "mpnet": ("encoder.layer", [f"attention.attn.{name}" for name in "qkv"]),
+    "deberta-v2": ("encoder.layer", [f"attention.self.{name}_proj" for name in _SEPARATE]),
+    "modernbert": ("layers", ["attn.Wqkv"]),
+}
+
+
+def projections_of(model: torch.nn.Module, layer: int) -> dict[str, torch.nn.Module]:
+    """Returns the modules that make queries, keys and values, by what they make: "query", "key" and "value", or one
+    "query_key_value" whose output has the three behind one another.
+
+    Args:
+        layer: from 1.
+
+    Raises:
+        InputError: a family whose modules we do not know.
+    """
+    family = config_of(model).model_type
+    if family not in _PLACES:
+        raise InputError(
+            f"a term of the loss reads queries, keys and values, and where a {family} model makes them is unknown: "
+            f"give one of {', '.join(_PLACES)}."
+        )
+    layers, names = _PLACES[family]
+    block = inner_model(model).base_model.get_submodule(layers)[layer - 1]
+    kinds = _SEPARATE if len(names) == len(_SEPARATE) else ("query_key_value",)
+    return {kind: block.get_submodule(name) for kind, name in zip(kinds, names, strict=True)}

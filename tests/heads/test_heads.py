@@ -1,0 +1,345 @@
+"""Every head in `DistillationTrainer`: a step against loops, whatever the padding and however the step is cut."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainingArguments,
+)
+
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.heads import ANSWER_MASK, Classes, MultiLabel, NoHead, Score, Spans, Tokens, Vocabulary
+from ckd_trainer.methods import Term
+from ckd_trainer.teacher.signals import WordGram
+from ckd_trainer.utils.errors import InputError
+
+VOCABULARY = 24
+LOGITS_ALONE = {"term_balance": "none", "alpha": 0.3, "temperature": 2.0} | {
+    f"{term}_weight": 0 for term in ("wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
+}
+RELATIONS = {"alpha": 0.3, "temperature": 2.0, "window_size": 3, "term_balance": "none"} | {
+    f"{term}_weight": 2.0 for term in ("wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
+}
+HEADS = ["classes", "multi-label", "score", "tokens", "spans", "masked", "causal"]
+KINDS = dict(zip(HEADS, [Classes, MultiLabel, Score, Tokens, Spans, Vocabulary, Vocabulary], strict=True), none=NoHead)
+
+
+def model(head, seed=0, layers=4, width=16):
+    torch.manual_seed(seed)
+    if head == "causal":
+        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        sizes = {"n_layer": layers, "n_embd": width, "n_head": 2, "n_positions": 32, "vocab_size": VOCABULARY}
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        return GPT2LMHeadModel(GPT2Config(**sizes, **dropout, **ids, initializer_range=0.3))
+    labels = {"score": 1, "classes": 3, "multi-label": 3, "tokens": 4}.get(head, 2)
+    problem = {"multi-label": "multi_label_classification"}.get(head)
+    classes = {"tokens": BertForTokenClassification, "spans": BertForQuestionAnswering, "masked": BertForMaskedLM}
+    classes["none"] = BertModel
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        num_labels=labels,
+        problem_type=problem,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return classes.get(head, BertForSequenceClassification)(config)
+
+
+def examples(head, count=8, seed=0, unlabelled=()):
+    """Texts of 4 to 11 tokens; some rows have no label where `unlabelled` names them."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def numbers(low, high, *shape):
+        return torch.randint(low, high, shape, generator=draw).tolist()
+
+    rows = []
+    for index in range(count):
+        length = 4 + numbers(0, 8, 1)[0]
+        ids = numbers(5, VOCABULARY, length)
+        row = {"input_ids": ids, "attention_mask": [1] * length}
+        per_token = [-100 if flag else label for flag, label in zip(numbers(0, 2, length), ids, strict=True)]
+        row |= {
+            "classes": {"labels": numbers(0, 3, 1)[0]},
+            "multi-label": {"labels": [float(flag) for flag in numbers(0, 2, 3)]},
+            "score": {"labels": float(numbers(0, 50, 1)[0]) / 10},
+            "tokens": {"labels": [label % 4 if label >= 0 else label for label in per_token]},
+            "masked": {"labels": per_token},
+            "causal": {"labels": list(ids)},
+            "spans": {"start_positions": 1, "end_positions": 2, ANSWER_MASK: [1] + [0] + [1] * (length - 2)},
+        }.get(head, {})
+        if index in unlabelled:
+            nothing = {"classes": -100, "multi-label": [-100.0] * 3, "score": math.nan}
+            row["labels"] = nothing.get(head, [-100] * length)
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+def pad(rows, more=0):
+    """Padding on the right, with `more` columns of it."""
+    length = max(len(row["input_ids"]) for row in rows) + more
+    batch = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if name in ("input_ids", "attention_mask", ANSWER_MASK):
+            values = [value + [0] * (length - len(value)) for value in values]
+        elif name == "labels" and isinstance(values[0], list) and not isinstance(values[0][0], float):
+            values = [value + [-100] * (length - len(value)) for value in values]
+        batch[name] = torch.tensor(values)
+    return batch
+
+
+def trainer(folder, head, data, *, student=None, ckd_args=None, options=None, **kwargs):
+    args = TrainingArguments(
+        folder,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+        **{"max_steps": 2, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0} | (options or {}),
+    )
+    student = student or model(head, layers=2, width=8)
+    kwargs.setdefault("teacher_model", model(head, seed=1))
+    kwargs.setdefault("ckd_args", ckd_args or CKDArguments(**LOGITS_ALONE))
+    return DistillationTrainer(model=student, args=args, train_dataset=data, data_collator=pad, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------------ the twin
+
+
+def kl(student, teacher, temperature):
+    """T^2 KL of two vectors of logits, label by label."""
+    p, q = ((logits / temperature).softmax(-1) for logits in (teacher, student))
+    return temperature**2 * sum(p[i] * (p[i].log() - q[i].log()) for i in range(len(p)))
+
+
+def slow_losses(head, batch, ours, theirs, temperature):
+    """The means of task and logit loss over a batch, item by item; `ours` and `theirs` are outputs of the models."""
+    task, logits = [], []
+    for row in range(len(batch["input_ids"])):
+        tokens = int(batch["attention_mask"][row].sum())
+        if head in ("classes", "score", "multi-label"):
+            mine, other, label = ours.logits[row], theirs.logits[row], batch["labels"][row]
+        if head == "classes":
+            task += [-mine.log_softmax(-1)[label]] if label >= 0 else []
+            logits += [kl(mine, other, temperature)]
+        elif head == "score":
+            task += [] if label.isnan() else [(mine[0] - label) ** 2]
+            logits += [((mine[0] - other[0]) / temperature) ** 2]
+        elif head == "multi-label":
+            for one, its, flag in zip(mine, other, label, strict=True):
+                if flag != -100:
+                    task += [-(one if flag else -one).sigmoid().log()]
+                p, q = (its / temperature).sigmoid(), (one / temperature).sigmoid()
+                logits += [temperature**2 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())]
+        elif head == "spans":
+            valid = batch[ANSWER_MASK][row].bool()
+            for name in ("start", "end"):
+                mine, other = (outputs[f"{name}_logits"][row] for outputs in (ours, theirs))
+                task += [-mine[:tokens].log_softmax(-1)[batch[f"{name}_positions"][row]]]
+                logits += [kl(mine[valid], other[valid], temperature)]
+        else:
+            shift = int(head == "causal")
+            for place in range(tokens - shift):
+                label = batch["labels"][row, place + shift]
+                mine, other = ours.logits[row, place], theirs.logits[row, place]
+                task += [-mine.log_softmax(-1)[label]] if label >= 0 else []
+                if head == "tokens" or label >= 0:
+                    logits += [kl(mine, other, temperature)]
+    return [torch.stack(values).mean() for values in (task, logits)]
+
+
+@pytest.mark.parametrize("unlabelled", [(), (1, 4)], ids=["all labelled", "some not"])
+@pytest.mark.parametrize("head", HEADS)
+def test_one_step_is_the_twins(tmp_path, head, unlabelled):
+    if unlabelled and head == "spans":
+        pytest.skip("every question has a start and an end")
+    data = examples(head, unlabelled=unlabelled)
+    run = trainer(tmp_path, head, data)
+    assert type(run.head) is KINDS[head]
+    student, teacher = run.model.double().train(), run.teacher_model.double()
+    batch = pad(list(data))
+    if batch.get("labels", batch["input_ids"]).is_floating_point():
+        batch["labels"] = batch["labels"].double()
+    loss = run.compute_loss(student, dict(batch))
+    loss.backward()
+    gradients = [weight.grad.clone() for weight in student.parameters() if weight.grad is not None]
+    student.zero_grad()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        theirs = teacher(**inputs)
+    task, logits = slow_losses(head, batch, student(**inputs), theirs, 2.0)
+    expected = 0.7 * task + 0.3 * logits
+    # transformers takes the logits of causal models to float32.
+    torch.testing.assert_close(loss, expected, rtol=1e-6 if head == "causal" else 1e-9, atol=1e-9)
+    expected.backward()
+    found = [weight.grad for weight in student.parameters() if weight.grad is not None]
+    for ours, slow in zip(gradients, found, strict=True):
+        torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-7 if head == "causal" else 1e-9)
+
+
+@pytest.mark.parametrize("head", [*HEADS, "none"])
+def test_columns_of_padding_change_nothing(tmp_path, head):
+    data = examples(head)
+    student = model(head, layers=2, width=8)
+    alpha = {"alpha": 0.0} if head == "none" else {}
+    run = trainer(tmp_path, head, data, student=student, ckd_args=CKDArguments(**RELATIONS | alpha))
+    losses = [run.compute_loss(student.train(), pad(list(data), more)) for more in (0, 6)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("left, right", [(0, 3), (2, 0), (2, 3)])
+@pytest.mark.parametrize("head", ["tokens", "spans", "masked"])
+def test_logits_of_padding_may_be_anything(rng, head, left, right):
+    """On either side: models that count positions from the first token are padded on the left."""
+    kind, outputs = KINDS[head](), {"tokens": 4, "masked": VOCABULARY, "spans": 2}[head]
+    batch = pad(list(examples(head)))
+    shape = batch["input_ids"].shape
+
+    def logits(*, more):
+        values = torch.randn(*shape, outputs, generator=rng)
+        wider = torch.nn.functional.pad(values, (0, 0, left, right), value=99.0) if more else values
+        return wider.movedim(-1, 1) if head == "spans" else wider
+
+    state = rng.get_state()
+    before = kind.logit_loss(logits(more=False), logits(more=False), batch, temperature=2.0, scale_by_temperature=True)
+    rng.set_state(state)
+    fill = {"labels": -100}
+    padded = {
+        name: torch.nn.functional.pad(values, (left, right), value=fill.get(name, 0)) if values.dim() == 2 else values
+        for name, values in batch.items()
+    }
+    after = kind.logit_loss(logits(more=True), logits(more=True), padded, temperature=2.0, scale_by_temperature=True)
+    torch.testing.assert_close(before, after)
+    assert kind.logit_count(padded) == kind.logit_count(batch)
+
+
+@pytest.mark.parametrize("head", [*HEADS, "none"])
+def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, head):
+    """1 x 8 = 2 x 4 = 8 x 1, with rows without a label among them, of which some batches have no other."""
+    unlabelled = () if head in ("spans", "none") else (0, 1, 2, 3, 6)
+    data, weights = examples(head, unlabelled=unlabelled), []
+    ckd_args = CKDArguments(**RELATIONS | ({"alpha": 0.0} if head == "none" else {}))
+    for size in (8, 4, 1):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        run = trainer(tmp_path / str(size), head, data, ckd_args=ckd_args, options=options)
+        run.train()
+        weights.append(list(run.model.parameters()))
+    for whole, *parts in zip(*weights, strict=True):
+        for part in parts:
+            torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", [*HEADS[:5], "none"])
+def test_cached_is_live(tmp_path, head):
+    data, logs = examples(head, count=24), []
+    for cache in (None, str(tmp_path / "cache")):
+        alpha = {"alpha": 0.0} if head == "none" else {}
+        ckd_args = CKDArguments(**RELATIONS | alpha, teacher_cache_dir=cache)
+        run = trainer(tmp_path / str(bool(cache)), head, data, ckd_args=ckd_args)
+        run.train()
+        logs.append([entry for entry in run.state.log_history if "loss" in entry])
+    for live, cached in zip(*logs, strict=True):
+        terms = [name for name in live if name.startswith("loss")]
+        assert {name: cached[name] for name in terms} == pytest.approx({name: live[name] for name in terms}, rel=2e-3)
+
+
+def test_logits_of_a_vocabulary_are_not_cached(tmp_path):
+    args = CKDArguments(**LOGITS_ALONE, teacher_cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="cannot hold what logits reads .* vocabulary are too many .*Leave"):
+        trainer(tmp_path, "masked", examples("masked"), ckd_args=args)
+    relations = CKDArguments(**RELATIONS | {"alpha": 0.0}, teacher_cache_dir=str(tmp_path / "cache"))
+    trainer(tmp_path, "masked", examples("masked"), ckd_args=relations).train()  # but relations are
+    assert list((tmp_path / "cache").glob("*/*.arrow"))
+
+
+@pytest.mark.parametrize("head", ["classes", "score", "tokens", "masked"])
+def test_text_without_labels(tmp_path, head):
+    """No column of labels: everything but the task loss is learned, which then may have no weight."""
+    data = examples(head).remove_columns("labels")
+    run = trainer(tmp_path, head, data, ckd_args=CKDArguments(**RELATIONS | {"alpha": 1.0}))
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    assert len(logs) == 2 and all(entry["loss_task"] == 0 < entry["loss_logits"] for entry in logs)
+    with pytest.raises(InputError, match=r"no labels, but with alpha 0\.3 .* set alpha to 1"):
+        trainer(tmp_path, head, data).train()
+
+
+def test_special_tokens_do_not_count(tmp_path):
+    """The logits of [CLS] and [SEP] are nobody's labels; an unknown word is one of the text's own."""
+    head, batch = Tokens(), pad(list(examples("tokens")))
+    everything = head.logit_count(batch)
+    marked = batch | {"special_tokens_mask": batch["input_ids"].eq(7).long()}
+    head.learn_special_tokens([7])
+    assert head.logit_count(batch) == head.logit_count(marked) == everything - batch["input_ids"].eq(7).sum()
+
+
+def test_heads_that_do_not_go_together(tmp_path):
+    """A token classifier would broadcast against a sequence classifier. Relations alone ask for no head at all."""
+    data, teacher = examples("classes"), model("tokens", seed=1)
+    with pytest.raises(InputError, match="student's head is classes, but the teacher's is a class for each token"):
+        trainer(tmp_path, "classes", data, teacher_model=teacher)
+    for other in ("tokens", "masked", "none"):
+        args = CKDArguments(**RELATIONS | {"alpha": 0.0})
+        trainer(tmp_path, "classes", data, teacher_model=model(other, seed=1), ckd_args=args).train()
+
+
+def test_a_bare_encoder(tmp_path):
+    """General distillation: relations alone, balanced by the first of them, or beside a loss of the user's."""
+    data = examples("none")
+    with pytest.raises(InputError, match="student's head is none.* set alpha to 0"):
+        trainer(tmp_path, "none", data, ckd_args=CKDArguments(**RELATIONS))
+    run = trainer(
+        tmp_path, "none", data, ckd_args=CKDArguments(**RELATIONS | {"alpha": 0, "term_balance": "gradient"})
+    )
+    run.train()
+    assert run.scales["wr_distance"] == pytest.approx(1)
+    assert "loss_task" not in run.state.log_history[0]
+    with pytest.raises(InputError, match="nothing to train by"):
+        trainer(tmp_path, "none", data, ckd_args=CKDArguments.fine_tuning())
+
+    def to_zero(outputs, labels, num_items_in_batch=None):
+        return outputs.last_hidden_state.square().mean()
+
+    args = CKDArguments(**RELATIONS | {"alpha": 0})
+    run = trainer(tmp_path, "none", data, ckd_args=args, compute_loss_func=to_zero)
+    run.train()
+    assert run.state.log_history[0]["loss_task"] > 0
+
+
+def test_a_term_of_the_users(tmp_path):
+    class LengthOfTexts(Term):
+        name, weight = "length", 0.5
+
+        def __init__(self):
+            super().__init__()
+            self.student_signal, self.teacher_signal = WordGram((2,)), WordGram((4,))
+
+        def forward(self, student, teacher, batch):
+            return student.offsets.new_tensor(1.0) * batch["attention_mask"].sum(-1).float().mean()
+
+        def count(self, batch):
+            return batch["input_ids"].new_full((), len(batch["input_ids"]))
+
+    data = examples("classes")
+    run = trainer(tmp_path, "classes", data, terms=[LengthOfTexts()])
+    run.train()
+    lengths = [len(row["input_ids"]) for row in data]
+    assert run.state.log_history[0]["loss_length"] == pytest.approx(sum(lengths) / len(lengths))
+    with pytest.raises(InputError, match="two terms of the loss are called length"):
+        trainer(tmp_path, "classes", data, terms=[LengthOfTexts(), LengthOfTexts()])
