@@ -587,7 +587,9 @@ class DistillationTrainer(Trainer):
         if ignore_keys is None:
             ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
-        return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
+        step = super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
+        self._listener.drain()
+        return step
 
     def log(self, logs, start_time=None):
         """Adds the terms' means to a training log, and what balances them."""

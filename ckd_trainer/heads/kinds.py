@@ -1,7 +1,6 @@
 """The heads that we know: classes, several labels at once, a score, tokens, spans, a vocabulary; and none."""
 
 import math
-from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
@@ -141,20 +140,19 @@ class Tokens(_Labels):
     tokens_dim = 1
 
     def __init__(self):
-        self._special: tuple[int, ...] = ()
+        self._special = torch.tensor([], dtype=torch.long)
 
     def learn_special_tokens(self, ids):
-        self._special = tuple(sorted(ids))
+        self._special = torch.tensor(sorted(ids), dtype=torch.long)
 
     def _counts(self, batch) -> Tensor:
         """True for the tokens of the text itself, (batch, length)."""
         mask = attention_mask_of(batch).bool()
         if "special_tokens_mask" in batch:
             return mask & ~batch["special_tokens_mask"].bool()
-        if self._special:
-            ids = batch["input_ids"]
-            mask = mask & ~torch.isin(ids, torch.tensor(self._special, device=ids.device))
-        return mask
+        ids = batch["input_ids"]
+        self._special = self._special.to(ids.device)  # once: a copy at each step would make it wait
+        return mask & ~torch.isin(ids, self._special)
 
     def logit_loss(self, student, teacher, batch, **scale):
         return token_logit_loss(student, teacher, self._counts(batch), **scale)
@@ -250,8 +248,10 @@ class Vocabulary(Head):
 
     def logit_loss(self, student, teacher, batch, **scale):
         counts = self._counts(batch)
+        # Embeddings may be padded to a multiple of 8, with rows that are no words.
+        size = min(student.shape[-1], teacher.shape[-1])
         # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
-        sides = (logits[:, : counts.shape[1]][counts] for logits in (student, teacher))
+        sides = (logits[:, : counts.shape[1], :size][counts] for logits in (student, teacher))
         return classification_logit_loss(*sides, **scale)
 
     def logit_count(self, batch):
@@ -287,8 +287,3 @@ class NoHead(Head):
 
 def _is_given(labels: Tensor) -> Tensor:
     return ~(labels.isnan() | labels.eq(-100))
-
-
-def special_ids(tokenizer) -> Collection[int]:
-    """Returns the ids of a tokenizer's special tokens; an unknown word is one of the text's own."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}

@@ -280,6 +280,16 @@ def test_text_without_labels(tmp_path, head):
         trainer(tmp_path, head, data).train()
 
 
+def test_a_vocabulary_with_rows_that_are_no_words(rng):
+    """Embeddings are often padded to a multiple of 8: BERT's 30,522 to 30,528."""
+    batch, head = pad(list(examples("masked"))), Vocabulary()
+    shape = batch["input_ids"].shape
+    ours, theirs = (torch.randn(*shape, size, generator=rng) for size in (VOCABULARY, VOCABULARY + 8))
+    scale = {"temperature": 2.0, "scale_by_temperature": True}
+    same = head.logit_loss(ours, theirs[..., :VOCABULARY], batch, **scale)
+    assert head.logit_loss(ours, theirs, batch, **scale) == same > 0
+
+
 def test_special_tokens_do_not_count(tmp_path):
     """The logits of [CLS] and [SEP] are nobody's labels; an unknown word is one of the text's own."""
     head, batch = Tokens(), pad(list(examples("tokens")))
