@@ -15,8 +15,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import WORDS, save_tokenizer, sentences, tiny_config, tiny_model, write_tsv
 from datasets import ClassLabel, Features, Value
+from helpers.files import Touch, sentences, snapshot, write_tsv
+from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
@@ -251,16 +252,6 @@ def manifest(changes):
         file.write_text(json.dumps(content))
 
     return change
-
-
-class Touch:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (self.path, "w"))
 
 
 def pickled(path):
@@ -1205,12 +1196,6 @@ def good(tmp_path_factory, offline):
     GLUE(Row("", GLUE, options=options).start(folder / "here", folder))
     (folder / "here").rmdir()
     return folder, snapshot(folder)
-
-
-def snapshot(folder):
-    """What lies in a folder: the bytes of files, None for folders."""
-    paths = folder.rglob("*")
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def changes(before, after):

@@ -16,10 +16,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from conftest import PROJECT, tiny_model
+from helpers.files import PROJECT
+from helpers.tiny import tiny_model
+from helpers.training import examples, pad
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_trainer import examples, pad
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
