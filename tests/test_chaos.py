@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from chaos import HALF, OUTPUT, SAVE_STEPS, Chaos
+from helpers.chaos import HALF, OUTPUT, SAVE_STEPS, Chaos
 
 
 @pytest.fixture(scope="module")

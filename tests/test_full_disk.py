@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_tokenizer, sentences, tiny_model, write_tsv
+from helpers.files import sentences, write_tsv
+from helpers.tiny import save_tokenizer, tiny_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 

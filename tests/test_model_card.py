@@ -3,9 +3,9 @@
 import pytest
 import torch
 import yaml
-from conftest import tiny_model
-from test_trainer import trainer
-from test_wrapped_models import PassesOn, compiled, lora
+from helpers.tiny import tiny_model
+from helpers.training import trainer
+from helpers.wrapping import PassesOn, compiled, lora
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.models.pair import StoredTeacher

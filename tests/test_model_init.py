@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import transformers.trainer
-from conftest import tiny_model
-from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad
+from helpers.tiny import no_dropout, tiny_model
+from helpers.training import ALL_TERMS, examples, logs, pad
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 from transformers.trainer_utils import HPSearchBackend

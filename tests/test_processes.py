@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import ARGUMENTS, PROJECT, sentences, write_tsv
 from filelock import FileLock
+from helpers.commands import STUDENT
+from helpers.files import PROJECT, sentences, write_questions, write_tsv
+from helpers.launching import ENVIRONMENT, command, launch, logged, without_dropout
+from helpers.tiny import ARGUMENTS, qa_model, save_base
 from packaging.version import Version
 from safetensors.torch import load_file
-from test_question_answering import qa_model, save_base, write_questions
 from transformers import TrainerControl
 
 import run_glue_ckd
@@ -29,11 +30,6 @@ from ckd_trainer.runs.interruption import StopOnSignal
 from ckd_trainer.utils.errors import Interrupted
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
-STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
-
-
-PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1"}
 
 
 resumes = pytest.mark.skipif(
@@ -42,40 +38,11 @@ resumes = pytest.mark.skipif(
 )
 
 
-def command(script, *options, recipe="cpu_processes.yaml"):
-    """Returns what starts a script in two processes, with a recipe of recipes/accelerate."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
-    launcher += ["--config_file", str(PROJECT / "recipes" / "accelerate" / recipe)]
-    launcher += ["--main_process_port", "0"]  # any free one, as other runs on this machine may have the usual one
-    return [*launcher, str(PROJECT / script), *options]
-
-
-def launch(script, *options, recipe="cpu_processes.yaml", **environment):
-    """Runs a script in two processes; returns what it says."""
-    started = command(script, *options, recipe=recipe)
-    result = subprocess.run(started, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
 def results(folder):
     # `Trainer` fills the last batches up with examples that it takes out of predictions again, but not of the loss.
     times = ("_runtime", "_per_second", "latency_ms", "_time", "eval_loss")
     left = json.loads((folder / "all_results.json").read_text())
     return {name: value for name, value in left.items() if not name.endswith(times)}
-
-
-def logged(folder):
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    rows = [entry for entry in history if "loss" in entry]
-    return [{name: row[name] for name in row if name.startswith(("loss", "scale_"))} for row in rows]
-
-
-def without_dropout(folder):
-    """So that a student sees the same whatever the process draws."""
-    path = Path(folder) / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
 
 
 def test_classification_in_two_processes(tiny_teacher, tmp_path):

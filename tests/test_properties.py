@@ -12,17 +12,16 @@ import types
 import typing
 from fractions import Fraction
 
-import fuzz
 import numpy as np
 import pytest
-import reference
 import torch
 import yaml
 from datasets import Dataset
+from helpers import fuzz, reference
+from helpers.answers import check_answers, slow_answers
+from helpers.questions import NO_ANSWER, make_questions
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
-from test_spans import check, slow_answers
-from test_squad import NO_ANSWER, make_questions
 
 from ckd_trainer import losses
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
@@ -650,7 +649,7 @@ def test_answers_are_those_of_all_spans_one_by_one(data, drawn, given_settings, 
     logits = data.draw(some_logits(features, st.integers(-most, most)))
     answers = read_answers(questions, features, *logits, **given_settings)
     slow = slow_answers(questions, features, *logits, **given_settings)
-    check(answers, questions, *slow, null_answers=given_settings["null_answers"], splits=False)
+    check_answers(answers, questions, *slow, null_answers=given_settings["null_answers"], splits=False)
 
 
 @draws(80)

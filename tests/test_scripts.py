@@ -7,7 +7,9 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
-from conftest import ARGUMENTS, save_tokenizer, sentences, tiny_model, write_tsv
+from helpers.commands import STUDENT
+from helpers.files import sentences, write_tsv
+from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -19,7 +21,6 @@ from ckd_trainer.runs.checkpoints import last_checkpoint
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "2", "--disable_tqdm", "true"]
 EPOCHS = ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end"]
-STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 
 
 def distil(teacher, output, *options):

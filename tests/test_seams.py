@@ -2,10 +2,13 @@
 
 After an upgrade these tests fail first, and say what depends on what has moved. First the private names: which ones
 there are, and that there are no others. Then public ones, of which more is relied on than their documentation says.
+
+The last part is about the seams between the rooms of the package itself, and between the files of the tests.
 """
 
 import ast
 import contextlib
+import graphlib
 import importlib
 import inspect
 import json
@@ -16,10 +19,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from conftest import PROJECT, tiny_model
+from helpers.files import PROJECT
+from helpers.tiny import tiny_model
+from helpers.training import examples, pad
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_trainer import examples, pad
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -366,3 +370,111 @@ def test_a_model_of_old_names_is_told_to_save_under_them_again(tmp_path):
         loaded.save_pretrained(tmp_path / name)
         with safe_open(tmp_path / name / "model.safetensors", framework="pt") as file:
             assert f"bert.embeddings.LayerNorm.{name}" in file.keys()
+
+
+# --------------------------------------------------------------------------------------------------------- structure
+
+
+def imports_of(tree):
+    """What a file imports, also within functions; of `from a import b` it is a.b, be b a module or what it holds."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (part.name for part in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (f"{node.module}." if node.module else "")
+            yield from (module + part.name for part in node.names)
+
+
+def programs_in(tree):
+    """A file, and the texts in it that are programs themselves."""
+    yield tree
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import " in node.value:
+            with contextlib.suppress(SyntaxError, ValueError):
+                yield ast.parse(node.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import a.b, c", {"a.b", "c"}),
+        ("from a import b as c", {"a.b"}),
+        ("def f():\n    from a.b import c, d", {"a.b.c", "a.b.d"}),
+        ("from . import a", {".a"}),
+        ("from ..a import b", {"..a.b"}),
+        ("text = 'import a'", {"a"}),
+        ("text = 'of import to all'", set()),
+    ],
+)
+def test_imports_are_found(code, names):
+    assert {name for program in programs_in(ast.parse(code)) for name in imports_of(program)} == names
+
+
+def test_no_test_file_imports_another():
+    """What several need is in tests/helpers, and fixtures in conftest.py; else a test that moves breaks others."""
+    found = {}
+    for path in sorted(PROJECT.glob("tests/**/*.py")):
+        programs = programs_in(ast.parse(path.read_text(encoding="utf-8")))
+        names = {part for program in programs for name in imports_of(program) for part in name.split(".")}
+        taken = {name for name in names if name == "conftest" or name.startswith("test_")}
+        if taken:
+            found[path.relative_to(PROJECT).as_posix()] = taken
+    assert found == {}
+
+
+MODULES = {
+    path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree
+    for path, tree in TREES.items()
+    if path.startswith("ckd_trainer/")
+}
+# The modules of ours that each module names. That Python runs the __init__.py of a package before its modules is left
+# out: by that all would import all.
+IMPORTS = {
+    module: {name if name in MODULES else name.rpartition(".")[0] for name in imports_of(tree)} & MODULES.keys()
+    for module, tree in MODULES.items()
+}
+
+
+def room_of(module):
+    """losses of ckd_trainer.losses.pairs; trainer of ckd_trainer.trainer; ckd_trainer of itself."""
+    return module.split(".")[:2][-1]
+
+
+ROOMS = {room_of(module) for module in MODULES}
+ABOVE = {  # what the modules of a room do not import, directly or not
+    "utils": ROOMS - {"utils"},
+    "losses": ROOMS - {"losses", "utils"},
+    "data": {"ckd_trainer", "trainer", "teacher", "models", "tasks", "runs", "reports", "training"},
+    "metrics": {"ckd_trainer", "trainer", "teacher", "models", "tasks", "runs", "reports", "training"},
+    "trainer": {"tasks", "runs", "reports"},  # so that it serves who has neither our tasks nor our folders
+}
+BROKEN = {("trainer", "runs"): "model_card.py takes PACKAGES and RECIPE from runs/folder.py"}
+
+
+def one_way():
+    for room, others in ABOVE.items():
+        for other in sorted(others):
+            reason = BROKEN.get((room, other))
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            yield pytest.param(room, other, marks=marks, id=f"{room} without {other}")
+
+
+@pytest.mark.parametrize(("room", "other"), one_way())
+def test_imports_point_one_way(room, other):
+    ways = {module: [module] for module in MODULES if room_of(module) == room}
+    left = list(ways)
+    for module in left:  # which grows
+        new = IMPORTS[module] - ways.keys()
+        ways |= {name: [*ways[module], name] for name in new}
+        left += new
+    found = [" imports ".join(way) for module, way in sorted(ways.items()) if room_of(module) == other]
+    assert found == []
+
+
+def test_no_module_imports_itself_through_others():
+    graphlib.TopologicalSorter(IMPORTS).prepare()
+
+
+def test_no_import_is_relative():
+    """The tests above would not see it."""
+    assert [path for path, tree in TREES.items() if any(name.startswith(".") for name in imports_of(tree))] == []

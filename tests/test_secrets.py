@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import save_tokenizer, sentences, tiny_model, write_tsv
+from helpers.files import Touch, sentences, write_tsv
+from helpers.tiny import save_tokenizer, tiny_model
 
 import run_glue_ckd
 import run_teacher
@@ -49,16 +50,6 @@ def heard():
         yield events
     finally:
         _heard = None
-
-
-class Touch:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (self.path, "w"))
 
 
 def cut_back(output):

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import PROJECT, sentences, tiny_model, write_tsv
+from helpers.commands import STUDENT
+from helpers.files import PROJECT, sentences, write_tsv
+from helpers.launching import launch, logged, without_dropout
+from helpers.tiny import tiny_model
 from packaging.version import Version
 from safetensors.torch import load_file
-from test_processes import STUDENT, launch, logged, without_dropout
 
 import run_glue_ckd
 from ckd_trainer.utils.processes import placed_for_evaluation
@@ -112,7 +114,7 @@ def test_a_teacher_in_parts_is_put_together_by_deepspeed(monkeypatch):
 WITH_A_TEACHER_IN_PARTS = """
 import sys
 import torch
-from test_trainer import examples, pad
+from helpers.training import examples, pad
 from transformers import BertForSequenceClassification, TrainingArguments
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.utils.processes import part

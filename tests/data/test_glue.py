@@ -7,13 +7,13 @@ import random
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from helpers.files import PROJECT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
@@ -564,6 +564,6 @@ def test_bad_submissions_end_with_code_2(tmp_path, capsys):
 def test_submission_runs_as_a_module(tmp_path):
     folder, output = run_folder(tmp_path / "run", "CoLA.tsv"), tmp_path / "s.zip"
     command = [sys.executable, "-m", "ckd_trainer.data.glue", "submission", folder, "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert output.is_file() and "1 of 11 files" in done.stdout

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from test_squad import (
+from helpers.answers import check_answers, close, slow_answers
+from helpers.questions import (
     CORPUS,
     NO_ANSWER,
     ODD,
@@ -30,69 +31,6 @@ from ckd_trainer.data.squad import encode, load_questions
 from ckd_trainer.metrics.squad import SquadMetric
 
 # ---------------------------------------------------------------------------------------------------------- the twin
-
-
-def slow_answers(questions, features, start_logits, end_logits, *, n_best, max_answer_length, null_answers):
-    """All spans of all features that neither start nor end at a token of spaces, one by one, in float64.
-
-    Returns for each id the list of (text, score, start logit, end logit) with the best first, and the null odds.
-    """
-    features = features.to_list()
-    start_logits, end_logits = (np.asarray(logits, dtype=np.float64).tolist() for logits in (start_logits, end_logits))
-    lists, odds = {}, {}
-    for number, (name, context) in enumerate(zip(questions["id"], questions["context"], strict=True)):
-        found, nulls = {}, []
-        for feature, starts, ends in zip(features, start_logits, end_logits, strict=True):
-            if feature["question"] != number:
-                continue
-            (cls,) = (
-                place
-                for place, allowed in enumerate(feature["answer_mask"])
-                if allowed and feature["char_starts"][place] < 0
-            )
-            nulls.append((starts[cls] + ends[cls], starts[cls], ends[cls]))
-            pieces = zip(feature["char_starts"], feature["char_ends"], strict=True)
-            texts = [
-                place for place, (start, end) in enumerate(pieces) if context[max(start, 0) : max(end, 0)].strip()
-            ]
-            for first in texts:
-                for last in texts:
-                    if first <= last < first + max_answer_length:
-                        place = feature["char_starts"][first], feature["char_ends"][last]
-                        entry = starts[first] + ends[last], starts[first], ends[last]
-                        found[place] = max(entry, found.get(place, entry), key=lambda entry: entry[0])
-        order = sorted(found, key=lambda place: (-found[place][0], place))[:n_best]
-        lists[name] = [(context[first:last].strip(), *found[first, last]) for first, last in order]
-        null = min(nulls)
-        odds[name] = null[0] - (lists[name][0][1] if lists[name] else 0)
-        if null_answers:
-            behind = [entry[1] <= null[0] for entry in lists[name]] + [True]
-            lists[name].insert(behind.index(True), ("", *null))
-    return lists, odds if null_answers else None
-
-
-def close(value):
-    return pytest.approx(value, rel=1e-5, abs=1e-6)
-
-
-def check(answers, questions, slow_lists, slow_odds, *, null_answers, splits=True):
-    """`splits` says that a score is the sum of but one pair of logits, and which is known."""
-    assert list(answers.text) == list(answers.nbest) == questions["id"][:]
-    for name, context in zip(questions["id"], questions["context"], strict=True):
-        ours, theirs = answers.nbest[name], slow_lists[name]
-        assert [entry["text"] for entry in ours] == [text for text, *_ in theirs], name
-        assert [entry["start_logit"] + entry["end_logit"] for entry in ours] == [score for _, score, *_ in theirs]
-        if splits:
-            assert [[entry["start_logit"], entry["end_logit"]] for entry in ours] == [pair for _, _, *pair in theirs]
-        if theirs:
-            shares = [math.exp(score - theirs[0][1]) for _, score, *_ in theirs]
-            assert [entry["probability"] for entry in ours] == [close(share / sum(shares)) for share in shares]
-        assert answers.text[name] in context
-    if null_answers:
-        assert list(answers.null_odds) == questions["id"][:]
-        assert answers.null_odds == slow_odds
-    else:
-        assert answers.null_odds is None
 
 
 # ------------------------------------------------------------------------------------------------- questions, logits
@@ -145,7 +83,7 @@ def test_answers_are_those_of_the_twin(rng, kind, null_answers):
     logits = some_logits(rng, features)
     given = settings(null_answers=null_answers)
     answers = read_answers(questions, features, *logits, **given)
-    check(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=null_answers)
+    check_answers(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=null_answers)
 
 
 @pytest.mark.parametrize("n_best", [1, 2, 20, 5000])
@@ -156,7 +94,7 @@ def test_numbers_and_lengths_of_answers(rng, n_best, max_answer_length):
     logits = some_logits(rng, features)
     given = settings(n_best=n_best, max_answer_length=max_answer_length)
     answers = read_answers(questions, features, *logits, **given)
-    check(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=True)
+    check_answers(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=True)
     if n_best == 5000:
         assert all(0 < len(entries) < n_best for entries in answers.nbest.values())
 
@@ -171,7 +109,7 @@ def test_of_equal_scores_the_first_in_the_context_wins(rng, step, null_answers, 
     given = settings(n_best=n_best, null_answers=null_answers)
     answers = read_answers(questions, features, *logits, **given)
     slow = slow_answers(questions, features, *logits, **given)
-    check(answers, questions, *slow, null_answers=null_answers, splits=False)
+    check_answers(answers, questions, *slow, null_answers=null_answers, splits=False)
     assert step < 1000 or not np.any(logits)
 
 
@@ -254,7 +192,7 @@ def test_tokens_that_share_a_character_take_no_places_of_others(rng, kind):
     logits = some_logits(rng, features)
     given = settings(n_best=20)
     answers = read_answers(questions, features, *logits, **given)
-    check(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=True)
+    check_answers(answers, questions, *slow_answers(questions, features, *logits, **given), null_answers=True)
 
 
 @pytest.mark.parametrize("null_answers", [False, True])

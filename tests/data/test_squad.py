@@ -4,97 +4,33 @@ The twin of `encode` cuts the token numbers of the whole context by hand and put
 tokenizers' own truncation is not used.
 """
 
-import functools
 import json
 import logging
-import random
 import unicodedata
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from conftest import save_tokenizer
-from datasets import Dataset, Features, Value
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from helpers.questions import (
+    NO_ANSWER,
+    TEMPLATES,
+    TRAINED,
+    drawer,
+    inside,
+    make_questions,
+    make_tokenizer,
+    options,
+    random_text,
+)
+from helpers.tiny import save_tokenizer
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ckd_trainer.arguments import SquadArguments
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_questions
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import by_token
-
-CORPUS = (
-    "the river runs slowly past the old town and its bridge was built by the third duke . "
-    "when the trains came in 1864 the bridge was rebuilt , and 24 10 people don ' t remember why it cost $ 5 000 . "
-    "a naive cafe owner of zurich wrote the book about bridges and rivers : ( unbelievable ) ! "
-)
-ODD = [
-    *(
-        "café",
-        "Zürich",
-        "naïve",
-        "\U0001f408",
-        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
-        "שלום",
-        "مرحبا",
-        "日本語",
-    ),
-    *("½", "№5", "don't", "$5,000", "24–10", "U.S.A.", "unbelievable)", "Ωmega", "ﬁn", "\U0001d4d0"),
-]
-GAPS = [" "] * 12 + ["  ", "\t", "\r\n", "\n\n", "\u00a0", " \u2003", ", ", "-"]
-TEMPLATES = {  # A is the question, B the piece of the context
-    "words": "[CLS] A [SEP] B [SEP]",
-    "word pieces": "[CLS] A [SEP] B [SEP]",
-    "byte-level": "<s> A </s> </s> B </s>",
-    "cls last": "A [SEP] B [SEP] [CLS]",
-}
-TYPES = {"words": "A A A B B", "word pieces": "A A A B B", "cls last": "A A B B B"}
-
-
-@functools.cache
-def make_tokenizer(kind, side="right"):
-    """Word pieces with lower case and without accents as BERT's, bytes as RoBERTa's, or [CLS] at the end as XLNet's.
-
-    Trained on CORPUS: everything else falls into pieces or is [UNK].
-    """
-    if kind == "byte-level":
-        cls, sep, pad = "<s>", "</s>", "<pad>"
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=320, special_tokens=[cls, sep, pad], initial_alphabet=alphabet, show_progress=False
-        )
-        tokenizer.train_from_iterator([CORPUS], trainer)
-        tokenizer.post_processor = processors.RobertaProcessing((sep, 1), (cls, 0), True, False)
-        more = {"model_input_names": ["input_ids", "attention_mask"]}
-    else:
-        cls, sep, pad = "[CLS]", "[SEP]", "[PAD]"
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=120, special_tokens=[pad, "[UNK]", cls, sep], show_progress=False
-        )
-        tokenizer.train_from_iterator([CORPUS], trainer)
-        template, types = TEMPLATES[kind].split(), TYPES[kind].split()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A [SEP]" if kind == "cls last" else "[CLS] $A [SEP]",
-            pair=" ".join(
-                f"{'$' if part in 'AB' else ''}{part}:{'AB'.index(owner)}"
-                for part, owner in zip(template, types, strict=True)
-            ),
-            special_tokens=[(cls, 2), (sep, 3)],
-        )
-        more = {"unk_token": "[UNK]", "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, cls_token=cls, sep_token=sep, pad_token=pad, padding_side=side, **more
-    )
-
-
-TRAINED = ["word pieces", "byte-level", "cls last"]
 
 
 @pytest.fixture(params=TRAINED)
@@ -107,20 +43,6 @@ def words(tmp_path):
     """A tokenizer that knows a handful of whole words."""
     save_tokenizer(tmp_path)
     return AutoTokenizer.from_pretrained(tmp_path)
-
-
-def drawer(rng):
-    """Python's generator with a seed from `rng`."""
-    return random.Random(int(torch.randint(2**31, (), generator=rng)))
-
-
-def random_text(draw, count, odd=0.3):
-    """So many words with gaps around them, a share of them odd."""
-    plain = [word for word in CORPUS.split() if word.isalnum()]
-    parts = [draw.choice(["", " ", "\n"])]
-    for _ in range(count):
-        parts += [draw.choice(ODD if draw.random() < odd else plain), draw.choice(GAPS if odd else [" "])]
-    return "".join(parts)
 
 
 def random_answers(draw, context):
@@ -144,25 +66,8 @@ def random_questions(draw, count, longest=90):
     return make_questions(*rows)
 
 
-def make_questions(*rows):
-    """Of (id, context, question, answers)."""
-    features = {name: Value("string") for name in ("id", "context", "question")}
-    answers = {"text": [Value("string")], "answer_start": [Value("int32")]}
-    rows = [dict(zip(("id", "context", "question", "answers"), row, strict=True)) for row in rows]
-    return Dataset.from_list(rows, features=Features(**features, answers=answers))
-
-
 def answer(text, start):
     return {"text": [text], "answer_start": [start]}
-
-
-NO_ANSWER = {"text": [], "answer_start": []}
-
-
-def options(**changed):
-    return SquadArguments(
-        **({"max_seq_length": 32, "max_question_length": 9, "doc_stride": 6, "task_name": "squad_v2"} | changed)
-    )
 
 
 def pieces_of(count, room, shared):
@@ -208,11 +113,6 @@ def slow_features(questions, tokenizer, kind, arguments):
                 }
             )
     return features
-
-
-def inside(feature):
-    """The places of a feature's tokens of the context."""
-    return [place for place, start in enumerate(feature["char_starts"]) if start >= 0]
 
 
 def cls_place(feature):

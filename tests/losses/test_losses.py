@@ -6,26 +6,15 @@ Random tests draw from a fresh seed, see the fixture `rng`.
 import math
 
 import pytest
-import reference
 import torch
+from helpers import reference
+from helpers.hidden_states import LENGTH, MASKS, states
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckd_trainer import losses
 from ckd_trainer.losses import geometry, pairs, triples
 
-LENGTH = 7
-MASKS = {
-    "full": [[1] * LENGTH] * 2,
-    "padding on the right": [[1, 1, 1, 1, 0, 0, 0], [1] * LENGTH],
-    "padding on the left": [[0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]],
-    "holes": [[1, 0, 1, 1, 0, 0, 1], [0, 1, 0, 1, 1, 1, 0]],
-    "one example": [[1, 1, 1, 1, 1, 0, 0]],
-    "one real token": [[1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0]],
-    "one real token in all": [[0, 0, 1, 0, 0, 0, 0]],
-    "one example without a token": [[0] * LENGTH, [1, 1, 1, 1, 0, 0, 0]],
-    "no valid token": [[0] * LENGTH] * 2,
-}
 PAIR_OPTIONS = [
     *({"distance": "cosine", "distance_loss": "kl", "relation_temperature": tau} for tau in (0.05, 1.0, 3.0)),
     {"distance": "cosine", "distance_loss": "kl", "relation_normalization": "items"},
@@ -58,10 +47,6 @@ NAMES = ["wr_distance", "wr_angle", "ltr_distance", "ltr_angle"]
 def label(options):
     """The name of a test case."""
     return "-".join(map(str, options.values())) if isinstance(options, dict) else None
-
-
-def states(rng, count, mask, width, dtype=torch.float64):
-    return [torch.randn(*mask.shape, width, generator=rng, dtype=torch.float64).to(dtype) for _ in range(count)]
 
 
 def pair_of_sides(rng, mask, depths=(3, 3), widths=(5, 4), dtype=torch.float64):

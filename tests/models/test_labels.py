@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import save_tokenizer, tiny_config
+from helpers.tiny import save_tokenizer, tiny_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
 import run_glue_ckd

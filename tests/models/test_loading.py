@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import save_tokenizer, tiny_config, tiny_model
+from helpers.tiny import save_tokenizer, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,

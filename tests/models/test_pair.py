@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import WORDS, save_tokenizer, tiny_config, tiny_model
+from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import save_tokenizer, tiny_config, tiny_model
 from datasets import Dataset
+from helpers.commands import STUDENT, TWO_STEPS
+from helpers.files import question_file
+from helpers.tiny import save_tokenizer, tiny_config, tiny_model
 from tokenizers import Tokenizer
 from transformers import (
     AutoModel,
@@ -23,18 +25,8 @@ import run_teacher
 from ckd_trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
 
-QUICK = "--do_train --do_eval --max_steps 2 --save_steps 1 --report_to none --disable_tqdm true --output_dir".split()
-LAYERS = "--student_init teacher_layers --student_num_layers 2".split()
 TRUNCATION = {"max_length": 20, "stride": 2}
 PADDING = {"length": 20}
-
-
-def question_file(path):
-    answers = [{"text": "good", "answer_start": 11}]
-    questions = [{"id": str(number), "question": "very not", "answers": answers} for number in range(12)]
-    paragraph = {"context": "the cat is good " + "and the dog " * 20, "qas": questions}
-    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "", "paragraphs": [paragraph]}]}))
-    return path
 
 
 def change(folder, **values):
@@ -44,25 +36,25 @@ def change(folder, **values):
 
 def distil(folder, teacher, text_files, *options):
     run_glue_ckd.main(
-        ["--teacher_model_name_or_path", str(teacher), *LAYERS, *text_files, *QUICK, str(folder), *options]
+        ["--teacher_model_name_or_path", str(teacher), *STUDENT, *text_files, *TWO_STEPS, str(folder), *options]
     )
 
 
 def distil_pretrained(folder, teacher, text_files, *options):
     models = ["--teacher_model_name_or_path", str(teacher), "--model_name_or_path", str(teacher)]
-    run_glue_ckd.main([*models, *text_files, "--pad_to_max_length", *QUICK, str(folder), *options])
+    run_glue_ckd.main([*models, *text_files, "--pad_to_max_length", *TWO_STEPS, str(folder), *options])
 
 
 def fine_tune(folder, teacher, text_files, *options):
-    run_teacher.main(["--model_name_or_path", str(teacher), *text_files, *QUICK, str(folder), *options])
+    run_teacher.main(["--model_name_or_path", str(teacher), *text_files, *TWO_STEPS, str(folder), *options])
 
 
 def distil_answers(folder, teacher, text_files, *options):
     questions = str(question_file(folder.with_suffix(".json")))
     files = ["--train_file", questions, "--validation_file", questions]
     lengths = "--max_seq_length 20 --doc_stride 3 --max_question_length 4".split()
-    models = ["--teacher_model_name_or_path", str(teacher), *LAYERS]
-    run_squad_ckd.main([*models, *files, *lengths, *QUICK, str(folder), *options])
+    models = ["--teacher_model_name_or_path", str(teacher), *STUDENT]
+    run_squad_ckd.main([*models, *files, *lengths, *TWO_STEPS, str(folder), *options])
 
 
 def model_for(run, folder):
@@ -98,7 +90,7 @@ def test_a_students_tokenizer_keeps_its_input_names(tiny_teacher, text_files, tm
             tiny_model(layers=2, seed=1).save_pretrained(folder)
         save_tokenizer(folder, model_input_names=["input_ids", "attention_mask"] + ["token_type_ids"] * (name == "a"))
     models = ["--teacher_model_name_or_path", str(tiny_teacher), "--model_name_or_path", str(tmp_path / "student")]
-    run_glue_ckd.main([*models, *text_files, *QUICK, str(tmp_path / "out")])
+    run_glue_ckd.main([*models, *text_files, *TWO_STEPS, str(tmp_path / "out")])
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
 
@@ -147,7 +139,7 @@ def test_home_is_found_in_every_path(by_recipe, tiny_teacher, text_files, tmp_pa
     if by_recipe:
         (tmp_path / "recipe.yaml").write_text("".join(f"{name}: {path}\n" for name, path in options.items()))
         argv = ["~/recipe.yaml"]
-    argv += [*LAYERS, "--max_seq_length=32", *QUICK[:-1]]
+    argv += [*STUDENT, "--max_seq_length=32", *TWO_STEPS[:-1]]
     first = run_glue_ckd.main(argv)
     assert run_glue_ckd.main(argv)["eval_loss"] == first["eval_loss"]
     (tmp_path / "out" / "train_results.json").unlink()
@@ -219,6 +211,6 @@ def test_layer_types_of_a_student_are_those_of_its_layers(student, types, tiny_t
     modern_teacher(tiny_teacher)
     models = ["--teacher_model_name_or_path", str(tiny_teacher), *student.split()]
     mapping = "--wr_layer_mapping uniform --ltr_distance_weight 0 --ltr_angle_weight 0".split()
-    run_glue_ckd.main([*models, *mapping, *text_files, *QUICK, str(tmp_path / "out")])
+    run_glue_ckd.main([*models, *mapping, *text_files, *TWO_STEPS, str(tmp_path / "out")])
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert model.config.layer_types == types and len(model.layers) == len(types)

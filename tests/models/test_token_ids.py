@@ -1,9 +1,9 @@
 """From Python too, student and teacher must read the same token ids."""
 
 import pytest
-from conftest import WORDS, save_tokenizer, tiny_model
-from test_trainer import logs, trainer
-from test_wrapped_models import PassesOn
+from helpers.tiny import WORDS, save_tokenizer, tiny_model
+from helpers.training import logs, trainer
+from helpers.wrapping import PassesOn
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from ckd_trainer import CKDArguments, DistillationTrainer

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from conftest import sentences, write_tsv
+from helpers.files import sentences, write_tsv
 from safetensors.torch import load_file
 
 import run_glue_ckd

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import ARGUMENTS, save_tokenizer, sentences, tiny_model, write_tsv
+from helpers.files import sentences, write_tsv
+from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 import run_glue_ckd

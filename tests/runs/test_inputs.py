@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import datasets
 import pytest
-from conftest import sentences, tiny_model, write_tsv
 from datasets import Dataset, DatasetDict
-from test_question_answering import qa_model, save_base, write_questions
+from helpers.commands import STUDENT
+from helpers.files import sentences, snapshot, write_questions, write_tsv
+from helpers.tiny import qa_model, save_base, tiny_model
 
 import run_glue_ckd
 import run_squad_ckd
@@ -20,7 +21,6 @@ from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 
 QUICK = ["--do_train", "--max_steps", "4", "--save_steps", "2", "--report_to", "none", "--disable_tqdm", "true"]
-STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "2"]
 BEST = [*EVALUATES, "--load_best_model_at_end"]
 
@@ -37,10 +37,6 @@ def cut_back(output):
     for path in output.iterdir():
         if path.name not in ("recipe.yaml", "run.json", "checkpoint-2"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def snapshot(folder):
-    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 def refused(capsys, command, main=run_glue_ckd.main):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ARGUMENTS
+from helpers.tiny import ARGUMENTS
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 

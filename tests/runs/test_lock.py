@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from conftest import PROJECT
+from helpers.files import PROJECT, snapshot
 
 import run_glue_ckd
 import run_teacher
@@ -46,10 +46,6 @@ def refused(capsys, main, options):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("error: ") == 1 and "Traceback" not in error
     return error
-
-
-def snapshot(folder):
-    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

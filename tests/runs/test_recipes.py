@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from helpers.files import PROJECT
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
@@ -13,8 +14,7 @@ from ckd_trainer.data.glue import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
+FILES = sorted(path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
 RECIPES = [path for path in FILES if path not in CLUSTERS]
 COMMON = (ModelArguments, RunArguments, TrainingArguments)
@@ -34,14 +34,14 @@ PUBLISHED = {
 
 
 def launch_command(path):
-    first = (ROOT / path).read_text(encoding="utf-8").splitlines()[0]
+    first = (PROJECT / path).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# accelerate launch ")
     return shlex.split(first.removeprefix("# "))
 
 
 def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
-    script, recipe = launch_command(path)[2], [str(ROOT / path)]
+    script, recipe = launch_command(path)[2], [str(PROJECT / path)]
     data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
     kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
@@ -63,14 +63,14 @@ def test_all_recipes_are_found():
 def test_first_line_launches_the_recipe_itself(path):
     *launcher, script, recipe = launch_command(path)
     assert launcher == ["accelerate", "launch"]
-    assert (ROOT / script).is_file()
+    assert (PROJECT / script).is_file()
     assert recipe == path.as_posix()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_every_option_is_known_and_says_where_its_number_comes_from(path):
     options = parse(path)
-    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    lines = (PROJECT / path).read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("#") and line.strip("# ")]) > 1
     data = options.get(GlueArguments) or options[SquadArguments]
     assert data.task_name or data.train_file
@@ -120,7 +120,7 @@ def test_ckd_recipe_holds_the_published_settings(task):
     assert (model.student_init, model.student_num_layers) == ("teacher_layers", 6)
     teacher = parse(Path(f"recipes/glue_{task}_teacher.yaml"))[TrainingArguments]
     assert model.teacher_model_name_or_path == teacher.output_dir
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = (PROJECT / path).read_text(encoding="utf-8")
     assert ("Nothing is published" in text) == (task not in PUBLISHED)
 
 
@@ -152,10 +152,10 @@ def test_squad_weights_are_those_of_qnli_per_item(task):
 def test_cluster_file_loads_in_accelerate(path):
     command = launch_command(path)
     assert command[:4] == ["accelerate", "launch", "--config_file", path.as_posix()]
-    assert (ROOT / command[4]).is_file()
+    assert (PROJECT / command[4]).is_file()
     assert Path(command[5]) in RECIPES
 
-    config = load_config_from_file(str(ROOT / path))
+    config = load_config_from_file(str(PROJECT / path))
     expected = {
         "cpu": ("NO", 1, True),
         "cpu_processes": ("MULTI_GPU", 1, True),
@@ -179,7 +179,7 @@ def test_cluster_file_loads_in_accelerate(path):
 @pytest.mark.parametrize("task", ["", "qa_"])
 def test_quickstart_students_differ_in_what_they_distil_alone(task):
     recipes = {
-        run: yaml.safe_load((ROOT / f"recipes/quickstart_{task}{run}.yaml").read_text(encoding="utf-8"))
+        run: yaml.safe_load((PROJECT / f"recipes/quickstart_{task}{run}.yaml").read_text(encoding="utf-8"))
         for run in ("fine_tuned", "logits", "ckd")
     }
     ckd_options = set(CKDArguments.__dataclass_fields__)

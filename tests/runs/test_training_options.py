@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from conftest import sentences, write_tsv
+from helpers.files import sentences, write_tsv
 from transformers import TrainingArguments
 
 import run_glue_ckd

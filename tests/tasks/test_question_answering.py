@@ -1,13 +1,14 @@
 """Question answering: spans in the trainer, live and from the cache, and the scripts through their `main`."""
 
 import json
-import random
 import shutil
 
 import pytest
 import torch
-from conftest import PROJECT, WORDS, save_tokenizer, sentences, tiny_config
-from reference import span_logit_loss as slow_span_logit_loss
+from helpers.commands import STUDENT
+from helpers.files import PROJECT, write_questions
+from helpers.reference import span_logit_loss as slow_span_logit_loss
+from helpers.tiny import WORDS, qa_model, save_base, save_tokenizer, tiny_config
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -37,26 +38,6 @@ QUICK += ["--report_to", "none", "--logging_steps", "4", "--disable_tqdm", "true
 # Contexts of up to 13 words beside questions of 2: the long ones make two features and three.
 LENGTHS = ["--max_seq_length", "14", "--doc_stride", "3", "--max_question_length", "4"]
 EPOCHS = ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end"]
-STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
-
-
-def write_questions(path, count, seed=0, unanswerable=0):
-    """Official SQuAD JSON: which of the words good and bad is in the text? The last questions have no answer."""
-    qas = []
-    for index, (text, label) in enumerate(sentences(count, seed)):
-        answered = index < count - unanswerable
-        if answered:
-            context = text
-        else:  # without articles too, as an answer of these alone counts as none
-            context = " ".join(word for word in text.split() if word not in (label, "a", "the")) or "dog"
-        answers = [{"text": label, "answer_start": context.index(label)}] if answered else []
-        question = {"id": f"{path.stem}{index}", "question": "very not", "answers": answers}
-        if unanswerable:
-            question["is_impossible"] = not answered
-        qas.append({"context": context, "qas": [question]})
-    random.Random(seed).shuffle(qas)
-    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "words", "paragraphs": qas}]}))
-    return path
 
 
 @pytest.fixture
@@ -68,17 +49,6 @@ def own_files(folder, **kwargs):
     train = write_questions(folder / "train.json", 96, **kwargs)
     validation = write_questions(folder / "validation.json", 23, seed=1, **kwargs)
     return ["--train_file", str(train), "--validation_file", str(validation), *LENGTHS]
-
-
-def qa_model(seed=0, layers=4, width=32, **kwargs):
-    torch.manual_seed(seed)
-    return BertForQuestionAnswering(tiny_config(layers=layers, width=width, labels=("LABEL_0", "LABEL_1"), **kwargs))
-
-
-def save_base(folder, **kwargs):
-    qa_model().save_pretrained(folder)
-    save_tokenizer(folder, **kwargs)
-    return folder
 
 
 def fine_tune(base, output, *options):

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, tiny_model
-from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
+from helpers.files import PROJECT
+from helpers.tiny import no_dropout, tiny_model
+from helpers.training import ALL_TERMS, examples, logs, pad, trainer
 
 import ckd_trainer.teacher.writer
 from ckd_trainer import CKDArguments, DistillationTrainer
@@ -447,7 +448,7 @@ def test_processes_share_the_work(tmp_path, tiny_teacher, text_files):
         ("one", []),
         ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
     ):
-        command = [sys.executable, *launcher, str(Path(__file__).parents[1] / "helpers" / "small_parts.py"), *options]
+        command = [sys.executable, *launcher, str(PROJECT / "tests" / "helpers" / "small_parts.py"), *options]
         command += ["--output_dir", str(tmp_path / name), "--teacher_cache_dir", str(tmp_path / f"cache_{name}")]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     (one,), (two,) = (caches(tmp_path / f"cache_{name}") for name in ("one", "two"))

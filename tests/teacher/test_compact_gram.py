@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_losses import MASKS, states
+from helpers.hidden_states import MASKS, states
 
 from ckd_trainer import losses
 from ckd_trainer.losses.geometry import raw_products

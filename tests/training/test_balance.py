@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from conftest import tiny_model
-from reference import classification_logit_loss, contextual_relation_losses
-from test_trainer import CONTROL, examples, logs, no_dropout, pad, trainer
-from test_wrapped_models import compiled, lora
+from helpers.reference import classification_logit_loss, contextual_relation_losses
+from helpers.tiny import no_dropout, tiny_model
+from helpers.training import CONTROL, examples, logs, pad, trainer
+from helpers.wrapping import compiled, lora
 from transformers import TrainerCallback
 
 import run_glue_ckd

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_model
-from test_trainer import ALL_TERMS, examples, logs, no_dropout, pad, trainer
+from helpers.tiny import no_dropout, tiny_model
+from helpers.training import ALL_TERMS, examples, logs, pad, trainer
+from helpers.wrapping import PassesOn, compiled, lora
 from transformers import BertForSequenceClassification, BertModel, Trainer
 
 from ckd_trainer import CKDArguments, DistillationTrainer
@@ -13,17 +14,6 @@ from ckd_trainer.heads import Classes
 from ckd_trainer.teacher.fingerprint import model_fingerprint
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import config_of, forward_arguments
-
-
-class PassesOn(torch.nn.Module):
-    """Names nothing, as a compiled model or PEFT without a task type."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args, **kwargs):
-        return self.model(*args, **kwargs)
 
 
 class NamesSome(PassesOn):
@@ -63,24 +53,6 @@ def nothing_is_compiled():
     """Compiled models run as they are: what is tested is the wrapper, and compiling takes minutes."""
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-def compiled(model):
-    return torch.compile(model, backend="eager")
-
-
-def lora(task_type, rank=4, **kwargs):
-    """Returns what puts PEFT's adapters on a model; they change its outputs from the start."""
-    peft = pytest.importorskip("peft")
-
-    def wrap(model):
-        torch.manual_seed(7)
-        config = peft.LoraConfig(
-            task_type=task_type, r=rank, target_modules=["query", "value"], init_lora_weights=False, **kwargs
-        )
-        return peft.get_peft_model(model, config)
-
-    return wrap
 
 
 WRAPPERS = [PassesOn, NamesSome, NamesAll, compiled, lambda model: compiled(PassesOn(model)), copy.deepcopy]

@@ -1,0 +1,70 @@
+"""What tests put on the disk for a run to read, and what they find there afterwards."""
+
+import json
+import random
+from pathlib import Path
+
+from helpers.tiny import WORDS
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def sentences(count, seed=0):
+    """Sentences that are good or bad by one word in them."""
+    draw = random.Random(seed)
+    rows = []
+    for index in range(count):
+        words = draw.choices([word for word in WORDS if word not in ("good", "bad")], k=draw.randint(2, 12))
+        label = ("bad", "good")[index % 2]
+        words.insert(draw.randint(0, len(words)), label)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_tsv(path, rows, header=("text", "label")):
+    path.write_text("\n".join("\t".join(row) for row in (header, *rows)) + "\n", encoding="utf-8")
+    return path
+
+
+def write_questions(path, count, seed=0, unanswerable=0):
+    """Official SQuAD JSON: which of the words good and bad is in the text? The last questions have no answer."""
+    qas = []
+    for index, (text, label) in enumerate(sentences(count, seed)):
+        answered = index < count - unanswerable
+        if answered:
+            context = text
+        else:  # without articles too, as an answer of these alone counts as none
+            context = " ".join(word for word in text.split() if word not in (label, "a", "the")) or "dog"
+        answers = [{"text": label, "answer_start": context.index(label)}] if answered else []
+        question = {"id": f"{path.stem}{index}", "question": "very not", "answers": answers}
+        if unanswerable:
+            question["is_impossible"] = not answered
+        qas.append({"context": context, "qas": [question]})
+    random.Random(seed).shuffle(qas)
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "words", "paragraphs": qas}]}))
+    return path
+
+
+def question_file(path):
+    """Twelve questions about one context that is far longer than a model reads."""
+    answers = [{"text": "good", "answer_start": 11}]
+    questions = [{"id": str(number), "question": "very not", "answers": answers} for number in range(12)]
+    paragraph = {"context": "the cat is good " + "and the dog " * 20, "qas": questions}
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "", "paragraphs": [paragraph]}]}))
+    return path
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def snapshot(folder):
+    """What lies in a folder: the bytes of files, None for folders."""
+    paths = folder.rglob("*")
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}

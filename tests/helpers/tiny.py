@@ -1,0 +1,56 @@
+"""Models of a few thousand weights, and tokenizers that know a handful of words."""
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertTokenizer,
+    TrainingArguments,
+)
+
+ARGUMENTS = TrainingArguments("unused", use_cpu=True)
+WORDS = "the a cat dog bird tree house runs sleeps sings grows good bad fine ugly very not".split()
+
+
+def tiny_config(layers=4, width=32, labels=("bad", "good"), **kwargs):
+    return BertConfig(
+        vocab_size=5 + len(WORDS),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        max_position_embeddings=32,
+        initializer_range=0.1,
+        id2label=dict(enumerate(labels)),
+        label2id={name: index for index, name in enumerate(labels)},
+        **kwargs,
+    )
+
+
+def tiny_model(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(tiny_config(**kwargs))
+
+
+def no_dropout(**kwargs):
+    """A model that answers the same whether it trains or not."""
+    return tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **kwargs)
+
+
+def qa_model(seed=0, layers=4, width=32, **kwargs):
+    """A model for questions, which finds where an answer begins and ends."""
+    torch.manual_seed(seed)
+    return BertForQuestionAnswering(tiny_config(layers=layers, width=width, labels=("LABEL_0", "LABEL_1"), **kwargs))
+
+
+def save_tokenizer(folder, words=WORDS, **kwargs):
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, **kwargs).save_pretrained(folder)
+
+
+def save_base(folder, **kwargs):
+    """A folder with a model for questions and its tokenizer, as a fine-tuning begins from."""
+    qa_model().save_pretrained(folder)
+    save_tokenizer(folder, **kwargs)
+    return folder

@@ -1,0 +1,53 @@
+"""A trainer in memory: examples of token numbers, a collator for them, and options that let every term count."""
+
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from ckd_trainer import CKDArguments, DistillationTrainer
+
+# No test relies on what the options are by default.
+CONTROL = {"alpha": 0, "wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0}
+ALL_TERMS = {"alpha": 0.5, "window_size": 3, "relation_normalization": "pairs", "relation_temperature": 1.0} | {
+    name: 2.0 for name in CONTROL if name.endswith("_weight")
+}
+
+
+def examples(count=48, seed=0, labels=2, types=False):
+    """Rows of 3 to 11 token numbers, as many of each label; `types` makes two segments of them."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = []
+    for index in range(count):
+        length = int(torch.randint(3, 12, (), generator=draw))
+        row = {"input_ids": torch.randint(5, 22, (length,), generator=draw).tolist(), "attention_mask": [1] * length}
+        if types:
+            row["token_type_ids"] = [0] * (length // 2) + [1] * (length - length // 2)
+        rows.append(row | {"labels": index % labels})
+    return Dataset.from_list(rows)
+
+
+def pad(rows):
+    """A collator without a tokenizer: zeros on the right."""
+    length = max(len(row["input_ids"]) for row in rows)
+    return {
+        name: torch.tensor(
+            [row[name] if name == "labels" else row[name] + [0] * (length - len(row[name])) for row in rows]
+        )
+        for name in rows[0]
+    }
+
+
+def trainer(cls, folder, model, steps=1, train=None, **kwargs):
+    """A trainer of class `cls` that logs each step, with all terms of the loss where nothing else is given."""
+    options = {"learning_rate": 1e-3, "max_steps": steps, "logging_steps": 1, "per_device_train_batch_size": 8}
+    options |= kwargs.pop("options", {})
+    args = TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True, **options)
+    train = train or examples()
+    if issubclass(cls, DistillationTrainer):
+        kwargs.setdefault("ckd_args", CKDArguments(**ALL_TERMS))
+    return cls(model=model, args=args, train_dataset=train, eval_dataset=train, data_collator=pad, **kwargs)
+
+
+def logs(trainer):
+    """The entries that a training logged, one a step."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
