@@ -17,6 +17,9 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.10.*/bin/python3.10; do \
     $$python -c "" 2>/dev/null && echo $$python && exit; done; echo $(PYTHON))
 
+# Who is done takes tests from who is not, as some take seconds and some a minute.
+ALL_CORES := --numprocesses auto --dist worksteal
+
 .PHONY: help quickstart quickstart-qa test test-lowest lint clean
 
 help:
@@ -56,10 +59,10 @@ quickstart-qa: $(INSTALLED)
 	    runs/quickstart_qa/ckd --metric f1 --output runs/quickstart_qa/quickstart_qa.png
 
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(ALL_CORES)
 
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest $(ALL_CORES)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

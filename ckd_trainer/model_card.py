@@ -2,7 +2,6 @@
 
 import json
 import re
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -10,8 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ckd_trainer.models.pair import StoredTeacher
-from ckd_trainer.runs.folder import PACKAGES, RECIPE
-from ckd_trainer.utils.files import public, write_atomically
+from ckd_trainer.utils.files import RECIPE, public, write_atomically
+from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -55,7 +54,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),
-        versions=", ".join(f"{package} {version(package)}" for package in PACKAGES),
+        versions=", ".join(f"{package} {number}" for package, number in versions().items()),
     )
     write_atomically(path, str(card).rstrip() + "\n")
 

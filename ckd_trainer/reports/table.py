@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.files import RECIPE, expanded
 
 _NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
 TEACHER_COLOR = "#444b54"
@@ -69,7 +69,7 @@ def _read_run(folder, metric):
             f"{folder} has no metric {metric}; there is {', '.join(there) or 'none: run it with --do_eval'}."
         )
     state = _read_json(folder / "trainer_state.json") or {}
-    recipe_file = folder / "recipe.yaml"
+    recipe_file = folder / RECIPE
     recipe = read_recipe(recipe_file) if recipe_file.is_file() else {}
     teacher = recipe.get("teacher_model_name_or_path")
     wrong = next((name for name in (key, *_NUMBERS) if not isinstance(results.get(name, 0), int | float)), None)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
@@ -30,11 +29,12 @@ from ckd_trainer.runs.checkpoints import (
 from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import public, write_atomically
+from ckd_trainer.utils.files import RECIPE, public, write_atomically
+from ckd_trainer.utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
-RECIPE, RECORD, TRAINED = "recipe.yaml", "run.json", "train_results.json"
+RECORD, TRAINED = "run.json", "train_results.json"
 # What training leaves by a fixed name: a folder with any of it is taken. Overwriting deletes these and RECIPE and
 # RECORD, and leaves other files alone.
 RESULTS = (
@@ -47,7 +47,6 @@ RESULTS = (
     "predictions",
     "README.md",
 )
-PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
 # Options that change neither the data nor the training; a run may be taken up with others.
 _MAY_DIFFER = {
     "do_train",
@@ -324,7 +323,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
     record = {
         "command": _command(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions(),
         "commit": _commit(),
         "device": str(args.device),
         "processes": args.world_size,

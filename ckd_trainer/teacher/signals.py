@@ -164,7 +164,8 @@ class WordGram(_OfStates):
         return {"cosines": Column((layers, "pairs"), "int16"), "scales": Column((layers, 2, "tokens"))}
 
     def pack(self, value, mask):
-        return dict(zip(CompactGram._fields, pack_words(value, mask), strict=True))
+        packed = pack_words(value, mask)
+        return {"cosines": packed.cosines, "scales": packed.scales}
 
     def unpack(self, columns, mask):
         return unpack_words(CompactGram(**columns), mask)
@@ -185,7 +186,8 @@ class LayerGram(_OfStates):
         return {"cosines": cosines, "scales": Column(("tokens", 2, layers))}
 
     def pack(self, value, mask):
-        return dict(zip(CompactGram._fields, pack_layers(value, mask), strict=True))
+        packed = pack_layers(value, mask)
+        return {"cosines": packed.cosines, "scales": packed.scales}
 
     def unpack(self, columns, mask):
         return unpack_layers(CompactGram(**columns), mask)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ckd_trainer.utils.errors import NO_ROOM, InputError
 
+RECIPE = "recipe.yaml"  # in the folder of a run: all its options
+
 
 def user_path(path: str | Path) -> Path:
     """Returns a path with ~ and ~user in it replaced.

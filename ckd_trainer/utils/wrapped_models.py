@@ -5,7 +5,6 @@ A wrapper's own class says little about what its forward reads: `PeftModelForSeq
 """
 
 import inspect
-import logging
 from collections.abc import Iterable
 
 import torch
@@ -13,8 +12,6 @@ from accelerate.utils import extract_model_from_parallel, is_compiled_module
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ckd_trainer.utils.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
 _COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
@@ -132,9 +129,7 @@ def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str,
 def use_eager_attention(model: torch.nn.Module) -> None:
     """Makes a model return its attentions when it is asked for them, which other implementations do not."""
     for inner in inner_models(model):
-        if inner.config._attn_implementation != "eager":
-            logger.info("%s runs with eager attention, as a term of the loss reads attentions.", type(inner).__name__)
-            inner.set_attn_implementation("eager")
+        inner.set_attn_implementation("eager")
 
 
 def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:

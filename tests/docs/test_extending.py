@@ -4,8 +4,9 @@ import re
 
 import pytest
 import torch
-from conftest import PROJECT, tiny_model
-from test_trainer import examples, logs, pad
+from helpers.files import PROJECT
+from helpers.tiny import tiny_model
+from helpers.training import examples, logs, pad
 from transformers import TrainingArguments
 
 
