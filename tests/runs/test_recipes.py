@@ -1,5 +1,6 @@
 """Every recipe is one that a user can launch: its first line, its keys, its numbers, and the cluster files."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def test_all_recipes_are_found():
     quickstart = {f"quickstart_{task}{run}.yaml" for task in ("", "qa_") for run in runs}
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
-    assert {path.name for path in RECIPES} == glue | squad | quickstart
+    best = {f"best/{task}.yaml" for task in (*GLUE_TASKS.keys() - {"wnli"}, "squad")}
+    names = {path.relative_to("recipes").as_posix() for path in RECIPES}
+    assert names == glue | squad | quickstart | best
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
@@ -93,6 +96,24 @@ def test_glue_recipes_share_one_way_of_training(path):
     assert args.eval_strategy == args.save_strategy == "epoch"
     assert args.metric_for_best_model == GLUE_TASKS[task].best_metric
     assert args.seed == 42
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "best"], ids=str)
+def test_best_recipes_have_the_loss_of_the_defaults(path):
+    """And train as the published ones do, so that the two can be compared."""
+    task = path.stem
+    ours, published = parse(path), parse(Path(f"recipes/{task if task == 'squad' else f'glue_{task}'}_ckd.yaml"))
+    loss, defaults = dataclasses.asdict(ours[CKDArguments]), dataclasses.asdict(CKDArguments())
+    if task == "stsb":  # a score is no distribution to soften
+        defaults["temperature"] = 1.0
+    assert loss == defaults
+    assert ours[ModelArguments].student_layers == "first"
+    args, theirs = (kind[TrainingArguments].to_dict() for kind in (ours, published))
+    changed = {name for name in args if args[name] != theirs[name]}
+    assert (
+        changed <= {"output_dir", "logging_dir", "run_name", "hub_model_id"}
+        and args["output_dir"] == f"runs/best_{task}"
+    )
 
 
 @pytest.mark.parametrize("task", sorted(GLUE_TASKS))
