@@ -10,7 +10,8 @@ other layer of its teacher.
 
 Sides: "floor" is bare PyTorch, see floor.py. All others are a `DistillationTrainer`, its data loader and its
 `training_step`, then the optimizer's step: "fine_tuning" without a teacher, "logits" with alpha 0.7 and nothing else,
-"ckd_live" with all four relation terms besides (window 21, emb+skip), "ckd_cached" the same from stored signals.
+"ckd_live" with all four relation terms besides (window 21, emb+skip), "ckd_cached" the same from stored signals,
+"ckd_measured" as "ckd_live", with the gradients of the relations measured first, as before eight steps of a run.
 
 Time: the sides take turns, step by step, on the same batches; an epoch of ckd_live and a round of all warm up. A step
 includes drawing the batch, as that is where a cache is read; the floor has its batches at hand. A ratio is the median
@@ -53,6 +54,7 @@ SIDES = {
     "logits": "logits only",
     "ckd_live": "CKD, live teacher",
     "ckd_cached": "CKD, cached teacher",
+    "ckd_measured": "CKD, live teacher, a step whose gradients are measured",
 }
 REFERENCES = ("fine_tuning", "floor", "logits")
 SEED = 0
@@ -62,7 +64,7 @@ def ckd_arguments(side, cache):
     if side == "logits":
         relations = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
         return CKDArguments(alpha=0.7, **dict.fromkeys(relations, 0))
-    if side == "ckd_live":
+    if side in ("ckd_live", "ckd_measured"):
         return CKDArguments(alpha=0.7)
     if side == "ckd_cached":
         return CKDArguments(alpha=0.7, teacher_cache_dir=str(cache))
@@ -119,15 +121,19 @@ def training_steps(side, arguments):
     trainer.create_optimizer()
     if side == "floor":
         return floor_steps(model, trainer, dataloader)
+    if trainer.balance is not None:
+        trainer.balance.is_due = lambda step: side == "ckd_measured"
     return trainer_steps(trainer, dataloader)
 
 
 def trainer_steps(trainer, dataloader):
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    trainer.model_wrapped = model  # as `Trainer.train` does
     trainer.current_gradient_accumulation_steps = 1  # `Trainer.train` sets it
     torch.manual_seed(SEED)  # the order of the batches
     for batch in dataloader:
-        trainer.training_step(model, batch)
+        (batch,), items = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
+        trainer.training_step(model, batch, items)
         optimizer.step()
         optimizer.zero_grad()
         yield batch["input_ids"]

@@ -266,11 +266,13 @@ class DistillationTrainer(Trainer):
                 "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
                 "recipes/accelerate/fsdp2.yaml."
             )
-        options = dataclasses.asdict(self.ckd_args)
+        # Options at their defaults are left out: one that is added later makes no old checkpoint another run's.
         definition = {
-            name: value
-            for name, value in options.items()
-            if name not in _NOT_IN_NORMS and not name.endswith("_weight")
+            option.name: value
+            for option in dataclasses.fields(self.ckd_args)
+            if (value := getattr(self.ckd_args, option.name)) != option.default
+            and option.name not in _NOT_IN_NORMS
+            and not option.name.endswith("_weight")
         }
         rescales = self.ckd_args.term_balance == "gradient"
         self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)

@@ -1,5 +1,7 @@
 """Signals against the model's own numbers, and through the columns of a cache."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,8 @@ def test_columns_of_a_cache(rng, name):
 
 def test_keys_know_what_is_stored():
     """Options at their defaults are in no key: one that is added later makes no old cache foreign."""
+    later = dataclasses.make_dataclass("WordGram", [("new", int, 3)], bases=(WordGram,), frozen=True)
+    assert later((0, 2)).key == WordGram((0, 2)).key != later((0, 2), new=4).key
     assert WordGram((0, 2)).key == "WordGram(layers=(0, 2))" != WordGram((0, 3)).key
     assert Logits(Classes(), 3).key == "Logits(3)"
     assert Logits(Spans(), 2).key == "Logits(2, by token)"

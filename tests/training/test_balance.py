@@ -1,6 +1,7 @@
 """Relation terms as shares of the gradient: measured right, resumed, the same however a step is cut, and unnoticed."""
 
 import copy
+import dataclasses
 import functools
 import itertools
 import json
@@ -230,6 +231,21 @@ def test_norms_are_good_as_long_as_they_mean_the_same(tmp_path, changed, first_s
     again = distil(tmp_path, trains=False, steps=10, ckd_args=ckd(**changed))
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert again.balance.first_step == first_step
+
+
+def test_an_option_that_a_later_version_adds_changes_no_definition(tmp_path):
+    """Else the scales of each checkpoint would be measured again, and a resumed run would not be the same run."""
+
+    @dataclasses.dataclass
+    class Later(CKDArguments):
+        new_option: int = 3
+
+    now, later, other = (
+        distil(tmp_path, trains=False, ckd_args=kind(**DEFINITIONS | more)).balance.definition
+        for kind, more in ((CKDArguments, {}), (Later, {}), (Later, {"new_option": 4}))
+    )
+    assert now == later == {"window_size": 5, "relation_temperature": 0.5}
+    assert other == now | {"new_option": 4}
 
 
 def test_an_interval_may_come_later():
