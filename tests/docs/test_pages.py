@@ -1,0 +1,52 @@
+"""README and docs/: links lead somewhere, options exist, Python compiles."""
+
+import re
+
+import pytest
+from helpers.files import PROJECT
+from transformers import HfArgumentParser, TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+
+PAGES = [PROJECT / "README.md", PROJECT / "benchmarks" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+LAUNCHERS = {"config_file", "help", "output", "overwrite"}  # of accelerate and of the tools
+
+
+def anchors(text):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def options_of(*groups):
+    parser = HfArgumentParser(groups, conflict_handler="resolve")
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_the_front_door_fits_on_a_few_screens():
+    assert len(PAGES) >= 11
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("page", PAGES[:1] + PAGES[2:], ids=lambda page: str(page.relative_to(PROJECT)))
+def test_options_and_code(page):
+    text = page.read_text()
+    groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments)
+    known = options_of(*groups, GlueArguments) | options_of(*groups, SquadArguments)
+    known |= {f"--{name}" for name in (*LAUNCHERS, "threads", "repeats")}
+    used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
+    assert used <= known, used - known
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(code, str(page), "exec")
