@@ -51,6 +51,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=trainer.distillation_objective.describe(trainer.scales),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
+        relations=bool(trainer.distillation_objective.balanced),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),

@@ -1,4 +1,4 @@
-"""Which terms the loss of a run has, with which weights, and what they are of a batch."""
+"""The terms in the loss of a run, their weights, and their values for a batch."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,8 @@ class Objective:
 
     Args:
         terms: those that compare with the teacher, with weights above 0; none in the control run.
-        task_weight: weight of the loss on the labels, 1 - alpha; 0 where there is none.
+        task_weight: weight of the loss on the labels, 1 - alpha; None where there is none.
+        counts_examples: the loss on the labels is a function of the user's, which need not read the head's labels.
         balances: weights of balanced terms are shares of the gradient.
 
     Attributes:
@@ -28,16 +29,30 @@ class Objective:
         student_signals, teacher_signals: what the terms read, each once.
 
     Raises:
-        InputError: two terms of one name, or nothing to train by.
+        InputError: two terms of one name, one with parameters, or nothing to train by.
     """
 
-    def __init__(self, head: Head, terms: Sequence[Term], *, task_weight: float, balances: bool):
-        self.head, self.balances = head, balances
+    def __init__(
+        self,
+        head: Head,
+        terms: Sequence[Term],
+        *,
+        task_weight: float | None,
+        counts_examples: bool,
+        balances: bool,
+    ):
+        self.head, self.counts_examples, self.balances = head, counts_examples, balances
         self.terms = {term.name: term for term in terms}
         names = [term.name for term in terms]
-        double = [name for name in [*names, "task"] if [*names, "task"].count(name) > 1]
-        if double:
-            raise InputError(f"two terms of the loss are called {double[0]}: give each a name of its own.")
+        duplicates = [name for name in [*names, "task"] if [*names, "task"].count(name) > 1]
+        if duplicates:
+            raise InputError(f"two terms of the loss are called {duplicates[0]}: give each a name of its own.")
+        for term in terms:
+            if next(term.parameters(), None) is not None:
+                raise InputError(
+                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: put "
+                    "them into the student, or make them buffers if they stay as they are."
+                )
         self.weights = ({"task": task_weight} if task_weight is not None else {}) | {
             name: term.weight for name, term in self.terms.items()
         }
@@ -91,10 +106,11 @@ class Objective:
         }
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns of how many items each term of a batch is the mean, the task loss among them, see `Term.count`."""
+        """Returns the number of items that each term averages over, the task loss among them, see `Term.count`."""
         counts = {name: term.count(batch) for name, term in self.terms.items()}
         if "task" in self.weights:
-            has_labels = not self.head.label_columns or self.head.has_labels(batch)
-            labelled = self.head.task_count(batch) if has_labels else batch["input_ids"].new_zeros(())
+            ids = batch["input_ids"]
+            unlabelled = ids.new_full((), len(ids) if self.counts_examples else 0)
+            labelled = self.head.task_count(batch) if self.head.has_labels(batch) else unlabelled
             counts = {"task": labelled} | counts
         return counts

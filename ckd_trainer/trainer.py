@@ -28,7 +28,15 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import Objective
-from ckd_trainer.teacher.cache import ROW, Contents, SignalCollator, TeacherCache, is_complete, open_or_build
+from ckd_trainer.teacher.cache import (
+    ROW,
+    Contents,
+    SignalCollator,
+    TeacherCache,
+    columns_of,
+    is_complete,
+    open_or_build,
+)
 from ckd_trainer.teacher.cached import PREFIX, CachedTeacher
 from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
@@ -38,6 +46,7 @@ from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import attention_mask_of
 from ckd_trainer.utils.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
 from ckd_trainer.utils.wrapped_models import (
     LABELS,
@@ -160,7 +169,7 @@ class DistillationTrainer(Trainer):
         config = config_of(student)
         self.head = self._given_head or head_of(student)
         if isinstance(self._given_teacher, (str, os.PathLike)):
-            self._given_teacher = StoredTeacher.like(inner_model(student), self._given_teacher)
+            self._given_teacher = StoredTeacher.with_head(self.head, self._given_teacher)
         teacher = self._given_teacher
         for model in (student, teacher):
             if model is not None and isinstance(config_of(model), PreTrainedConfig):
@@ -187,14 +196,10 @@ class DistillationTrainer(Trainer):
             self._check_cacheable()
         elif self.teacher_model is not None:
             self.teacher_model = self._given_teacher = self._loaded(teacher)
-            self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments
+            self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments - {*LABELS}
             asked_for(self.teacher_model, objective.teacher_signals)  # raises where it cannot be asked
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
-        if any("attentions" in signal.model_outputs for signal in objective.student_signals):
-            use_eager_attention(student)
-        if self._listener is not None:
-            self._listener.close()
-        self._listener = Listener(student, objective.student_signals)
+        self._listen_to(student, objective.student_signals)
         self._balance_with(objective.balanced)
         self._running_means = RunningMeans(list(objective.weights))
         if previous is None or previous.describe() != objective.describe():
@@ -202,7 +207,7 @@ class DistillationTrainer(Trainer):
 
     def _objective(self, config: PreTrainedConfig, teacher) -> Objective:
         """Returns the loss of a student with this configuration; checks that the teacher's head goes with it."""
-        head, args, self.label_order = self.head, self.ckd_args, None
+        head, args = self.head, self.ckd_args
         if args.maps_scores and not head.is_score:
             raise InputError(
                 f"teacher_score_scale is {args.teacher_score_scale:g} and teacher_score_shift "
@@ -214,35 +219,74 @@ class DistillationTrainer(Trainer):
                 f"no teacher is given, but the terms {', '.join(wanted)} have a weight: give one, or set alpha and "
                 "the weights to 0 for plain fine-tuning."
             )
-        self._teachers_logits = None
+        if args.alpha > 0 and not head.label_columns:
+            raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
+        pair = Pair(config, config_of(teacher) if wanted else config, head)
+        terms = [*terms_of(args, pair), *self._given_terms] if wanted else []
+        for term in terms:
+            term.student_signal.check(config)
+            term.teacher_signal.check(config_of(teacher))
+        reads_logits = any(isinstance(term.teacher_signal, Logits) for term in terms)
+        self.label_order = self._teachers_logits = None
         if wanted:
-            theirs, reads_logits = self._head_of(teacher), args.alpha > 0
-            if theirs.name == head.name and head.label_columns:
-                self._teachers_logits = Logits(head, head.outputs(config_of(teacher)))
-            elif reads_logits:
-                raise InputError(
-                    f"the student's head is {head.name}, but the teacher's is {theirs.name}, and their logits cannot "
-                    "be compared: set alpha to 0, or give a teacher with the student's head."
-                )
-            if self._teachers_logits is not None:
-                self.label_order = head.label_order(config_of(teacher), config)
-                head.warn_of_label_order(config_of(teacher), config)
-            columns = getattr(self.train_dataset, "column_names", None)
-            if reads_logits and columns:
-                head.check_columns(columns)
-        pair = Pair(config, config_of(teacher) if wanted else config, head, self.label_order)
-        has_task = bool(head.label_columns) or self.compute_loss_func is not None
+            self._match_heads(config, teacher, reads_logits)
+        has_function = self.compute_loss_func is not None
         return Objective(
             head,
-            [*terms_of(args, pair), *self._given_terms] if wanted else [],
-            task_weight=1 - args.alpha if has_task else None,
+            [term.to(self.args.device) for term in terms],
+            task_weight=1 - args.alpha if head.label_columns or has_function else None,
+            counts_examples=has_function,
             balances=args.term_balance == "gradient",
         )
+
+    def _match_heads(self, config: PreTrainedConfig, teacher, reads_logits: bool) -> None:
+        """Finds the order of the teacher's labels; raises where a term reads logits that cannot be compared."""
+        head, theirs = self.head, None
+        try:
+            theirs = self._head_of(teacher)
+            if theirs.name == head.name and head.label_columns:
+                self.label_order = head.label_order(config_of(teacher), config)
+                self._teachers_logits = Logits(head, head.outputs(config_of(teacher)))
+        except InputError:
+            if reads_logits:
+                raise
+        if not reads_logits:
+            return
+        if self._teachers_logits is None:
+            raise InputError(
+                f"the student's head is {head.name}, but the teacher's is {theirs.name}, and their logits cannot be "
+                "compared: set alpha to 0, or give a teacher with the student's head."
+            )
+        head.warn_of_label_order(config_of(teacher), config)
+        columns = getattr(self.train_dataset, "column_names", None)
+        if columns:
+            head.check_columns(columns)
 
     def _head_of(self, teacher: PreTrainedModel | StoredTeacher) -> Head:
         if isinstance(teacher, StoredTeacher):
             return teacher.head
-        return self._given_head or head_of(teacher)
+        try:
+            return head_of(teacher)
+        except InputError:
+            if self._given_head is None:
+                raise
+            return self._given_head
+
+    def _listen_to(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
+        """Prepares a student to be read: eager attention and hooks where signals want them."""
+        reads_attentions = any("attentions" in signal.model_outputs for signal in signals)
+        reads_modules = any(signal.modules(student) for signal in signals)
+        reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+        if self.args.gradient_checkpointing and reentrant and (reads_attentions or reads_modules):
+            raise InputError(
+                "gradient_checkpointing_kwargs has use_reentrant, with which no gradient comes from within a layer, "
+                "but a term reads attentions or their projections: set use_reentrant to false."
+            )
+        if reads_attentions:
+            use_eager_attention(student)
+        if self._listener is not None:
+            self._listener.close()
+        self._listener = Listener(student, signals)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         for tokenizer in (self.processing_class, getattr(self.data_collator, "tokenizer", None)):
@@ -274,6 +318,10 @@ class DistillationTrainer(Trainer):
             and option.name not in _NOT_IN_NORMS
             and not option.name.endswith("_weight")
         }
+        if self._given_terms:
+            definition["terms"] = [
+                [term.name, term.student_signal.key, term.teacher_signal.key] for term in self._given_terms
+            ]
         rescales = self.ckd_args.term_balance == "gradient"
         self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)
         self.add_callback(self._balance)
@@ -330,11 +378,8 @@ class DistillationTrainer(Trainer):
         with whole_models(self.args):
             return teacher.load()
 
-    def _live_teacher(self, model: PreTrainedModel, signals: Sequence[Signal] | None = None) -> LiveTeacher:
-        signals = self.distillation_objective.teacher_signals if signals is None else signals
-        if any("attentions" in signal.model_outputs for signal in signals):
-            use_eager_attention(model)
-        return LiveTeacher(model, signals)
+    def _live_teacher(self, model: PreTrainedModel) -> LiveTeacher:
+        return LiveTeacher(model, self.distillation_objective.teacher_signals)
 
     def _check_token_ids(self, config) -> None:
         tokenizer, teacher = self._tokenizer(), self.teacher_model
@@ -376,16 +421,23 @@ class DistillationTrainer(Trainer):
             return self.teacher
         return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
 
-    def teachers_logits(self, rows: Sequence[int]) -> Tensor | None:
-        """Returns the teacher's logits of some training examples from the cache, by token where they go through tokens
-        and in the student's order of labels; None where it has none.
-        """
-        signal = self._teachers_logits
-        if signal is None or signal.uncached_because:
-            return None
+    def cached_logits(self, rows: Sequence[int]) -> Tensor:
+        """Returns the teacher's logits of some training examples from the cache, as `live_logits` does."""
         _ = self.teacher  # opens the cache, or builds it
-        logits = torch.from_numpy(self.teacher_cache.read_signal(signal, rows)["logits"])
-        return self.head.in_order(logits, self.label_order)
+        columns = columns_of([self._teachers_logits])
+        ((name, _),) = columns.items()
+        return self._in_order(torch.from_numpy(self.teacher_cache.read(rows, columns)[name]))
+
+    def live_logits(self, teacher: LiveTeacher, batch: dict[str, Tensor]) -> Tensor:
+        """Returns the teacher's logits of a batch in the student's order of labels, (batch, labels).
+
+        Where they run over tokens they come by token (see `ckd_trainer.utils.padding`), (batch, labels, tokens).
+        """
+        logits = teacher.logits(batch, self.head)
+        return self._in_order(self._teachers_logits.pack(logits, attention_mask_of(batch))["logits"])
+
+    def _in_order(self, logits: Tensor) -> Tensor:
+        return logits if self.label_order is None else logits[:, self.label_order]
 
     def _teacher_columns(self) -> set[str]:
         teacher = self.teacher_model
@@ -419,7 +471,9 @@ class DistillationTrainer(Trainer):
             self._cached_signals,
             examples,
             # Not prepared by Accelerate, which would hold on to it after the cache is complete.
-            load_teacher=lambda: self._live_teacher(self._loaded(teacher).to(self.args.device), self._cached_signals),
+            load_teacher=lambda: LiveTeacher(
+                self._loaded(teacher).to(self.args.device), self._cached_signals, autocast=self.accelerator.autocast
+            ),
             collate=self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
@@ -507,7 +561,7 @@ class DistillationTrainer(Trainer):
             )
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
-        """Returns of how many items each term is the mean, in the order of the weights."""
+        """Returns the number of items that each term averages over, in the order of the weights."""
         return torch.stack(list(self.distillation_objective.counts(batch).values()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -529,7 +583,13 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _signals(self, inputs: dict[str, Tensor]) -> dict[Signal, Any] | None:
-        return self.teacher(inputs) if self.teacher is not None else None
+        """Returns what the teacher says of a batch, its logits in the student's order of labels."""
+        if self.teacher is None:
+            return None
+        return {
+            signal: self.head.in_order(value, self.label_order) if isinstance(signal, Logits) else value
+            for signal, value in self.teacher(inputs).items()
+        }
 
     def _task_loss(self, model, inputs, options, num_items):
         """Returns the loss on the labels, 0 where a batch has none, and the student's outputs."""
@@ -547,11 +607,12 @@ class DistillationTrainer(Trainer):
         """Returns the terms of a training batch, each times its share in the step, and the student's outputs."""
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
-        loss, outputs = self._task_loss(model, inputs, options, labels)
-        heard, weights = self._listener.drain(), self.distillation_objective.weights
+        with self._listener.capturing() as captured:
+            loss, outputs = self._task_loss(model, inputs, options, labels)
+        weights = self.distillation_objective.weights
         terms = {"task": loss} if "task" in weights else {}
         if signals is not None:
-            terms |= self.distillation_objective(dict(outputs) | heard, signals, inputs)
+            terms |= self.distillation_objective(dict(outputs) | captured, signals, inputs)
         if step:
             shares = dict(zip(weights, self._counts(inputs) / step.terms, strict=True))
             if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
@@ -589,9 +650,7 @@ class DistillationTrainer(Trainer):
         if ignore_keys is None:
             ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
-        step = super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
-        self._listener.drain()
-        return step
+        return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
     def log(self, logs, start_time=None):
         """Adds the terms' means to a training log, and what balances them."""

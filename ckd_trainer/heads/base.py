@@ -14,19 +14,21 @@ Batch = Mapping[str, Tensor]
 class Head(abc.ABC):
     """The head of a student, and of a teacher whose logits it is compared with.
 
-    Logits are one vector for each example, or one for each token (then `tokens_dim` names their dimension). A row may
-    have no label: -100, NaN for scores, or no column at all. It counts in everything but the task loss.
+    Logits are one vector per example, or one per token (`tokens_dim` is then the dimension that runs over tokens). A
+    row may have no label: -100, NaN for scores, or no column at all. It counts in every term but the task loss.
 
     Attributes:
         name: for messages and the card.
+        auto_class: the name of the Auto class of transformers that loads such models.
         label_columns: columns of a batch that hold the labels.
         other_columns: columns that the losses read and the model does not.
-        tokens_dim: the dimension of the logits that goes through the tokens of a text; None: there is none.
+        tokens_dim: the dimension of the logits that runs over the tokens of a text; None: there is none.
         uncached_because: why a cache of teacher signals cannot hold these logits; None: it can.
         is_score: the logits are a number that `CKDArguments.teacher_score_scale` can map.
     """
 
     name: str
+    auto_class: str
     label_columns: tuple[str, ...] = ("labels",)
     other_columns: tuple[str, ...] = ()
     tokens_dim: int | None = None
@@ -49,12 +51,12 @@ class Head(abc.ABC):
         """Returns the loss on the labels, the mean over `task_count` items.
 
         Args:
-            own: what the model itself returns, given `labels_for_model`. It stands where it is that mean already.
+            own: what the model itself returns, given `labels_for_model`; returned as it is where it is that mean.
         """
         return own
 
     def task_count(self, batch: Batch) -> Tensor:
-        """Returns of how many labelled items the task loss is the mean, a scalar."""
+        """Returns the number of labelled items that the task loss averages over, a scalar."""
         return batch["labels"].ne(-100).sum()
 
     @abc.abstractmethod
@@ -70,7 +72,7 @@ class Head(abc.ABC):
         """
 
     def logit_count(self, batch: Batch) -> Tensor:
-        """Returns of how many items the logit loss is the mean, a scalar; examples by default."""
+        """Returns the number of items that the logit loss averages over, a scalar; examples by default."""
         ids = batch["input_ids"]
         return ids.new_full((), len(ids))
 
@@ -103,11 +105,11 @@ class Head(abc.ABC):
         return math.log(max(2, self.outputs(config)))
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Raises InputError where a training set lacks a column that the logit loss reads."""
+        """Raises InputError, or warns, where a training set lacks a column that the logit loss reads."""
         return
 
     def learn_special_tokens(self, ids: Collection[int]) -> None:
-        """Told the ids of special tokens such as [CLS], where a tokenizer is known."""
+        """Receives the ids of special tokens such as [CLS], if a tokenizer is known."""
         return
 
     @abc.abstractmethod
@@ -115,9 +117,9 @@ class Head(abc.ABC):
         """Returns Python code that uses a model, for its card."""
 
 
-def pipeline_usage(task: str, model_id: str) -> str:
-    """Returns code that makes a pipeline of a model."""
-    return f'from transformers import pipeline\n\nmodel = pipeline("{task}", model="{model_id}")'
+def pipeline_usage(task: str, model_id: str, more: str = "") -> str:
+    """Returns code that makes a pipeline of a model, with `more` arguments."""
+    return f'from transformers import pipeline\n\nmodel = pipeline("{task}", model="{model_id}"{more})'
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:

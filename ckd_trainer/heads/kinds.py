@@ -1,5 +1,6 @@
 """The heads that we know: classes, several labels at once, a score, tokens, spans, a vocabulary; and none."""
 
+import logging
 import math
 
 import torch
@@ -20,6 +21,8 @@ from ckd_trainer.losses import (
 from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
+
+logger = logging.getLogger(__name__)
 
 ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
 
@@ -44,12 +47,13 @@ class Classes(_Labels):
     """
 
     name = "classes"
+    auto_class = "AutoModelForSequenceClassification"
 
     def task_count(self, batch):
         labels = batch["labels"]
         if labels.is_floating_point():
             raise InputError(
-                "the labels of the batch are no whole numbers, but the model tells classes apart: set "
+                "the labels of the batch are not integers, but the model predicts one of several classes: set "
                 'problem_type="multi_label_classification" in its configuration for several labels at once (0 and 1 '
                 "for each), or num_labels=1 for a score."
             )
@@ -66,7 +70,8 @@ class MultiLabel(_Labels):
     each label by itself, mean over examples x labels.
     """
 
-    name = "labels, any number of them"
+    name = "several labels"
+    auto_class = "AutoModelForSequenceClassification"
 
     def labels_for_model(self, batch):
         labels = batch.get("labels")
@@ -89,6 +94,9 @@ class MultiLabel(_Labels):
     def loss_at_chance(self, config, labels):
         return math.log(2)
 
+    def usage(self, model_id):
+        return pipeline_usage("text-classification", model_id, ", top_k=None")
+
 
 class Score(Head):
     """A number for each text; logits (batch, 1).
@@ -97,6 +105,7 @@ class Score(Head):
     """
 
     name = "a score"
+    auto_class = "AutoModelForSequenceClassification"
     is_score = True
 
     def labels_for_model(self, batch):
@@ -125,7 +134,7 @@ class Score(Head):
         return max(1.0, float(labels.square().mean())) if len(labels) else 1.0
 
     def usage(self, model_id):
-        return pipeline_usage("text-classification", model_id)
+        return pipeline_usage("text-classification", model_id, ', function_to_apply="none"')
 
 
 class Tokens(_Labels):
@@ -136,6 +145,7 @@ class Tokens(_Labels):
     """
 
     name = "a class for each token"
+    auto_class = "AutoModelForTokenClassification"
     other_columns = ("special_tokens_mask",)
     tokens_dim = 1
 
@@ -144,6 +154,13 @@ class Tokens(_Labels):
 
     def learn_special_tokens(self, ids):
         self._special = torch.tensor(sorted(ids), dtype=torch.long)
+
+    def check_columns(self, columns):
+        if "special_tokens_mask" not in columns and not len(self._special):
+            logger.warning(
+                "The logits of special tokens such as [CLS] count, as which they are is unknown: give the trainer a "
+                "processing_class, or the training set a column special_tokens_mask."
+            )
 
     def _counts(self, batch) -> Tensor:
         """True for the tokens of the text itself, (batch, length)."""
@@ -172,6 +189,7 @@ class Spans(Head):
     """
 
     name = "spans"
+    auto_class = "AutoModelForQuestionAnswering"
     label_columns = ("start_positions", "end_positions")
     other_columns = (ANSWER_MASK,)
     tokens_dim = -1
@@ -222,37 +240,52 @@ class Spans(Head):
 class Vocabulary(Head):
     """A word of the vocabulary for each token; logits (batch, length, vocabulary).
 
-    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over the same tokens; over all
-    that are not padding where a batch has no labels.
+    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over the same tokens, and in
+    rows without a label over all that are not padding.
 
     Args:
-        causal: a model predicts the next token, so that logits at one place are compared with the label of the next.
+        causal: the model predicts the next token, so that logits at one place are compared with the label of the next.
     """
 
     tokens_dim = 1
-    uncached_because = (
-        "the logits of a vocabulary are too many to store, and the tokens that are masked are drawn anew in each epoch"
-    )
+    uncached_because = "the logits of a vocabulary are too many to store, and tokens are masked afresh in each epoch"
 
     def __init__(self, *, causal: bool = False):
         self.causal = causal
         self.name = "a vocabulary, for the next token" if causal else "a vocabulary"
+        self.auto_class = "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
+
+    def labels_for_model(self, batch):
+        if not self.causal or "labels" not in batch:
+            return super().labels_for_model(batch)
+        labels = batch["labels"].clone()  # the first token after padding is predicted from padding
+        labels[:, 1:].masked_fill_(~attention_mask_of(batch).bool()[:, :-1], -100)
+        return {"labels": labels}
+
+    def _labelled(self, batch) -> Tensor:
+        """True where a token with a label is predicted, (batch, length); for causal models (batch, length - 1)."""
+        labels = self.labels_for_model(batch)["labels"].ne(-100)
+        return labels[:, 1:] if self.causal else labels
 
     def _counts(self, batch) -> Tensor:
-        """True where a token is predicted, (batch, length); for causal models (batch, length - 1)."""
-        counts = batch["labels"].ne(-100) if "labels" in batch else attention_mask_of(batch).bool()
-        return counts[:, 1:] if self.causal else counts
+        """True where logits are compared, of the same shape."""
+        mask = attention_mask_of(batch).bool()
+        if self.causal:
+            mask = mask[:, 1:] & mask[:, :-1]
+        if "labels" not in batch:
+            return mask
+        labelled = self._labelled(batch)
+        return labelled | (mask & ~labelled.any(-1, keepdim=True))
 
     def task_count(self, batch):
-        return self._counts(batch).sum()
+        return self._labelled(batch).sum()
 
     def logit_loss(self, student, teacher, batch, **scale):
-        counts = self._counts(batch)
+        rows, places = self._counts(batch).nonzero(as_tuple=True)
         # Embeddings may be padded to a multiple of 8, with rows that are no words.
         size = min(student.shape[-1], teacher.shape[-1])
         # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
-        sides = (logits[:, : counts.shape[1], :size][counts] for logits in (student, teacher))
-        return classification_logit_loss(*sides, **scale)
+        return classification_logit_loss(student[rows, places, :size], teacher[rows, places, :size], **scale)
 
     def logit_count(self, batch):
         return self._counts(batch).sum()
@@ -268,11 +301,9 @@ class NoHead(Head):
     """A bare encoder: relations alone, or beside a `compute_loss_func`."""
 
     name = "none"
+    auto_class = "AutoModel"
     label_columns = ()
     uncached_because = "a bare encoder has no logits"
-
-    def task_count(self, batch):
-        return self.logit_count(batch)
 
     def logit_loss(self, student, teacher, batch, **scale):
         raise InputError("a bare encoder has no logits to compare: set alpha to 0.")

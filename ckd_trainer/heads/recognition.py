@@ -1,14 +1,13 @@
 """Which head a model has: looked up once, by the class of the model and its configuration."""
 
 import torch
-import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ckd_trainer.heads.base import Head
 from ckd_trainer.heads.kinds import Classes, MultiLabel, NoHead, Score, Spans, Tokens, Vocabulary
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.wrapped_models import has_adapters, inner_model, unwrapped
+from ckd_trainer.utils.wrapped_models import LABELS, forward_arguments, has_adapters, inner_model, unwrapped
 
 # What `DistillationTrainer` can train, for messages.
 SUPPORTED = (
@@ -37,10 +36,11 @@ def head_of(model: torch.nn.Module) -> Head:
         )
     head = _head_of_class(type(inner), inner.config)
     wraps = inner is not model and not has_adapters(model)
-    if wraps and isinstance(head, NoHead):
+    # One that is derived from a bare encoder and reads labels has a head of its own, too.
+    if isinstance(head, NoHead) and (wraps or forward_arguments(inner) & {*LABELS}):
         raise InputError(
-            f"what the outputs of {type(model).__name__} mean is unknown, as the {type(inner).__name__} in it has no "
-            "head: say it, such as DistillationTrainer(head=ckd_trainer.heads.Classes(), ...)."
+            f"what the outputs of {type(model).__name__} mean is unknown, as it puts a head of its own on an encoder: "
+            "say it, such as DistillationTrainer(head=ckd_trainer.heads.Classes(), ...)."
         )
     return head
 
@@ -54,21 +54,13 @@ def head_of_auto_class(auto_class: type, config: PreTrainedConfig) -> Head:
     return _head(auto_class.__name__.removeprefix("AutoModel"), config, auto_class.__name__)
 
 
-def auto_class_of(model: torch.nn.Module) -> type:
-    """Returns the Auto class that loads models of this kind, `AutoModelForTokenClassification`, say."""
-    kinds = [auto for base in type(model).__mro__ for auto in _KINDS if base.__name__ in _names(auto)]
-    if not kinds:
-        raise InputError(f"which Auto class loads a {type(model).__name__} is unknown: give the teacher as a model.")
-    return getattr(transformers, f"AutoModel{kinds[0]}")
-
-
 def _head_of_class(kind: type, config: PreTrainedConfig) -> Head:
     for base in kind.__mro__:  # a class of the user's may be derived from one of transformers
         for auto in _KINDS:
             if base.__name__ in _names(auto):
                 return _head(auto, config, kind.__name__)
     raise InputError(
-        f"{kind.__name__} is none of the models that we can distil ({SUPPORTED}): if its outputs mean what those of "
+        f"{kind.__name__} is not a model that we can distil ({SUPPORTED}): if its outputs mean what those of "
         "one of these do, say so, such as DistillationTrainer(head=ckd_trainer.heads.Classes(), ...)."
     )
 
@@ -86,6 +78,11 @@ def _head(auto: str, config: PreTrainedConfig, name: str) -> Head:
         raise InputError(
             f"{name} predicts {config.num_labels} numbers for each text, but a score is one: give a model with "
             "num_labels 1, or one for each number."
+        )
+    if problem == "single_label_classification" and config.num_labels == 1:
+        raise InputError(
+            f"{name} has one class, so there is nothing to tell apart: give a model with more labels, or "
+            'problem_type="regression" for a score.'
         )
     return Score() if config.num_labels == 1 else Classes()
 
@@ -126,5 +123,5 @@ _REFUSED = {
     "ForMultipleChoice": "its batches hold several texts for each example",
     "ForNextSentencePrediction": "it says whether one sentence follows another, which no head of ours does",
     "ForSeq2SeqLM": "it has an encoder and a decoder",
-    "ForPreTraining": "it has two heads",
+    "ForPreTraining": "its head is one of pre-training",
 }

@@ -16,6 +16,8 @@ from ckd_trainer.teacher.signals import Signal
 class Term(torch.nn.Module, abc.ABC):
     """A term of the loss: a mean over items of the step.
 
+    It has no parameters of its own, as nothing would train them.
+
     Attributes:
         name: what logs call it, `loss_<name>`.
         weight: in the loss; a share of the gradient where terms are balanced (`is_balanced`), else a factor.
@@ -34,13 +36,14 @@ class Term(torch.nn.Module, abc.ABC):
         """Returns the term of a batch, a scalar: the mean over `count(batch)` items.
 
         Args:
-            student, teacher: the values of `student_signal` and `teacher_signal`.
+            student, teacher: the values of `student_signal` and `teacher_signal`; logits of the teacher in the
+                student's order of labels.
             batch: the columns that the models read; padding is where `attention_mask` is 0.
         """
 
     @abc.abstractmethod
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns of how many items the term of a batch is the mean, a scalar.
+        """Returns the number of items that the term of a batch averages over, a scalar.
 
         A step may be cut into batches and processes in any way, as a term of all is the mean of those of its parts,
         each weighted with its part's count: term = sum_parts count(part) term(part) / sum_parts count(part).
@@ -65,10 +68,8 @@ class Pair:
 
     Attributes:
         head: the student's.
-        label_order: for each of the student's labels its index in the teacher's logits; None: the same order.
     """
 
     student: PreTrainedConfig
     teacher: PreTrainedConfig
     head: Head
-    label_order: list[int] | None = None

@@ -17,22 +17,21 @@ class LogitTerm(Term):
 
     def __init__(self, args: CKDArguments, pair: Pair):
         super().__init__()
-        self.weight, self.args, self.pair = args.alpha, args, pair
+        self.weight, self.args, self.head = args.alpha, args, pair.head
         self.student_signal = Logits(pair.head, pair.head.outputs(pair.student))
         self.teacher_signal = Logits(pair.head, pair.head.outputs(pair.teacher))
 
     def forward(self, student, teacher, batch):
-        teacher = self.args.map_scores(self.pair.head.in_order(teacher, self.pair.label_order))
-        return self.pair.head.logit_loss(
+        return self.head.logit_loss(
             student,
-            teacher,
+            self.args.map_scores(teacher),
             batch,
             temperature=self.args.temperature,
             scale_by_temperature=self.args.scale_by_temperature,
         )
 
     def count(self, batch):
-        return self.pair.head.logit_count(batch)
+        return self.head.logit_count(batch)
 
 
 def terms(args: CKDArguments, pair: Pair) -> list[Term]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import transformers
 from huggingface_hub import snapshot_download
 from transformers import (
     AutoModelForSequenceClassification,
@@ -19,7 +20,7 @@ from transformers import (
 from ckd_trainer.arguments import GlueArguments, ModelArguments, SquadArguments
 from ckd_trainer.heads import Head
 from ckd_trainer.heads.labels import label_order, warn_of_label_order
-from ckd_trainer.heads.recognition import auto_class_of, head_of_auto_class
+from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
     check_embeddings,
     check_encoder,
@@ -254,10 +255,10 @@ class StoredTeacher:
         self.allow_unused_weights = allow_unused_weights
 
     @classmethod
-    def like(cls, student: PreTrainedModel, name_or_path: str | os.PathLike) -> "StoredTeacher":
-        """Returns the teacher in a folder or on the Hub, loaded by the student's Auto class."""
-        name = str(name_or_path)
-        return cls(name, load_config(name, trust_remote_code=False), auto_class_of(student), trust_remote_code=False)
+    def with_head(cls, head: Head, name_or_path: str | os.PathLike) -> "StoredTeacher":
+        """Returns the teacher in a folder or on the Hub, loaded by the Auto class of a head."""
+        name, auto_class = str(name_or_path), getattr(transformers, head.auto_class)
+        return cls(name, load_config(name, trust_remote_code=False), auto_class, trust_remote_code=False)
 
     @property
     def head(self) -> Head:

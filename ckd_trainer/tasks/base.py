@@ -27,7 +27,6 @@ from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of, by_token
 from ckd_trainer.utils.processes import made_once
 
 logger = logging.getLogger(__name__)
@@ -253,7 +252,7 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     examples = inputs.validation[""] if split == "validation" else inputs.train
     rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
-    logits = trainer.teachers_logits(rows) if cached else _live_logits(trainer, sample)
+    logits = trainer.cached_logits(rows) if cached else _live_logits(trainer, sample)
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:
@@ -297,7 +296,6 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     )
     for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        logits = trainer.head.in_order(teacher.logits(batch, trainer.head).float(), trainer.label_order)
-        parts.append((by_token(logits, attention_mask_of(batch)) if logits.dim() == 3 else logits).cpu())
+        parts.append(trainer.live_logits(teacher, batch).cpu())
     longest = max(part.shape[-1] for part in parts)
     return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

@@ -62,17 +62,27 @@ class Contents:
 
     @property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:20]
+        # Without fields at their defaults: one that a later version adds makes no cache of this one foreign.
+        fields = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default or field.name == "format"
+        }
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
     def serves(self, wanted: "Contents") -> bool:
         """True where everything wanted is here: a run that reads fewer signals reads the cache of one with more."""
         return dataclasses.replace(self, signals=wanted.signals) == wanted and {*wanted.signals} <= {*self.signals}
 
 
+def columns_of(signals: Sequence[Signal]) -> dict[str, Column]:
+    """Returns the columns of signals by their names in a cache."""
+    return {column_name(signal, name): column for signal in signals for name, column in signal.columns().items()}
+
+
 def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
     """Returns how many bytes the rows of examples with so many valid tokens take."""
-    columns = [column for signal in signals for column in signal.columns().values()]
-    return 16 + sum(4 + column.bytes(lengths) for column in columns)
+    return 16 + sum(4 + column.bytes(lengths) for column in columns_of(signals).values())
 
 
 class TeacherCache:
@@ -84,30 +94,17 @@ class TeacherCache:
     """
 
     def __init__(self, folder: Path, signals: Sequence[Signal]):
-        self.columns = {
-            column_name(signal, name): column for signal in signals for name, column in signal.columns().items()
-        }
         parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
-        self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.columns]).with_format("arrow")
+        self.rows = (
+            concatenate_datasets(parts).select_columns(["tokens", "text", *columns_of(signals)]).with_format("arrow")
+        )
 
-    def read(self, rows: Sequence[int], signals: Sequence[Signal]) -> dict[str, np.ndarray]:
-        """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
-        columns = {
-            column_name(signal, name): self.columns[column_name(signal, name)]
-            for signal in signals
-            for name in signal.columns()
-        }
+    def read(self, rows: Sequence[int], columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """Returns texts and columns of some rows, in any order, as arrays (rows, ...) padded with 0."""
         table = self.rows.select_columns(["tokens", "text", *columns])[list(rows)]
-        return {"text": table["text"].to_numpy()} | self._arrays(table, columns)
-
-    def read_signal(self, signal: Signal, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """Returns the columns of one signal in some rows, by their names in the signal."""
-        arrays = self.read(rows, [signal])
-        return {name: arrays[column_name(signal, name)] for name in signal.columns()}
-
-    def _arrays(self, table: pa.Table, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
         tokens = table["tokens"].to_numpy()
-        return {name: _padded(table[name], column.sizes(tokens)) for name, column in columns.items()}
+        arrays = {name: _padded(table[name], column.sizes(tokens)) for name, column in columns.items()}
+        return {"text": table["text"].to_numpy()} | arrays
 
 
 def _padded(column: pa.ChunkedArray, sizes: Sequence[int | np.ndarray]) -> np.ndarray:
@@ -139,10 +136,11 @@ class SignalCollator:
         cache: TeacherCache,
         signals: Sequence[Signal],
     ):
-        self.collate, self.cache, self.signals = collate, cache, list(signals)
+        self.collate, self.cache = collate, cache
+        self.columns = columns_of(signals)  # not the signals: workers get a copy of this, and heads may hold tensors
 
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
-        signals = self.cache.read([row[ROW] for row in rows], self.signals)
+        signals = self.cache.read([row[ROW] for row in rows], self.columns)
         batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
         if not np.array_equal(text_hashes(batch), signals.pop("text")):
             raise RuntimeError(
@@ -212,8 +210,7 @@ def open_or_build(
                         writer.write(part, bar.update)
 
             told = told_without_room(directory, "teacher_cache_dir", "what is written")
-            with accelerator.autocast():
-                in_all_processes(told(write))
+            in_all_processes(told(write))
             folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
     return TeacherCache(folder, signals)
 

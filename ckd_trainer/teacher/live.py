@@ -1,6 +1,7 @@
 """The teacher as a model that runs on each batch."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ckd_trainer.heads import Head
 from ckd_trainer.teacher.signals import Listener, Signal
-from ckd_trainer.utils.wrapped_models import LABELS, asked_for, forward_arguments
+from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forward_arguments, use_eager_attention
 
 
 class LiveTeacher:
@@ -17,6 +18,7 @@ class LiveTeacher:
     Args:
         model: the teacher, placed where the batches are. It is frozen and put in eval mode here, for good.
         signals: what is read of it.
+        autocast: makes the context that the forward runs in; none for a model that Accelerate has prepared.
 
     Example::
 
@@ -24,23 +26,33 @@ class LiveTeacher:
         teacher(batch)[WordGram((0, 2, 4, 6))]
     """
 
-    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
-        self.model, self.signals = model.eval().requires_grad_(False), list(signals)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        signals: Sequence[Signal],
+        *,
+        autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ):
+        for signal in signals:
+            signal.check(config_of(model))
+        if any("attentions" in signal.model_outputs for signal in signals):
+            use_eager_attention(model)
+        self.model, self.signals, self.autocast = model.eval().requires_grad_(False), list(signals), autocast
         self.options = asked_for(model, signals)
         self.input_names = forward_arguments(model)
         self.listener = Listener(model, signals)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
-        outputs = dict(self.model(**self._inputs(batch), **self.options)) | self.listener.drain()
+        with self.autocast(), self.listener.capturing() as captured:
+            outputs = self.model(**self._inputs(batch), **self.options)
+        outputs = dict(outputs) | captured
         return {signal: signal.read(outputs, batch) for signal in self.signals}
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor], head: Head) -> Tensor:
         """Returns the logits alone, in the teacher's own order of labels."""
-        outputs = self.model(**self._inputs(batch), **asked_for(self.model, []))
-        self.listener.drain()
-        return head.logits(outputs)
+        return head.logits(self.model(**self._inputs(batch), **asked_for(self.model, [])))
 
     def _inputs(self, batch):
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}

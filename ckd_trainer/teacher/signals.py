@@ -6,19 +6,23 @@ it takes, and by which key a cache knows it. Equal signals of one model are comp
 """
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ckd_trainer.heads import Head
 from ckd_trainer.losses import layer_gram, word_gram
+from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_words, unpack_layers, unpack_words
 from ckd_trainer.teacher.projections import projections_of
+from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of, by_token, in_place
 
 Outputs = Mapping[str, Any]
@@ -66,12 +70,16 @@ class Signal(abc.ABC):
         """Returns the signal of a batch.
 
         Args:
-            outputs: of the model's forward, and what `modules` gave, by name.
+            outputs: of the model's forward, and what `modules` gave, by name; in float32 or wider.
         """
 
     def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         """Returns the modules whose outputs it reads beside those of the forward, by the name that it reads."""
         return {}
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Raises InputError for a model that does not have what is read, such as a layer beyond its depth."""
+        return
 
     @property
     def key(self) -> str:
@@ -139,10 +147,27 @@ class Logits(Signal):
 
 
 @dataclass(frozen=True)
-class _OfStates(Signal):
-    """Reads some hidden states: 0 is what the embeddings give, l the output of layer l."""
+class _OfLayers(Signal):
+    """Reads some layers, counted from 1."""
 
     layers: tuple[int, ...]
+    first: ClassVar[int] = 1
+
+    def check(self, config):
+        depth = config.num_hidden_layers
+        outside = [layer for layer in self.layers if not self.first <= layer <= depth]
+        if outside:
+            raise InputError(
+                f"{type(self).__name__} reads layer {outside[0]}, but the {config.model_type} model has layers "
+                f"{self.first} to {depth}."
+            )
+
+
+@dataclass(frozen=True)
+class _OfStates(_OfLayers):
+    """Reads some hidden states: 0 is what the embeddings give, l the output of layer l."""
+
+    first = 0
     model_outputs = frozenset(["hidden_states"])
 
     def states(self, outputs: Outputs) -> list[Tensor]:
@@ -229,13 +254,12 @@ class HiddenStates(_OfStates):
 
 
 @dataclass(frozen=True)
-class Attentions(Signal):
+class Attentions(_OfLayers):
     """Attention probabilities of layers 1, 2, ...: a list of (batch, heads, length, length).
 
     The models run with eager attention, as no other kind returns them.
     """
 
-    layers: tuple[int, ...]
     model_outputs = frozenset(["attentions"])
 
     def read(self, outputs, batch):
@@ -243,13 +267,11 @@ class Attentions(Signal):
 
 
 @dataclass(frozen=True)
-class QueryKeyValue(Signal):
+class QueryKeyValue(_OfLayers):
     """Queries, keys and values of layers 1, 2, ...: for each layer three tensors (batch, length, width).
 
     They come from the projections within the model, see `projections_of` for the families whose modules we know.
     """
-
-    layers: tuple[int, ...]
 
     def modules(self, model):
         return {
@@ -262,36 +284,43 @@ class QueryKeyValue(Signal):
 
 def _query_key_value(outputs: Outputs, layer: int) -> tuple[Tensor, ...]:
     joint = outputs.get(f"query_key_value {layer}")
-    if joint is not None:
-        return joint.chunk(3, dim=-1)
-    return tuple(outputs[f"{part} {layer}"] for part in ("query", "key", "value"))
+    separate = [outputs[f"{part} {layer}"] for part in ("query", "key", "value")] if joint is None else None
+    # Modules compute in the precision of autocast; the outputs of a forward come in float32.
+    return tuple(at_least_float32(part) for part in separate or joint.chunk(3, dim=-1))
 
 
 class Listener:
-    """Keeps what some modules of a model return, from one forward to the next reading.
+    """Captures what some modules of a model return in a forward.
 
     Args:
-        model: its modules are listened to from now on.
-        signals: whose modules.
+        model: whose modules.
+        signals: they say which.
     """
 
     def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
-        self.heard: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] | None = None
         modules = {name: module for signal in signals for name, module in signal.modules(model).items()}
-        self.hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
+        self._hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
 
     def _keeper(self, name: str):
         def keep(module, inputs, output):
-            self.heard[name] = output
+            # The first call in a forward: DeBERTa projects positions by the same modules. And none outside of one:
+            # checkpointed layers run again in the backward pass.
+            if self._captured is not None:
+                self._captured.setdefault(name, output)
 
         return keep
 
-    def drain(self) -> dict[str, Tensor]:
-        """Returns what was heard in the last forward, and forgets it."""
-        heard, self.heard = self.heard, {}
-        return heard
+    @contextlib.contextmanager
+    def capturing(self) -> Iterator[dict[str, Tensor]]:
+        """Captures within the context, into the mapping that it gives, by the names that signals read."""
+        self._captured = captured = {}
+        try:
+            yield captured
+        finally:
+            self._captured = None
 
     def close(self) -> None:
-        """Stops listening."""
-        for hook in self.hooks:
+        """Takes the hooks off the model."""
+        for hook in self._hooks:
             hook.remove()

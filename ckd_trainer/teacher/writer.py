@@ -13,6 +13,8 @@ from torch import Tensor
 from ckd_trainer.teacher.cached import column_name
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
 
 _FACTOR = 6364136223846793005  # odd, of Knuth's 64-bit generator
@@ -120,6 +122,7 @@ class SignalWriter:
         parts, columns = {}, {}
         for signal, value in self.teacher(batch).items():
             for name, part in signal.pack(value, mask).items():
+                _check_shape(signal, name, part)
                 parts[column_name(signal, name)] = part.cpu().numpy()
                 columns[column_name(signal, name)] = signal.columns()[name]
         texts, tokens = text_hashes(batch).tolist(), mask.sum(-1).cpu().numpy()
@@ -130,6 +133,17 @@ class SignalWriter:
                 own = tuple(slice(size if isinstance(size, int) else size[place]) for size in sizes[name])
                 row[name] = part[place][own].reshape(-1)
             yield row
+
+
+def _check_shape(signal: Signal, name: str, part: Tensor) -> None:
+    """Raises InputError where a signal is not of the size that it says, as what is too much would be cut off."""
+    said, found = signal.columns()[name].shape, tuple(part.shape[1:])
+    free = {"tokens", "pairs"}
+    if len(said) != len(found) or any(size not in free | {its} for size, its in zip(said, found, strict=True)):
+        raise InputError(
+            f"the teacher's {signal.key} has {name} of shape {found} for each example, not {said}: give the term the "
+            "sizes of the teacher for the teacher's signal."
+        )
 
 
 def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:

@@ -153,9 +153,9 @@ class TermBalance(TrainerCallback, ExportableState):
             if relative[term] <= SMALLEST_NORM:
                 advice = ": teacher and student agree in it, or it does not reach the weights that are trained"
             elif self.rescales:
-                advice = f": change {term}_weight, which is {weight:g}"
+                advice = f": change its weight, which is {weight:g}"
             else:
-                advice = f" at {term}_weight {weight:g}: term_balance gradient would make the weight a share"
+                advice = f" at weight {weight:g}: term_balance gradient would make the weight a share"
             if share < MIN_SHARE:
                 logger.warning(
                     "%s has %.2g of the gradient of task and logits, so it hardly trains the student%s.",

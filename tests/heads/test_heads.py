@@ -20,7 +20,7 @@ from transformers import (
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.heads import ANSWER_MASK, Classes, MultiLabel, NoHead, Score, Spans, Tokens, Vocabulary
 from ckd_trainer.methods import Term
-from ckd_trainer.teacher.signals import WordGram
+from ckd_trainer.teacher.signals import Attentions, FirstToken, Logits, QueryKeyValue, WordGram
 from ckd_trainer.utils.errors import InputError
 
 VOCABULARY = 24
@@ -104,7 +104,7 @@ def pad(rows, more=0):
     return batch
 
 
-def trainer(folder, head, data, *, student=None, ckd_args=None, options=None, **kwargs):
+def trainer(folder, name, data, *, student=None, ckd_args=None, options=None, **kwargs):
     args = TrainingArguments(
         folder,
         report_to="none",
@@ -113,8 +113,8 @@ def trainer(folder, head, data, *, student=None, ckd_args=None, options=None, **
         logging_steps=1,
         **{"max_steps": 2, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0} | (options or {}),
     )
-    student = student or model(head, layers=2, width=8)
-    kwargs.setdefault("teacher_model", model(head, seed=1))
+    student = student or model(name, layers=2, width=8)
+    kwargs.setdefault("teacher_model", model(name, seed=1))
     kwargs.setdefault("ckd_args", ckd_args or CKDArguments(**LOGITS_ALONE))
     return DistillationTrainer(model=student, args=args, train_dataset=data, data_collator=pad, **kwargs)
 
@@ -155,11 +155,12 @@ def slow_losses(head, batch, ours, theirs, temperature):
                 logits += [kl(mine[valid], other[valid], temperature)]
         else:
             shift = int(head == "causal")
+            has_label = bool((batch["labels"][row, shift:] >= 0).any())
             for place in range(tokens - shift):
                 label = batch["labels"][row, place + shift]
                 mine, other = ours.logits[row, place], theirs.logits[row, place]
                 task += [-mine.log_softmax(-1)[label]] if label >= 0 else []
-                if head == "tokens" or label >= 0:
+                if head == "tokens" or label >= 0 or not has_label:
                     logits += [kl(mine, other, temperature)]
     return [torch.stack(values).mean() for values in (task, logits)]
 
@@ -204,10 +205,11 @@ def test_columns_of_padding_change_nothing(tmp_path, head):
 
 
 @pytest.mark.parametrize("left, right", [(0, 3), (2, 0), (2, 3)])
-@pytest.mark.parametrize("head", ["tokens", "spans", "masked"])
+@pytest.mark.parametrize("head", ["tokens", "spans", "masked", "causal"])
 def test_logits_of_padding_may_be_anything(rng, head, left, right):
-    """On either side: models that count positions from the first token are padded on the left."""
-    kind, outputs = KINDS[head](), {"tokens": 4, "masked": VOCABULARY, "spans": 2}[head]
+    """On either side: causal models, for one, are padded on the left."""
+    kind = Vocabulary(causal=True) if head == "causal" else KINDS[head]()
+    outputs = {"tokens": 4, "spans": 2}.get(head, VOCABULARY)
     batch = pad(list(examples(head)))
     shape = batch["input_ids"].shape
 
@@ -227,6 +229,8 @@ def test_logits_of_padding_may_be_anything(rng, head, left, right):
     after = kind.logit_loss(logits(more=True), logits(more=True), padded, temperature=2.0, scale_by_temperature=True)
     torch.testing.assert_close(before, after)
     assert kind.logit_count(padded) == kind.logit_count(batch)
+    if head != "spans":  # whose positions move with the padding
+        assert kind.task_count(padded) == kind.task_count(batch)
 
 
 @pytest.mark.parametrize("head", [*HEADS, "none"])
@@ -304,15 +308,20 @@ def test_heads_that_do_not_go_together(tmp_path):
     data, teacher = examples("classes"), model("tokens", seed=1)
     with pytest.raises(InputError, match="student's head is classes, but the teacher's is a class for each token"):
         trainer(tmp_path, "classes", data, teacher_model=teacher)
+    with pytest.raises(InputError, match="teacher's is a class for each token"):  # also where a head is given
+        trainer(tmp_path, "classes", data, teacher_model=teacher, head=Classes())
+    args = CKDArguments(**RELATIONS | {"alpha": 0.0})
     for other in ("tokens", "masked", "none"):
-        args = CKDArguments(**RELATIONS | {"alpha": 0.0})
         trainer(tmp_path, "classes", data, teacher_model=model(other, seed=1), ckd_args=args).train()
+    stranger = model("classes", seed=1)
+    stranger.config.id2label = {0: "x", 1: "y", 2: "z"}
+    trainer(tmp_path, "classes", data, teacher_model=stranger, ckd_args=args).train()  # nobody reads its labels
 
 
 def test_a_bare_encoder(tmp_path):
     """General distillation: relations alone, balanced by the first of them, or beside a loss of the user's."""
     data = examples("none")
-    with pytest.raises(InputError, match="student's head is none.* set alpha to 0"):
+    with pytest.raises(InputError, match="a bare encoder has no logits to compare: set alpha to 0"):
         trainer(tmp_path, "none", data, ckd_args=CKDArguments(**RELATIONS))
     run = trainer(
         tmp_path, "none", data, ckd_args=CKDArguments(**RELATIONS | {"alpha": 0, "term_balance": "gradient"})
@@ -330,6 +339,137 @@ def test_a_bare_encoder(tmp_path):
     run = trainer(tmp_path, "none", data, ckd_args=args, compute_loss_func=to_zero)
     run.train()
     assert run.state.log_history[0]["loss_task"] > 0
+
+
+def test_a_loss_function_without_labels(tmp_path):
+    """It need not read any: what it returns is the mean over examples."""
+
+    def spread(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.square().mean()
+
+    data = examples("classes").remove_columns("labels")
+    args = CKDArguments(**RELATIONS)
+    run = trainer(tmp_path, "classes", data, ckd_args=args, compute_loss_func=spread)
+    run.train()
+    assert run.state.log_history[0]["loss_task"] > 0
+
+
+@pytest.mark.parametrize("cache", [False, True], ids=["live", "cached"])
+def test_labels_that_the_teacher_reads_and_the_student_does_not(tmp_path, cache):
+    """They are there for the user's loss function."""
+    seen = []
+
+    def own(outputs, labels, num_items_in_batch=None):
+        seen.append(labels)
+        return outputs.last_hidden_state.square().mean()
+
+    args = {"alpha": 0.0} | ({"teacher_cache_dir": str(tmp_path / "cache")} if cache else {})
+    run = trainer(
+        tmp_path,
+        "none",
+        examples("classes"),
+        teacher_model=model("classes", seed=1),
+        ckd_args=CKDArguments(**RELATIONS | args),
+        compute_loss_func=own,
+        options={"label_names": ["labels"]},
+    )
+    run.train()
+    assert len(seen) >= 2 and all(labels is not None for labels in seen)
+
+
+class OwnTerm(Term):
+    """Reads logits, and keeps what it was given."""
+
+    name = "own"
+
+    def __init__(self, outputs=3):
+        super().__init__()
+        self.student_signal = self.teacher_signal = Logits(Classes(), outputs)
+        self.seen = []
+
+    def forward(self, student, teacher, batch):
+        self.seen.append(teacher)
+        return (student - teacher).square().mean()
+
+    def count(self, batch):
+        return batch["input_ids"].new_full((), len(batch["input_ids"]))
+
+
+def test_a_term_of_the_users_gets_logits_in_the_students_order(tmp_path):
+    teacher, term, data = model("classes", seed=1), OwnTerm(), examples("classes")
+    teacher.config.id2label = {0: "LABEL_2", 1: "LABEL_0", 2: "LABEL_1"}
+    args = CKDArguments(**RELATIONS | {"alpha": 0.0})
+    run = trainer(tmp_path, "classes", data, teacher_model=teacher, ckd_args=args, terms=[term])
+    batch = pad(list(data))
+    run.compute_loss(run.model.train(), dict(batch))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(term.seen[0], teacher(**inputs).logits[:, [1, 2, 0]])
+    with pytest.raises(InputError, match="teacher's is a class for each token"):
+        trainer(tmp_path, "classes", data, teacher_model=model("tokens"), ckd_args=args, terms=[term])
+
+
+def test_terms_that_cannot_work_are_refused(tmp_path):
+    class Projected(OwnTerm):
+        def __init__(self):
+            super().__init__()
+            self.projection = torch.nn.Linear(3, 3)
+
+    class TooDeep(OwnTerm):
+        def __init__(self):
+            super().__init__()
+            self.student_signal = self.teacher_signal = Attentions((0,))
+
+    data = examples("classes")
+    with pytest.raises(InputError, match="the term own has parameters, which no optimizer trains"):
+        trainer(tmp_path, "classes", data, terms=[Projected()])
+    with pytest.raises(InputError, match="Attentions reads layer 0, but the bert model has layers 1 to 2"):
+        trainer(tmp_path, "classes", data, terms=[TooDeep()])
+
+
+def test_a_signal_that_is_not_of_the_size_that_it_says(tmp_path):
+    """Stored, it would be cut to that size."""
+
+    class Narrow(OwnTerm):
+        def __init__(self):
+            super().__init__()
+            self.student_signal = self.teacher_signal = FirstToken((1,), width=8)
+
+    args = CKDArguments(**RELATIONS, teacher_cache_dir=str(tmp_path / "cache"))
+    run = trainer(tmp_path, "classes", examples("classes"), ckd_args=args, terms=[Narrow()])
+    with pytest.raises(InputError, match=r"FirstToken.* has states of shape \(1, 16\) for each example, not \(1, 8\)"):
+        run.train()
+
+
+class ProjectionTerm(OwnTerm):
+    """Queries of the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.student_signal, self.teacher_signal = QueryKeyValue((2,)), QueryKeyValue((4,))
+
+    def forward(self, student, teacher, batch):
+        return student[0][0].square().mean()
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"bf16": True},
+    {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+], ids=["plain", "bf16", "checkpointing"])  # fmt: skip
+def test_projections_train_the_student(tmp_path, options):
+    args = CKDArguments(**LOGITS_ALONE | {"alpha": 0.0})
+    run = trainer(tmp_path, "classes", examples("classes"), ckd_args=args, terms=[ProjectionTerm()], options=options)
+    query = run.model.bert.encoder.layer[1].attention.self.query.weight
+    before = query.detach().clone()
+    run.train()
+    assert (query - before).abs().max() > 1e-4
+    assert run._listener._captured is None
+
+
+def test_reentrant_checkpointing_gives_projections_no_gradient(tmp_path):
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(InputError, match="set use_reentrant to false"):
+        trainer(tmp_path, "classes", examples("classes"), terms=[ProjectionTerm()], options=options)
 
 
 def test_a_term_of_the_users(tmp_path):

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+import transformers
 from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     BertConfig,
     BertForMultipleChoice,
     BertForNextSentencePrediction,
@@ -22,8 +21,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from ckd_trainer.heads import Classes, MultiLabel, NoHead, Score, Tokens, Vocabulary, head_of
-from ckd_trainer.heads.recognition import auto_class_of
+from ckd_trainer.heads import Classes, MultiLabel, NoHead, Score, Spans, Tokens, Vocabulary, head_of
 from ckd_trainer.utils.errors import InputError
 
 
@@ -32,6 +30,11 @@ def small(config=BertConfig, **kwargs):
     if config is DistilBertConfig:
         sizes = {"n_layers": 1, "dim": 8, "n_heads": 1, "hidden_dim": 8}
     return config(vocab_size=9, **sizes, **kwargs)
+
+
+class WithAHead(BertModel):
+    def forward(self, input_ids, labels=None):
+        return super().forward(input_ids)
 
 
 class OfTheUsers(BertForSequenceClassification):
@@ -60,19 +63,31 @@ def test_causal_models_predict_the_next_token():
 @pytest.mark.parametrize(("model", "words"), [
     (BertForMultipleChoice(small()), "BertForMultipleChoice .*several texts for each example"),
     (BertForNextSentencePrediction(small()), "BertForNextSentencePrediction .*one sentence follows"),
-    (BertForPreTraining(small()), "BertForPreTraining .*two heads"),
+    (BertForPreTraining(small()), "BertForPreTraining .*its head is one of pre-training"),
     (BertForSequenceClassification(small(num_labels=3, problem_type="regression")), "3 numbers for each text"),
     (T5ForConditionalGeneration(T5Config(vocab_size=9, d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1)),
      "an encoder and a decoder"),
     (ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-                                         intermediate_size=8, image_size=8, patch_size=4)), "none of the models"),
+                                         intermediate_size=8, image_size=8, patch_size=4)),
+     "not a model that we can distil"),
     (torch.nn.Linear(2, 2), "outputs of Linear mean is unknown"),
+    (WithAHead(small()), "outputs of WithAHead mean is unknown, as it puts a head of its own on an encoder"),
 ])  # fmt: skip
 def test_other_models_are_refused_by_name(model, words):
     with pytest.raises(InputError, match=words):
         head_of(model)
 
 
-def test_the_auto_class_that_loads_a_model_again():
-    assert auto_class_of(OfTheUsers(small())) is AutoModelForSequenceClassification
-    assert auto_class_of(RobertaForMaskedLM(small(RobertaConfig))) is AutoModelForMaskedLM
+def test_one_class_is_nothing_to_tell_apart():
+    """transformers' own loss is the cross entropy of one class then, which is 0; its newer versions refuse it too."""
+    model = BertForSequenceClassification(small(num_labels=1))
+    object.__setattr__(model.config, "problem_type", "single_label_classification")
+    with pytest.raises(InputError, match="has one class, so there is nothing to tell apart"):
+        head_of(model)
+
+
+@pytest.mark.parametrize("kind", [Classes, MultiLabel, Score, Tokens, Spans, Vocabulary, NoHead])
+def test_the_auto_class_of_a_head_makes_models_with_it(kind):
+    auto = getattr(transformers, kind().auto_class)
+    more = {Score: {"num_labels": 1}, MultiLabel: {"problem_type": "multi_label_classification"}}.get(kind, {})
+    assert type(head_of(auto.from_config(small(**more)))) is kind

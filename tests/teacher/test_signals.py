@@ -44,7 +44,8 @@ FAMILIES = {  # the configuration, and by hand where the queries, keys and value
     ),
     "mpnet": (MPNetConfig(**SIZES), [f"mpnet.{LAYER}.attn.{part}" for part in "qkv"]),
     "deberta-v2": (
-        DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+        # As in DeBERTa-v3, the same modules project the relative positions, too.
+        DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True),
         [f"deberta.{LAYER}.self.{part}_proj" for part in ("query", "key", "value")],
     ),
     "modernbert": (ModernBertConfig(**SIZES, vocab_size=60, pad_token_id=0), ["model.layers.{}.attn.Wqkv"]),

@@ -448,11 +448,11 @@ def test_published_weights_that_train_little_or_too_much_are_warned_of(tmp_path,
     faint, loud = warnings_of(caplog)
     assert faint == (
         f"wr_angle has {shares['wr_angle']:.2g} of the gradient of task and logits, so it hardly trains the student "
-        f"at wr_angle_weight 0.0001: {way_out}."
+        f"at weight 0.0001: {way_out}."
     )
     assert loud == (
         f"ltr_angle has {shares['ltr_angle']:.3g} times the gradient of task and logits, which it drowns out "
-        f"at ltr_angle_weight 10000: {way_out}."
+        f"at weight 10000: {way_out}."
     )
 
 
@@ -469,8 +469,8 @@ def test_shares_out_of_proportion_are_warned_of(caplog):
         if balance.is_due(step):
             balance.add(step, 1.0, {"wr_angle": 2.0, "wr_distance": 1e-3, "ltr_angle": 1e3})
     faint, loud = warnings_of(caplog)
-    assert "wr_angle has 0.004 of the gradient" in faint and "change wr_angle_weight, which is 0.004" in faint
-    assert "ltr_angle has 25 times the gradient" in loud and "change ltr_angle_weight, which is 25" in loud
+    assert "wr_angle has 0.004 of the gradient" in faint and "change its weight, which is 0.004" in faint
+    assert "ltr_angle has 25 times the gradient" in loud and "change its weight, which is 25" in loud
 
 
 @pytest.mark.parametrize(
