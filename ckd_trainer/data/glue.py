@@ -1,6 +1,6 @@
 """GLUE tasks and own files as one thing: texts and labels, tokenized inputs, metrics and prediction files.
 
-    python -m ckd_trainer.data.glue submission outputs/glue_*_ckd --output glue_submission.zip
+    ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
 
 zips the prediction files of several runs for the GLUE server.
 """
@@ -274,7 +274,7 @@ def compute_metrics_for(task):
 @command_line
 def main(argv=None):
     """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
-    parser = ArgumentParser(prog="python -m ckd_trainer.data.glue", description="Work with GLUE files.")
+    parser = ArgumentParser(prog="ckd-trainer", description="Work with GLUE files.")
     submission = parser.add_subparsers(dest="command", required=True).add_parser(
         "submission", help="zip the prediction files of run folders for the GLUE server"
     )

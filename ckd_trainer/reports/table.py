@@ -1,6 +1,6 @@
 """One table and one picture from finished runs. Reads what the runs left; never trains.
 
-    python -m ckd_trainer.reports.table runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
+    ckd-trainer report runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
 
 The table goes to the screen: name, parameters, size, latency, metric and train time, the teacher first. The picture
 shows the validation metric over the epochs, and the final one against the latency.
@@ -238,9 +238,7 @@ def _spread(heights, gap):
 
 @command_line
 def main(argv):
-    parser = ArgumentParser(
-        prog="python -m ckd_trainer.reports.table", description="One table and one picture from finished runs."
-    )
+    parser = ArgumentParser(prog="ckd-trainer report", description="One table and one picture from finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
     parser.add_argument("--metric", required=True, help="what the runs are compared by, such as accuracy")
     parser.add_argument("--output", type=expanded, help="also draw a picture into this file (.png, .svg or .pdf)")

@@ -27,12 +27,12 @@ class _Parser(HfArgumentParser):
         raise InputError(message)
 
 
-def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
+def parse_recipe(dataclass_types, argv: list[str], prog: str | None = None) -> tuple:
     """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
 
     A recipe is a flat mapping of field names. YAML's own types are converted by the field's: `2e-5` is a number and
     `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None
-    (`None` where the field takes any word).
+    (`None` where the field takes any word). `prog` is the command that `--help` shows.
 
     Raises:
         InputError: a missing or malformed recipe, an unknown key (the nearest known one is named), a value of the
@@ -41,7 +41,7 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
     Example:
         >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
     """
-    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
     fields = {
         field.name: typing.get_type_hints(cls)[field.name]
         for cls in dataclass_types

@@ -11,7 +11,7 @@ is made of the same kinds of words (two singular nouns, one plural verb, ...) in
 are drawn at random. So any bag of words is as likely in a grammatical as in an ungrammatical sentence, and only a
 model that finds the main verb and its subject solves the task.
 
-Run as ``python -m ckd_trainer.data.demo.agreement FOLDER [--seed 0]``: see `write_task`.
+Run as ``ckd-trainer demo agreement FOLDER [--seed 0]``: see `write_task`.
 """
 
 import itertools
@@ -262,7 +262,7 @@ def as_json(value):
 
 def write_by_command(argv, write_task, *, prog, description, files):
     """The command line of an embedded task: `FOLDER [--seed N]`."""
-    parser = ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser = ArgumentParser(prog=prog, description=description)
     parser.add_argument("folder", help=f"where {files} and base/ are written")
     parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
     arguments = parser.parse_args(argv)
@@ -275,7 +275,7 @@ def main(argv):
     write_by_command(
         argv,
         write_task,
-        prog="ckd_trainer.data.demo.agreement",
+        prog="ckd-trainer demo agreement",
         description="Makes the embedded task: subject-verb agreement.",
         files="train.tsv, validation.tsv, test.tsv",
     )

@@ -11,7 +11,7 @@ Nobody occurs twice in a text, so there is one answer. Where it stands and how l
 model that finds the word of the question in the text, and sees how far what belongs to it reaches to either side,
 solves the task.
 
-Run as ``python -m ckd_trainer.data.demo.reading FOLDER [--seed 0]``: see `write_task`.
+Run as ``ckd-trainer demo reading FOLDER [--seed 0]``: see `write_task`.
 """
 
 from typing import NamedTuple
@@ -151,7 +151,7 @@ def main(argv):
     write_by_command(
         argv,
         write_task,
-        prog="ckd_trainer.data.demo.reading",
+        prog="ckd-trainer demo reading",
         description="Makes the embedded reading task: what does the text call somebody?",
         files="train.json, validation.json, test.json",
     )
