@@ -1,4 +1,4 @@
-"""The command `ckd-trainer`: its sub-commands, and what it imports."""
+"""The command `ckd-trainer`: its sub-commands, what it imports, and what a wheel of the package holds."""
 
 import configparser
 import importlib
@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import pytest
 from helpers.files import PROJECT
+from setuptools import Distribution
 
 import run_glue_ckd
 import run_squad_ckd
@@ -130,3 +131,20 @@ def test_the_console_command_is_the_main_of_cli():
     config = configparser.ConfigParser()
     config.read(PROJECT / "setup.cfg")
     assert config["options.entry_points"]["console_scripts"].split() == ["ckd-trainer", "=", "ckd_trainer.cli:main"]
+
+
+# -------------------------------------------------------------------------------------------------------- the wheel
+
+
+def test_a_wheel_holds_every_file_of_the_package(monkeypatch, tmp_path):
+    """Else a package without an __init__.py, or a new kind of data file, is missing where the wheel is installed."""
+    monkeypatch.chdir(PROJECT)
+    distribution = Distribution({"script_name": "setup.py"})
+    distribution.parse_config_files()
+    build = distribution.get_command_obj("build_py")
+    build.build_lib = str(tmp_path)  # nothing is written there
+    build.ensure_finalized()
+    files = [tmp_path.joinpath(file).relative_to(tmp_path) for file in build.get_outputs(include_bytecode=False)]
+    wanted = [path.relative_to(PROJECT) for path in PROJECT.glob("ckd_trainer/**/*") if path.is_file()]
+    wanted = [path for path in wanted if "__pycache__" not in path.parts]
+    assert len(wanted) > 80 and sorted(files) == sorted(wanted)
