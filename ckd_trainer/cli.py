@@ -39,7 +39,7 @@ class Group(NamedTuple):
     """Sub-commands by name, and one line for `--help`."""
 
     summary: str
-    commands: dict[str, "Command | Group"]
+    commands: Mapping[str, "Command | Group"]
 
 
 DEMOS = {

@@ -31,7 +31,7 @@ class Objective:
         InputError: two terms of one name, or nothing to train by.
     """
 
-    def __init__(self, head: Head, terms: Sequence[Term], *, task_weight: float, balances: bool):
+    def __init__(self, head: Head, terms: Sequence[Term], *, task_weight: float, balances: bool) -> None:
         self.head, self.balances = head, balances
         self.terms = {term.name: term for term in terms}
         names = [term.name for term in terms]

@@ -9,6 +9,6 @@ from ckd_trainer.utils.errors import command_line
 
 
 @command_line
-def main(argv):
+def main(argv: list[str]) -> dict[str, float]:
     kinds = (ModelArguments, GlueArguments, RunArguments, TrainingArguments, CKDArguments)
     return run_text_classification(*parse_recipe(kinds, argv, prog="ckd-trainer glue"))

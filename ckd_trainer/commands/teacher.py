@@ -1,5 +1,7 @@
 """Fine-tunes a pre-trained encoder: `ckd-trainer teacher` and run_teacher.py, which shows examples."""
 
+from collections.abc import Callable
+
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import GlueArguments, ModelArguments, RunArguments, SquadArguments
@@ -11,7 +13,9 @@ from ckd_trainer.utils.errors import command_line
 
 
 @command_line
-def main(argv):
+def main(argv: list[str]) -> dict[str, float]:
+    run_task: Callable[..., dict[str, float]]
+    data_arguments: type
     if value_of("task_name", argv) in SQUAD_TASKS:
         run_task, data_arguments = run_question_answering, SquadArguments
     else:

@@ -1,5 +1,9 @@
 """The teacher's logits as soft targets (Hinton, Vinyals and Dean 2015, arXiv 1503.02531)."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods.base import Pair, Term
 from ckd_trainer.teacher.signals import Logits
@@ -15,13 +19,13 @@ class LogitTerm(Term):
     name = "logits"
     is_balanced = False  # alpha weighs it against the task loss
 
-    def __init__(self, args: CKDArguments, pair: Pair):
+    def __init__(self, args: CKDArguments, pair: Pair) -> None:
         super().__init__()
         self.weight, self.args, self.pair = args.alpha, args, pair
         self.student_signal = Logits(pair.head, pair.head.outputs(pair.student))
         self.teacher_signal = Logits(pair.head, pair.head.outputs(pair.teacher))
 
-    def forward(self, student, teacher, batch):
+    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         teacher = self.args.map_scores(self.pair.head.in_order(teacher, self.pair.label_order))
         return self.pair.head.logit_loss(
             student,
@@ -31,7 +35,7 @@ class LogitTerm(Term):
             scale_by_temperature=self.args.scale_by_temperature,
         )
 
-    def count(self, batch):
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.pair.head.logit_count(batch)
 
 

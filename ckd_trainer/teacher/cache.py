@@ -72,7 +72,7 @@ class Contents:
 def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
     """Returns how many bytes the rows of examples with so many valid tokens take."""
     columns = [column for signal in signals for column in signal.columns().values()]
-    return 16 + sum(4 + column.bytes(lengths) for column in columns)
+    return sum((4 + column.bytes(lengths) for column in columns), start=np.full(len(lengths), 16))
 
 
 class TeacherCache:
@@ -83,14 +83,14 @@ class TeacherCache:
         signals: what of it to read.
     """
 
-    def __init__(self, folder: Path, signals: Sequence[Signal]):
+    def __init__(self, folder: Path, signals: Sequence[Signal]) -> None:
         self.columns = {
             column_name(signal, name): column for signal in signals for name, column in signal.columns().items()
         }
         parts = [Dataset.from_file(str(folder / part["file"])) for part in _read_manifest(folder)["parts"]]
         self.rows = concatenate_datasets(parts).select_columns(["tokens", "text", *self.columns]).with_format("arrow")
 
-    def read(self, rows: Sequence[int], signals: Sequence[Signal]) -> dict[str, np.ndarray]:
+    def read(self, rows: Sequence[int] | np.ndarray, signals: Sequence[Signal]) -> dict[str, np.ndarray]:
         """Returns texts and signals of some rows, in any order, as arrays (rows, ...) padded with 0."""
         columns = {
             column_name(signal, name): self.columns[column_name(signal, name)]
@@ -100,7 +100,7 @@ class TeacherCache:
         table = self.rows.select_columns(["tokens", "text", *columns])[list(rows)]
         return {"text": table["text"].to_numpy()} | self._arrays(table, columns)
 
-    def read_signal(self, signal: Signal, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    def read_signal(self, signal: Signal, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """Returns the columns of one signal in some rows, by their names in the signal."""
         arrays = self.read(rows, [signal])
         return {name: arrays[column_name(signal, name)] for name in signal.columns()}
@@ -138,7 +138,7 @@ class SignalCollator:
         collate: Callable[[list[dict]], dict[str, Tensor]],
         cache: TeacherCache,
         signals: Sequence[Signal],
-    ):
+    ) -> None:
         self.collate, self.cache, self.signals = collate, cache, list(signals)
 
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
@@ -181,7 +181,7 @@ def open_or_build(
     """
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
-    def find():
+    def find() -> Path | None:
         return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
@@ -202,7 +202,7 @@ def open_or_build(
             )
             share = missing[accelerator.process_index :: accelerator.num_processes]
 
-            def write():
+            def write() -> None:
                 if not share:
                     return
                 writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
@@ -222,7 +222,7 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
     """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
     lock = FileLock(directory / f".{wanted.key}.lock")
 
-    def acquire(seconds):
+    def acquire(seconds: float) -> bool:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.acquire(timeout=seconds))

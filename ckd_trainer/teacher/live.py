@@ -24,8 +24,9 @@ class LiveTeacher:
         teacher(batch)[WordGram((0, 2, 4, 6))]
     """
 
-    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
-        self.model, self.signals = model.eval().requires_grad_(False), list(signals)
+    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]) -> None:
+        self.model: Any = model.eval().requires_grad_(False)
+        self.signals = list(signals)
         self.options = asked_for(model, signals)
         self.input_names = forward_arguments(model)
         self.listener = Listener(model, signals)
@@ -42,5 +43,5 @@ class LiveTeacher:
         self.listener.drain()
         return head.logits(outputs)
 
-    def _inputs(self, batch):
+    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
