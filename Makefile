@@ -2,7 +2,7 @@
 # make quickstart-qa   the same for question answering, in under three minutes
 # make test            the tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, and Python 3.10 where there is one
-# make lint            the linters
+# make lint            the linters and the types
 # make clean           removes the environments, builds and caches; what runs made stays
 #
 # The first use makes .venv and installs the project with the pinned versions of constraints.txt; PYTHON says with
@@ -67,7 +67,8 @@ test-lowest: $(LOWEST)/.installed
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy ckd_trainer
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,21 +11,8 @@ The same command takes up an interrupted run. With alpha 0 and all weights 0 the
 teacher. All options: --help.
 """
 
-from transformers import TrainingArguments
-
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
-from ckd_trainer.runs.recipe import parse_recipe
-from ckd_trainer.tasks.text_classification import run_text_classification
-from ckd_trainer.utils.errors import command_line
+from ckd_trainer.commands.glue import main
 from ckd_trainer.utils.processes import part
-
-
-@command_line
-def main(argv):
-    return run_text_classification(
-        *parse_recipe((ModelArguments, GlueArguments, RunArguments, TrainingArguments, CKDArguments), argv)
-    )
-
 
 if __name__ == "__main__":
     main()

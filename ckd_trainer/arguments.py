@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
@@ -22,7 +22,7 @@ from ckd_trainer.utils.files import expanded, user_path
 STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.models.student.student_layers`
 
 
-def _option(default, help):
+def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
@@ -137,7 +137,7 @@ class CKDArguments:
         "batch.",
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha is {self.alpha}, but it is a share of the loss: give a number from 0 to 1.")
         for name in ("temperature", "relation_temperature"):
@@ -193,12 +193,12 @@ class CKDArguments:
         """Whether a regression teacher's scores are mapped to another scale."""
         return (self.teacher_score_scale, self.teacher_score_shift) != (1.0, 0.0)
 
-    def map_scores(self, scores):
+    def map_scores(self, scores: Any) -> Any:
         """Returns a regression teacher's scores on the scale of the labels; a tensor or an array."""
         return self.teacher_score_scale * scores + self.teacher_score_shift if self.maps_scores else scores
 
     @classmethod
-    def fine_tuning(cls):
+    def fine_tuning(cls) -> "CKDArguments":
         """The control run: the task loss alone, no teacher."""
         return cls(alpha=0, wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0)
 
@@ -241,7 +241,7 @@ class ModelArguments:
     )
     trust_remote_code: bool = _option(False, "Run model code that comes with a model on the Hub.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.model_name_or_path = expanded(self.model_name_or_path)
         self.teacher_model_name_or_path = expanded(self.teacher_model_name_or_path)
         self.student_config = _mapping("student_config", self.student_config)
@@ -318,7 +318,7 @@ class GlueArguments:
     max_eval_samples: int | None = _option(None, "Use only the first so many examples of each validation set.")
     max_predict_samples: int | None = _option(None, "Use only the first so many examples of each test set.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.task_name in SQUAD_TASKS:
             raise InputError(f"task_name is {self.task_name}, which is question answering: use run_squad_ckd.py.")
         if self.task_name and self.task_name not in GLUE_TASKS:
@@ -401,7 +401,7 @@ class SquadArguments:
     max_eval_samples: int | None = _option(None, "Use only the first so many questions of the validation set.")
     max_predict_samples: int | None = _option(None, "Use only the first so many questions of the test set.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.task_name not in SQUAD_TASKS:
             raise InputError(f"task_name is {self.task_name!r}: give {' or '.join(SQUAD_TASKS)}.")
         files = [name for name in ("train_file", "validation_file") if getattr(self, name)]
@@ -442,11 +442,11 @@ class RunArguments:
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_positive(self, "early_stopping_patience")
 
 
-def _fill_in(arguments, **defaults) -> frozenset[str]:
+def _fill_in(arguments: Any, **defaults: Any) -> frozenset[str]:
     """Sets the options that were not given; returns their names, as the models may ask for lower values."""
     names = frozenset(name for name in defaults if getattr(arguments, name) is None)
     for name in names:
@@ -454,14 +454,14 @@ def _fill_in(arguments, **defaults) -> frozenset[str]:
     return names
 
 
-def _check_positive(arguments, *names):
+def _check_positive(arguments: Any, *names: str) -> None:
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
 
 
-def _mapping(name, value):
+def _mapping(name: str, value: dict | str | None) -> dict | None:
     """Returns the mapping that an option holds, given as such or as JSON text."""
     if value is None or isinstance(value, dict):
         return value

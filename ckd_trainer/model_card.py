@@ -3,10 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.models.pair import StoredTeacher
 from ckd_trainer.utils.files import RECIPE, public, write_atomically
@@ -18,7 +19,14 @@ _NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
 _RESULTS = re.compile(r"(?s)(?<=## Results\n\n).*?(?=\n\n## Training\n)")
 
 
-def write_model_card(trainer, model_name: str | None = None, language=None, license=None, tags=None, **_) -> None:
+def write_model_card(
+    trainer: Trainer,
+    model_name: str | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    **_: Any,
+) -> None:
     """Writes README.md into the output folder of a `DistillationTrainer`, from what it and the folder know.
 
     Where this trainer has not trained, the card of the call that did stays, with the new results in it.
@@ -62,7 +70,7 @@ def write_model_card(trainer, model_name: str | None = None, language=None, lice
 
 def _results(folder: Path, log_history: list[dict]) -> str:
     """Returns a table of the latest value of each evaluation metric; timings and counts are left out."""
-    latest = {}
+    latest: dict[str, Any] = {}
     for entry in log_history:
         latest |= entry
     path = folder / "all_results.json"
@@ -85,7 +93,7 @@ def _recipe(path: Path) -> str | None:
     return yaml.safe_dump(options, sort_keys=False)
 
 
-def _row(name: str, model) -> dict:
+def _row(name: str, model: Any) -> dict:
     config = config_of(model)
     parameters = (
         model.num_parameters()
@@ -100,7 +108,7 @@ def _row(name: str, model) -> dict:
     }
 
 
-def _description(teacher) -> str:
+def _description(teacher: Any) -> str:
     """Returns what the teacher is, for "A student of ...": its name, or its architecture where it has none."""
     if isinstance(teacher, StoredTeacher):
         return f"`{public(str(teacher.name_or_path))}`"
@@ -112,7 +120,7 @@ def _description(teacher) -> str:
     return f"a `{type(teacher).__name__}`" + (f" around {inner}" if inner else "")
 
 
-def _hub_id(model) -> str | None:
+def _hub_id(model: Any) -> str | None:
     """Returns the model's id on the Hub, None where it came from a local folder, from nowhere, or is a wrapper."""
     if not isinstance(model, StoredTeacher):
         model = unwrapped(model)

@@ -13,12 +13,14 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
@@ -135,15 +137,21 @@ class DistillationTrainer(Trainer):
     # `compute_loss` returns what is still to be divided by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
+    teacher_model: Any  # a model, or a `StoredTeacher`
+    train_dataset: Any
+    data_collator: Any
+    label_names: list[str]
+    _signature_columns: list[str] | None
+
     def __init__(
         self,
-        *args,
+        *args: Any,
         teacher_model: PreTrainedModel | StoredTeacher | str | os.PathLike | None = None,
         ckd_args: CKDArguments | None = None,
         head: Head | None = None,
         terms: Sequence[Term] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
         # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
@@ -151,12 +159,13 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_head, self._given_terms = head, list(terms)
-        self._given_teacher, self._placed_teacher = teacher_model, None
-        self._listener = None
-        self._last_step = None  # the `StepItems` that were trained last, for `log_gradient_norms`
+        self._given_teacher: Any = teacher_model
+        self._placed_teacher: torch.nn.Module | None = None
+        self._listener: Listener | None = None
+        self._last_step: StepItems | None = None  # the `StepItems` that were trained last, for `log_gradient_norms`
         self._fit_to(self.model)
 
-    def call_model_init(self, trial=None):
+    def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """Fits terms, layers and columns to the new student: `model_init` may vary its depth, or set `ckd_args`."""
         student = super().call_model_init(trial)
         if hasattr(self, "ckd_args"):  # else it is `Trainer.__init__` that calls
@@ -187,7 +196,8 @@ class DistillationTrainer(Trainer):
         previous = getattr(self, "distillation_objective", None)
         self.distillation_objective = objective = self._objective(config, teacher)
         self.teacher_model, self._teacher_only_inputs, self._signature_columns = None, set(), None
-        self._teacher, self._cached_examples = None, None
+        self._teacher: LiveTeacher | CachedTeacher | None = None
+        self._cached_examples = None
         self.caches_teacher = bool(objective.terms and self.ckd_args.teacher_cache_dir)
         if objective.terms:
             self.teacher_model = teacher
@@ -205,7 +215,7 @@ class DistillationTrainer(Trainer):
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
 
-    def _objective(self, config: PreTrainedConfig, teacher) -> Objective:
+    def _objective(self, config: PreTrainedConfig, teacher: Any) -> Objective:
         """Returns the loss of a student with this configuration; checks that the teacher's head goes with it."""
         head, args = self.head, self.ckd_args
         if args.maps_scores and not head.is_score:
@@ -381,7 +391,7 @@ class DistillationTrainer(Trainer):
     def _live_teacher(self, model: PreTrainedModel) -> LiveTeacher:
         return LiveTeacher(model, self.distillation_objective.teacher_signals)
 
-    def _check_token_ids(self, config) -> None:
+    def _check_token_ids(self, config: PreTrainedConfig) -> None:
         tokenizer, teacher = self._tokenizer(), self.teacher_model
         options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
         stored = local_tokenizer(getattr(inner_model(teacher), "name_or_path", ""), **options) if tokenizer else None
@@ -418,7 +428,7 @@ class DistillationTrainer(Trainer):
     def live_teacher(self) -> LiveTeacher:
         """Returns the teacher with its weights, also where training reads a cache."""
         if not self.caches_teacher:
-            return self.teacher
+            return self.teacher  # type: ignore[return-value]  # without a cache it is live
         return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
 
     def cached_logits(self, rows: Sequence[int]) -> Tensor:
@@ -483,7 +493,7 @@ class DistillationTrainer(Trainer):
             teacher.to(origin)  # its work is done, and the device's memory is the student's
         return cache
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> DataLoader:
         """Adds the teacher's cached signals to the batches, where there is a cache."""
         if not self.caches_teacher or self.teacher is None:
             return super().get_train_dataloader()
@@ -495,7 +505,7 @@ class DistillationTrainer(Trainer):
         finally:
             self.train_dataset, self.data_collator = examples, collator
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Shuffles the batches of examples of similar length, see `LengthGroupedSampler`."""
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
@@ -509,18 +519,18 @@ class DistillationTrainer(Trainer):
             lambda: seed_of_epoch(seed, int(self.state.epoch or 0)),
         )
 
-    def get_eval_dataloader(self, eval_dataset=None):
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Goes through all rows in their order, so that `compute_metrics` sees them in it."""
         with self._sequential():
             return super().get_eval_dataloader(eval_dataset)
 
-    def get_test_dataloader(self, test_dataset):
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Goes through all rows in their order, so that predictions come back in it."""
         with self._sequential():
             return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
-    def _sequential(self):
+    def _sequential(self) -> Iterator[None]:
         # `Trainer` takes these from training: it would group by length what it evaluates and return predictions in
         # that order, drop the last rows, and take batches as workers finish them.
         wanted = {
@@ -537,7 +547,9 @@ class DistillationTrainer(Trainer):
             for name, value in before.items():
                 setattr(self.args, name, value)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, StepItems | None]:
         """Returns the batches of a step, and their `StepItems`."""
         batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
@@ -564,7 +576,13 @@ class DistillationTrainer(Trainer):
         """Returns the number of items that each term averages over, in the order of the weights."""
         return torch.stack(list(self.distillation_objective.counts(batch).values()))
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: StepItems | Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
         """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
 
         Args:
@@ -576,11 +594,11 @@ class DistillationTrainer(Trainer):
             loss, outputs = self._task_loss(model, inputs, {}, num_items_in_batch)
             return (loss, outputs) if return_outputs else loss
         terms, outputs = self._terms(model, inputs, self._signals(inputs), step)
-        loss = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
-        self._running_means.add(loss, terms)
+        total: Any = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
+        self._running_means.add(total, terms)
         if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            loss = loss / len(step.batches)  # what versions without the attribute leave to the function
-        return (loss, outputs) if return_outputs else loss
+            total = total / len(step.batches)  # what versions without the attribute leave to the function
+        return (total, outputs) if return_outputs else total
 
     def _signals(self, inputs: dict[str, Tensor]) -> dict[Signal, Any] | None:
         """Returns what the teacher says of a batch, its logits in the student's order of labels."""
@@ -591,7 +609,9 @@ class DistillationTrainer(Trainer):
             for signal, value in self.teacher(inputs).items()
         }
 
-    def _task_loss(self, model, inputs, options, num_items):
+    def _task_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any], num_items: Any
+    ) -> tuple[Tensor, Any]:
         """Returns the loss on the labels, 0 where a batch has none, and the student's outputs."""
         given = self._student_inputs(inputs) | options
         smooths = self.label_smoother is not None and "labels" in inputs
@@ -603,7 +623,9 @@ class DistillationTrainer(Trainer):
         loss, outputs = super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
         return self.head.task_loss(outputs, inputs, loss), outputs
 
-    def _terms(self, model, inputs, signals: dict[Signal, Any] | None, step: StepItems | None):
+    def _terms(
+        self, model: torch.nn.Module, inputs: dict[str, Any], signals: dict[Signal, Any] | None, step: StepItems | None
+    ) -> tuple[dict[str, Tensor], Any]:
         """Returns the terms of a training batch, each times its share in the step, and the student's outputs."""
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
@@ -636,23 +658,30 @@ class DistillationTrainer(Trainer):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()  # as before every training step: schedule-free optimizers need it
 
-        def loss(batch, mixture, model):
+        def loss(batch: dict[str, Any], mixture: Mapping[str, float], model: torch.nn.Module) -> Tensor:
             with self.compute_loss_context_manager():
                 terms, _ = self._terms(model, batch, self._signals(batch), step)
-                return sum(mixture.get(term, 0.0) * value for term, value in terms.items()) / len(batches)
+                total: Any = sum(mixture.get(term, 0.0) * value for term, value in terms.items())
+                return total / len(batches)
 
         losses = [[functools.partial(loss, batch, mixture) for batch in batches] for mixture in mixtures]
         seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
         return gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
         """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
         if ignore_keys is None:
             ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
         return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the terms' means to a training log, and what balances them."""
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
@@ -663,24 +692,24 @@ class DistillationTrainer(Trainer):
                 logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
         super().log(logs, start_time)
 
-    def _save_rng_state(self, output_dir):
+    def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # Each process saves its own. The state, whose file says that a checkpoint is whole, comes after all of them.
         self.accelerator.wait_for_everyone()
 
-    def create_model_card(self, **kwargs):
+    def create_model_card(self, **kwargs: Any) -> None:
         """Writes a model card that names the teacher and the losses, see `ckd_trainer.model_card`."""
         if self.is_world_process_zero():
             write_model_card(self, **kwargs)
 
-    def _set_signature_columns_if_needed(self):
+    def _set_signature_columns_if_needed(self) -> None:
         # `Trainer` keeps the columns that the student's forward names; the teacher's, and those that a wrapper passes
         # on, stay as well.
         super()._set_signature_columns_if_needed()
         read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, *self.head.other_columns}
         self._signature_columns += sorted(read - set(self._signature_columns))
 
-    def _student_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
             name: value
             for name, value in inputs.items()
@@ -690,7 +719,7 @@ class DistillationTrainer(Trainer):
         } | outputs_by_name(self.model)
 
 
-def _check_rows(examples) -> None:
+def _check_rows(examples: Any) -> None:
     if not isinstance(examples, Dataset):
         raise InputError(
             f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "

@@ -443,7 +443,8 @@ def room_of(module):
 
 
 ROOMS = {room_of(module) for module in MODULES}
-SCRIPTS = {"tasks", "runs", "reports"}  # the library serves who has neither our tasks nor our folders
+# The library serves who has neither our tasks nor our folders.
+SCRIPTS = {"tasks", "runs", "reports", "commands", "cli", "__main__"}
 TRAINING = {"ckd_trainer", "trainer", "objective", "training", "model_card"}
 ABOVE = {  # what the modules of a room do not import, directly or not
     "utils": ROOMS - {"utils"},

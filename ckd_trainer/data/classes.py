@@ -4,7 +4,9 @@ import logging
 import math
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
+from ckd_trainer.data.tables import Table
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
@@ -14,7 +16,7 @@ MANY = 10  # up to so many classes, a small file may have as many classes as row
 MISSING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"}
 
 
-def class_names(table, column):
+def class_names(table: Table, column: str) -> list[str]:
     """Returns the classes of a training set, sorted, numerically if all of them are whole numbers.
 
     Warns of names that differ only in case, spaces or how a number is written, of names that stand for a missing
@@ -74,12 +76,12 @@ def class_names(table, column):
         return names
 
 
-def _with_counts(names, counts, most=10):
+def _with_counts(names: list[str], counts: Mapping[str, int], most: int = 10) -> str:
     rows = [f"{short(name)}: {counts[name]}" for name in names[:most]]
     return ", ".join(rows) + (", ..." if len(names) > most else "")
 
 
-def _look_alikes(names):
+def _look_alikes(names: list[str]) -> list[str]:
     """Returns the names that have a twin, twins next to each other."""
     groups = defaultdict(list)
     for name in names:
@@ -87,7 +89,7 @@ def _look_alikes(names):
     return [name for group in groups.values() if len(group) > 1 for name in group]
 
 
-def _looks(name):
+def _looks(name: str) -> str | float:
     """Returns what is left of a name without case, spaces, invisible characters and ways to write a number."""
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cf")
@@ -95,12 +97,12 @@ def _looks(name):
     return text if number is None else number
 
 
-def _has_fractions(names):
+def _has_fractions(names: list[str]) -> bool:
     numbers = [_number(name) for name in names]
     return None not in numbers and not all(number.is_integer() for number in numbers)
 
 
-def _number(text):
+def _number(text: str) -> float | None:
     """Returns the finite number that a text spells, or None."""
     try:
         number = float(text)

@@ -9,8 +9,13 @@ import csv
 import io
 import logging
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from ckd_trainer.utils.errors import InputError, first_of, short
+
+Rows = list[list[str]]
+Mistake = tuple[int, str, str]  # line, what, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +25,9 @@ _SEP_LINE = re.compile(r'"?sep=([,;\t|])"?(?:\r\n|\n|\r)', re.IGNORECASE)  # how
 _HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n]+)*')
 
 
-def split_rows(path, text, *, header, quoting):
+def split_rows(
+    path: Path, text: str, *, header: Sequence[str] | None, quoting: str
+) -> tuple[Sequence[str], Rows, list[int]]:
     """Splits the text of a .csv or .tsv file into rows of as many fields each.
 
     The delimiter of a .tsv file is the tab. That of a .csv file is the comma, unless a first line such as `sep=;` or
@@ -64,7 +71,7 @@ def split_rows(path, text, *, header, quoting):
     return (rows[0], rows[1:], lines[1:]) if header is None else (header, rows, lines)
 
 
-def _delimiter_of(text, rule, header):
+def _delimiter_of(text: str, rule: str, header: Sequence[str] | None) -> tuple[str, int]:
     """Returns the delimiter of a csv file, and where in the text the first row starts."""
     named = _SEP_LINE.match(text)
     if named and text[named.end() :].strip():
@@ -77,7 +84,9 @@ def _delimiter_of(text, rule, header):
     return ",", 0
 
 
-def _parse(text, delimiter, rule, header, line=1):
+def _parse(
+    text: str, delimiter: str, rule: str, header: Sequence[str] | None, line: int = 1
+) -> tuple[Rows, list[int], Mistake | None]:
     """Returns the rows, the line on which each starts, and the first mistake as (line, what, remedy), or None."""
     # The module's limit of 131,072 characters guards against runaway quotes, which strict reading reports; long texts
     # are legitimate.
@@ -110,7 +119,7 @@ def _parse(text, delimiter, rule, header, line=1):
     return rows, lines, None
 
 
-def _follows_csv(text, delimiter):
+def _follows_csv(text: str, delimiter: str) -> bool:
     """Whether each quote in the text encloses a whole field or is doubled in such a field, as csv has it."""
     around = text.split('"')  # in turns outside and inside of quotes; doubled quotes have nothing between them
     ends = delimiter + "\r\n"
@@ -122,7 +131,9 @@ def _follows_csv(text, delimiter):
     )
 
 
-def _warn_of_quotes(path, text, delimiter, header, rows, lines):
+def _warn_of_quotes(
+    path: Path, text: str, delimiter: str, header: Sequence[str] | None, rows: Rows, lines: list[int]
+) -> None:
     """Warns of a file that was read with quotes as text, but looks as if written by the rule of csv."""
     if not _follows_csv(text, delimiter):
         return
@@ -155,11 +166,13 @@ def _warn_of_quotes(path, text, delimiter, header, rows, lines):
     )
 
 
-def _has_quoted_column(rows):
+def _has_quoted_column(rows: Rows) -> bool:
     return len(rows) > 1 and any(all(field.startswith('"') for field in column) for column in zip(*rows, strict=True))
 
 
-def _warn_of_text_in_quotes(path, text, delimiter, header, rows, lines):
+def _warn_of_text_in_quotes(
+    path: Path, text: str, delimiter: str, header: Sequence[str] | None, rows: Rows, lines: list[int]
+) -> None:
     """Warns of a file that was read by the rule of csv, but looks as if quotes in it were text."""
     if _follows_csv(text, delimiter):
         fields = [field for row in rows for field in row]

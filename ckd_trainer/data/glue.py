@@ -1,18 +1,23 @@
 """GLUE tasks and own files as one thing: texts and labels, tokenized inputs, metrics and prediction files.
 
-    python -m ckd_trainer.data.glue submission outputs/glue_*_ckd --output glue_submission.zip
+    ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
 
 zips the prediction files of several runs for the GLUE server.
 """
 
 import logging
 import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from ckd_trainer.arguments import GlueArguments
 from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
@@ -52,11 +57,11 @@ class TextTask:
     label_names: list[str] | None
 
     @property
-    def is_regression(self):
+    def is_regression(self) -> bool:
         return self.label_names is None
 
 
-def metrics_of(arguments):
+def metrics_of(arguments: GlueArguments) -> tuple[str, tuple[str, ...]]:
     """Returns the score that picks the best checkpoint, and the names of all scores, before any data is read."""
     if arguments.task_name:
         task = GLUE_TASKS[arguments.task_name]
@@ -64,7 +69,7 @@ def metrics_of(arguments):
     return ("pearson", ("pearson", "spearmanr", "rmse")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
 
 
-def files_of(arguments, splits):
+def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
     """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
     if arguments.task_name is None:
         files = {f"{split}_file": getattr(arguments, f"{split}_file") for split in splits}
@@ -77,7 +82,9 @@ def files_of(arguments, splits):
     return {"data_dir": [folder / name for split in splits for name in names[split]]}
 
 
-def load_task(arguments, *, seed, splits=("train", "validation", "test")):
+def load_task(
+    arguments: GlueArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
+) -> TextTask:
     """Loads a GLUE task from the Hub or from a folder, or own files.
 
     Args:
@@ -116,10 +123,10 @@ def load_task(arguments, *, seed, splits=("train", "validation", "test")):
     return task
 
 
-def _load_glue(glue, read, splits):
+def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
     """`read(split, file, labelled)` returns a Dataset, or None where a second set ("mismatched") is missing."""
 
-    def read_sets(sets, labelled):
+    def read_sets(sets: Mapping[str, tuple[str, str]], labelled: bool) -> dict[str, Dataset]:
         data = {key: read(*place, labelled=labelled, needed=not key) for key, place in sets.items()}
         return {key: part for key, part in data.items() if part is not None}
 
@@ -133,7 +140,7 @@ def _load_glue(glue, read, splits):
     )
 
 
-def _hub_reader(glue):
+def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
     try:
         parts = datasets.load_dataset("nyu-mll/glue", glue.name)
     except OSError as error:  # ConnectionError and "not found" among them
@@ -142,7 +149,7 @@ def _hub_reader(glue):
             "in the classic GLUE layout."
         ) from error
 
-    def read(split, file, *, labelled, needed):
+    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset:
         data = parts[split]
         if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
             raise InputError(
@@ -156,13 +163,13 @@ def _hub_reader(glue):
     return read
 
 
-def _folder_reader(glue, data_dir, quoting):
+def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[..., Dataset | None]:
     if not data_dir.is_dir():
         raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
     folder = _task_folder(glue, data_dir)
     there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
-    def read(split, file, *, labelled, needed):
+    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset | None:
         path = folder / file
         if not path.is_file():
             if needed:
@@ -181,18 +188,18 @@ def _folder_reader(glue, data_dir, quoting):
     return read
 
 
-def _task_folder(glue, data_dir):
+def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
     folder = data_dir / glue.folder
     return folder if folder.is_dir() else data_dir
 
 
-def _load_own_files(arguments, splits):
+def _load_own_files(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     # Names of our own: a text column of the file may be called "label".
     texts = {"text": arguments.text_column}
     if arguments.text_pair_column:
         texts["text_pair"] = arguments.text_pair_column
 
-    def open_split(split):
+    def open_split(split: str) -> Table:
         path = getattr(arguments, f"{split}_file")
         if not path:
             why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
@@ -207,7 +214,7 @@ def _load_own_files(arguments, splits):
         names = class_names(train, arguments.label_column)
     known = "the training data have"
 
-    def read(split):
+    def read(split: str) -> Dataset:
         table = train if split == "train" else open_split(split)
         return _encode(table, texts, None if split == "test" else arguments.label_column, names, known)
 
@@ -221,7 +228,9 @@ def _load_own_files(arguments, splits):
     )
 
 
-def _encode(table, texts, label_column, names, known):
+def _encode(
+    table: Table, texts: Mapping[str, str], label_column: str | None, names: Sequence[str] | None, known: str
+) -> Dataset:
     """Returns the texts (new name -> column) and the label, if there is one, as an index into `names` or a number."""
     data = {name: table.texts(column) for name, column in texts.items()}
     if label_column is None:
@@ -239,14 +248,16 @@ def _encode(table, texts, label_column, names, known):
     return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
 
 
-def tokenize(dataset, task, tokenizer, arguments):
+def tokenize(
+    dataset: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase, arguments: GlueArguments
+) -> Dataset:
     """Turns a set of `task` into model inputs: `input_ids`, `attention_mask` and so on, and `labels` if it has labels.
 
     Texts are cut to `arguments.max_seq_length` tokens (of a pair the longer one first) and not padded, which is the
     collator's work, unless `arguments.pad_to_max_length` is set.
     """
 
-    def encode(batch):
+    def encode(batch: Mapping[str, Any]) -> dict[str, Any]:
         inputs = tokenizer(
             *(batch[column] for column in task.text_columns),
             truncation=True,
@@ -258,12 +269,12 @@ def tokenize(dataset, task, tokenizer, arguments):
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
 
 
-def compute_metrics_for(task):
+def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
     """Returns the `compute_metrics` of a `Trainer` for the task: `EvalPrediction` -> scores by name (`GlueMetric`)."""
     own = "regression" if task.is_regression else "classification"
     metric = GlueMetric(config_name=task.name if task.name in GLUE_TASKS else own, keep_in_memory=True)
 
-    def compute_metrics(prediction):
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(prediction.predictions)
         predictions = logits.reshape(-1) if task.is_regression else logits.argmax(-1)
         return metric.compute(predictions=predictions, references=prediction.label_ids)
@@ -272,9 +283,9 @@ def compute_metrics_for(task):
 
 
 @command_line
-def main(argv=None):
+def main(argv: list[str] = None) -> None:
     """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
-    parser = ArgumentParser(prog="python -m ckd_trainer.data.glue", description="Work with GLUE files.")
+    parser = ArgumentParser(prog="ckd-trainer", description="Work with GLUE files.")
     submission = parser.add_subparsers(dest="command", required=True).add_parser(
         "submission", help="zip the prediction files of run folders for the GLUE server"
     )

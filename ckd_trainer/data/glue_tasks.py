@@ -31,7 +31,7 @@ class GlueTask:
     test: dict[str, tuple[str, str]] = field(default_factory=lambda: {"": ("test", "test.tsv")})
 
     @property
-    def submission(self):
+    def submission(self) -> dict[str, str]:
         """The names of the prediction files that the GLUE server takes, by the key of the test set."""
         if self.name == "mnli":
             return {"": "MNLI-m.tsv", "mismatched": "MNLI-mm.tsv"}

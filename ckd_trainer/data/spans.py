@@ -5,13 +5,17 @@ All questions are treated at once, in arrays; only the texts are cut out one by 
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike
 
 from ckd_trainer.utils.files import write_atomically
 
@@ -33,7 +37,7 @@ class Answers:
     nbest: dict[str, list[dict]]
     null_odds: dict[str, float] | None
 
-    def final(self, null_threshold):
+    def final(self, null_threshold: float) -> dict[str, str]:
         """Returns {id: text}, with "" for no answer where the null odds are above a threshold."""
         if self.null_odds is None:
             return self.text
@@ -50,13 +54,13 @@ class Spans(NamedTuple):
     end_logit: np.ndarray
 
     @property
-    def score(self):
+    def score(self) -> np.ndarray:
         return self.start_logit + self.end_logit
 
-    def take(self, index):
+    def take(self, index: np.ndarray) -> "Spans":
         return Spans(*(part[index] for part in self))
 
-    def top(self, n):
+    def top(self, n: int) -> "Spans":
         """Returns the n best of each question; of equal ones those that come first in the context."""
         spans = self.take(np.lexsort((self.char_end, self.char_start, -self.score, self.question)))
         begins = np.flatnonzero(np.diff(spans.question, prepend=-1))
@@ -64,7 +68,16 @@ class Spans(NamedTuple):
         return spans.take(rank < n)
 
 
-def read_answers(questions, features, start_logits, end_logits, *, n_best, max_answer_length, null_answers):
+def read_answers(
+    questions: Dataset,
+    features: Dataset,
+    start_logits: ArrayLike,
+    end_logits: ArrayLike,
+    *,
+    n_best: int,
+    max_answer_length: int,
+    null_answers: bool,
+) -> Answers:
     """Returns what the logits of all features of some questions answer.
 
     The score of a span is the logit of its first token as a start plus that of its last token as an end; of no answer,
@@ -112,7 +125,7 @@ def read_answers(questions, features, start_logits, end_logits, *, n_best, max_a
     )
 
 
-def write_answers(answers, folder, *, null_threshold):
+def write_answers(answers: Answers, folder: str | Path, *, null_threshold: float) -> Path:
     """Writes `predictions.json` (as the official evaluation script takes it), `nbest_predictions.json`, and with null
     odds `null_odds.json`.
 
@@ -131,7 +144,7 @@ def write_answers(answers, folder, *, null_threshold):
     return path
 
 
-def _pass_over_spaces(chars, contexts):
+def _pass_over_spaces(chars: Sequence[np.ndarray], contexts: Sequence[str]) -> None:
     """Gives tokens of mere spaces, and of nothing, the characters of a token outside of the context.
 
     Args:
@@ -147,7 +160,9 @@ def _pass_over_spaces(chars, contexts):
         starts[nothing] = ends[nothing] = -1
 
 
-def _best_spans(owners, chars, logits, n_best, max_answer_length):
+def _best_spans(
+    owners: np.ndarray, chars: Sequence[np.ndarray], logits: Sequence[np.ndarray], n_best: int, max_answer_length: int
+) -> Spans:
     """Returns the n_best spans of each question over its features.
 
     Args:
@@ -176,7 +191,7 @@ def _best_spans(owners, chars, logits, n_best, max_answer_length):
     return spans.take(np.any([np.diff(part, prepend=-1) for part in spans[:3]], axis=0)).top(n_best)
 
 
-def _highest(scores, n):
+def _highest(scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows and columns of the n highest finite scores of each row; of equal ones the first."""
     n = min(n, scores.shape[1])
     best = torch.from_numpy(scores).topk(min(n + 1, scores.shape[1]))
@@ -195,7 +210,7 @@ def _highest(scores, n):
     return np.append(row[others], tied[tied_row]), np.append(column[others], tied_column)
 
 
-def _most_alike(chars):
+def _most_alike(chars: np.ndarray) -> int:
     """Returns the largest number of tokens of a feature that start (or end) at one character."""
     ordered = np.sort(chars, axis=1)
     alike = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
@@ -206,7 +221,7 @@ def _most_alike(chars):
     return most
 
 
-def _null_spans(owners, cls, logits):
+def _null_spans(owners: np.ndarray, cls: np.ndarray, logits: Sequence[np.ndarray]) -> Spans:
     """Returns for each question the span of no characters that stands for no answer, of the lowest score."""
     start, end = (np.take_along_axis(part, cls[:, None], 1)[:, 0] for part in logits)
     nowhere = np.zeros_like(owners)
@@ -215,7 +230,7 @@ def _null_spans(owners, cls, logits):
     return spans.take(np.diff(spans.question, prepend=-1) > 0)
 
 
-def _best_scores(spans, count):
+def _best_scores(spans: Spans, count: int) -> np.ndarray:
     """Returns the score of each question's best span, 0 where it has none."""
     scores = np.zeros(count, np.float32)
     first = np.diff(spans.question, prepend=-1) > 0
@@ -223,17 +238,17 @@ def _best_scores(spans, count):
     return scores
 
 
-def _lists(spans, texts, count):
+def _lists(spans: Spans, texts: Sequence[str], count: int) -> list[list[dict]]:
     """Returns the n-best list of each question."""
     probabilities = _softmax(spans)
-    lists = [[] for _ in range(count)]
+    lists: list[list[dict]] = [[] for _ in range(count)]
     columns = (texts, probabilities.tolist(), spans.start_logit.tolist(), spans.end_logit.tolist())
     for row, text, probability, start, end in zip(spans.question.tolist(), *columns, strict=True):
         lists[row].append({"text": text, "probability": probability, "start_logit": start, "end_logit": end})
     return lists
 
 
-def _softmax(spans):
+def _softmax(spans: Spans) -> np.ndarray:
     """Returns each span's probability among those of its question."""
     if not len(spans.question):
         return spans.score
@@ -243,18 +258,18 @@ def _softmax(spans):
     return shares / np.repeat(np.add.reduceat(shares, begins), sizes)
 
 
-def _texts(spans, contexts):
+def _texts(spans: Spans, contexts: Sequence[str]) -> list[str]:
     places = zip(spans.question.tolist(), spans.char_start.tolist(), spans.char_end.tolist(), strict=True)
     return [contexts[row][start:end].strip() for row, start, end in places]
 
 
-def _finite(logits):
+def _finite(logits: ArrayLike) -> np.ndarray:
     """Returns logits as float32, between -_LARGEST, which stands for those that are not finite, and _LARGEST."""
     logits = np.asarray(logits, np.float32)
     return np.where(np.isfinite(logits), logits, np.float32(-_LARGEST)).clip(-_LARGEST, _LARGEST)
 
 
-def _padded(column, fill):
+def _padded(column: pa.ChunkedArray, fill: int) -> np.ndarray:
     """Returns a column of lists as an array (rows, longest)."""
     column = column.combine_chunks()
     lengths = column.value_lengths().to_numpy()

@@ -6,15 +6,18 @@ whose pieces of context overlap. `ckd_trainer.data.spans` goes the way back, fro
 
 import logging
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from ckd_trainer.arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError, first_of
@@ -38,7 +41,7 @@ class QuestionTask:
     text_columns: tuple[str, ...] = ("question", "context")
 
 
-def files_of(arguments, splits):
+def files_of(arguments: SquadArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
     """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
     if arguments.data_dir:
         files = SQUAD_TASKS[arguments.task_name].files
@@ -47,7 +50,9 @@ def files_of(arguments, splits):
     return {option: [user_path(path)] for option, path in files.items() if path}
 
 
-def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
+def load_questions(
+    arguments: SquadArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
+) -> QuestionTask:
     """Loads SQuAD from the Hub, from a folder with the official files, or own files.
 
     Args:
@@ -70,7 +75,7 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
     task = SQUAD_TASKS[arguments.task_name]
     rules = {"answerable": not task.null_answers, "drop_misplaced": arguments.drop_misplaced_answers}
 
-    def read(split):
+    def read(split: str) -> Dataset:
         labelled = split != "test"
         source = split if labelled or arguments.test_file else "validation"
         path = getattr(arguments, f"{source}_file")
@@ -84,7 +89,7 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
             raise InputError(f"{split}_file is not set{others}, but the {split} set is asked for: give a file.")
         return read_questions(path, labelled=labelled, quoting=arguments.quoting, **rules)
 
-    def first(split, limit):
+    def first(split: str, limit: int | None) -> dict[str, Dataset]:
         if split not in splits:
             return {}
         questions = read(split)
@@ -104,7 +109,7 @@ def load_questions(arguments, *, seed, splits=("train", "validation", "test")):
     return QuestionTask(train, validation, test)
 
 
-def _from_hub(name, split):
+def _from_hub(name: str, split: str) -> Dataset:
     try:
         return datasets.load_dataset(name, split=split)
     except OSError as error:  # ConnectionError and "not found" among them
@@ -114,7 +119,7 @@ def _from_hub(name, split):
         ) from error
 
 
-def check_lengths(tokenizer, arguments):
+def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments) -> None:
     """Raises InputError where no room is left for a context beside a question, or the tokenizer cannot serve.
 
     Args:
@@ -143,7 +148,9 @@ def check_lengths(tokenizer, arguments):
         )
 
 
-def encode(questions, tokenizer, arguments, *, with_offsets):
+def encode(
+    questions: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments, *, with_offsets: bool
+) -> Dataset:
     """Turns questions into features.
 
     A question is cut to `max_question_length` tokens. A context that does not fit beside it into `max_seq_length` is
@@ -166,9 +173,11 @@ def encode(questions, tokenizer, arguments, *, with_offsets):
           stands in the context, -1 for tokens outside of it.
     """
     columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
-    cut, torn, lost = 0, [], []
+    cut = 0
+    torn: list[int] = []
+    lost: list[int] = []
 
-    def features_of(batch, rows):
+    def features_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         nonlocal cut
         texts, shortened = _cut_questions(batch["question"], tokenizer, arguments.max_question_length)
         cut += shortened
@@ -241,29 +250,31 @@ class _Places(NamedTuple):
     stop: int
 
 
-def _places(encoded, feature, cls_id):
+def _places(encoded: BatchEncoding, feature: int, cls_id: int) -> _Places:
     ids, texts = encoded["input_ids"][feature], encoded.sequence_ids(feature)
     cls = next(place for place, (id, text) in enumerate(zip(ids, texts, strict=True)) if id == cls_id and text is None)
     first = texts.index(1) if 1 in texts else 0
     return _Places(len(ids), cls, first, first + texts.count(1))
 
 
-def _mask(length, cls, first, stop):
+def _mask(length: int, cls: int, first: int, stop: int) -> np.ndarray:
     mask = np.zeros(length, np.int8)
     mask[first:stop] = mask[cls] = 1
     return mask
 
 
-def _answer_places(encoded, owners, answers):
+def _answer_places(
+    encoded: BatchEncoding, owners: Sequence[int], answers: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, int] | None]:
     """Returns the first and the last character of each question's first answer that a token stands for, or None.
 
     Spaces around the answer do not count. Tokenizers leave some characters out, such as accents of their own.
     """
-    features = [[] for _ in answers]
+    features: list[list[int]] = [[] for _ in answers]
     for feature, owner in enumerate(owners):
         features[owner].append(feature)
 
-    def has_token(owner, char):
+    def has_token(owner: int, char: int) -> bool:
         return any(encoded.char_to_token(feature, char, sequence_index=1) is not None for feature in features[owner])
 
     places = []
@@ -279,7 +290,7 @@ def _answer_places(encoded, owners, answers):
     return places
 
 
-def _span(encoded, feature, place):
+def _span(encoded: BatchEncoding, feature: int, place: tuple[int, int] | None) -> list[int] | None:
     """Returns the first and the last token of an answer, None where it is not wholly in the feature."""
     if place is None:
         return None
@@ -287,7 +298,7 @@ def _span(encoded, feature, place):
     return None if None in tokens else tokens
 
 
-def _offsets(encoded, feature, place):
+def _offsets(encoded: BatchEncoding, feature: int, place: _Places) -> np.ndarray:
     """Returns the characters of the context at which each token starts and ends, -1 outside of the context."""
     offsets = np.array(encoded.encodings[feature].offsets, np.int32)
     outside = np.ones(place.length, bool)
@@ -296,19 +307,20 @@ def _offsets(encoded, feature, place):
     return offsets.T
 
 
-def _cut_questions(questions, tokenizer, limit):
+def _cut_questions(questions: Iterable[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[list[str], int]:
     """Returns the questions, cut to at most so many tokens, and how many of them were longer."""
-    questions, long, cut = list(questions), range(len(questions)), set()
+    questions = list(questions)
+    long, cut = list(range(len(questions))), set[int]()
     while long:  # again, as a text that is cut in a word may be split into other tokens
         texts = [questions[row] for row in long]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         lengths = map(len, encoded["input_ids"])
-        long = [(row, place) for place, (row, length) in enumerate(zip(long, lengths, strict=True)) if length > limit]
-        for row, place in long:
+        cuts = [(row, place) for place, (row, length) in enumerate(zip(long, lengths, strict=True)) if length > limit]
+        for row, place in cuts:
             # Where the first token that is too many starts: a character of several tokens goes as a whole.
             end = encoded.encodings[place].offsets[limit][0]
             questions[row] = questions[row][: min(end, len(questions[row]) - 1)]
-        long = [row for row, _ in long]
+        long = [row for row, _ in cuts]
         cut.update(long)
     return questions, len(cut)
 
@@ -325,10 +337,10 @@ class SpanCollator:
         SpanCollator(tokenizer)([features[0], features[1]])["start_positions"]  # where the padding has moved them to
     """
 
-    def __init__(self, tokenizer, length=None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> None:
         self.tokenizer, self.length = tokenizer, length
 
-    def __call__(self, features):
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> BatchEncoding:
         inputs = [{name: row[name] for name in self.tokenizer.model_input_names if name in row} for row in features]
         padding = "longest" if self.length is None else "max_length"
         batch = self.tokenizer.pad(inputs, padding=padding, max_length=self.length, return_tensors="pt")

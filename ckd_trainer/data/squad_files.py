@@ -6,6 +6,9 @@ Two layouts are read: the official SQuAD JSON, and tables with the columns of `r
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -13,6 +16,8 @@ from datasets import Dataset
 from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import user_path
+
+Columns = dict[str, list]  # by name: id, context, question, and where labelled text and answer_start
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,9 @@ _LAYOUTS = (
 _KINDS = {str: "a text in quotes", int: "a whole number", list: "a list"}
 
 
-def read_questions(path, *, answerable, labelled, drop_misplaced=False, quoting="auto"):
+def read_questions(
+    path: str | Path, *, answerable: bool, labelled: bool, drop_misplaced: bool = False, quoting: str = "auto"
+) -> Dataset:
     """Reads a file of questions: the official SQuAD JSON (.json), or a table as `read_table` reads it.
 
     The table has the columns `id`, `context`, `question` and, if labelled, `answers`, which in csv and tsv files is
@@ -60,7 +67,9 @@ def read_questions(path, *, answerable, labelled, drop_misplaced=False, quoting=
     return _checked(columns, str(path), answerable, labelled, drop_misplaced)
 
 
-def check_questions(questions, source, *, answerable, labelled, drop_misplaced):
+def check_questions(
+    questions: Dataset, source: str, *, answerable: bool, labelled: bool, drop_misplaced: bool
+) -> Dataset:
     """Checks questions from elsewhere (the Hub, for instance) as `read_questions` checks those of a file.
 
     Args:
@@ -85,7 +94,7 @@ def check_questions(questions, source, *, answerable, labelled, drop_misplaced):
     return _checked(_table_columns(table, labelled), source, answerable, labelled, drop_misplaced)
 
 
-def _articles(path):
+def _articles(path: Path) -> list | None:
     """Returns the "data" list of an official SQuAD file, or None if the file is a table."""
     text = read_text(path)
     start = len(text) - len(text.lstrip(" \t\r\n"))
@@ -106,8 +115,8 @@ def _articles(path):
     return None
 
 
-def _article_columns(path, articles, labelled):
-    columns = {name: [] for name in ("id", "context", "question", "text", "answer_start")}
+def _article_columns(path: Path, articles: list, labelled: bool) -> Columns:
+    columns: Columns = {name: [] for name in ("id", "context", "question", "text", "answer_start")}
     for i, article in enumerate(articles):
         for j, paragraph in enumerate(_member(f"{path}: data[{i}]", article, "paragraphs", list)):
             place = f"{path}: data[{i}].paragraphs[{j}]"
@@ -124,7 +133,7 @@ def _article_columns(path, articles, labelled):
     return columns
 
 
-def _official_answers(place, question):
+def _official_answers(place: str, question: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     answers = _member(place, question, "answers", list)
     if answers and question.get("is_impossible"):
         raise InputError(
@@ -137,7 +146,7 @@ def _official_answers(place, question):
     return texts, starts
 
 
-def _member(place, item, key, kind):
+def _member(place: str, item: Any, key: str, kind: type) -> Any:
     """Returns `item[key]` if `item` is a mapping that has the key with a value of that type."""
     if not isinstance(item, dict):
         raise InputError(f"{place} is {short(item)}: give an object with {key!r}.")
@@ -148,14 +157,14 @@ def _member(place, item, key, kind):
     return item[key]
 
 
-def _names(labelled):
+def _names(labelled: bool) -> list[str]:
     return ["id", "context", "question"] + ["answers"] * labelled
 
 
-def _table_columns(table, labelled):
+def _table_columns(table: Table, labelled: bool) -> Columns:
     for name in _names(labelled):
         table.require(name, f": {_LAYOUTS}")
-    columns = {name: table.texts(name) for name in ("id", "context", "question")}
+    columns: Columns = {name: table.texts(name) for name in ("id", "context", "question")}
     if labelled:
         answers = [_mapped_answers(table.place(row), value) for row, value in enumerate(table.data["answers"][:])]
         columns["text"] = [texts for texts, _ in answers]
@@ -163,7 +172,7 @@ def _table_columns(table, labelled):
     return columns
 
 
-def _mapped_answers(place, value):
+def _mapped_answers(place: str, value: Any) -> tuple[list[str], list[int]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -187,7 +196,7 @@ def _mapped_answers(place, value):
     return texts, starts
 
 
-def _checked(columns, source, answerable, labelled, drop_misplaced):
+def _checked(columns: Columns, source: str, answerable: bool, labelled: bool, drop_misplaced: bool) -> Dataset:
     """Checks the values of lists by name and returns them as a Dataset."""
     ids = columns["id"]
     if not ids:
@@ -209,13 +218,13 @@ def _checked(columns, source, answerable, labelled, drop_misplaced):
     return _dataset(columns, source, labelled)
 
 
-def _refuse(source, ids, wrong, what, remedy):
+def _refuse(source: str, ids: Sequence[str], wrong: Sequence[str], what: str, remedy: str) -> None:
     """Raises the error of the questions `wrong` (ids), if there are any."""
     if wrong:
         raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({first_of(wrong)}): {remedy}.")
 
 
-def _check_answers(columns, source, answerable):
+def _check_answers(columns: Columns, source: str, answerable: bool) -> None:
     ids = columns["id"]
     rows = list(zip(ids, columns["context"], columns["text"], columns["answer_start"], strict=True))
     wrong = [name for name, context, texts, _ in rows if texts and not context.strip()]
@@ -231,9 +240,10 @@ def _check_answers(columns, source, answerable):
         _refuse(source, ids, wrong, "have no answer", remedy)
 
 
-def _check_places(columns, source, drop_misplaced):
+def _check_places(columns: Columns, source: str, drop_misplaced: bool) -> Columns:
     """Returns the columns without the questions whose answers are misplaced, or refuses those."""
-    misplaced = {}  # row -> (what stands there, what should, where), of the first such answer
+    # row -> (what stands there, what should, where), of the first such answer
+    misplaced: dict[int, tuple[str, str, int]] = {}
     answers = zip(columns["context"], columns["text"], columns["answer_start"], strict=True)
     for row, (context, texts, starts) in enumerate(answers):
         for text, start in zip(texts, starts, strict=True):
@@ -261,7 +271,7 @@ def _check_places(columns, source, drop_misplaced):
     }
 
 
-def _dataset(columns, source, labelled):
+def _dataset(columns: Columns, source: str, labelled: bool) -> Dataset:
     try:
         arrays = {name: pa.array(columns[name], pa.string()) for name in ("id", "context", "question")}
         if labelled:

@@ -2,16 +2,19 @@
 
 import io
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.utils.errors import InputError, first_of
 from ckd_trainer.utils.files import write_atomically
 
 
-def write_predictions(task, name, logits, output_dir):
+def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str | Path) -> Path:
     """Writes what the model predicts for a test set: for GLUE tasks the file that the GLUE server takes.
 
     The file has the header `index<tab>prediction` and a row per example in order: the label as GLUE writes it, or for
@@ -41,7 +44,9 @@ def write_predictions(task, name, logits, output_dir):
     return path
 
 
-def zip_submission(folders, output, names, *, overwrite=False):
+def zip_submission(
+    folders: Iterable[str | Path], output: str | Path, names: Sequence[str], *, overwrite: bool = False
+) -> tuple[list[str], list[str]]:
     """Zips every file with one of the names that lies in one of the folders or in its `predictions` folder.
 
     Args:
@@ -57,8 +62,8 @@ def zip_submission(folders, output, names, *, overwrite=False):
         InputError: a folder is missing, a file is in two folders, there is nothing to zip, the output exists.
     """
     output = Path(output)
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
+    run_folders = [Path(folder) for folder in folders]
+    for folder in run_folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: give run folders that hold prediction files.")
     if output.is_dir():
@@ -67,7 +72,7 @@ def zip_submission(folders, output, names, *, overwrite=False):
         raise InputError(f"{output} exists: give another --output, or --overwrite to replace it.")
     found = {}
     for name in names:
-        places = [folder / inner / name for folder in folders for inner in (".", "predictions")]
+        places = [folder / inner / name for folder in run_folders for inner in (".", "predictions")]
         paths = [path for path in places if path.is_file()]
         if len(paths) > 1:
             raise InputError(f"{name} is there twice, in {paths[0].parent} and {paths[1].parent}: leave one out.")
@@ -75,8 +80,8 @@ def zip_submission(folders, output, names, *, overwrite=False):
             found[name] = paths[0]
     if not found:
         raise InputError(
-            f"no prediction file ({', '.join(names)}) in {first_of(list(map(str, folders)))}: run with --do_predict "
-            "first."
+            f"no prediction file ({', '.join(names)}) in {first_of(list(map(str, run_folders)))}: run with "
+            "--do_predict first."
         )
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -3,8 +3,10 @@
 import codecs
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,11 +27,11 @@ class Table:
     unit: str = "line"
     names: Sequence[str] | None = None  # of all columns of the source, where not all of them were read
 
-    def place(self, row):
+    def place(self, row: int) -> str:
         """Where row `row` (from 0) stands, as an error message says it: "train.csv, line 7"."""
         return f"{self.source}, {self.unit} {self.lines[row]}"
 
-    def texts(self, column):
+    def texts(self, column: str) -> list[str]:
         """The values of a column of texts, as a list of str. InputError: no such column, a value that is not text."""
         values = self._values(column)
         for row, value in enumerate(values):
@@ -41,7 +43,7 @@ class Table:
                 )
         return values
 
-    def words(self, column):
+    def words(self, column: str) -> list[str]:
         """The classes of a column of labels, as a list of str: 3 and "3" are one class, and so are 3.0 and 3.
 
         InputError: no such column, a blank label, a number with a fraction, a list or a mapping, a tab or a line break
@@ -69,7 +71,7 @@ class Table:
             words.append(word)
         return words
 
-    def numbers(self, column):
+    def numbers(self, column: str) -> list[float]:
         """The values of a column of numbers (as such or in words), as a list of float.
 
         InputError: no such column, a blank label, a label that is not a finite number.
@@ -88,7 +90,7 @@ class Table:
             numbers.append(number)
         return numbers
 
-    def require(self, column, advice=""):
+    def require(self, column: str, advice: str = "") -> None:
         """Raises InputError if there is no such column; it ends with `advice`, unless the names show what is wrong."""
         names = self.data.column_names if self.names is None else list(self.names)
         if column in names:
@@ -100,11 +102,11 @@ class Table:
             advice = ": that is one column, as a .tsv file has tabs between columns and a .csv file has commas"
         raise InputError(f"{self.source} has no column {column!r}: it has {first_of(names, 20)}{advice}.")
 
-    def _values(self, column):
+    def _values(self, column: str) -> list:
         self.require(column)
         return self.data[column][:]
 
-    def _labels(self, column):
+    def _labels(self, column: str) -> list:
         """The values of a column of labels, of which none is blank; of a `ClassLabel` the names."""
         values = self._values(column)
         feature = self.data.features[column]
@@ -129,7 +131,13 @@ class Table:
         return values
 
 
-def read_table(path, *, columns=None, usecols=None, quoting="auto"):
+def read_table(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    usecols: Collection[str | None] | None = None,
+    quoting: str = "auto",
+) -> Dataset:
     """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object a line), .parquet.
 
     All values of csv and tsv files are str, exactly as written: nothing is stripped. Keys that a JSON line lacks are
@@ -157,7 +165,13 @@ def read_table(path, *, columns=None, usecols=None, quoting="auto"):
     return open_table(path, columns=columns, usecols=usecols, quoting=quoting).data
 
 
-def open_table(path, *, columns=None, usecols=None, quoting="auto"):
+def open_table(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    usecols: Collection[str | None] | None = None,
+    quoting: str = "auto",
+) -> Table:
     """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`."""
     path = user_path(path)
     suffix = path.suffix.lower()
@@ -168,6 +182,9 @@ def open_table(path, *, columns=None, usecols=None, quoting="auto"):
     if suffix == ".parquet":
         return _open_parquet(path, usecols)
     text = read_text(path)
+    names: Sequence[str]
+    rows: Any  # lists of fields, or objects
+    lines: Sequence[int]
     if suffix in (".json", ".jsonl"):
         names, rows = _read_json(path, text)
         lines = range(1, len(rows) + 1)
@@ -185,7 +202,7 @@ def open_table(path, *, columns=None, usecols=None, quoting="auto"):
     return Table(_dataset(path, pa.table(arrays)), str(path), lines, names=names)
 
 
-def _open_parquet(path, usecols):
+def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
@@ -200,7 +217,7 @@ def _open_parquet(path, usecols):
     return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
 
 
-def _without_notes(table):
+def _without_notes(table: pa.Table) -> pa.Table:
     """Returns the table without what `datasets` has noted about columns that were not read."""
     metadata = table.schema.metadata or {}
     try:
@@ -212,7 +229,7 @@ def _without_notes(table):
     return table.replace_schema_metadata({**metadata, b"huggingface": json.dumps(notes).encode()})
 
 
-def _dataset(path, table):
+def _dataset(path: Path, table: pa.Table) -> Dataset:
     try:
         return Dataset(table)
     except (pa.ArrowException, ValueError, RecursionError) as error:
@@ -220,7 +237,7 @@ def _dataset(path, table):
         raise InputError(f"{path}: the columns {names} cannot be used ({error}): give texts and numbers.") from None
 
 
-def unique_keys(pairs):
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For json's object_pairs_hook: refuses a key that occurs twice, of which json keeps the last and says nothing."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
@@ -229,7 +246,7 @@ def unique_keys(pairs):
     return mapping
 
 
-def read_text(path):
+def read_text(path: Path) -> str:
     """Reads a text file that is UTF-8, has no NUL characters and is not empty; leaves out a byte order mark."""
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
@@ -245,7 +262,7 @@ def read_text(path):
     return text
 
 
-def _read_json(path, text):
+def _read_json(path: Path, text: str) -> tuple[list[str], list[dict[str, Any]]]:
     """Returns all keys of the file, and the objects."""
     rows = []
     # Not splitlines: JSON text may hold other Unicode line separators.
@@ -261,7 +278,7 @@ def _read_json(path, text):
     return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
-def _used(path, names, usecols):
+def _used(path: Path, names: Sequence[str], usecols: Collection[str | None] | None) -> list[str]:
     """Returns those of the names that are read, in the file's order; refuses one that occurs twice or is not text."""
     used = [name for name in names if usecols is None or name in usecols]
     for name in used:
@@ -277,7 +294,7 @@ def _used(path, names, usecols):
     return used
 
 
-def _array(path, name, lines, values):
+def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, ValueError, OverflowError) as error:
@@ -294,6 +311,6 @@ def _array(path, name, lines, values):
         raise InputError(f"{path}: the values of {name!r} cannot stand in one column ({error}).") from None
 
 
-def _check_rows(path, rows):
+def _check_rows(path: Path, rows: Sequence | str) -> None:
     if not rows:
         raise InputError(f"{path} has no rows: give a file with data.")

@@ -2,12 +2,15 @@
 
 import logging
 import math
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from ckd_trainer.heads.base import Head, mean_where, pipeline_usage
+from ckd_trainer.heads.base import Batch, Head, mean_where, pipeline_usage
 from ckd_trainer.heads.labels import label_order, warn_of_label_order
 from ckd_trainer.losses import (
     classification_logit_loss,
@@ -30,13 +33,13 @@ ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may
 class _Labels(Head):
     """Labels with names, by which those of teacher and student are matched."""
 
-    def label_order(self, teacher, student):
+    def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
         return label_order(teacher, student)
 
-    def warn_of_label_order(self, teacher, student):
+    def warn_of_label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
         warn_of_label_order(teacher, student)
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return pipeline_usage("text-classification", model_id)
 
 
@@ -49,7 +52,7 @@ class Classes(_Labels):
     name = "classes"
     auto_class = "AutoModelForSequenceClassification"
 
-    def task_count(self, batch):
+    def task_count(self, batch: Batch) -> Tensor:
         labels = batch["labels"]
         if labels.is_floating_point():
             raise InputError(
@@ -59,7 +62,7 @@ class Classes(_Labels):
             )
         return labels.ne(-100).sum()
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         return classification_logit_loss(student, teacher, **scale)
 
 
@@ -73,11 +76,11 @@ class MultiLabel(_Labels):
     name = "several labels"
     auto_class = "AutoModelForSequenceClassification"
 
-    def labels_for_model(self, batch):
+    def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
         return {} if labels is None else {"labels": torch.where(_is_given(labels), labels, 0)}
 
-    def task_loss(self, outputs, batch, own):
+    def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], _is_given(batch["labels"])
         logits = at_least_float32(self.logits(outputs))
         losses = F.binary_cross_entropy_with_logits(
@@ -85,13 +88,13 @@ class MultiLabel(_Labels):
         )
         return torch.where(given.all(), own, mean_where(losses, given))
 
-    def task_count(self, batch):
+    def task_count(self, batch: Batch) -> Tensor:
         return _is_given(batch["labels"]).sum()
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         return multilabel_logit_loss(student, teacher, **scale)
 
-    def loss_at_chance(self, config, labels):
+    def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         return math.log(2)
 
     def usage(self, model_id):
@@ -108,26 +111,28 @@ class Score(Head):
     auto_class = "AutoModelForSequenceClassification"
     is_score = True
 
-    def labels_for_model(self, batch):
+    def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
         return {} if labels is None else {"labels": torch.where(labels.isnan(), 0, labels)}
 
-    def task_loss(self, outputs, batch, own):
+    def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], ~batch["labels"].isnan()
         scores = at_least_float32(self.logits(outputs)).reshape(labels.shape)
         errors = (scores - torch.where(given, labels, 0)).square()
         return torch.where(given.all(), own, mean_where(errors, given))
 
-    def task_count(self, batch):
+    def task_count(self, batch: Batch) -> Tensor:
         return (~batch["labels"].isnan()).sum()
 
-    def logit_loss(self, student, teacher, batch, *, temperature, scale_by_temperature):
+    def logit_loss(
+        self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, scale_by_temperature: bool
+    ) -> Tensor:
         return regression_logit_loss(student, teacher, temperature=temperature)
 
-    def label_order(self, teacher, student):
+    def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
         return label_order(teacher, student)  # raises where the teacher has classes
 
-    def loss_at_chance(self, config, labels):
+    def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         """Returns the squared error of a model that always says 0."""
         labels = torch.as_tensor([] if labels is None else labels, dtype=torch.float64)
         labels = labels[~labels.isnan()]
@@ -149,10 +154,10 @@ class Tokens(_Labels):
     other_columns = ("special_tokens_mask",)
     tokens_dim = 1
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._special = torch.tensor([], dtype=torch.long)
 
-    def learn_special_tokens(self, ids):
+    def learn_special_tokens(self, ids: Collection[int]) -> None:
         self._special = torch.tensor(sorted(ids), dtype=torch.long)
 
     def check_columns(self, columns):
@@ -171,13 +176,13 @@ class Tokens(_Labels):
         self._special = self._special.to(ids.device)  # once: a copy at each step would make it wait
         return mask & ~torch.isin(ids, self._special)
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         return token_logit_loss(student, teacher, self._counts(batch), **scale)
 
-    def logit_count(self, batch):
+    def logit_count(self, batch: Batch) -> Tensor:
         return self._counts(batch).sum()
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return pipeline_usage("token-classification", model_id)
 
 
@@ -194,17 +199,17 @@ class Spans(Head):
     other_columns = (ANSWER_MASK,)
     tokens_dim = -1
 
-    def logits(self, outputs):
+    def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=1)
 
-    def task_loss(self, outputs, batch, own):
-        positions = (batch[name] for name in self.label_columns)
-        return span_task_loss(outputs["start_logits"], outputs["end_logits"], *positions, attention_mask_of(batch))
+    def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
+        first, last = (batch[name] for name in self.label_columns)
+        return span_task_loss(outputs["start_logits"], outputs["end_logits"], first, last, attention_mask_of(batch))
 
-    def task_count(self, batch):
+    def task_count(self, batch: Batch) -> Tensor:
         return span_task_count(batch["start_positions"], batch["end_positions"], attention_mask_of(batch))
 
-    def check_columns(self, columns):
+    def check_columns(self, columns: Collection[str]) -> None:
         if ANSWER_MASK not in columns:
             raise InputError(
                 f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer "
@@ -212,20 +217,21 @@ class Spans(Head):
                 "or make the features with encode and SpanCollator of ckd_trainer.data.squad."
             )
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         if ANSWER_MASK not in batch:
             raise InputError(
                 f"the batch has no {ANSWER_MASK}: use ckd_trainer.data.squad.SpanCollator, or set alpha 0."
             )
-        return span_logit_loss(*student.unbind(1), *teacher.unbind(1), batch[ANSWER_MASK], **scale)
+        (start, end), (teacher_start, teacher_end) = student.unbind(1), teacher.unbind(1)
+        return span_logit_loss(start, end, teacher_start, teacher_end, batch[ANSWER_MASK], **scale)
 
-    def outputs(self, config):
+    def outputs(self, config: PreTrainedConfig) -> int:
         return 2
 
-    def loss_at_chance(self, config, labels):
+    def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         return math.log(512)
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return (
             "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
             f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n'
@@ -250,7 +256,7 @@ class Vocabulary(Head):
     tokens_dim = 1
     uncached_because = "the logits of a vocabulary are too many to store, and tokens are masked afresh in each epoch"
 
-    def __init__(self, *, causal: bool = False):
+    def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal
         self.name = "a vocabulary, for the next token" if causal else "a vocabulary"
         self.auto_class = "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
@@ -287,13 +293,13 @@ class Vocabulary(Head):
         # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
         return classification_logit_loss(student[rows, places, :size], teacher[rows, places, :size], **scale)
 
-    def logit_count(self, batch):
+    def logit_count(self, batch: Batch) -> Tensor:
         return self._counts(batch).sum()
 
-    def outputs(self, config):
+    def outputs(self, config: PreTrainedConfig) -> int:
         return config.vocab_size
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return pipeline_usage("text-generation" if self.causal else "fill-mask", model_id)
 
 
@@ -308,7 +314,7 @@ class NoHead(Head):
     def logit_loss(self, student, teacher, batch, **scale):
         raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return (
             "from transformers import AutoModel, AutoTokenizer\n\n"
             f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n'

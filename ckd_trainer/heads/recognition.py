@@ -1,5 +1,7 @@
 """Which head a model has: looked up once, by the class of the model and its configuration."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
@@ -96,7 +98,7 @@ def _names(auto: str) -> set[str]:
 
 # By the name of an Auto class after `AutoModel`. The first that knows a class decides: that of pre-training comes
 # late, as it lists masked language models again, and what it has beside them has two heads.
-_KINDS = {
+_KINDS: dict[str, Any] = {  # what makes a head; None: refused
     "ForSequenceClassification": Classes,
     "ForTokenClassification": Tokens,
     "ForQuestionAnswering": Spans,

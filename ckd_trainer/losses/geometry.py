@@ -8,11 +8,13 @@ Computation is in float32 (float64 where the input is) whatever the input's type
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 # Rounding leaves a few units in the last place of the norms where the exact result is 0.
 _ROUNDING_UNITS = 16
@@ -86,7 +88,7 @@ class _InnerProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, mask, dim, *layers):
+    def forward(ctx: Any, mask: Tensor, dim: int, *layers: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
         with torch.autocast(mask.device.type, enabled=False):
             for valid, *chunk in _chunks(mask, layers):
@@ -109,7 +111,7 @@ class _InnerProducts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, by_products, by_offsets):
+    def backward(ctx: Any, by_products: Tensor, by_offsets: Tensor) -> tuple[Tensor | None, ...]:
         mask, centres, *layers = ctx.saved_tensors
         shape = [len(mask), mask.shape[-1], layers[0].shape[-1]]
         shape.insert(ctx.dim, len(layers))
@@ -145,12 +147,12 @@ def _chunks(mask: Tensor, layers: Sequence[Tensor], *others: Tensor) -> Iterator
     return zip(*(tensor.split(size) for tensor in (mask, *others, *layers)), strict=True)
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: Tensors) -> Tensor:
     """Returns the parts as one tensor, without a copy where it is one."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _valid_items(layers: Sequence[Tensor], valid: Tensor, dim: int) -> Tensor:
+def _valid_items(layers: Tensors, valid: Tensor, dim: int) -> Tensor:
     """Returns a stacked copy in float32 or wider, zero where it is masked."""
     items = torch.stack(layers, dim)
     items = items.to(torch.promote_types(items.dtype, torch.float32))

@@ -35,12 +35,13 @@ def parse_layer_mapping(mapping: str | Sequence[tuple[int, int]]) -> str | Pairs
         if mapping in STRATEGIES:
             return mapping
         try:
-            pairs = [tuple(int(layer) for layer in pair.split(":")) for pair in mapping.split(",")]
+            given = [tuple(int(layer) for layer in pair.split(":")) for pair in mapping.split(",")]
         except ValueError:
-            pairs = []
+            given = []
     else:
-        pairs = [tuple(pair) for pair in mapping]
-    if not pairs or any(len(pair) != 2 for pair in pairs):
+        given = [tuple(pair) for pair in mapping]
+    pairs = [(pair[0], pair[1]) for pair in given if len(pair) == 2]
+    if not pairs or len(pairs) < len(given):
         raise ValueError(
             f"{mapping!r} is no layer mapping: give one of {', '.join(STRATEGIES)}, or pairs student:teacher such as "
             "0:0,1:2,3:6."
@@ -88,6 +89,7 @@ def resolve_layer_mapping(mapping: str | Sequence[tuple[int, int]], student_laye
         return [(0, 0), (student // 2, teacher // 2), (student, teacher)]
     if parsed == "uniform":
         return [(layer, round(layer * teacher / student)) for layer in range(student + 1)]
+    assert not isinstance(parsed, str)  # all strategies have returned
     for student_state, teacher_state in parsed:
         if not (0 <= student_state <= student and 0 <= teacher_state <= teacher):
             raise ValueError(

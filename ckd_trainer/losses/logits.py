@@ -60,7 +60,7 @@ def token_logit_loss(
     sides = (logits.masked_fill(~mask[..., None], 0) for logits in (student_logits, teacher_logits))
     logarithms = [(at_least_float32(side) / temperature).log_softmax(-1) for side in sides]
     # Where both are 0 the two distributions are equal, so that what is masked adds 0 and gets no gradient.
-    loss = F.kl_div(*logarithms, reduction="sum", log_target=True) / mask.sum()
+    loss = F.kl_div(logarithms[0], logarithms[1], reduction="sum", log_target=True) / mask.sum()
     return loss * temperature**2 if scale_by_temperature else loss
 
 
@@ -121,7 +121,9 @@ def _inside(positions: Tensor, mask: Tensor) -> Tensor:
     return (positions < length) & mask.bool().take_along_dim(places, 1)[:, 0]
 
 
-def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
+def _divergence(
+    student: Tensor, teacher: Tensor, temperature: float, scale_by_temperature: bool, mask: Tensor | None = None
+) -> Tensor:
     logarithms = []
     for logits in (student, teacher):
         scores = at_least_float32(logits) / temperature
@@ -129,7 +131,7 @@ def _divergence(student, teacher, temperature, scale_by_temperature, mask=None):
             # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN.
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min / 4)
         logarithms.append(scores.log_softmax(-1))
-    loss = F.kl_div(*logarithms, reduction="batchmean", log_target=True)
+    loss = F.kl_div(logarithms[0], logarithms[1], reduction="batchmean", log_target=True)
     return loss * temperature**2 if scale_by_temperature else loss
 
 

@@ -1,6 +1,7 @@
 """The pair relation: how far the items of a set are apart, compared for every pair."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +118,15 @@ class _CosineDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, student, teacher, student_offsets, teacher_offsets, mask, temperature):
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        student_offsets: Tensor,
+        teacher_offsets: Tensor,
+        mask: Tensor,
+        temperature: float,
+    ) -> Tensor:
         chunks = max(1, math.ceil(student.numel() / numbers_at_once(student.device)))
         total, gradients = student.new_zeros(()), []
         tensors = (student, teacher, student_offsets, teacher_offsets, mask)
@@ -144,7 +153,7 @@ class _CosineDivergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         by_products, by_offsets = ctx.saved_tensors
         return upstream * by_products, None, upstream * by_offsets, None, None, None
 

@@ -9,6 +9,7 @@ repeats the tokens at the edges), and masking is finite (their -inf gives NaN on
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -94,7 +95,7 @@ def contextual_relation_losses(
     pairs = resolve_layer_mapping(layer_mapping, len(student_hidden_states) - 1, len(teacher_hidden_states) - 1)
     student_states = [student_hidden_states[student] for student, _ in pairs]
     teacher_states = [teacher_hidden_states[teacher].detach() for _, teacher in pairs]
-    pair_options = {
+    pair_options: dict[str, Any] = {
         "distance": distance,
         "distance_loss": distance_loss,
         "relation_temperature": relation_temperature,

@@ -10,6 +10,8 @@ one, as it is the number of operations that costs there. tests/helpers/reference
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ckd_trainer.losses.geometry import Gram, joined, numbers_at_once, rsqrt_or_zero
+
+TensorFunction = Callable[[Tensor], Tensor]
 
 # For each loss of a difference: the sum over a tensor, and its derivative, which may be written over the tensor.
 _LOSSES = {
@@ -88,7 +92,9 @@ class _TripleSum(torch.autograd.Function):
     """Sums the losses of all triples of all sets, (sets, N, N), and takes the gradient on the way."""
 
     @staticmethod
-    def forward(ctx, student, teacher, mask, angle_loss, window_size):
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor, angle_loss: str, window_size: int | None
+    ) -> Tensor:
         sets, items, _ = student.shape
         near = min(window_size or items, items)
         chunks = max(1, math.ceil(sets * items * near / numbers_at_once(student.device)))
@@ -105,7 +111,7 @@ class _TripleSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None, None, None
 
@@ -113,7 +119,7 @@ class _TripleSum(torch.autograd.Function):
 class _Whole:
     """Products by place, for sets in which j and k are any items. Table: (N, N, ..., sets)."""
 
-    def __init__(self, mask: Tensor, window_size: int | None):
+    def __init__(self, mask: Tensor, window_size: int | None) -> None:
         items = mask.shape[-1]
         self.one_block = 2 * mask.numel() * items**2 <= numbers_at_once(mask.device)
         self.inside = mask.T[:, None] & mask.T[None]  # (k, i, sets)
@@ -121,32 +127,32 @@ class _Whole:
             places = torch.arange(items, device=mask.device)
             self.inside &= ((places[:, None] - places).abs() <= window_size // 2)[..., None]
 
-    def table(self, *sides):
+    def table(self, *sides: Tensor) -> Tensor:
         return torch.stack([products.permute(1, 2, 0) for products in sides], dim=2)
 
-    def products(self, table):
+    def products(self, table: Tensor) -> Tensor:
         return table.permute(2, 0, 1)
 
-    def own_squares(self, table):
+    def own_squares(self, table: Tensor) -> Tensor:
         """G_ii, (i, ..., sets)."""
         return table.diagonal(dim1=0, dim2=1).movedim(-1, 0)
 
-    def near_squares(self, table):
+    def near_squares(self, table: Tensor) -> Tensor:
         """G_kk, (k, i or 1, ..., sets)."""
         return self.own_squares(table)[:, None]
 
-    def to_centre(self, table):
+    def to_centre(self, table: Tensor) -> Tensor:
         """G_ik, (k, i, ..., sets)."""
         return table
 
-    def between(self, table, j):
+    def between(self, table: Tensor, j: int) -> Tensor:
         """G_jk for k > j, (k, i or 1, ..., sets)."""
         return table[j, j + 1 :, None]
 
-    def add_near_squares(self, table, gradient):
+    def add_near_squares(self, table: Tensor, gradient: Tensor) -> None:
         self.own_squares(table).add_(gradient.sum(1))
 
-    def add_to_centre(self, table, gradient):
+    def add_to_centre(self, table: Tensor, gradient: Tensor) -> None:
         table += gradient
 
 
@@ -159,48 +165,48 @@ class _Window:
 
     one_block = False
 
-    def __init__(self, mask: Tensor, window_size: int):
+    def __init__(self, mask: Tensor, window_size: int) -> None:
         self.items, self.window, self.reach = mask.shape[-1], window_size, window_size // 2
         near = F.pad(mask, (self.reach, self.reach)).unfold(-1, window_size, 1)  # (sets, i, k)
         self.inside = (near & mask[..., None]).permute(2, 1, 0)
 
-    def table(self, *sides):
+    def table(self, *sides: Tensor) -> Tensor:
         table = sides[0].new_zeros(self.window, self.items + 2 * self.reach, len(sides), len(sides[0]))
         for side, products in enumerate(sides):
             for distance in range(self.window):
                 self._inside(table, distance)[:, side] = products.diagonal(distance, 1, 2).T
         return table
 
-    def products(self, table):
+    def products(self, table: Tensor) -> Tensor:
         products = table.new_zeros(table.shape[-1], self.items, self.items)
         for distance in range(self.window):
             products.diagonal(distance, 1, 2).copy_(self._inside(table, distance).T)
         return products
 
-    def _inside(self, table, distance):
+    def _inside(self, table: Tensor, distance: int) -> Tensor:
         return table[distance, self.reach : self.reach + self.items - distance]
 
-    def own_squares(self, table):
+    def own_squares(self, table: Tensor) -> Tensor:
         return table[0, self.reach : self.reach + self.items]
 
-    def near_squares(self, table):
+    def near_squares(self, table: Tensor) -> Tensor:
         return table[0].unfold(0, self.items, 1).movedim(-1, 1)
 
-    def to_centre(self, table):
+    def to_centre(self, table: Tensor) -> Tensor:
         return torch.stack([self._product_with_centre(table, k) for k in range(self.window)])
 
-    def between(self, table, j):
+    def between(self, table: Tensor, j: int) -> Tensor:
         return table[1 : self.window - j, j : j + self.items]
 
-    def add_near_squares(self, table, gradient):
+    def add_near_squares(self, table: Tensor, gradient: Tensor) -> None:
         for k in range(self.window):
             table[0, k : k + self.items] += gradient[k]
 
-    def add_to_centre(self, table, gradient):
+    def add_to_centre(self, table: Tensor, gradient: Tensor) -> None:
         for k in range(self.window):
             self._product_with_centre(table, k).add_(gradient[k])
 
-    def _product_with_centre(self, table, k):
+    def _product_with_centre(self, table: Tensor, k: int) -> Tensor:
         first = min(k, self.reach)
         return table[abs(k - self.reach), first : first + self.items]
 
@@ -213,7 +219,7 @@ class _Angles:
         with_gradient: by the student's.
     """
 
-    def __init__(self, layout, student: Tensor, teacher: Tensor, with_gradient: bool):
+    def __init__(self, layout: _Whole | _Window, student: Tensor, teacher: Tensor, with_gradient: bool) -> None:
         self.layout, self.table, self.with_gradient = layout, layout.table(student, teacher), with_gradient
         own, to_centre = layout.own_squares(self.table), layout.to_centre(self.table)
         size = own + layout.near_squares(self.table)
@@ -228,7 +234,7 @@ class _Angles:
             self.by_inverse = torch.zeros_like(self.student_inverse)
             self.by_table = torch.zeros_like(self.table[:, :, 0])
 
-    def sum_losses(self, loss, derivative) -> Tensor:
+    def sum_losses(self, loss: TensorFunction, derivative: TensorFunction) -> Tensor:
         """Returns the sum of a loss over all triples; the gradient is kept for `gradient`."""
         if self.layout.one_block:
             everything = (slice(None), None)  # all j, beside all k
@@ -253,7 +259,9 @@ class _Angles:
                 between += by_inner.sum_to_size(between.shape)
         return total
 
-    def _block(self, loss, derivative, between: Tensor, j, ks: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _block(
+        self, loss: TensorFunction, derivative: TensorFunction, between: Tensor, j: int | tuple[slice, None], ks: slice
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Returns the sum over a block, and with_gradient what each of its angles gives by_inverse and by_half."""
         inner = between + self.half[j]  # (..., k, i, 2, sets)
         cosines = torch.addcmul(self.half_scaled[ks], inner, self.inverse[ks]).mul_(self.inverse[j])

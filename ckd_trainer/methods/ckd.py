@@ -6,11 +6,12 @@ and its items are the matched layers. See `ckd_trainer.losses` for the formulas.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.losses import pair_count, pair_loss, triple_count, triple_loss
+from ckd_trainer.losses import Gram, pair_count, pair_loss, triple_count, triple_loss
 from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, resolve_layer_mapping, unmatched_layers
 from ckd_trainer.methods.base import Pair, Term
 from ckd_trainer.teacher.signals import LayerGram, WordGram
@@ -29,7 +30,9 @@ class Relation(Term):
         depths: numbers of layers of student and teacher.
     """
 
-    def __init__(self, relation: str, weight: float, args: CKDArguments, layers: Pairs, depths: tuple[int, int]):
+    def __init__(
+        self, relation: str, weight: float, args: CKDArguments, layers: Pairs, depths: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.relation, self.weight, self.args, self.layers, self.depths = relation, weight, args, layers, depths
         gram = WordGram if relation == "wr" else LayerGram
@@ -43,11 +46,11 @@ class Relation(Term):
             return mask[:, None, :].expand(-1, count, -1)
         return mask[:, :, None].expand(-1, -1, count)
 
-    def notes(self):
+    def notes(self) -> list[str]:
         name = {"wr": "word relation", "ltr": "layer-transforming relation"}[self.relation]
         return [f"{name} on layers {format_pairs(self.layers)}"]
 
-    def warnings(self):
+    def warnings(self) -> list[str]:
         option = f"{self.relation}_layer_mapping"
         mapping, unmatched = getattr(self.args, option), unmatched_layers(self.layers, self.depths[0])
         if not unmatched or mapping not in ("skip", "emb+skip"):
@@ -61,11 +64,11 @@ class Relation(Term):
 class Distances(Relation):
     """Distances between pairs of items, see `pair_loss`; `wr_distance` or `ltr_distance`."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.name = f"{self.relation}_distance"
 
-    def forward(self, student, teacher, batch):
+    def forward(self, student: Gram, teacher: Gram, batch: Mapping[str, Tensor]) -> Tensor:
         return pair_loss(
             student,
             teacher,
@@ -77,25 +80,25 @@ class Distances(Relation):
             normalize_distances=self.args.normalize_distances,
         )
 
-    def count(self, batch):
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         mask = attention_mask_of(batch)
         if self.relation == "wr":
             return pair_count(mask, self.args.relation_normalization)
         return mask.count_nonzero()  # each token has as many pairs of layers
 
-    def describe(self):
+    def describe(self) -> str:
         return f"{self.name} per item" if self.args.relation_normalization == "items" else self.name
 
 
 class Angles(Relation):
     """Angles between triples of items, see `triple_loss`; `wr_angle` or `ltr_angle`."""
 
-    def __init__(self, *args):
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.name = f"{self.relation}_angle"
         self.window_size = self.args.window_size if self.relation == "wr" else None
 
-    def forward(self, student, teacher, batch):
+    def forward(self, student: Gram, teacher: Gram, batch: Mapping[str, Tensor]) -> Tensor:
         return triple_loss(
             student,
             teacher,
@@ -104,7 +107,7 @@ class Angles(Relation):
             window_size=self.window_size,
         )
 
-    def count(self, batch):
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         mask = attention_mask_of(batch)
         return triple_count(mask, self.window_size) if self.relation == "wr" else mask.count_nonzero()
 
@@ -116,7 +119,7 @@ def terms(args: CKDArguments, pair: Pair) -> list[Term]:
         InputError: a layer mapping that does not fit the two depths, or an active layer-transforming relation with
             fewer than three matched layers.
     """
-    found = []
+    found: list[Term] = []
     depths = pair.student.num_hidden_layers, pair.teacher.num_hidden_layers
     for relation in ("wr", "ltr"):
         kinds = {Distances: f"{relation}_distance_weight", Angles: f"{relation}_angle_weight"}

@@ -1,5 +1,9 @@
 """The teacher's logits as soft targets (Hinton, Vinyals and Dean 2015, arXiv 1503.02531)."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods.base import Pair, Term
 from ckd_trainer.teacher.signals import Logits
@@ -15,7 +19,7 @@ class LogitTerm(Term):
     name = "logits"
     is_balanced = False  # alpha weighs it against the task loss
 
-    def __init__(self, args: CKDArguments, pair: Pair):
+    def __init__(self, args: CKDArguments, pair: Pair) -> None:
         super().__init__()
         self.weight, self.args, self.head = args.alpha, args, pair.head
         self.student_signal = Logits(pair.head, pair.head.outputs(pair.student))

@@ -6,31 +6,32 @@
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ckd_trainer.metrics.in_memory import InMemoryMetric
 
 
-def _matthews(references, predictions):
+def _matthews(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
 
 
-def _accuracy(references, predictions):
+def _accuracy(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(accuracy_score(references, predictions))}
 
 
-def _accuracy_and_f1(references, predictions, average="binary"):
+def _accuracy_and_f1(references: np.ndarray, predictions: np.ndarray, average: str = "binary") -> dict[str, float]:
     # zero_division: F1 is 0 where nothing is found, without a warning at every evaluation.
     f1 = f1_score(references, predictions, average=average, zero_division=0)
     return {**_accuracy(references, predictions), "f1": float(f1)}
 
 
-def _accuracy_and_macro_f1(references, predictions):
+def _accuracy_and_macro_f1(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     return _accuracy_and_f1(references, predictions, average="macro")
 
 
-def _correlations(references, predictions):
+def _correlations(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     # The correlations do not see the scale, so that scores of -10 to 10 pass for labels of 0 to 1.
     rmse = {"rmse": float(np.sqrt(np.mean((predictions - references) ** 2)))}
     # A constant has no correlation: 0 says "no relation found" and can be compared, where scipy warns and gives nan.
@@ -80,7 +81,7 @@ class GlueMetric(InMemoryMetric):
         # {"matthews_correlation": 1.0}
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in _SCORES:
             raise ValueError(f"GlueMetric has no config_name {self.config_name!r}: give one of {', '.join(_SCORES)}.")
         value = datasets.Value("float64" if _SCORES[self.config_name] is _correlations else "int64")
@@ -91,5 +92,5 @@ class GlueMetric(InMemoryMetric):
             features=datasets.Features({"predictions": value, "references": value}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         return _SCORES[self.config_name](np.asarray(references), np.asarray(predictions))

@@ -11,7 +11,7 @@ class InMemoryMetric(evaluate.Metric):
     `evaluate.Metric` itself makes a folder in its cache in any case.
     """
 
-    def _build_data_dir(self):
+    def _build_data_dir(self) -> str:
         if not self.keep_in_memory:
             return super()._build_data_dir()
         return os.path.join(self._data_dir_root, self.name, self.config_name)

@@ -6,6 +6,8 @@ The scores are those of the official scripts, evaluate-v1.1.py and evaluate-v2.0
 import re
 import string
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -13,11 +15,13 @@ import evaluate
 from ckd_trainer.metrics.in_memory import InMemoryMetric
 from ckd_trainer.utils.errors import first_of
 
+Row = Mapping[str, Any]  # a prediction or a reference, as `SquadMetric` takes it
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalize_answer(text):
+def normalize_answer(text: str) -> str:
     """Returns the text as answers are compared: lower case, without punctuation, articles and superfluous spaces.
 
     Example::
@@ -28,7 +32,7 @@ def normalize_answer(text):
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-def _f1(prediction, gold):
+def _f1(prediction: str, gold: str) -> float:
     """F1 of two bags of words, from normalized texts; 0.0 where they share none."""
     predicted, wanted = prediction.split(), gold.split()
     shared = sum((Counter(predicted) & Counter(wanted)).values())
@@ -38,22 +42,22 @@ def _f1(prediction, gold):
     return 2 * precision * recall / (precision + recall)
 
 
-def _f1_or_agreement(prediction, gold):
+def _f1_or_agreement(prediction: str, gold: str) -> float:
     """As `_f1`, but 1.0 where neither text has words: both say "no answer"."""
     return _f1(prediction, gold) if prediction and gold else float(prediction == gold)
 
 
-def _best_over_golds(f1, prediction, golds):
+def _best_over_golds(f1: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Returns exact match and F1 with the gold answer for which each is highest."""
     prediction = normalize_answer(prediction)
     return float(prediction in golds), max(f1(prediction, gold) for gold in golds)
 
 
-def _percent(scores):
+def _percent(scores: Sequence[float]) -> float:
     return 100.0 * sum(scores) / len(scores)
 
 
-def _squad(predictions, references):
+def _squad(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict[str, float]:
     unanswered = [reference["id"] for reference in references if not reference["answers"]["text"]]
     if unanswered:
         raise ValueError(
@@ -69,7 +73,7 @@ def _squad(predictions, references):
     return {"exact_match": _percent(exact), "f1": _percent(f1)}
 
 
-def _squad_v2(predictions, references):
+def _squad_v2(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict[str, float]:
     exact, f1, has_answer = {}, {}, {}
     for reference in references:
         name, answers = reference["id"], reference["answers"]["text"]
@@ -84,7 +88,7 @@ def _squad_v2(predictions, references):
     return scores
 
 
-def _group(prefix, exact, f1, names):
+def _group(prefix: str, exact: Mapping[str, float], f1: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """The scores of some questions, or nothing where there are none."""
     if not names:
         return {}
@@ -95,13 +99,15 @@ def _group(prefix, exact, f1, names):
     }
 
 
-def _best_threshold(predictions, scores, has_answer):
+def _best_threshold(
+    predictions: Mapping[str, Row], scores: Mapping[str, float], has_answer: Mapping[str, bool]
+) -> tuple[float, float]:
     """Returns the best score in percent, and the threshold: answers with a probability above it become "no answer".
 
     The search starts where nothing is answered, which gets every unanswerable question right, and then lets the
     answers in by rising probability. Equal ones come in one by one, as in the official script.
     """
-    current = best = sum(not value for value in has_answer.values())
+    current = best = float(sum(not value for value in has_answer.values()))
     lowest = min(row["no_answer_probability"] for row in predictions.values())
     threshold = 0.0 if lowest >= 0 else lowest - 1.0  # below all of them; the official script knows probabilities only
     for name in sorted(predictions, key=lambda name: predictions[name]["no_answer_probability"]):
@@ -114,7 +120,7 @@ def _best_threshold(predictions, scores, has_answer):
     return 100.0 * best / len(scores), threshold
 
 
-def _refuse_twins(what, rows):
+def _refuse_twins(what: str, rows: Sequence[Row]) -> None:
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
         raise ValueError(
@@ -155,7 +161,7 @@ class SquadMetric(InMemoryMetric):
         )  # {"exact_match": 100.0, "f1": 100.0}
     """
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in _SCORES:
             raise ValueError(f"SquadMetric has no config_name {self.config_name!r}: give one of {', '.join(_SCORES)}.")
         text = datasets.Value("string")
@@ -170,7 +176,7 @@ class SquadMetric(InMemoryMetric):
             features=datasets.Features({"predictions": prediction, "references": {"id": text, "answers": answers}}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: Sequence[Row], references: Sequence[Row]) -> dict[str, float]:
         if not references:
             raise ValueError("There is nothing to score: give at least one prediction and reference.")
         _refuse_twins("predictions", predictions)

@@ -4,6 +4,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -30,7 +31,7 @@ _UNSUPPORTED = {
 _SUPPORTED = "a text encoder with one state a token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
 
 
-def check_task(config: PreTrainedConfig, model_class, name: str) -> None:
+def check_task(config: PreTrainedConfig, model_class: type[Any], name: str) -> None:
     """Raises InputError where transformers has no model of this kind for the task.
 
     Args:
@@ -74,7 +75,7 @@ def check_savable(config: PreTrainedConfig) -> None:
         )
 
 
-def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options) -> int:
+def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> int:
     """Returns how many tokens a model reads at most: its positions, or less where its tokenizer stops earlier."""
     positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
     limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
@@ -87,7 +88,7 @@ def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **o
 
 
 def check_max_length(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options: Any
 ) -> None:
     """Raises InputError where max_seq_length is more than a model reads, or has no room for a text."""
     limit = max_length(config, tokenizer, **options)
@@ -104,7 +105,7 @@ def check_max_length(
         )
 
 
-def outline(config: PreTrainedConfig, model_class, **options) -> PreTrainedModel:
+def outline(config: PreTrainedConfig, model_class: type[Any], **options: Any) -> PreTrainedModel:
     """Returns the model of a configuration without weights: modules and shapes, nothing in memory.
 
     Args:

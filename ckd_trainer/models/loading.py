@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
@@ -11,13 +12,15 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ckd_trainer.utils.errors import InputError
 
+Result = TypeVar("Result")
+
 # Buffers that older versions saved, and the second copy of the embeddings in DeBERTa-v3's files.
 _NO_WEIGHTS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|attn\.masked_bias|rotary_emb\.inv_freq|(word|position)_embeddings\._weight)$"
 )
 
 
-def call(function, name_or_path: str, **kwargs):
+def call(function: Callable[..., Result], name_or_path: str, **kwargs: Any) -> Result:
     """Returns what a loading function returns; whatever it raises becomes an `InputError` with its message."""
     try:
         return function(name_or_path, **kwargs)
@@ -26,7 +29,7 @@ def call(function, name_or_path: str, **kwargs):
         raise InputError(f"cannot load {name_or_path}: {message[:600]} ({type(error).__name__})") from error
 
 
-def load_config(name_or_path: str, **options) -> PreTrainedConfig:
+def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
     """Returns the configuration of a model.
 
     Raises:
@@ -42,7 +45,7 @@ def load_config(name_or_path: str, **options) -> PreTrainedConfig:
     return call(AutoConfig.from_pretrained, name_or_path, **options)
 
 
-def load_weights(name_or_path: str, model_class, **kwargs) -> tuple[PreTrainedModel, dict]:
+def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict]:
     """Returns a model in float32 and transformers' loading info, for `check_all_weights` or `check_base_weights`."""
     # float32 whatever the checkpoint's type: half-precision weights lose small updates, and bf16 is autocast's work.
     model, info = call(

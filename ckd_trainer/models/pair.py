@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
@@ -87,10 +88,10 @@ class ModelPair:
         self,
         args: ModelArguments,
         *,
-        model_class=AutoModelForSequenceClassification,
+        model_class: type[Any] = AutoModelForSequenceClassification,
         distils: bool,
         trains: bool,
-    ):
+    ) -> None:
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
@@ -105,7 +106,7 @@ class ModelPair:
         self.options = {"trust_remote_code": args.trust_remote_code}
         self.distils, self.trains = distils, trains
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
-        self.head_order = None
+        self.head_order: Sequence[int] | None = None
         self.teacher_config = self.teacher_tokenizer = None
         if distils or from_teacher:
             self.teacher_config = self._load_config(teacher)
@@ -245,11 +246,11 @@ class StoredTeacher:
         self,
         name_or_path: str,
         config: PreTrainedConfig,
-        model_class=AutoModelForSequenceClassification,
+        model_class: type[Any] = AutoModelForSequenceClassification,
         *,
         allow_unused_weights: bool = False,
-        **options,
-    ):
+        **options: Any,
+    ) -> None:
         self.name_or_path, self.config, self.model_class = expanded(name_or_path), config, model_class
         self.options = options
         self.allow_unused_weights = allow_unused_weights
@@ -298,7 +299,7 @@ class StoredTeacher:
         return folder
 
 
-def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
     """Returns a tokenizer that can pad and knows words."""
     tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, **options)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what AutoTokenizer makes of a folder without one
@@ -308,7 +309,7 @@ def load_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | None:
+def local_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase | None:
     """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
     try:
         # Without an answer to whether a model's own code may run, transformers would ask the terminal.
@@ -320,10 +321,10 @@ def local_tokenizer(name_or_path: str, **options) -> PreTrainedTokenizerBase | N
 
 def load_teacher(
     name_or_path: str,
-    model_class=AutoModelForSequenceClassification,
+    model_class: type[Any] = AutoModelForSequenceClassification,
     *,
     allow_unused_weights: bool = False,
-    **options,
+    **options: Any,
 ) -> PreTrainedModel:
     """Returns the fine-tuned teacher.
 

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -100,7 +101,7 @@ def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
 
 def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:
     """Applies student_config and student_num_layers (which only student_init random has)."""
-    overrides = dict(args.student_config or {})
+    overrides = dict(args.student_config or {})  # type: ignore[arg-type]  # ModelArguments has parsed it
     if args.student_num_layers is not None:
         overrides["num_hidden_layers"] = args.student_num_layers
     lists = _layer_lists(config)
@@ -120,7 +121,7 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
     return config
 
 
-def _layer_lists(config: PreTrainedConfig) -> dict[str, list]:
+def _layer_lists(config: PreTrainedConfig) -> dict[str, list | tuple]:
     """Returns the entries of a configuration that hold a value for each layer.
 
     They are told by name and length: by length alone, DeBERTa's pos_att_type of two would be one in a 2-layer model.
@@ -134,7 +135,7 @@ def _layer_lists(config: PreTrainedConfig) -> dict[str, list]:
     }
 
 
-def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list]) -> None:
+def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list | tuple]) -> None:
     """Gives lists by layer the length of a new depth: one value for all is repeated, others are the class's pattern.
 
     Raises:
@@ -159,7 +160,7 @@ def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list]) -> None:
         setattr(config, name, pattern)
 
 
-def random_model(config: PreTrainedConfig, model_class) -> PreTrainedModel:
+def random_model(config: PreTrainedConfig, model_class: type[Any]) -> PreTrainedModel:
     try:
         return model_class.from_config(config, dtype=torch.float32)
     except Exception as error:  # each class checks its values in its own way

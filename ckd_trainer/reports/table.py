@@ -1,6 +1,6 @@
 """One table and one picture from finished runs. Reads what the runs left; never trains.
 
-    python -m ckd_trainer.reports.table runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
+    ckd-trainer report runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
 
 The table goes to the screen: name, parameters, size, latency, metric and train time, the teacher first. The picture
 shows the validation metric over the epochs, and the final one against the latency.
@@ -8,12 +8,16 @@ shows the validation metric over the epochs, and the final one against the laten
 
 import itertools
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.utils.files import RECIPE, expanded
+
+Style = list[tuple["Run", str]]  # the runs of a picture and their colors
 
 _NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
 TEACHER_COLOR = "#444b54"
@@ -38,7 +42,7 @@ class Run:
     is_teacher: bool = False
 
 
-def read_runs(folders, metric):
+def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
     """Reads run folders, the teacher (which another run's recipe names as its teacher) first.
 
     Args:
@@ -57,7 +61,7 @@ def read_runs(folders, metric):
     return sorted(runs, key=lambda run: not run.is_teacher)
 
 
-def _read_run(folder, metric):
+def _read_run(folder: Path, metric: str) -> Run:
     results = _read_json(folder / "all_results.json")
     if results is None:
         reason = "it has no all_results.json, so no run has finished there" if folder.is_dir() else "no such folder"
@@ -90,7 +94,7 @@ def _read_run(folder, metric):
     )
 
 
-def _read_json(path):
+def _read_json(path: Path) -> dict | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -104,7 +108,7 @@ def _read_json(path):
     return content
 
 
-def format_table(runs, metric):
+def format_table(runs: Sequence[Run], metric: str) -> str:
     """Returns the runs as an aligned text table.
 
     Example::
@@ -133,11 +137,11 @@ def format_table(runs, metric):
     return "\n".join(lines)
 
 
-def _show(value, pattern):
+def _show(value: float | None, pattern: str) -> str:
     return "-" if value is None else pattern.format(value)
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -145,7 +149,7 @@ def _duration(seconds):
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def draw(runs, metric, path):
+def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     """Draws the metric over the epochs (where the runs logged it) and the final one against the latency.
 
     Args:
@@ -186,7 +190,7 @@ def draw(runs, metric, path):
         raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from None
 
 
-def _draw_curves(axes, style, metric):
+def _draw_curves(axes: Any, style: Style, metric: str) -> None:
     for run, color in style:
         if run.curve:
             epochs, scores = zip(*run.curve, strict=True)
@@ -198,7 +202,7 @@ def _draw_curves(axes, style, metric):
     axes.legend(frameon=False, labelcolor=TEXT_COLOR)
 
 
-def _draw_latency(axes, style, metric):
+def _draw_latency(axes: Any, style: Style, metric: str) -> None:
     runs = [run for run, _ in style]
     scores = [run.score for run in runs]
     margin = 0.15 * (max(scores) - min(scores)) or 0.05
@@ -220,11 +224,11 @@ def _draw_latency(axes, style, metric):
     axes.set_xlabel("latency of one text (ms)", color=TEXT_COLOR)
 
 
-def _millions(count):
+def _millions(count: float) -> str:
     return f"{count / 1e6:.2g} M" if count < 10e6 else f"{count / 1e6:.0f} M"
 
 
-def _spread(heights, gap):
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
     """Moves heights apart, as little as needed, until neighbors are a gap from each other; their order stays."""
     heights = list(heights)
     order = sorted(range(len(heights)), key=heights.__getitem__)
@@ -237,10 +241,8 @@ def _spread(heights, gap):
 
 
 @command_line
-def main(argv):
-    parser = ArgumentParser(
-        prog="python -m ckd_trainer.reports.table", description="One table and one picture from finished runs."
-    )
+def main(argv: list[str]) -> None:
+    parser = ArgumentParser(prog="ckd-trainer report", description="One table and one picture from finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
     parser.add_argument("--metric", required=True, help="what the runs are compared by, such as accuracy")
     parser.add_argument("--output", type=expanded, help="also draw a picture into this file (.png, .svg or .pdf)")

@@ -1,9 +1,10 @@
 """Which model a run with `load_best_model_at_end` leaves: the one that evaluated best."""
 
 import os
+from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 
@@ -19,24 +20,37 @@ class SaveBestModel(TrainerCallback):
             checkpoint holds a path, which is stale in a folder that was moved.
     """
 
-    def __init__(self, best_checkpoint: str | None = None):
+    def __init__(self, best_checkpoint: str | None = None) -> None:
         self.best_checkpoint = best_checkpoint
         self._is_postponed = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.best_checkpoint is not None:
             state.best_model_checkpoint = os.path.join(args.output_dir, self.best_checkpoint)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         is_end = float(state.epoch).is_integer() or control.should_training_stop
         if control.should_save and is_end and args.eval_strategy == IntervalStrategy.EPOCH:
             control.should_save, self._is_postponed = False, True
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         control.should_save |= self._is_postponed
         self._is_postponed = False
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         if args.load_best_model_at_end:
             # After the training come evaluations of other sets too, such as MNLI's mismatched one.
             value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}", np.nan)
@@ -46,6 +60,6 @@ class SaveBestModel(TrainerCallback):
             control.should_save |= bool(value > best if args.greater_is_better else value < best)
 
 
-def may_save_after_evaluation(args) -> bool:
+def may_save_after_evaluation(args: TrainingArguments) -> bool:
     """Returns whether an evaluation can bring about a checkpoint that no callback knows of when the step ends."""
     return args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST

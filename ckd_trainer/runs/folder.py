@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import TrainingArguments
@@ -176,7 +177,7 @@ def look_into(
     is_trained = _is_json(folder / TRAINED)
     may_differ = _MAY_DIFFER | {*by_default} | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
 
-    def difference():
+    def difference() -> str:
         return _difference(read_recipe(folder / RECIPE), recipe, may_differ)
 
     # A job that always asks for the last checkpoint may find that its run has ended.
@@ -257,7 +258,9 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
     return checkpoint
 
 
-def _resume(checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start) -> Start:
+def _resume(
+    checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start: Any
+) -> Start:
     """Returns the start from a checkpoint; raises InputError where a step would be another one than in its run."""
     folder, path = Path(args.output_dir), Path(os.path.abspath(checkpoint))
     if start["trains_on"] or not ends_training(checkpoint):

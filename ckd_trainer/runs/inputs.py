@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from datasets import Dataset
@@ -62,7 +62,7 @@ class TrainingInputs:
         inputs.check_hub({"train": task.data.train})
     """
 
-    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distils: bool):
+    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distils: bool) -> None:
         self.args, self.start = args, start
         start.inputs = main_process_says(lambda: _recorded(args, start))
         from_teacher = model_args.student_is_from_teacher
@@ -112,7 +112,7 @@ class TrainingInputs:
         rows = {name: examples for name, examples in data.items() if examples is not None}
         self._check(lambda: {**self._commits(), "task_name": {name: _rows(rows[name]) for name in rows}})
 
-    def _check(self, read) -> None:
+    def _check(self, read: Callable[[], dict]) -> None:
         if self.args.do_train:
             self.start.inputs = main_process_says(lambda: self._unchanged(read()))
 

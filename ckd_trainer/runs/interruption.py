@@ -3,9 +3,12 @@
 import logging
 import signal
 import time
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from ckd_trainer.runs.best_model import may_save_after_evaluation
@@ -23,7 +26,9 @@ class LogWhereSaved(TrainerCallback):
     So a run that goes on from a checkpoint logs what it would have logged without the interruption.
     """
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         # A step is logged before it is evaluated, and the evaluation may be the best so far, which is saved.
         may_save = control.should_save or (control.should_evaluate and may_save_after_evaluation(args))
         control.should_log |= may_save or control.should_training_stop
@@ -42,26 +47,32 @@ class StopOnSignal(TrainerCallback):
         can_resume: checkpoints hold all that training needs to go on from them.
     """
 
-    def __init__(self, accelerator, *, can_resume: bool = True):
-        self.accelerator, self._before = accelerator, {}
+    def __init__(self, accelerator: Accelerator, *, can_resume: bool = True) -> None:
+        self.accelerator, self._before = accelerator, dict[int, Any]()
         self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
         self.can_resume, self._has_stopped = can_resume, False
 
-    def __enter__(self):
+    def __enter__(self) -> "StopOnSignal":
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._restore()
         if self.received and error is None:
             raise Interrupted(self.received, can_resume=self.can_resume)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._last = self._next = state.global_step  # at which they tell each other
         self._told = time.monotonic()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.accelerator.num_processes == 1:
             self.agreed = self.received
         elif state.global_step >= self._next or control.should_training_stop:
@@ -71,20 +82,24 @@ class StopOnSignal(TrainerCallback):
             if args.save_strategy == SaveStrategy.BEST:  # by which an evaluation decides whether to save
                 control.should_evaluate = False
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Only now, as the checkpoint of a training that was to stop is taken for its end.
         self._has_stopped = bool(self.agreed) and not control.should_training_stop
         control.should_training_stop |= self._has_stopped
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self._has_stopped:  # `Trainer` ends the epoch here, but the resumed run will do that
             control.should_evaluate = control.should_save = False
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.accelerator.num_processes > 1:
             self._agree(state.global_step)
 
-    def _agree(self, step):
+    def _agree(self, step: int) -> None:
         """Tells the others of a signal, and how long steps take here; the slowest says when to do so again."""
         now = time.monotonic()
         mine = [self.received, (now - self._told) / max(1, step - self._last)]
@@ -94,13 +109,13 @@ class StopOnSignal(TrainerCallback):
         self._last, self._told = step, now
         self._next = step + min(_STEPS_BETWEEN, max(1, int(_SECONDS_BETWEEN / max(seconds, 1e-3))))
 
-    def _receive(self, number, frame):
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         if self.accelerator.num_processes == 1:
             self._restore()
         logger.warning("%s: the run is stopped after this step.", signal.Signals(number).name)
 
-    def _restore(self):
+    def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -119,13 +134,22 @@ class StopOnDivergence(TrainerCallback):
         InputError: from the end of a step or an epoch, or a log.
     """
 
-    def __init__(self, accelerator, loss_at_chance: float):
+    def __init__(self, accelerator: Accelerator, loss_at_chance: float) -> None:
         self.accelerator, self.loss_at_chance = accelerator, loss_at_chance
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.sound = state.global_step  # the last step with a log that was well
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
         ends = control.should_save or control.should_evaluate or control.should_training_stop
         if not (ends or state.global_step % _STEPS_BETWEEN == 0):
             return
@@ -136,7 +160,14 @@ class StopOnDivergence(TrainerCallback):
 
     on_epoch_end = on_step_end
 
-    def on_log(self, args, state, control, logs, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
         loss = logs.get("loss_task")  # the mean over finite steps since the last log; no number if none was
         if loss is None or loss < 100 * self.loss_at_chance:
             self.sound = state.global_step
@@ -147,7 +178,7 @@ class StopOnDivergence(TrainerCallback):
                 f"that knows nothing has {self.loss_at_chance:.2g}",
             )
 
-    def _diverged(self, args, what: str) -> InputError:
+    def _diverged(self, args: TrainingArguments, what: str) -> InputError:
         return InputError(
             f"training has diverged: {what}. Lower learning_rate ({args.learning_rate:g}) or the weights of the loss, "
             f"or clip gradients (max_grad_norm {args.max_grad_norm:g}). Checkpoints in {args.output_dir} up to step "
@@ -155,7 +186,7 @@ class StopOnDivergence(TrainerCallback):
         )
 
 
-def _here(parameter: torch.Tensor, rank: int) -> torch.Tensor:
+def _here(parameter: Any, rank: int) -> torch.Tensor:
     """Returns the part of a parameter that is in this process: all of it, or its shard (FSDP, ZeRO 3)."""
     if hasattr(parameter, "to_local"):
         return parameter.to_local()

@@ -6,7 +6,9 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -23,16 +25,16 @@ _PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "f
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message):  # argparse would print the usage of two hundred options first
+    def error(self, message: str) -> NoReturn:  # argparse would print the usage of two hundred options first
         raise InputError(message)
 
 
-def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
+def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | None = None) -> tuple:
     """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
 
     A recipe is a flat mapping of field names. YAML's own types are converted by the field's: `2e-5` is a number and
     `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None
-    (`None` where the field takes any word).
+    (`None` where the field takes any word). `prog` is the command that `--help` shows.
 
     Raises:
         InputError: a missing or malformed recipe, an unknown key (the nearest known one is named), a value of the
@@ -41,7 +43,7 @@ def parse_recipe(dataclass_types, argv: list[str]) -> tuple:
     Example:
         >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
     """
-    parser = _Parser(dataclass_types, allow_abbrev=False)
+    parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
     fields = {
         field.name: typing.get_type_hints(cls)[field.name]
         for cls in dataclass_types
@@ -122,7 +124,7 @@ class _TwiceError(Exception):
 class _Loader(yaml.SafeLoader):
     """`yaml.safe_load`, but for equal keys, of which that keeps the last and says nothing."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # else the super class says what it is
         keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         for key in keys:
@@ -130,7 +132,7 @@ class _Loader(yaml.SafeLoader):
                 raise _TwiceError(key)
         return super().construct_mapping(node, deep)
 
-    def construct_object(self, node, deep=False):
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
         except (LookupError, AttributeError):  # how PyYAML fails on a tag that does not fit, such as `!!bool maybe`
@@ -141,9 +143,9 @@ class _Loader(yaml.SafeLoader):
         return value
 
 
-def resolved_recipe(*arguments) -> dict:
+def resolved_recipe(*arguments: Any) -> dict:
     """Returns the recipe that gives these options again: all of ours, and of TrainingArguments what was changed."""
-    recipe = {}
+    recipe: dict[str, Any] = {}
     for instance in arguments:
         values = dataclasses.asdict(instance)
         if isinstance(instance, TrainingArguments):
@@ -152,7 +154,7 @@ def resolved_recipe(*arguments) -> dict:
     return recipe
 
 
-def _is_default(args: TrainingArguments, key: str, value) -> bool:
+def _is_default(args: TrainingArguments, key: str, value: Any) -> bool:
     if key == "accelerator_config":
         return value.items() <= AcceleratorConfig().to_dict().items()  # of which TrainingArguments takes one out
     default = args.__dataclass_fields__[key].default
@@ -160,7 +162,7 @@ def _is_default(args: TrainingArguments, key: str, value) -> bool:
     return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
 
 
-def _check_json(key: str, value) -> None:
+def _check_json(key: str, value: Any) -> None:
     """Raises InputError for JSON that is none, as TrainingArguments would not say which option it is."""
     if isinstance(value, str) and value.startswith("{"):
         try:
@@ -173,7 +175,7 @@ def _recipe_path(argv: list[str]) -> str | None:
     return argv[0] if argv and not argv[0].startswith("-") else None
 
 
-def _option(path, key, value, kind) -> str:
+def _option(path: str | None, key: str, value: Any, kind: Any) -> str:
     """Returns a recipe's value as it would stand on the command line."""
     if value is None and not _takes(kind, types.NoneType):
         raise InputError(f"{path}: {key} has no value.")
@@ -191,7 +193,7 @@ def _option(path, key, value, kind) -> str:
 
 def _join_values(command_line: list[str]) -> list[str]:
     """Writes `--key none` as `--key=none`, as the options of a recipe stand, and so -1e-5, for argparse an option."""
-    joined = []
+    joined: list[str] = []
     for word in command_line:
         is_value = word.lower() == "none" or re.fullmatch(r"-[\d.]+e[+-]?\d+", word.lower())
         if is_value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
@@ -215,7 +217,7 @@ def _split_nulls(options: list[str], fields: dict) -> tuple[list[str], set[str]]
     return rest, nulls
 
 
-def _takes(kind, wanted) -> bool:
+def _takes(kind: Any, wanted: type) -> bool:
     return kind is wanted or wanted in typing.get_args(kind)
 
 
@@ -223,7 +225,7 @@ def _key(option: str) -> str:
     return option.lstrip("-").split("=")[0].replace("-", "_")
 
 
-def _unknown(key, fields) -> str:
+def _unknown(key: str, fields: Mapping[str, Any]) -> str:
     if key.endswith((".yaml", ".yml")):
         return f"{key} stands behind other options: the recipe comes first."
     nearest = difflib.get_close_matches(key, fields, n=1)

@@ -8,8 +8,9 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -34,11 +35,13 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, write_atomically
 from ckd_trainer.utils.processes import check_one_device, main_process_says
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def start(*arguments) -> Iterator[Start]:
+def start(*arguments: Any) -> Iterator[Start]:
     """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
 
     Until the context ends, the output folder is locked for this run. Nothing else is written yet. The main process
@@ -77,7 +80,7 @@ def start(*arguments) -> Iterator[Start]:
         yield begin
 
 
-def use_best_metric(args: TrainingArguments, best_metric: str, metrics: list[str]) -> None:
+def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence[str]) -> None:
     """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
 
     `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright. A schedule that reads the
@@ -130,7 +133,7 @@ def run(
     Returns:
         all metrics, as in all_results.json.
     """
-    args, metrics = trainer.args, {}
+    args, metrics = trainer.args, dict[str, float]()
     with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
         if start.is_trained or not args.do_train:
             _place_whole(trainer)
@@ -252,7 +255,7 @@ def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     if trainer.balance is not None:
         trainer.balance.on_train_begin(trainer.args, state, trainer.control)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    metrics = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
+    metrics: dict[str, float] = {"train_runtime": 0.0, "train_samples_per_second": 0.0, "train_steps_per_second": 0.0}
     metrics |= {"total_flos": state.total_flos, "train_loss": float(np.mean(losses)) if losses else 0.0}
     trainer.log(metrics)
     return metrics
@@ -270,7 +273,7 @@ def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, f
 
 
 def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, dataset in evaluation.items():
         prefix = f"eval_{name}" if name else "eval"
         metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
@@ -350,7 +353,7 @@ def _check_training_arguments(args: TrainingArguments) -> None:
     check_options(args)
 
 
-def _one(kind, arguments):
+def _one(kind: type[Result], arguments: Iterable[Any]) -> Result:
     return next(instance for instance in arguments if isinstance(instance, kind))
 
 

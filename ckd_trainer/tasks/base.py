@@ -3,9 +3,9 @@
 import abc
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import Pair, terms_of
 from ckd_trainer.models.compatibility import check_encodings
@@ -55,11 +55,13 @@ class Task(abc.ABC):
         inputs: the same encoded, from the end of `encode` on.
     """
 
-    model_class: type
+    model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
     metrics: Sequence[str]
     on_hub: bool
+    data: Any
+    inputs: ModelInputs
 
     @abc.abstractmethod
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
@@ -82,7 +84,7 @@ class Task(abc.ABC):
         """Turns the data into model inputs."""
 
     @abc.abstractmethod
-    def collator(self, tokenizer: PreTrainedTokenizerBase):
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
         """Returns what makes a batch of encoded examples."""
 
     @abc.abstractmethod
@@ -102,14 +104,14 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write_predictions(self, name: str, logits: np.ndarray | tuple[np.ndarray, ...], folder: Path) -> Path:
+    def write_predictions(self, name: str, logits: Any, folder: Path) -> Path:
         """Writes what the logits of the test set `name` say; returns the file."""
 
 
 def run_task(
     task: Task,
     model_args: ModelArguments,
-    data_args,
+    data_args: GlueArguments | SquadArguments,
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
@@ -137,7 +139,7 @@ def _run_started(
     task: Task,
     begin: Start,
     model_args: ModelArguments,
-    data_args,
+    data_args: GlueArguments | SquadArguments,
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None,
@@ -201,7 +203,7 @@ def _run_started(
 def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInputs]:
     """Encodes the task's data, once on each machine."""
 
-    def make():
+    def make() -> DatasetDict:
         inputs = task.encode(tokenizer)
         sets = {"train": inputs.train} if inputs.train is not None else {}
         sets |= {f"validation-{name}": data for name, data in inputs.validation.items()}
@@ -209,7 +211,7 @@ def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInp
 
     with made_once(make) as sets:
 
-        def named(split):
+        def named(split: str) -> dict[str, Dataset]:
             return {key.removeprefix(split): data for key, data in sets.items() if key.startswith(split)}
 
         task.inputs = ModelInputs(sets.get("train"), named("validation-"), named("test-"))
@@ -268,7 +270,7 @@ def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | Non
     return sets
 
 
-def _sample_of_texts(data, seed: int):
+def _sample_of_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
     """Returns rows of texts, as many as the text columns each."""
     sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
     sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
@@ -279,7 +281,7 @@ def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(examples))[:count]
 
 
-def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs) -> DistillationTrainer:
+def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> DistillationTrainer:
     try:
         return trainer_class(**kwargs)
     except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...

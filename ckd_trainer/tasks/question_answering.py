@@ -1,15 +1,21 @@
 """Extractive question answering: what run_teacher.py and run_squad_ckd.py do with SQuAD and its like."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, TrainingArguments
+from datasets import Dataset
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
-from ckd_trainer.data.spans import read_answers, write_answers
+from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
@@ -38,7 +44,13 @@ class QuestionAnsweringTrainer(DistillationTrainer):
     columns of a prediction belong to the tokens then depends on the other features of its batch.
     """
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
         """Returns start and end logits with those of a feature's tokens first, in their order."""
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if logits is not None:
@@ -57,20 +69,20 @@ class QuestionAnswering(Task):
     model_class = AutoModelForQuestionAnswering
     trainer_class = QuestionAnsweringTrainer
 
-    def __init__(self, data_args: SquadArguments, seed: int):
+    def __init__(self, data_args: SquadArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed
         self.squad = SQUAD_TASKS[data_args.task_name]
         self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
         self.on_hub = data_args.reads_hub
         self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
 
-    def files(self, splits):
+    def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         return files_of(self.args, splits)
 
-    def load(self, splits):
+    def load(self, splits: Sequence[str]) -> None:
         self.data = load_questions(self.args, seed=self.seed, splits=splits)
 
-    def check(self, pair):
+    def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)
         special = pair.teacher_tokenizer.num_special_tokens_to_add(pair=True)
         room = self.args.max_seq_length - self.args.max_question_length - special
@@ -79,11 +91,11 @@ class QuestionAnswering(Task):
             self.args.doc_stride = room // 2
         check_lengths(pair.teacher_tokenizer, self.args)
 
-    def set_head(self, pair):
+    def set_head(self, pair: ModelPair) -> None:
         pair.set_span_head()
 
-    def encode(self, tokenizer):
-        def features(questions, with_offsets):
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+        def features(questions: Dataset, with_offsets: bool) -> Dataset:
             return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
 
         train, validation, test = self.data.train, self.data.validation, self.data.test
@@ -96,10 +108,10 @@ class QuestionAnswering(Task):
             inputs.test[name] = inputs.validation[name].remove_columns(["start_positions", "end_positions"])
         return inputs
 
-    def collator(self, tokenizer):
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> SpanCollator:
         return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
 
-    def compute_metrics(self, prediction):
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         questions = self.data.validation[""]
         answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
         gold = questions.select_columns(["id", "answers"])[:]
@@ -107,8 +119,8 @@ class QuestionAnswering(Task):
             {"id": name, "answers": answers} for name, answers in zip(gold["id"], gold["answers"], strict=True)
         ]
 
-        def scores(texts):
-            predictions = [{"id": name, "prediction_text": text} for name, text in texts.items()]
+        def scores(texts: Mapping[str, str]) -> dict[str, float]:
+            predictions: list[dict[str, Any]] = [{"id": name, "prediction_text": text} for name, text in texts.items()]
             if answers.null_odds is not None:
                 predictions = [row | {"no_answer_probability": answers.null_odds[row["id"]]} for row in predictions]
             return self.metric.compute(predictions=predictions, references=references)
@@ -119,7 +131,7 @@ class QuestionAnswering(Task):
         best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
         return scores(answers.final(self.args.null_score_diff_threshold)) | best
 
-    def _answers(self, questions, features, logits, n_best):
+    def _answers(self, questions: Dataset, features: Dataset, logits: tuple[np.ndarray, ...], n_best: int) -> Answers:
         return read_answers(
             questions,
             features,
@@ -129,7 +141,7 @@ class QuestionAnswering(Task):
             null_answers=self.squad.null_answers,
         )
 
-    def check_teacher(self, logits, examples, split):
+    def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """Warns where the teacher's starts of answers have nothing to do with the right ones.
 
         If they had not, sum_p P(teacher says p) P(p is right) of them would be right. The teacher is taken to guess
@@ -161,6 +173,6 @@ class QuestionAnswering(Task):
         else:
             logger.info("The teacher on %d %s features: %s.", count, split, result)
 
-    def write_predictions(self, name, logits, folder):
+    def write_predictions(self, name: str, logits: tuple[np.ndarray, ...], folder: Path) -> Path:
         answers = self._answers(self.data.test[name], self.inputs.test[name], logits, n_best=self.args.n_best_size)
         return write_answers(answers, folder, null_threshold=self.args.null_score_diff_threshold)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import linregress
 from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef
@@ -16,7 +17,7 @@ SAMPLE_SIZE = 256  # at least; ten examples for each class, if those are more
 _SMALLEST = 10  # examples that tell anything
 
 
-def check_classes(labels: Sequence[int], answers: Sequence[int], names: Sequence[str], split: str) -> None:
+def check_classes(labels: ArrayLike, answers: ArrayLike, names: Sequence[str], split: str) -> None:
     """Warns where the teacher scores at chance; raises where its labels come in another order.
 
     The teacher guesses where the Matthews correlation of answers and labels is below two standard errors of chance,
@@ -75,7 +76,7 @@ def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[i
     return None
 
 
-def check_scores(labels: Sequence[float], scores: Sequence[float], split: str) -> None:
+def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
     """Warns where the teacher scores at chance; raises where its scores are on another scale.
 
     A teacher that was trained on these labels, be it a weak one, predicts them without bias: labels regressed on its

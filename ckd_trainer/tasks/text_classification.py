@@ -1,6 +1,18 @@
 """Classification and regression of texts: what run_teacher.py and run_glue_ckd.py do."""
 
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, TrainingArguments
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 
 from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
@@ -12,6 +24,7 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
 from ckd_trainer.utils.errors import InputError
@@ -41,26 +54,26 @@ class TextClassification(Task):
 
     model_class = AutoModelForSequenceClassification
 
-    def __init__(self, data_args: GlueArguments, seed: int):
+    def __init__(self, data_args: GlueArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
         self.on_hub = data_args.task_name is not None and not data_args.data_dir
 
-    def files(self, splits):
+    def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         return files_of(self.args, splits)
 
-    def load(self, splits):
+    def load(self, splits: Sequence[str]) -> None:
         self.data = load_task(self.args, seed=self.seed, splits=splits)
         self.scores = compute_metrics_for(self.data)
 
-    def check(self, pair):
+    def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)
 
-    def set_head(self, pair):
+    def set_head(self, pair: ModelPair) -> None:
         pair.set_labels(self.data.label_names)
 
-    def encode(self, tokenizer):
-        def tokenized(data):
+    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+        def tokenized(data: Dataset) -> Dataset:
             return tokenize(data, self.data, tokenizer, self.args)
 
         return ModelInputs(
@@ -69,13 +82,13 @@ class TextClassification(Task):
             test={name: tokenized(data) for name, data in self.data.test.items()},
         )
 
-    def collator(self, tokenizer):
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(tokenizer)
 
-    def compute_metrics(self, prediction):
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.scores(prediction)
 
-    def check_teacher(self, logits, examples, split):
+    def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """See `check_classes` and `check_scores`."""
         labels = examples["labels"][:]
         if self.data.is_regression:
@@ -83,5 +96,5 @@ class TextClassification(Task):
         else:
             check_classes(labels, logits.argmax(-1), self.data.label_names, split)
 
-    def write_predictions(self, name, logits, folder):
+    def write_predictions(self, name: str, logits: np.ndarray, folder: Path) -> Path:
         return write_predictions(self.data, name, logits, folder)

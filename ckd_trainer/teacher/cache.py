@@ -179,7 +179,7 @@ def open_or_build(
     """
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
-    def find():
+    def find() -> Path | None:
         return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
@@ -200,7 +200,7 @@ def open_or_build(
             )
             share = missing[accelerator.process_index :: accelerator.num_processes]
 
-            def write():
+            def write() -> None:
                 if not share:
                     return
                 writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
@@ -219,7 +219,7 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
     """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
     lock = FileLock(directory / f".{wanted.key}.lock")
 
-    def acquire(seconds):
+    def acquire(seconds: float) -> bool:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.acquire(timeout=seconds))

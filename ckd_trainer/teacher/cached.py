@@ -26,14 +26,14 @@ class CachedTeacher:
         signals: what is read.
     """
 
-    def __init__(self, signals: Sequence[Signal]):
+    def __init__(self, signals: Sequence[Signal]) -> None:
         self.signals = list(signals)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         mask = attention_mask_of(batch)
         return {signal: signal.unpack(self._columns(batch, signal), mask) for signal in self.signals}
 
-    def _columns(self, batch, signal: Signal) -> dict[str, Tensor]:
+    def _columns(self, batch: Mapping[str, Tensor], signal: Signal) -> dict[str, Tensor]:
         columns = {}
         for name, column in signal.columns().items():
             values = batch.get(PREFIX + column_name(signal, name))

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def files_fingerprint(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
+def model_fingerprint(model: Any) -> str:
     """Returns a fingerprint of a model's configuration, weights and PEFT adapters, compiled or not."""
     model = unwrapped(model)
     config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
@@ -57,7 +58,7 @@ def check_has_fingerprint(model: torch.nn.Module) -> None:
         )
 
 
-def _adapter_state(model: torch.nn.Module) -> list:
+def _adapter_state(model: Any) -> list:
     """Returns what PEFT adapters compute by beside their weights: configurations, and layer by layer what is on."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -69,7 +70,7 @@ def _adapter_state(model: torch.nn.Module) -> list:
     return [{name: config.to_dict() for name, config in model.peft_config.items()}, layers]
 
 
-def _listed(value):
+def _listed(value: Any) -> list | str:
     return sorted(value) if isinstance(value, set) else str(value)
 
 
@@ -80,6 +81,8 @@ def examples_fingerprint(examples: Dataset, columns: Sequence[str]) -> str:
         for name in table.column_names:
             column = table[name].combine_chunks()
             digest.update(f"{name} {len(column)}\n".encode())
-            digest.update(np.ascontiguousarray(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64))
-            digest.update(np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.int64))
+            digest.update(
+                np.ascontiguousarray(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).data
+            )
+            digest.update(np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).data)
     return digest.hexdigest()

@@ -54,5 +54,5 @@ class LiveTeacher:
         """Returns the logits alone, in the teacher's own order of labels."""
         return head.logits(self.model(**self._inputs(batch), **asked_for(self.model, [])))
 
-    def _inputs(self, batch):
+    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}

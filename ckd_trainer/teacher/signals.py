@@ -44,7 +44,7 @@ class Column:
     def sizes(self, tokens: np.ndarray) -> list[np.ndarray | int]:
         """Returns the shape for examples with so many valid tokens."""
         counts = {"tokens": tokens, "pairs": tokens * (tokens - 1) // 2}
-        return [counts.get(size, size) for size in self.shape]
+        return [counts[size] if isinstance(size, str) else size for size in self.shape]
 
     def bytes(self, tokens: np.ndarray) -> np.ndarray:
         """Returns how many bytes the numbers of examples with so many valid tokens take."""
@@ -86,7 +86,7 @@ class Signal(abc.ABC):
         """What a cache knows it by: its name and the fields that are not at their defaults."""
         fields = [
             f"{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]  # each subclass is a dataclass
             if field.compare and getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(fields)})"
@@ -121,7 +121,7 @@ class Logits(Signal):
     outputs: int
 
     @property
-    def uncached_because(self) -> str | None:
+    def uncached_because(self) -> str | None:  # type: ignore[override]  # here it depends on the head
         return self.head.uncached_because
 
     @property
@@ -129,18 +129,18 @@ class Logits(Signal):
         by_token = ", by token" if self.head.tokens_dim is not None else ""
         return f"Logits({self.outputs}{by_token})"
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return self.head.logits(outputs)
 
-    def columns(self):
+    def columns(self) -> dict[str, Column]:
         return {"logits": Column((self.outputs, "tokens") if self.head.tokens_dim is not None else (self.outputs,))}
 
-    def pack(self, value, mask):
+    def pack(self, value: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if self.head.tokens_dim is None:
             return {"logits": value.float()}
         return {"logits": by_token(value.float().movedim(self.head.tokens_dim, -1), mask)}
 
-    def unpack(self, columns, mask):
+    def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         if self.head.tokens_dim is None:
             return columns["logits"]
         return in_place(columns["logits"], mask).movedim(-1, self.head.tokens_dim)
@@ -181,18 +181,18 @@ class WordGram(_OfStates):
 
     uncached_because = None
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Gram:
         return word_gram(self.states(outputs), attention_mask_of(batch))[0]
 
-    def columns(self):
+    def columns(self) -> dict[str, Column]:
         layers = len(self.layers)
         return {"cosines": Column((layers, "pairs"), "int16"), "scales": Column((layers, 2, "tokens"))}
 
-    def pack(self, value, mask):
+    def pack(self, value: Gram, mask: Tensor) -> dict[str, Tensor]:
         packed = pack_words(value, mask)
         return {"cosines": packed.cosines, "scales": packed.scales}
 
-    def unpack(self, columns, mask):
+    def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Gram:
         return unpack_words(CompactGram(**columns), mask)
 
 
@@ -202,19 +202,19 @@ class LayerGram(_OfStates):
 
     uncached_because = None
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Gram:
         return layer_gram(self.states(outputs), attention_mask_of(batch))[0]
 
-    def columns(self):
+    def columns(self) -> dict[str, Column]:
         layers = len(self.layers)
         cosines = Column(("tokens", layers * (layers - 1) // 2), "int16")
         return {"cosines": cosines, "scales": Column(("tokens", 2, layers))}
 
-    def pack(self, value, mask):
+    def pack(self, value: Gram, mask: Tensor) -> dict[str, Tensor]:
         packed = pack_layers(value, mask)
         return {"cosines": packed.cosines, "scales": packed.scales}
 
-    def unpack(self, columns, mask):
+    def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Gram:
         return unpack_layers(CompactGram(**columns), mask)
 
 
@@ -230,18 +230,18 @@ class FirstToken(_OfStates):
     width: int
     uncached_because = None
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         first = attention_mask_of(batch).bool().int().argmax(-1)
         rows = torch.arange(len(first), device=first.device)
         return torch.stack([state[rows, first] for state in self.states(outputs)], dim=1)
 
-    def columns(self):
+    def columns(self) -> dict[str, Column]:
         return {"states": Column((len(self.layers), self.width))}
 
-    def pack(self, value, mask):
+    def pack(self, value: Tensor, mask: Tensor) -> dict[str, Tensor]:
         return {"states": value.float()}
 
-    def unpack(self, columns, mask):
+    def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         return columns["states"]
 
 
@@ -249,7 +249,7 @@ class FirstToken(_OfStates):
 class HiddenStates(_OfStates):
     """The hidden states themselves, a list of (batch, length, width)."""
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return self.states(outputs)
 
 
@@ -262,7 +262,7 @@ class Attentions(_OfLayers):
 
     model_outputs = frozenset(["attentions"])
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [outputs["attentions"][layer - 1] for layer in self.layers]
 
 
@@ -278,7 +278,7 @@ class QueryKeyValue(_OfLayers):
             f"{part} {layer}": module for layer in self.layers for part, module in projections_of(model, layer).items()
         }
 
-    def read(self, outputs, batch):
+    def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[tuple[Tensor, ...]]:
         return [_query_key_value(outputs, layer) for layer in self.layers]
 
 

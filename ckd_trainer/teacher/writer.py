@@ -44,7 +44,7 @@ class Part:
 
 def split(sizes: np.ndarray) -> list[Part]:
     """Returns parts for rows of these sizes in bytes."""
-    parts, start = [], 0
+    parts, start = list[Part](), 0
     while start < len(sizes):
         rows = int(np.searchsorted(np.cumsum(sizes[start : start + _PART_ROWS]), _PART_BYTES)) or 1
         stop = min(start + rows, start + _PART_ROWS, len(sizes))
@@ -88,7 +88,7 @@ class SignalWriter:
         teacher: LiveTeacher,
         collate: Callable[[list[dict]], dict[str, Tensor]],
         batch_size: int,
-    ):
+    ) -> None:
         self.folder, self.examples, self.lengths = folder, examples, lengths
         self.teacher, self.collate, self.batch_size = teacher, collate, batch_size
 
@@ -98,7 +98,7 @@ class SignalWriter:
         Args:
             report: told the number of examples that were added, batch by batch.
         """
-        rows = [None] * (part.stop - part.start)
+        rows: list[dict] = [{}] * (part.stop - part.start)
         order = part.start + np.argsort(-self.lengths[part.start : part.stop], kind="stable")
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
@@ -119,7 +119,8 @@ class SignalWriter:
         batch = self.collate([self.examples[int(index)] for index in chosen])
         batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
-        parts, columns = {}, {}
+        parts: dict[str, np.ndarray] = {}
+        columns: dict[str, Column] = {}
         for signal, value in self.teacher(batch).items():
             for name, part in signal.pack(value, mask).items():
                 _check_shape(signal, name, part)

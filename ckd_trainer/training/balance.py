@@ -7,8 +7,9 @@ of models. No fixed weight fits two tasks; a share does.
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 logger = logging.getLogger(__name__)
@@ -55,15 +56,17 @@ class TermBalance(TrainerCallback, ExportableState):
         rescales: bool = True,
         interval: int | None = None,
         definition: Mapping | None = None,
-    ):
+    ) -> None:
         self.weights, self.rescales, self.interval = dict(weights), rescales, interval
         self.definition = dict(definition or {})
         self.reset()
 
     def reset(self) -> None:
         """Forgets what was measured."""
-        self.norms, self.scales = {}, dict.fromkeys(self.weights, 1.0)
-        self.first_step = self.last_step = None
+        self.norms: dict[str, float] = {}
+        self.scales = dict.fromkeys(self.weights, 1.0)
+        self.first_step: int | None = None
+        self.last_step: int | None = None
         self.failures, self.waits_for = 0, 0  # measurements that were not finite, and the step to try again
 
     def state(self) -> dict:
@@ -74,7 +77,9 @@ class TermBalance(TrainerCallback, ExportableState):
             "attributes": {name: getattr(self, name) for name in values},
         }
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Restores what a checkpoint holds, or forgets an earlier training."""
         self.reset()
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
@@ -90,12 +95,14 @@ class TermBalance(TrainerCallback, ExportableState):
             for name, value in saved["attributes"].items():
                 setattr(self, name, value)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.weights and self._is_settling():
             self._report()  # the training was shorter
         self._save(state)
 
-    def _save(self, state) -> None:
+    def _save(self, state: TrainerState) -> None:
         # `Trainer` does so at checkpoints, for the names that it finds there.
         state.stateful_callbacks[type(self).__name__] = self.state()
 

@@ -1,7 +1,7 @@
 """Gradients of the terms of a loss, measured without side effects on training."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -84,7 +84,12 @@ def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return (total.full_tensor() if isinstance(total, DTensor) else total).item()
 
 
-def _backward_gradients(model, weights, parts, accelerator) -> list[Tensor]:
+def _backward_gradients(
+    model: torch.nn.Module,
+    weights: Sequence[Tensor],
+    parts: Iterable[Callable[[torch.nn.Module], Tensor]],
+    accelerator: Accelerator,
+) -> list[Tensor]:
     """Goes backward as training does, so that DDP and FSDP2 put together what the processes have."""
     scaler = accelerator.scaler
     for part in parts:
@@ -94,12 +99,17 @@ def _backward_gradients(model, weights, parts, accelerator) -> list[Tensor]:
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
 
 
-def _autograd_gradients(model, weights, parts, accelerator) -> list[Tensor]:
+def _autograd_gradients(
+    model: torch.nn.Module,
+    weights: Sequence[Tensor],
+    parts: Iterable[Callable[[torch.nn.Module], Tensor]],
+    accelerator: Accelerator,
+) -> list[Tensor]:
     """Leaves `grad` of the weights alone, which is DeepSpeed's."""
-    totals = None
+    totals: Sequence[Tensor] | None = None
     for part in parts:
         loss = _DEEPSPEED_SCALE * part(model)
-        found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        found = [gradient.float() / _DEEPSPEED_SCALE for gradient in found]
+        scaled = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        found = [gradient.float() / _DEEPSPEED_SCALE for gradient in scaled]
         totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
     return [accelerator.reduce(total, reduction="mean") for total in totals]

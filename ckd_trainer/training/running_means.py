@@ -1,6 +1,7 @@
 """Means of the loss terms between two logs."""
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 
@@ -11,9 +12,9 @@ class RunningMeans:
         terms: their names.
     """
 
-    def __init__(self, terms: list[str]):
+    def __init__(self, terms: list[str]) -> None:
         self.terms = sorted(terms)
-        self.sums = None  # one per term, then the number of finite steps, then of others
+        self.sums: Tensor | None = None  # one per term, then the number of finite steps, then of others
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Adds the terms of a batch; where its loss is not finite, it is counted apart and they are left out."""
@@ -22,7 +23,7 @@ class RunningMeans:
         row = torch.cat([torch.where(finite, values, 0), torch.stack([finite, ~finite]).float()])
         self.sums = row if self.sums is None else self.sums + row
 
-    def drain(self, accelerator) -> dict[str, float]:
+    def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """Returns the means over steps and processes since the last call, and forgets them."""
         if self.sums is None:
             return {}

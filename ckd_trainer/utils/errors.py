@@ -7,7 +7,11 @@ import os
 import reprlib
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn, TypeVar
+
+Result = TypeVar("Result")
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a full disk, a quota, a limit of file sizes
 
@@ -25,12 +29,12 @@ _repr.maxstring = _repr.maxother = 80
 _repr.maxlevel = 2
 
 
-def short(value) -> str:
+def short(value: object) -> str:
     """Returns `repr(value)` for a message, with the middle of a long text or the end of a long list left out."""
     return _repr.repr(value)
 
 
-def first_of(names, most: int = 5) -> str:
+def first_of(names: Sequence, most: int = 5) -> str:
     """Returns the first `most` names in quotes, each of them `short`, as a message lists what is wrong."""
     return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
 
@@ -53,11 +57,11 @@ def _about_cache(path: str) -> str:
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     folders = {name: os.environ.get(name) for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE")}
     folders["HF_HOME"] = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
-    path = Path(path).absolute()
-    for name, folder in folders.items():
-        if folder:
-            folder = Path(os.path.expanduser(folder)).absolute()
-            if path.is_relative_to(folder) or folder.is_relative_to(path):
+    place = Path(path).absolute()
+    for name, value in folders.items():
+        if value:
+            folder = Path(os.path.expanduser(value)).absolute()
+            if place.is_relative_to(folder) or folder.is_relative_to(place):
                 return f" Hugging Face keeps its cache in {folder}: to keep it elsewhere, set the variable {name}."
     return ""
 
@@ -65,7 +69,7 @@ def _about_cache(path: str) -> str:
 class ArgumentParser(argparse.ArgumentParser):
     """One whose errors are `InputError`, without the usage before them."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
@@ -77,7 +81,7 @@ class Interrupted(Exception):
         can_resume: the checkpoint holds all that training needs to go on.
     """
 
-    def __init__(self, number: int, *, can_resume: bool = True):
+    def __init__(self, number: int, *, can_resume: bool = True) -> None:
         way_on = (
             "the same command goes on from the last checkpoint"
             if can_resume
@@ -87,7 +91,7 @@ class Interrupted(Exception):
         self.number = number
 
 
-def command_line(main):
+def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
     """Decorate a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
 
     So does an error of the operating system about a file, such as a disk that is full. After a signal the code is 128
@@ -95,7 +99,7 @@ def command_line(main):
     """
 
     @functools.wraps(main)
-    def wrapper(argv=None):
+    def wrapper(argv: Sequence[str] | None = None) -> Result:
         try:
             return main(sys.argv[1:] if argv is None else list(argv))
         except InputError as error:

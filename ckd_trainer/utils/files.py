@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ckd_trainer.utils.errors import NO_ROOM, InputError
 
@@ -34,7 +35,7 @@ def expanded(name: str | None) -> str | None:
     return str(user_path(name)) if name and str(name).startswith("~") else name
 
 
-def public(value):
+def public(value: Any) -> Any:
     """Returns a value without the folders of a path from the root or from home, which say whose machine this is."""
     is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
     return Path(value).name if is_private else value

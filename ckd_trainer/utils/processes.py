@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -18,6 +19,8 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room
+
+Result = TypeVar("Result")
 
 
 def check_one_device(args: TrainingArguments) -> None:
@@ -50,18 +53,19 @@ def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> t
     return engine
 
 
-def main_process_says(function: Callable):
+def main_process_says(function: Callable[[], Result]) -> Result:
     """Returns in all processes what a function returns, or raises, in the main one."""
     state = PartialState()
-    answer = [in_all_processes(function if state.is_main_process else lambda: None)]
+    answer: list[Any] = [in_all_processes(function if state.is_main_process else lambda: None)]
     if state.num_processes > 1:
         broadcast_object_list(answer)
     return answer[0]
 
 
-def in_all_processes(function: Callable):
+def in_all_processes(function: Callable[[], Result]) -> Result:
     """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on."""
-    result = error = None
+    result: Any = None
+    error: Exception | None = None
     try:
         result = function()
     except Exception as exception:  # whatever it is, the others have to hear of it

@@ -6,6 +6,7 @@ A wrapper's own class says little about what its forward reads: `PeftModelForSeq
 
 import inspect
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel, is_compiled_module
@@ -36,11 +37,11 @@ def use_inner_weight_names(model: torch.nn.Module) -> None:
     if not is_compiled_module(model):
         return
 
-    def strip(module, state_dict, prefix, local_metadata):
+    def strip(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
         for name in [name for name in state_dict if name.startswith(prefix + _COMPILED)]:
             state_dict[prefix + name.removeprefix(prefix + _COMPILED)] = state_dict.pop(name)
 
-    def restore(module, state_dict, prefix, *_):
+    def restore(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         for name in [name for name in state_dict if name.startswith(prefix)]:
             if not name.startswith(prefix + _COMPILED):
                 state_dict[prefix + _COMPILED + name.removeprefix(prefix)] = state_dict.pop(name)
@@ -57,13 +58,13 @@ def inner_models(model: torch.nn.Module) -> list[PreTrainedModel]:
     return list({id(inner): inner for inner in found}.values())
 
 
-def inner_model(model):
+def inner_model(model: Any) -> Any:
     """Returns the one transformers model in a module; where there is none, or several, the module as it is."""
     inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
     return inner[0] if len(inner) == 1 else model
 
 
-def config_of(model: torch.nn.Module) -> PreTrainedConfig:
+def config_of(model: Any) -> PreTrainedConfig:
     """Returns a model's configuration: its own `config`, or that of the one transformers model which it wraps.
 
     Raises:

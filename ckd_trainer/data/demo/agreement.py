@@ -11,20 +11,23 @@ is made of the same kinds of words (two singular nouns, one plural verb, ...) in
 are drawn at random. So any bag of words is as likely in a grammatical as in an ungrammatical sentence, and only a
 model that finds the main verb and its subject solves the task.
 
-Run as ``python -m ckd_trainer.data.demo.agreement FOLDER [--seed 0]``: see `write_task`.
+Run as ``ckd-trainer demo agreement FOLDER [--seed 0]``: see `write_task`.
 """
 
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.utils.files import write_atomically
+
+Item = TypeVar("Item")
 
 LABELS = ("ungrammatical", "grammatical")
 NUMBERS = ("singular", "plural")
@@ -92,20 +95,20 @@ class Example(NamedTuple):
 class Draw:
     """Random numbers that are the same for a seed on every machine."""
 
-    def __init__(self, seed):
+    def __init__(self, seed: int) -> None:
         self._random = Random(seed)
 
-    def chance(self):
+    def chance(self) -> float:
         return self._random.random()  # the one method whose numbers Python promises to keep for a seed
 
-    def pick(self, options):
+    def pick(self, options: Sequence[Item]) -> Item:
         return options[int(self.chance() * len(options))]
 
 
 class _Writer(Draw):
     """Draws sentences as lists of kinds (keys of `WORDS`, or words that stand for themselves), then as text."""
 
-    def noun_phrase(self, number, depth):
+    def noun_phrase(self, number: str, depth: int) -> list[str]:
         phrase = ["determiner", f"{number} noun"]
         if depth == 0:
             return phrase
@@ -119,10 +122,10 @@ class _Writer(Draw):
             phrase += ["that", *self.noun_phrase(other, depth - 1), f"{other} transitive"]
         return phrase
 
-    def adverbs(self):
+    def adverbs(self) -> list[str]:
         return self.pick([[], [], ["adverb"], ["adverb", "and", "adverb"]])
 
-    def kinds(self, label):
+    def kinds(self, label: str) -> list[str]:
         subject = self.pick(NUMBERS)
         verb = subject if label == "grammatical" else _other(subject, NUMBERS)
         sentence = []
@@ -134,13 +137,13 @@ class _Writer(Draw):
         # An object with phrases of its own: so that the main verb is not always the last one
         return [*sentence, f"{verb} transitive", *self.noun_phrase(self.pick(NUMBERS), depth=1), "."]
 
-    def text(self, kinds):
+    def text(self, kinds: list[str]) -> str:
         words = [self.pick(WORDS[kind]) if kind in WORDS else kind for kind in kinds]
         text = " ".join(words).replace(" ,", ",").replace(" .", ".")
         return text[0].upper() + text[1:]
 
 
-def make_examples(n, seed):
+def make_examples(n: int, seed: int) -> list[Example]:
     """Makes `n` different examples, `n` an even number; the same for a seed on every machine.
 
     Examples 2i and 2i+1 are made of the same kinds of words and have different labels, in either order.
@@ -153,9 +156,9 @@ def make_examples(n, seed):
     if n < 0 or n % 2:
         raise InputError(f"{n} examples were asked for, but they come in pairs: give an even number.")
     writer = _Writer(seed)
-    unmatched = defaultdict(list)  # (kinds of words in alphabetical order, label) -> texts
+    unmatched: dict[tuple, list[str]] = defaultdict(list)  # (kinds of words in alphabetical order, label) -> texts
     seen = set()
-    examples = []
+    examples: list[Example] = []
     while len(examples) < n:
         label = writer.pick(LABELS)
         kinds = writer.kinds(label)
@@ -171,17 +174,17 @@ def make_examples(n, seed):
     return examples
 
 
-def _other(value, pair):
+def _other(value: str, pair: tuple[str, str]) -> str:
     return pair[1 - pair.index(value)]
 
 
-def make_tokenizer():
+def make_tokenizer() -> Tokenizer:
     """Makes the `tokenizers.Tokenizer` of the task: lower case, words of `WORDS`, the s of number as a token."""
     stems = [word for kind in ("determiner", "preposition", "adverb") for word in WORDS[kind]]
     return word_tokenizer([*SPECIAL_TOKENS, *OTHER_TOKENS, *stems, *NOUNS, *TRANSITIVE_VERBS, *INTRANSITIVE_VERBS])
 
 
-def word_tokenizer(tokens):
+def word_tokenizer(tokens: list[str]) -> Tokenizer:
     """Makes a `tokenizers.Tokenizer` of lower-case words and pieces (##s), with `SPECIAL_TOKENS` among them."""
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -197,7 +200,9 @@ def word_tokenizer(tokens):
     return tokenizer
 
 
-def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
+def write_task(
+    folder: str | Path, *, seed: int = 0, train: int = 20_000, validation: int = 2_000, test: int = 2_000
+) -> None:
     """Writes the task as own files for the scripts, and a base to start models from.
 
     - ``train.tsv``, ``validation.tsv``, ``test.tsv``: columns text and label; no sentence is in two of them.
@@ -231,7 +236,7 @@ def write_task(folder, *, seed=0, train=20_000, validation=2_000, test=2_000):
     write_new_files(folder, files)
 
 
-def write_new_files(folder, files):
+def write_new_files(folder: str | Path, files: Mapping[str, str]) -> None:
     """Writes texts under their names in a folder; files that are there already and hold the same are left alone.
 
     Raises:
@@ -255,14 +260,16 @@ def write_new_files(folder, files):
             write_atomically(path, content)
 
 
-def as_json(value):
+def as_json(value: Any) -> str:
     """Returns the text of a JSON file."""
     return json.dumps(value, indent=2) + "\n"
 
 
-def write_by_command(argv, write_task, *, prog, description, files):
+def write_by_command(
+    argv: list[str], write_task: Callable[..., None], *, prog: str, description: str, files: str
+) -> None:
     """The command line of an embedded task: `FOLDER [--seed N]`."""
-    parser = ArgumentParser(prog=f"python -m {prog}", description=description)
+    parser = ArgumentParser(prog=prog, description=description)
     parser.add_argument("folder", help=f"where {files} and base/ are written")
     parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
     arguments = parser.parse_args(argv)
@@ -271,11 +278,11 @@ def write_by_command(argv, write_task, *, prog, description, files):
 
 
 @command_line
-def main(argv):
+def main(argv: list[str]) -> None:
     write_by_command(
         argv,
         write_task,
-        prog="ckd_trainer.data.demo.agreement",
+        prog="ckd-trainer demo agreement",
         description="Makes the embedded task: subject-verb agreement.",
         files="train.tsv, validation.tsv, test.tsv",
     )

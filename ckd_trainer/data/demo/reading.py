@@ -11,10 +11,14 @@ Nobody occurs twice in a text, so there is one answer. Where it stands and how l
 model that finds the word of the question in the text, and sees how far what belongs to it reaches to either side,
 solves the task.
 
-Run as ``python -m ckd_trainer.data.demo.reading FOLDER [--seed 0]``: see `write_task`.
+Run as ``ckd-trainer demo reading FOLDER [--seed 0]``: see `write_task`.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
 
 from ckd_trainer.data.demo.agreement import (
     BASE_CONFIG,
@@ -57,15 +61,15 @@ class Text(NamedTuple):
 
 
 class _Writer(Draw):
-    def draw(self, options, count):
+    def draw(self, options: Sequence[str], count: int) -> list[str]:
         return sorted(options, key=lambda _: self.chance())[:count]
 
-    def person(self, noun):
+    def person(self, noun: str) -> str:
         adjectives = self.draw(ADJECTIVES, int(self.chance() * 3))
         place = [self.pick(WORDS["preposition"]), self.pick(NAMES)] if self.chance() < 0.4 else []
         return " ".join([self.pick(WORDS["determiner"]), *adjectives, noun, *place])
 
-    def text(self):
+    def text(self) -> Text:
         nouns = iter(self.draw(NOUNS, 2 * SENTENCES))
         context, people = "", {}
         for subject, object_ in zip(nouns, nouns, strict=True):
@@ -80,7 +84,7 @@ class _Writer(Draw):
         return Text(context, people)
 
 
-def make_texts(n, seed):
+def make_texts(n: int, seed: int) -> list[Text]:
     """Makes `n` different texts; the same for a seed on every machine.
 
     Example::
@@ -89,20 +93,20 @@ def make_texts(n, seed):
         for noun, (answer, start) in text.people.items():
             assert text.context[start:].startswith(answer) and noun in answer
     """
-    writer, texts = _Writer(seed), {}
+    writer, texts = _Writer(seed), dict[str, Text]()
     while len(texts) < n:
         text = writer.text()
         texts.setdefault(text.context, text)
     return list(texts.values())
 
 
-def make_tokenizer():
+def make_tokenizer() -> Tokenizer:
     """Makes the `tokenizers.Tokenizer` of the task: lower case, the s of verbs as a token."""
     words = [*WORDS["determiner"], *WORDS["preposition"], *ADJECTIVES, *(name.lower() for name in NAMES)]
     return word_tokenizer([*TOKENS, *words, *NOUNS, *TRANSITIVE_VERBS])
 
 
-def write_task(folder, *, seed=0, train=400, validation=60, test=60):
+def write_task(folder: str | Path, *, seed: int = 0, train: int = 400, validation: int = 60, test: int = 60) -> None:
     """Writes the task as official SQuAD JSON for the scripts, and a base to start models from.
 
     - ``train.json``, ``validation.json``, ``test.json``: texts with a question for each of the eight people in them.
@@ -134,7 +138,7 @@ def write_task(folder, *, seed=0, train=400, validation=60, test=60):
     write_new_files(folder, files)
 
 
-def _paragraph(text, name):
+def _paragraph(text: Text, name: str) -> dict[str, Any]:
     questions = [
         {
             "id": f"{name}-{noun}",
@@ -147,11 +151,11 @@ def _paragraph(text, name):
 
 
 @command_line
-def main(argv):
+def main(argv: list[str]) -> None:
     write_by_command(
         argv,
         write_task,
-        prog="ckd_trainer.data.demo.reading",
+        prog="ckd-trainer demo reading",
         description="Makes the embedded reading task: what does the text call somebody?",
         files="train.json, validation.json, test.json",
     )

@@ -1,0 +1,100 @@
+"""The console command `ckd-trainer`: the scripts and the tools as sub-commands.
+
+    ckd-trainer demo agreement runs/quickstart/data
+    ckd-trainer teacher recipes/quickstart_teacher.yaml
+    ckd-trainer glue recipes/quickstart_ckd.yaml
+    ckd-trainer report runs/quickstart/teacher runs/quickstart/ckd --metric accuracy
+
+`ckd-trainer glue ...` does what `python run_glue_ckd.py ...` does. With several processes it is
+`accelerate launch -m ckd_trainer glue ...`.
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import NamedTuple
+
+from ckd_trainer.utils.errors import InputError, command_line, short
+
+
+class Command(NamedTuple):
+    """A sub-command.
+
+    Attributes:
+        summary: one line for `--help`.
+        module: has the `main(argv)` that is called. It is imported when the command is chosen, as torch and
+            transformers take seconds to import.
+        words: precede the user's arguments.
+        trains: the command may run in several processes.
+    """
+
+    summary: str
+    module: str
+    words: tuple[str, ...] = ()
+    trains: bool = False
+
+
+class Group(NamedTuple):
+    """Sub-commands by name, and one line for `--help`."""
+
+    summary: str
+    commands: Mapping[str, "Command | Group"]
+
+
+DEMOS = {
+    "agreement": Command("sentences to tell grammatical from ungrammatical", "ckd_trainer.data.demo.agreement"),
+    "reading": Command("questions about texts, as SQuAD files", "ckd_trainer.data.demo.reading"),
+}
+COMMANDS: dict[str, Command | Group] = {
+    "teacher": Command("fine-tune a pre-trained encoder: the teacher", "ckd_trainer.commands.teacher", trains=True),
+    "glue": Command(
+        "distil a teacher into a student on GLUE or your own labelled texts", "ckd_trainer.commands.glue", trains=True
+    ),
+    "squad": Command(
+        "distil a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
+    ),
+    "report": Command("one table and one picture from finished runs", "ckd_trainer.reports.table"),
+    "submission": Command(
+        "zip the prediction files of runs for the GLUE server", "ckd_trainer.data.glue", words=("submission",)
+    ),
+    "demo": Group(f"make the data of an embedded task: {', '.join(DEMOS)}", DEMOS),
+}
+
+
+@command_line
+def main(argv: list[str]) -> None:
+    """Runs the sub-command that the first word names, with the words after it.
+
+    Raises:
+        InputError: there is no such sub-command.
+    """
+    if argv[:1] == ["--version"]:
+        print(f"ckd-trainer {version('ckd-trainer')}")
+    else:
+        _run("ckd-trainer", COMMANDS, argv)
+
+
+def _run(prog: str, commands: Mapping[str, Command | Group], argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(prog, commands))
+        return
+    name, *words = argv
+    if name not in commands:
+        nearest = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(commands)}."
+        raise InputError(f"{prog} has no command {short(name)}: {hint}")
+    command = commands[name]
+    if isinstance(command, Group):
+        _run(f"{prog} {name}", command.commands, words)
+        return
+    importlib.import_module(command.module).main([*command.words, *words])
+    if command.trains:
+        from ckd_trainer.utils.processes import part  # which imports torch
+
+        part()
+
+
+def _help(prog: str, commands: Mapping[str, Command | Group]) -> str:
+    lines = [f"usage: {prog} COMMAND ...", "", *(f"  {name:12}{part.summary}" for name, part in commands.items())]
+    return "\n".join([*lines, "", f"What a command takes: {prog} COMMAND --help"])

@@ -1,0 +1,14 @@
+"""Distils a model of labelled texts: `ckd-trainer glue` and run_glue_ckd.py, which shows examples."""
+
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.runs.recipe import parse_recipe
+from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.utils.errors import command_line
+
+
+@command_line
+def main(argv: list[str]) -> dict[str, float]:
+    kinds = (ModelArguments, GlueArguments, RunArguments, TrainingArguments, CKDArguments)
+    return run_text_classification(*parse_recipe(kinds, argv, prog="ckd-trainer glue"))

@@ -1,0 +1,14 @@
+"""Distils a model that answers questions: `ckd-trainer squad` and run_squad_ckd.py, which shows examples."""
+
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.runs.recipe import parse_recipe
+from ckd_trainer.tasks.question_answering import run_question_answering
+from ckd_trainer.utils.errors import command_line
+
+
+@command_line
+def main(argv: list[str]) -> dict[str, float]:
+    kinds = (ModelArguments, SquadArguments, RunArguments, TrainingArguments, CKDArguments)
+    return run_question_answering(*parse_recipe(kinds, argv, prog="ckd-trainer squad"))
