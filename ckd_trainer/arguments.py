@@ -111,9 +111,10 @@ class CKDArguments:
     )
     angle_loss: Literal["mse", "l1", "smooth_l1"] = _option("mse", "Compares the cosines of the angles.")
     relation_temperature: float = _option(
-        0.1,
-        "Divides the cosines before the softmax of distance_loss kl; above 0. The lower, the more the nearest items "
-        "count: at 1, as in the paper, the softmax is nearly flat and its gradient small.",
+        1.0,
+        "Divides the cosines before the softmax of distance_loss kl; above 0. The lower it is, the more the nearest "
+        "items count. At 1, as in the paper, the softmax is nearly flat and the gradient small, which term_balance "
+        "gradient makes up for.",
     )
     relation_normalization: Literal["items", "pairs"] = _option(
         "items",

@@ -237,7 +237,8 @@ class DistillationTrainer(Trainer):
             term.student_signal.check(config)
             term.teacher_signal.check(config_of(teacher))
         reads_logits = any(isinstance(term.teacher_signal, Logits) for term in terms)
-        self.label_order = self._teachers_logits = None
+        self.label_order: Sequence[int] | None = None
+        self._teachers_logits: Logits | None = None
         if wanted:
             self._match_heads(config, teacher, reads_logits)
         has_function = self.compute_loss_func is not None
@@ -249,7 +250,9 @@ class DistillationTrainer(Trainer):
             balances=args.term_balance == "gradient",
         )
 
-    def _match_heads(self, config: PreTrainedConfig, teacher, reads_logits: bool) -> None:
+    def _match_heads(
+        self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher, reads_logits: bool
+    ) -> None:
         """Finds the order of the teacher's labels; raises where a term reads logits that cannot be compared."""
         head, theirs = self.head, None
         try:
@@ -431,7 +434,7 @@ class DistillationTrainer(Trainer):
             return self.teacher  # type: ignore[return-value]  # without a cache it is live
         return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
 
-    def cached_logits(self, rows: Sequence[int]) -> Tensor:
+    def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Returns the teacher's logits of some training examples from the cache, as `live_logits` does."""
         _ = self.teacher  # opens the cache, or builds it
         columns = columns_of([self._teachers_logits])

@@ -97,7 +97,7 @@ class MultiLabel(_Labels):
     def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         return math.log(2)
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return pipeline_usage("text-classification", model_id, ", top_k=None")
 
 
@@ -138,7 +138,7 @@ class Score(Head):
         labels = labels[~labels.isnan()]
         return max(1.0, float(labels.square().mean())) if len(labels) else 1.0
 
-    def usage(self, model_id):
+    def usage(self, model_id: str) -> str:
         return pipeline_usage("text-classification", model_id, ', function_to_apply="none"')
 
 
@@ -160,14 +160,14 @@ class Tokens(_Labels):
     def learn_special_tokens(self, ids: Collection[int]) -> None:
         self._special = torch.tensor(sorted(ids), dtype=torch.long)
 
-    def check_columns(self, columns):
+    def check_columns(self, columns: Collection[str]) -> None:
         if "special_tokens_mask" not in columns and not len(self._special):
             logger.warning(
                 "The logits of special tokens such as [CLS] count, as which they are is unknown: give the trainer a "
                 "processing_class, or the training set a column special_tokens_mask."
             )
 
-    def _counts(self, batch) -> Tensor:
+    def _counts(self, batch: Batch) -> Tensor:
         """True for the tokens of the text itself, (batch, length)."""
         mask = attention_mask_of(batch).bool()
         if "special_tokens_mask" in batch:
@@ -261,19 +261,19 @@ class Vocabulary(Head):
         self.name = "a vocabulary, for the next token" if causal else "a vocabulary"
         self.auto_class = "AutoModelForCausalLM" if causal else "AutoModelForMaskedLM"
 
-    def labels_for_model(self, batch):
+    def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         if not self.causal or "labels" not in batch:
             return super().labels_for_model(batch)
         labels = batch["labels"].clone()  # the first token after padding is predicted from padding
         labels[:, 1:].masked_fill_(~attention_mask_of(batch).bool()[:, :-1], -100)
         return {"labels": labels}
 
-    def _labelled(self, batch) -> Tensor:
+    def _labelled(self, batch: Batch) -> Tensor:
         """True where a token with a label is predicted, (batch, length); for causal models (batch, length - 1)."""
         labels = self.labels_for_model(batch)["labels"].ne(-100)
         return labels[:, 1:] if self.causal else labels
 
-    def _counts(self, batch) -> Tensor:
+    def _counts(self, batch: Batch) -> Tensor:
         """True where logits are compared, of the same shape."""
         mask = attention_mask_of(batch).bool()
         if self.causal:
@@ -283,10 +283,10 @@ class Vocabulary(Head):
         labelled = self._labelled(batch)
         return labelled | (mask & ~labelled.any(-1, keepdim=True))
 
-    def task_count(self, batch):
+    def task_count(self, batch: Batch) -> Tensor:
         return self._labelled(batch).sum()
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         rows, places = self._counts(batch).nonzero(as_tuple=True)
         # Embeddings may be padded to a multiple of 8, with rows that are no words.
         size = min(student.shape[-1], teacher.shape[-1])
@@ -311,7 +311,7 @@ class NoHead(Head):
     label_columns = ()
     uncached_because = "a bare encoder has no logits"
 
-    def logit_loss(self, student, teacher, batch, **scale):
+    def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
 
     def usage(self, model_id: str) -> str:

@@ -1,7 +1,7 @@
 """What a distillation loss is made of: terms, which compare a signal of the student with one of the teacher."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

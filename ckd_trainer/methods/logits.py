@@ -25,7 +25,7 @@ class LogitTerm(Term):
         self.student_signal = Logits(pair.head, pair.head.outputs(pair.student))
         self.teacher_signal = Logits(pair.head, pair.head.outputs(pair.teacher))
 
-    def forward(self, student, teacher, batch):
+    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         return self.head.logit_loss(
             student,
             self.args.map_scores(teacher),
@@ -34,7 +34,7 @@ class LogitTerm(Term):
             scale_by_temperature=self.args.scale_by_temperature,
         )
 
-    def count(self, batch):
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         return self.head.logit_count(batch)
 
 

@@ -82,7 +82,7 @@ def columns_of(signals: Sequence[Signal]) -> dict[str, Column]:
 
 def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
     """Returns how many bytes the rows of examples with so many valid tokens take."""
-    return 16 + sum(4 + column.bytes(lengths) for column in columns_of(signals).values())
+    return sum((4 + column.bytes(lengths) for column in columns_of(signals).values()), np.full(len(lengths), 16))
 
 
 class TeacherCache:
@@ -99,7 +99,7 @@ class TeacherCache:
             concatenate_datasets(parts).select_columns(["tokens", "text", *columns_of(signals)]).with_format("arrow")
         )
 
-    def read(self, rows: Sequence[int], columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    def read(self, rows: Sequence[int] | np.ndarray, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
         """Returns texts and columns of some rows, in any order, as arrays (rows, ...) padded with 0."""
         table = self.rows.select_columns(["tokens", "text", *columns])[list(rows)]
         tokens = table["tokens"].to_numpy()

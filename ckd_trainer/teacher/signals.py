@@ -8,7 +8,7 @@ it takes, and by which key a cache knows it. Equal signals of one model are comp
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ckd_trainer.heads import Head
-from ckd_trainer.losses import layer_gram, word_gram
+from ckd_trainer.losses import Gram, layer_gram, word_gram
 from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_words, unpack_layers, unpack_words
 from ckd_trainer.teacher.projections import projections_of
@@ -153,7 +153,7 @@ class _OfLayers(Signal):
     layers: tuple[int, ...]
     first: ClassVar[int] = 1
 
-    def check(self, config):
+    def check(self, config: PreTrainedConfig) -> None:
         depth = config.num_hidden_layers
         outside = [layer for layer in self.layers if not self.first <= layer <= depth]
         if outside:
@@ -273,7 +273,7 @@ class QueryKeyValue(_OfLayers):
     They come from the projections within the model, see `projections_of` for the families whose modules we know.
     """
 
-    def modules(self, model):
+    def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         return {
             f"{part} {layer}": module for layer in self.layers for part, module in projections_of(model, layer).items()
         }
@@ -284,9 +284,12 @@ class QueryKeyValue(_OfLayers):
 
 def _query_key_value(outputs: Outputs, layer: int) -> tuple[Tensor, ...]:
     joint = outputs.get(f"query_key_value {layer}")
-    separate = [outputs[f"{part} {layer}"] for part in ("query", "key", "value")] if joint is None else None
+    if joint is None:
+        parts = [outputs[f"{part} {layer}"] for part in ("query", "key", "value")]
+    else:
+        parts = joint.chunk(3, dim=-1)
     # Modules compute in the precision of autocast; the outputs of a forward come in float32.
-    return tuple(at_least_float32(part) for part in separate or joint.chunk(3, dim=-1))
+    return tuple(at_least_float32(part) for part in parts)
 
 
 class Listener:
@@ -302,8 +305,8 @@ class Listener:
         modules = {name: module for signal in signals for name, module in signal.modules(model).items()}
         self._hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
 
-    def _keeper(self, name: str):
-        def keep(module, inputs, output):
+    def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
+        def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
             # The first call in a forward: DeBERTa projects positions by the same modules. And none outside of one:
             # checkpointed layers run again in the backward pass.
             if self._captured is not None:
@@ -314,7 +317,8 @@ class Listener:
     @contextlib.contextmanager
     def capturing(self) -> Iterator[dict[str, Tensor]]:
         """Captures within the context, into the mapping that it gives, by the names that signals read."""
-        self._captured = captured = {}
+        captured: dict[str, Tensor] = {}
+        self._captured = captured
         try:
             yield captured
         finally:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ckd_trainer.teacher.cached import column_name
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
-from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
 
@@ -117,14 +117,15 @@ class SignalWriter:
     def _signals(self, chosen: np.ndarray) -> Iterator[dict]:
         """Yields the row of each example."""
         batch = self.collate([self.examples[int(index)] for index in chosen])
-        batch = {name: value.to(self.teacher.model.device) for name, value in batch.items()}
+        device = next(self.teacher.model.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
         parts: dict[str, np.ndarray] = {}
         columns: dict[str, Column] = {}
         for signal, value in self.teacher(batch).items():
-            for name, part in signal.pack(value, mask).items():
-                _check_shape(signal, name, part)
-                parts[column_name(signal, name)] = part.cpu().numpy()
+            for name, packed in signal.pack(value, mask).items():
+                _check_shape(signal, name, packed)
+                parts[column_name(signal, name)] = packed.cpu().numpy()
                 columns[column_name(signal, name)] = signal.columns()[name]
         texts, tokens = text_hashes(batch).tolist(), mask.sum(-1).cpu().numpy()
         sizes = {name: column.sizes(tokens) for name, column in columns.items()}
