@@ -355,7 +355,7 @@ class SquadArguments:
     task_name: str = _option(
         "squad",
         "squad (v1.1: the context holds the answer to each question) or squad_v2 (v2.0: to some there is no answer). "
-        "Says by which rules own files are read and scored, too.",
+        "It also sets the rules by which your own files are read and scored.",
     )
     data_dir: str | None = _option(
         None,
@@ -382,7 +382,7 @@ class SquadArguments:
         "How many tokens two neighbouring features of one context share. By default 128, or half of the context's "
         "room in a feature if 128 do not fit.",
     )
-    max_question_length: int = _option(64, "Longer questions are cut to so many tokens.")
+    max_question_length: int = _option(64, "Longer questions are cut to this many tokens.")
     max_answer_length: int = _option(30, "The longest answer that is looked for.")
     n_best_size: int = _option(20, "How many answers nbest_predictions.json holds for a question.")
     null_score_diff_threshold: float = _option(
@@ -437,7 +437,7 @@ class RunArguments:
     """How a run treats its folder and when it stops early."""
 
     overwrite_output_dir: bool = _option(
-        False, "Delete the checkpoints and results of the earlier run in output_dir and start anew."
+        False, "Delete the checkpoints and results of the earlier run in output_dir and start again."
     )
     early_stopping_patience: int | None = _option(
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."

@@ -480,5 +480,5 @@ def test_teacher_of_another_task(text_files, tmp_path, capsys, tiny_teacher):
 def test_foreign_folder_is_refused(tiny_teacher, text_files, capsys):
     common = ["--teacher_model_name_or_path", str(tiny_teacher), "--output_dir", str(tiny_teacher), *STUDENT]
     for option in ([], ["--overwrite_output_dir"]):
-        assert "but no run of ours" in refused(capsys, *common, *text_files, "--do_train", *option)
+        assert "but no run of ckd-trainer" in refused(capsys, *common, *text_files, "--do_train", *option)
     assert (tiny_teacher / "model.safetensors").is_file()

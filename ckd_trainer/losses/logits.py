@@ -111,7 +111,7 @@ def span_task_loss(
 
 
 def span_task_count(start_positions: Tensor, end_positions: Tensor, mask: Tensor) -> Tensor:
-    """Returns of how many starts and ends `span_task_loss` is the mean."""
+    """Returns the number of starts and ends that `span_task_loss` averages over."""
     return _inside(start_positions, mask).sum() + _inside(end_positions, mask).sum()
 
 

@@ -1,4 +1,4 @@
-"""Do teacher, student and data go together? Checks by configuration and tokenizer, before weights are loaded."""
+"""Checks that teacher, student and data fit, by configuration and tokenizer, before weights are loaded."""
 
 import copy
 import math

@@ -115,7 +115,7 @@ _MAY_DIFFER_WHEN_NAMED = {
     "teacher_model_name_or_path",
 }
 
-# What an option that a recipe lacks had when the option was not there yet.
+# Values of options that the recipe of an earlier version does not have yet.
 _DEFAULTS = {
     option.name: option.default
     for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
@@ -188,7 +188,7 @@ def look_into(
     found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
     if found and not (folder / RECIPE).is_file():
         raise InputError(
-            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ours: give another folder, or "
+            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ckd-trainer: give another folder, or "
             "move these files away yourself."
         )
     if not found or overwrite:

@@ -1,4 +1,4 @@
-"""What may end a training early, a signal or a loss without a value, and what is in place then."""
+"""Early ends of a training, by signals and by divergence, and what they save."""
 
 import logging
 import signal

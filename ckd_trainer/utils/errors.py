@@ -1,4 +1,4 @@
-"""What is no defect (the user can fix it, a signal came): exceptions, their words, and how a script ends on them."""
+"""Exceptions for users: their messages, and the exit codes of scripts that end on them."""
 
 import argparse
 import errno

@@ -59,7 +59,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
-    """Says in words of its own that something could not be written, as its disk is full, say.
+    """Turns the errors of a full disk into an `InputError` that names the folder and the way on.
 
     Args:
         option: that names the folder.

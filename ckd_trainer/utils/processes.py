@@ -93,7 +93,7 @@ def whole_models(args: TrainingArguments) -> Iterator[None]:
 
 
 def part() -> None:
-    """Ends the group of processes in order, as one that just ends may abort; for the end of a script."""
+    """Ends the group of processes, at the end of a script; a process that exits without this may abort."""
     if PartialState().num_processes > 1:
         gc.collect()  # what holds on to the group, such as DDP, has to go before it, or waits for it for ever
         PartialState().destroy_process_group()

@@ -233,7 +233,8 @@ def test_damage_is_named(tmp_path, how):
     (folder,) = caches(tmp_path / "cache")
     spoil(folder, how)
     with pytest.raises(
-        InputError, match=f"the teacher cache .*{folder.name} is damaged or no cache of ours .*delete the folder"
+        InputError,
+        match=f"the teacher cache .*{folder.name} is damaged or was not written by ckd-trainer .*delete the folder",
     ):
         distil(tmp_path / "2", tmp_path / "cache")
     shutil.rmtree(folder)
