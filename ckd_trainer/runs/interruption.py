@@ -123,9 +123,9 @@ class StopOnSignal(TrainerCallback):
 class StopOnDivergence(TrainerCallback):
     """Ends a training that has diverged, on all processes.
 
-    It has where weights are infinite or no numbers, which is looked at every 10 steps and before an evaluation or a
-    checkpoint, or where no log in 10 steps has a loss on the labels below 100 times that of a model that knows
-    nothing. Some steps without a finite loss are no reason: with float16 some overflow, and are left out.
+    It has diverged if a weight is not finite, which is checked every 10 steps and before an evaluation or a
+    checkpoint, or if no log in 10 steps has a loss on the labels below 100 times that of a model that knows nothing.
+    Single steps without a finite loss do not count: with float16 some overflow, and are left out.
 
     Args:
         loss_at_chance: the loss on the labels of a model that knows nothing.

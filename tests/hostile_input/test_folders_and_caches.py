@@ -59,15 +59,19 @@ FOLDERS = [
     output(
         "foreign, with results",
         {"out/all_results.json": "{}"},
-        "already holds all_results.json | no run of ours | give another folder",
+        "already holds all_results.json | no run of ckd-trainer | give another folder",
     ),
     output(
         "foreign, and to be overwritten",
         {"out": copied("teacher")},
-        "already holds config.json | no run of ours | give another folder",
+        "already holds config.json | no run of ckd-trainer | give another folder",
         options="--overwrite_output_dir",
     ),
-    output("foreign, with a checkpoint", {"out/checkpoint-3/model.safetensors": "x"}, "checkpoint-3 | no run of ours"),
+    output(
+        "foreign, with a checkpoint",
+        {"out/checkpoint-3/model.safetensors": "x"},
+        "checkpoint-3 | no run of ckd-trainer",
+    ),
     output(
         "the teacher's own",
         {"out": copied("run")},
