@@ -188,8 +188,8 @@ def look_into(
     found = sorted(str(path.relative_to(folder)) for pattern in RESULTS for path in folder.glob(pattern))
     if found and not (folder / RECIPE).is_file():
         raise InputError(
-            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ckd-trainer: give another folder, "
-            "or move these files away yourself."
+            f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ckd-trainer: give another "
+            "folder, or move these files away yourself."
         )
     if not found or overwrite:
         if named is not None:

@@ -278,8 +278,8 @@ def _check(folder: Path, contents: Contents, examples: int) -> None:
                 raise ValueError(f"{path.name} has other bytes than were written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"the teacher cache {folder} is damaged or was not written by ckd-trainer ({error}): delete the folder, and "
-            "the next run builds it again."
+            f"the teacher cache {folder} is damaged or was not written by ckd-trainer ({error}): delete the folder, "
+            "and the next run builds it again."
         ) from error
 
 
