@@ -464,7 +464,7 @@ def one_way():
             yield pytest.param(room, other, id=f"{room} without {other}")
 
 
-@pytest.mark.parametrize(("room", "other"), one_way())
+@pytest.mark.parametrize(("room", "other"), list(one_way()))
 def test_imports_point_one_way(room, other):
     ways = {module: [module] for module in MODULES if room_of(module) == room}
     left = list(ways)
