@@ -6,7 +6,6 @@ The table goes to the screen: name, parameters, size, latency, metric and train 
 shows the validation metric over the epochs, and the final one against the latency.
 """
 
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -162,6 +161,7 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError:
         raise InputError(
             "the picture needs matplotlib, which is not installed: pip install 'ckd-trainer[plots]', or leave "
@@ -182,6 +182,11 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
         axes.set_axisbelow(True)
         axes.set_ylabel(metric.replace("_", " "), color=TEXT_COLOR)
         panel(axes, style, metric.replace("_", " "))
+    points = [
+        Line2D([], [], color=color, marker="o", linestyle="--" if run.is_teacher else "-") for run, color in style
+    ]
+    names = [_label(run) for run, _ in style]
+    figure.legend(points, names, loc="outside lower center", ncols=len(panels), frameon=False, labelcolor=TEXT_COLOR)
     try:
         figure.savefig(path)
     except ValueError as error:
@@ -195,49 +200,30 @@ def _draw_curves(axes: Any, style: Style, metric: str) -> None:
         if run.curve:
             epochs, scores = zip(*run.curve, strict=True)
             dashes = "--" if run.is_teacher else "-"
-            axes.plot(epochs, scores, dashes, color=color, linewidth=2, marker="o", markersize=4, label=run.name)
+            axes.plot(epochs, scores, dashes, color=color, linewidth=2, marker="o", markersize=4)
     axes.set_title(f"Validation {metric} while training", loc="left", color=TEXT_COLOR, fontweight="bold")
     axes.set_xlabel("epoch", color=TEXT_COLOR)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, labelcolor=TEXT_COLOR)
 
 
 def _draw_latency(axes: Any, style: Style, metric: str) -> None:
-    runs = [run for run, _ in style]
-    scores = [run.score for run in runs]
-    margin = 0.15 * (max(scores) - min(scores)) or 0.05
-    bottom, top = min(scores) - 2 * margin, max(scores) + margin  # room for names moved apart
-    axes.set_ylim(bottom, top)
-    axes.set_xlim(0, right := 1.6 * max(run.latency_ms for run in runs))  # room for the names
-    gap = 0.12 * (top - bottom)
-    for (run, color), height in zip(style, _spread(scores, gap), strict=True):
+    for run, color in style:
         if run.is_teacher:  # the line to reach
             axes.plot([0, run.latency_ms], [run.score] * 2, "--", color=color, linewidth=1, alpha=0.5, zorder=1)
         axes.scatter(run.latency_ms, run.score, s=110, color=color, edgecolors="white", linewidths=1.5, zorder=3)
-        place = run.latency_ms + 0.04 * right
-        if abs(height - run.score) > gap / 4:
-            axes.plot([run.latency_ms, place], [run.score, height], color=color, linewidth=1, alpha=0.5, zorder=2)
-        axes.text(place, height, f" {run.name}", va="bottom", color=color, fontweight="bold")
-        size = "" if run.parameters is None else f" · {_millions(run.parameters)} parameters"
-        axes.text(place, height, f" {run.score:.3f}{size}", va="top", color=NOTE_COLOR, fontsize=8.5)
+    axes.set_xlim(left=0)
     axes.set_title(f"Final {metric} against latency", loc="left", color=TEXT_COLOR, fontweight="bold")
     axes.set_xlabel("latency of one text (ms)", color=TEXT_COLOR)
 
 
+def _label(run: Run) -> str:
+    """Returns the name of a run and its numbers, for the legend: beside its point they would cover others."""
+    size = "" if run.parameters is None else f", {_millions(run.parameters)} parameters"
+    return f"{run.name}: {run.score:.3f}{size}"
+
+
 def _millions(count: float) -> str:
     return f"{count / 1e6:.2g} M" if count < 10e6 else f"{count / 1e6:.0f} M"
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Moves heights apart, as little as needed, until neighbors are a gap from each other; their order stays."""
-    heights = list(heights)
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    for _ in range(100):
-        for lower, upper in itertools.pairwise(order):
-            overlap = max(0, gap - (heights[upper] - heights[lower]))
-            heights[lower] -= overlap / 2
-            heights[upper] += overlap / 2
-    return heights
 
 
 @command_line

@@ -1,13 +1,11 @@
 """The report: what it reads from run folders, the table, the picture, and what it says when it cannot."""
 
 import builtins
-import itertools
 import json
-import random
 
 import pytest
 
-from ckd_trainer.reports.table import _spread, draw, format_table, main, read_runs
+from ckd_trainer.reports.table import draw, format_table, main, read_runs
 from ckd_trainer.utils.errors import InputError
 
 
@@ -88,10 +86,9 @@ def test_picture_names_every_run_and_its_metric(folders, tmp_path):
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         draw(read_runs(folders, "accuracy"), "accuracy", tmp_path / "picture.svg")
     svg = (tmp_path / "picture.svg").read_text(encoding="utf-8")
-    for name, score in (("teacher", "0.975"), ("plain", "0.812"), ("ckd", "0.900")):
-        assert svg.count(f">{name}<") + svg.count(f"> {name}<") == 2  # in the legend and beside the point
-        assert score in svg
-    assert "25 M parameters" in svg and "1.2 M parameters" in svg
+    # In one legend: beside their points, names of close scores would lie on each other.
+    for text in ("teacher: 0.975, 25 M parameters", "plain: 0.812, 1.2 M parameters", "ckd: 0.900, 1.2 M parameters"):
+        assert svg.count(text) == 1
     assert "Validation accuracy while training" in svg
 
 
@@ -99,20 +96,6 @@ def test_runs_without_a_curve_are_drawn_without_that_panel(make_run, tmp_path):
     runs = read_runs([make_run("alone", results(0.9, 1.0))], "accuracy")
     draw(runs, "accuracy", tmp_path / "picture.png")
     assert int.from_bytes((tmp_path / "picture.png").read_bytes()[16:20], "big") == 896
-
-
-def test_labels_keep_their_distance_and_order():
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}")
-    draw_number = random.Random(seed)
-    for _ in range(50):
-        heights = [draw_number.choice([0.5, draw_number.random()]) for _ in range(draw_number.randrange(1, 6))]
-        spread = _spread(heights, gap=0.1)
-        order = sorted(range(len(heights)), key=heights.__getitem__)
-        for lower, upper in itertools.pairwise(order):
-            assert spread[upper] - spread[lower] > 0.099
-        assert sum(spread) == pytest.approx(sum(heights))
-    assert _spread([0.9, 0.1, 0.5], gap=0.1) == [0.9, 0.1, 0.5]
 
 
 def test_matplotlib_missing_names_the_extra(folders, tmp_path, monkeypatch):
