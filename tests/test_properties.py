@@ -139,6 +139,13 @@ def test_a_recipe_gives_the_arguments_that_it_says(folder, data, kinds):
         assert parsed(kinds, folder, resolved_recipe(*expected)) == expected
 
 
+def test_text_that_begins_like_a_mapping_is_text(folder):
+    """Only options that take mappings are read as JSON."""
+    assert parsed((ModelArguments,), folder, {"model_name_or_path": "{"}) == made(
+        (ModelArguments,), {"model_name_or_path": "{"}
+    )
+
+
 @draws(60)
 @given(st.data(), kinds_of_one)
 def test_the_command_line_wins_over_the_recipe(folder, data, kinds):

@@ -287,10 +287,10 @@ def test_zero_weight_terms_ask_for_nothing(tmp_path):
         model.forward = spy
     logits_only = CKDArguments(**CONTROL | {"alpha": 0.5})
     trainer(DistillationTrainer, tmp_path / "a", student, teacher_model=teacher, ckd_args=logits_only).train()
-    assert asked == {"student": (False, False), "teacher_model": (False, False)}
+    assert asked == {"student": (False, False), "teacher": (False, False)}
     relations = CKDArguments(**CONTROL | {"wr_angle_weight": 1.0})
     trainer(DistillationTrainer, tmp_path / "b", student, teacher_model=teacher, ckd_args=relations).train()
-    assert asked == {"student": (True, False), "teacher_model": (True, False)}
+    assert asked == {"student": (True, False), "teacher": (True, False)}
 
 
 def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
@@ -319,7 +319,8 @@ def test_teacher_labels_in_another_order_are_permuted(tmp_path, caplog):
     term = run.distillation_objective.terms["logits"]
     (logits,) = (value for signal, value in run.teacher(batch).items() if signal == term.teacher_signal)
     torch.testing.assert_close(run.head.in_order(logits, run.label_order), teacher_logits[:, [1, 0]])
-    assert term(teacher_logits[:, [1, 0]], logits, batch).abs() < 1e-6
+    (read,) = (value for signal, value in run._signals(batch).items() if signal == term.teacher_signal)
+    assert term(teacher_logits[:, [1, 0]], read, batch).abs() < 1e-6  # terms get them in the student's order
 
 
 def test_torch_compile_keeps_the_teachers_inputs(tmp_path):

@@ -74,7 +74,8 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
     if "use_cpu" in values and not torch.accelerator.is_available():
         values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
     for key, value in values.items():
-        _check_json(key, value)
+        if _takes(fields[key], dict):
+            _check_json(key, value)
         if key in _PATHS and isinstance(value, str):
             values[key] = expanded(value)
     try:
@@ -218,7 +219,7 @@ def _split_nulls(options: list[str], fields: dict) -> tuple[list[str], set[str]]
 
 
 def _takes(kind: Any, wanted: type) -> bool:
-    return kind is wanted or wanted in typing.get_args(kind)
+    return wanted in {typing.get_origin(one) or one for one in (kind, *typing.get_args(kind))}
 
 
 def _key(option: str) -> str:

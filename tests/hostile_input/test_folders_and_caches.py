@@ -139,13 +139,15 @@ CACHES = [
     cache("a part missing", copied("cache", without("*/*.arrow")), "is damaged | No such file | delete the folder"),
     cache("manifest missing", copied("cache", without("*/manifest.json")), "is damaged | manifest.json | delete the"),
     cache(
-        "manifest not JSON", copied("cache", cut("*/manifest.json", 9)), "is damaged or no cache | delete the folder"
+        "manifest not JSON",
+        copied("cache", cut("*/manifest.json", 9)),
+        "or was not written | delete the folder",
     ),
-    cache("manifest a list", copied("cache", manifest([])), "is damaged or no cache | delete the folder"),
+    cache("manifest a list", copied("cache", manifest([])), "or was not written | delete the folder"),
     cache(
         "another cache's manifest",
         copied("cache", manifest({"contents": {"teacher": "0"}, "parts": []})),
-        "is damaged or no cache | its manifest is another cache's | delete the folder",
+        "is damaged or was not written | its manifest is another cache's | delete the folder",
     ),
     cache(
         "a manifest with fewer rows",
@@ -153,7 +155,11 @@ CACHES = [
         "does not list the rows of all | delete the folder",
     ),
     cache("a file for an unfinished one", unfinished, ".building is a file | delete it"),
-    cache("manifest empty", copied("cache", cut("*/manifest.json", 0)), "is damaged or no cache | delete the folder"),
+    cache(
+        "manifest empty",
+        copied("cache", cut("*/manifest.json", 0)),
+        "or was not written | delete the folder",
+    ),
 ]
 
 
