@@ -35,11 +35,10 @@ from ckd_trainer.teacher.cache import (
     Contents,
     SignalCollator,
     TeacherCache,
-    columns_of,
     is_complete,
     open_or_build,
 )
-from ckd_trainer.teacher.cached import PREFIX, CachedTeacher
+from ckd_trainer.teacher.cached import PREFIX, CachedTeacher, columns_of
 from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Listener, Logits, Signal

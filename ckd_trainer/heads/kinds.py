@@ -69,7 +69,7 @@ class Classes(_Labels):
 class MultiLabel(_Labels):
     """Any number of labels for each text; logits (batch, labels), a sigmoid each.
 
-    Task: binary cross entropy, mean over labelled examples x labels; -100 and NaN are no labels. Logits: T^2 KL of
+    Task: binary cross entropy, mean over labelled examples x labels; -100 and NaN mark missing ones. Logits: T^2 KL of
     each label by itself, mean over examples x labels.
     """
 
@@ -104,7 +104,7 @@ class MultiLabel(_Labels):
 class Score(Head):
     """A number for each text; logits (batch, 1).
 
-    Task: squared error, mean over labelled examples; NaN is no label. Logits: squared error of scores / T.
+    Task: squared error, mean over labelled examples; NaN marks a missing label. Logits: squared error of scores / T.
     """
 
     name = "a score"
@@ -288,7 +288,7 @@ class Vocabulary(Head):
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         rows, places = self._counts(batch).nonzero(as_tuple=True)
-        # Embeddings may be padded to a multiple of 8, with rows that are no words.
+        # Embeddings may be padded to a multiple of 8, with rows beyond the last word.
         size = min(student.shape[-1], teacher.shape[-1])
         # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
         return classification_logit_loss(student[rows, places, :size], teacher[rows, places, :size], **scale)

@@ -1,6 +1,7 @@
 """Which head a model has: looked up once, by the class of the model and its configuration."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -68,11 +69,11 @@ def _head_of_class(kind: type, config: PreTrainedConfig) -> Head:
 
 
 def _head(auto: str, config: PreTrainedConfig, name: str) -> Head:
-    if auto in _REFUSED or auto not in _KINDS:
-        reason = _REFUSED.get(auto, "what its outputs mean is unknown")
-        raise InputError(f"{name} cannot be distilled, as {reason}: give {SUPPORTED}.")
-    if auto != "ForSequenceClassification":
-        return _KINDS[auto]()
+    _, make = _KINDS.get(auto, ("", "what its outputs mean is unknown"))
+    if isinstance(make, str):
+        raise InputError(f"{name} cannot be distilled, as {make}: give {SUPPORTED}.")
+    if make is not Classes:
+        return make()
     problem = getattr(config, "problem_type", None)
     if problem == "multi_label_classification":
         return MultiLabel()
@@ -91,39 +92,28 @@ def _head(auto: str, config: PreTrainedConfig, name: str) -> Head:
 
 def _names(auto: str) -> set[str]:
     """Returns the names of the classes that an Auto class makes."""
-    mapping = "MODEL_MAPPING_NAMES" if not auto else f"MODEL_{_CONSTANTS.get(auto, auto)}_MAPPING_NAMES"
-    values = getattr(modeling_auto, mapping).values()
+    values = getattr(modeling_auto, _KINDS[auto][0]).values()
     return {name for value in values for name in ((value,) if isinstance(value, str) else value)}
 
 
-# By the name of an Auto class after `AutoModel`. The first that knows a class decides: that of pre-training comes
-# late, as it lists masked language models again, and what it has beside them has two heads.
-_KINDS: dict[str, Any] = {  # what makes a head; None: refused
-    "ForSequenceClassification": Classes,
-    "ForTokenClassification": Tokens,
-    "ForQuestionAnswering": Spans,
-    "ForMaskedLM": Vocabulary,
-    "ForMultipleChoice": None,
-    "ForNextSentencePrediction": None,
-    "ForSeq2SeqLM": None,
-    "ForCausalLM": lambda: Vocabulary(causal=True),
-    "ForPreTraining": None,
-    "": NoHead,
-}
-_CONSTANTS = {
-    "ForSequenceClassification": "FOR_SEQUENCE_CLASSIFICATION",
-    "ForTokenClassification": "FOR_TOKEN_CLASSIFICATION",
-    "ForQuestionAnswering": "FOR_QUESTION_ANSWERING",
-    "ForMaskedLM": "FOR_MASKED_LM",
-    "ForMultipleChoice": "FOR_MULTIPLE_CHOICE",
-    "ForNextSentencePrediction": "FOR_NEXT_SENTENCE_PREDICTION",
-    "ForSeq2SeqLM": "FOR_SEQ_TO_SEQ_CAUSAL_LM",
-    "ForCausalLM": "FOR_CAUSAL_LM",
-    "ForPreTraining": "FOR_PRETRAINING",
-}
-_REFUSED = {
-    "ForMultipleChoice": "its batches hold several texts for each example",
-    "ForNextSentencePrediction": "it says whether one sentence follows another, which no head of ours does",
-    "ForSeq2SeqLM": "it has an encoder and a decoder",
-    "ForPreTraining": "its head is one of pre-training",
+# By the name of an Auto class after `AutoModel`: the name of its mapping in transformers, and what makes its head, or
+# why it is refused. The first that knows a class decides: pre-training comes late, as it lists masked language models
+# again.
+_KINDS: dict[str, tuple[str, Callable[[], Head] | str]] = {
+    "ForSequenceClassification": ("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", Classes),
+    "ForTokenClassification": ("MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES", Tokens),
+    "ForQuestionAnswering": ("MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES", Spans),
+    "ForMaskedLM": ("MODEL_FOR_MASKED_LM_MAPPING_NAMES", Vocabulary),
+    "ForMultipleChoice": (
+        "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES",
+        "its batches hold several texts for each example",
+    ),
+    "ForNextSentencePrediction": (
+        "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES",
+        "it says whether one sentence follows another, which no head of ours does",
+    ),
+    "ForSeq2SeqLM": ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", "it has an encoder and a decoder"),
+    "ForCausalLM": ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", functools.partial(Vocabulary, causal=True)),
+    "ForPreTraining": ("MODEL_FOR_PRETRAINING_MAPPING_NAMES", "its head is one of pre-training"),
+    "": ("MODEL_MAPPING_NAMES", NoHead),
 }

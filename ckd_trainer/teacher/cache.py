@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ckd_trainer.teacher.cached import PREFIX, column_name
+from ckd_trainer.teacher.cached import PREFIX, columns_of
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
@@ -75,13 +75,8 @@ class Contents:
         return dataclasses.replace(self, signals=wanted.signals) == wanted and {*wanted.signals} <= {*self.signals}
 
 
-def columns_of(signals: Sequence[Signal]) -> dict[str, Column]:
-    """Returns the columns of signals by their names in a cache."""
-    return {column_name(signal, name): column for signal in signals for name, column in signal.columns().items()}
-
-
 def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
-    """Returns how many bytes the rows of examples with so many valid tokens take."""
+    """Returns the number of bytes that each row takes, by its number of valid tokens."""
     return sum((4 + column.bytes(lengths) for column in columns_of(signals).values()), np.full(len(lengths), 16))
 
 

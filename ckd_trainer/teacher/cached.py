@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.padding import attention_mask_of
 
 PREFIX = "cached_"  # of the columns of cached signals in a batch
@@ -15,6 +15,11 @@ PREFIX = "cached_"  # of the columns of cached signals in a batch
 def column_name(signal: Signal, column: str) -> str:
     """Returns what a column of a signal is called in a cache and, after PREFIX, in a batch."""
     return f"{signal.key}.{column}"
+
+
+def columns_of(signals: Sequence[Signal]) -> dict[str, Column]:
+    """Returns the columns of signals by their names in a cache."""
+    return {column_name(signal, name): column for signal in signals for name, column in signal.columns().items()}
 
 
 class CachedTeacher:

@@ -1,4 +1,4 @@
-"""Runs the teacher over examples and writes what it says, one Arrow file at a time, for `teacher_cache`."""
+"""Runs the teacher over examples and writes what it says, one Arrow file at a time, for `cache`."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset
 from torch import Tensor
 
-from ckd_trainer.teacher.cached import column_name
+from ckd_trainer.teacher.cached import column_name, columns_of
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
@@ -91,6 +91,7 @@ class SignalWriter:
     ) -> None:
         self.folder, self.examples, self.lengths = folder, examples, lengths
         self.teacher, self.collate, self.batch_size = teacher, collate, batch_size
+        self.columns = columns_of(teacher.signals)
 
     def write(self, part: Part, report: Callable[[int], None]) -> None:
         """Writes one part; its file appears when it is complete.
@@ -121,14 +122,13 @@ class SignalWriter:
         batch = {name: value.to(device) for name, value in batch.items()}
         mask = attention_mask_of(batch)
         parts: dict[str, np.ndarray] = {}
-        columns: dict[str, Column] = {}
         for signal, value in self.teacher(batch).items():
             for name, packed in signal.pack(value, mask).items():
-                _check_shape(signal, name, packed)
-                parts[column_name(signal, name)] = packed.cpu().numpy()
-                columns[column_name(signal, name)] = signal.columns()[name]
+                stored = column_name(signal, name)
+                _check_shape(signal, name, self.columns[stored], packed)
+                parts[stored] = packed.cpu().numpy()
         texts, tokens = text_hashes(batch).tolist(), mask.sum(-1).cpu().numpy()
-        sizes = {name: column.sizes(tokens) for name, column in columns.items()}
+        sizes = {name: column.sizes(tokens) for name, column in self.columns.items()}
         for place, count in enumerate(tokens.tolist()):
             row = {"tokens": count, "text": texts[place]}
             for name, part in parts.items():
@@ -137,9 +137,9 @@ class SignalWriter:
             yield row
 
 
-def _check_shape(signal: Signal, name: str, part: Tensor) -> None:
+def _check_shape(signal: Signal, name: str, column: Column, part: Tensor) -> None:
     """Raises InputError where a signal is not of the size that it says, as what is too much would be cut off."""
-    said, found = signal.columns()[name].shape, tuple(part.shape[1:])
+    said, found = column.shape, tuple(part.shape[1:])
     free = {"tokens", "pairs"}
     if len(said) != len(found) or any(size not in free | {its} for size, its in zip(said, found, strict=True)):
         raise InputError(
