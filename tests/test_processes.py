@@ -15,7 +15,7 @@ import transformers
 from filelock import FileLock
 from helpers.commands import STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tsv
-from helpers.launching import ENVIRONMENT, command, launch, logged, without_dropout
+from helpers.launching import ENVIRONMENT, accelerate_launch, command, launch, logged, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -142,7 +142,7 @@ def test_data_is_made_once(tmp_path):
         (cache / name).mkdir(parents=True)
         (cache / f"{name}.lock").touch()
     with FileLock(cache / "ckd-trainer-lives.lock"):
-        launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+        accelerate_launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
         assert sorted(path.name for path in cache.iterdir()) == ["ckd-trainer-lives", "ckd-trainer-lives.lock"]
     assert (tmp_path / "made.txt").read_text() == "made\n"
 
@@ -265,7 +265,8 @@ def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint)
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
 
-    assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in launch("run_glue_ckd.py", *training)
+    said = accelerate_launch("run_glue_ckd.py", *training)
+    assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in said
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 80
 
 

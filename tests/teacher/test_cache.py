@@ -1,23 +1,22 @@
 """The teacher cache: what it says is what the teacher says, wherever, whenever and by whomever it was built."""
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.files import PROJECT
+from helpers.chaos import context_of
+from helpers.launching import launch
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
 
 import ckd_trainer.teacher.writer
+import run_glue_ckd
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.methods import Term
 from ckd_trainer.teacher.live import LiveTeacher
@@ -404,8 +403,7 @@ def files(folder):
 
 def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
     monkeypatch.setattr(ckd_trainer.teacher.writer, "_PART_ROWS", 5)
-    spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=build, args=(tmp_path / "killed", tmp_path / "cache", 0.3))
+    process = context_of(forks=True).Process(target=build, args=(tmp_path / "killed", tmp_path / "cache", 0.3))
     process.start()
     while len(list((tmp_path / "cache").glob("*.building/*.arrow"))) < 2:
         assert process.is_alive()
@@ -426,8 +424,8 @@ def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
 
 def test_two_builders_at_once(tmp_path, monkeypatch):
     """The second waits for the first and reads what it built."""
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=build, args=(tmp_path / name, tmp_path / "cache", 0.05)) for name in ("1", "2")]
+    process = context_of(forks=True).Process
+    processes = [process(target=build, args=(tmp_path / name, tmp_path / "cache", 0.05)) for name in ("1", "2")]
     for process in processes:
         process.start()
     for process in processes:
@@ -444,13 +442,12 @@ def test_processes_share_the_work(tmp_path, tiny_teacher, text_files):
     """Two processes build the cache that one builds, byte for byte."""
     student = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_steps", "1", "--use_cpu"]
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *student, *text_files, "--do_train"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    for name, launcher in (
-        ("one", []),
-        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
-    ):
-        command = [sys.executable, *launcher, str(PROJECT / "tests" / "helpers" / "small_parts.py"), *options]
-        command += ["--output_dir", str(tmp_path / name), "--teacher_cache_dir", str(tmp_path / f"cache_{name}")]
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    options += ["--report_to", "none"]
+
+    def folders(name):
+        return ["--output_dir", str(tmp_path / name), "--teacher_cache_dir", str(tmp_path / f"cache_{name}")]
+
+    run_glue_ckd.main([*options, *folders("one")])
+    launch("tests/helpers/small_parts.py", *options, *folders("two"))
     (one,), (two,) = (caches(tmp_path / f"cache_{name}") for name in ("one", "two"))
     assert len(list(one.glob("*.arrow"))) == 5 and one.name == two.name and files(one) == files(two)
