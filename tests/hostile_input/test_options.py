@@ -98,7 +98,7 @@ ROWS = [
     option("--optim adamw_bnb_8bit", "bitsandbytes"),
     option("--deepspeed HERE/nonesuch.json", "deepspeed"),
     option("--distance l2", "distance_loss kl does not compare distance l2 | give l1 or mse"),
-    option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is no layer mapping | such as 0:0,1:2,3:6"),
+    option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is not a layer mapping | such as 0:0,1:2,3:6"),
     option("--wr_layer_mapping 1:2,1:2", "wr_layer_mapping | 1:2,1:2 | names a pair twice"),
     option("--task_name cola", "task_name is cola, but train_file is set as well | give one or the other"),
     option("--task_name squadd", "task_name is 'squadd', which is no task | the nearest is squad", main=TEACHER),
