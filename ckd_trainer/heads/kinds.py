@@ -271,7 +271,7 @@ class Vocabulary(Head):
         return {"labels": labels}
 
     def _labeled(self, batch: Batch) -> Tensor:
-        """Returns a mask, true where a labeled token is predicted: (batch, length), or (batch, length - 1) if causal."""
+        """Returns a mask of predictions of labeled tokens: (batch, length), or (batch, length - 1) if causal."""
         labels = self.labels_for_model(batch)["labels"].ne(-100)
         return labels[:, 1:] if self.causal else labels
 

@@ -305,7 +305,7 @@ def test_label_order(theirs, ours, order):
     [
         (["bad", "good"], ["bad", "good"], None),
         (["LABEL_0", "LABEL_1"], ["0", "1"], None),
-        (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data; they are matched by name"),
+        (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data. They are matched by name"),
         (
             ["LABEL_0", "LABEL_1"],
             ["bad", "good"],
