@@ -320,9 +320,7 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     for part in parts:
         found = part.find(building)
         if found is None:
-            raise InputError(
-                f"{building} lacks part {part.number}: give all processes the same teacher_cache_dir, on a shared disk."
-            )
+            raise InputError(f"{building} lacks part {part.number}: give all processes one shared teacher_cache_dir.")
         path, fingerprint = found
         rows = part.stop - part.start
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "fingerprint": fingerprint})
