@@ -118,7 +118,7 @@ ROWS = [
     option(f"{RANDOM} [1]", "student_config is '[1]' | give a mapping", name="--student_config [1]"),
     option(
         f'{RANDOM} {{"hiden_size":8}}',
-        "student_config names hiden_size | does not have",
+        "student_config contains hiden_size | is not a field",
         name='--student_config {"hiden_size":8}',
     ),
     option(
