@@ -204,7 +204,7 @@ def open_or_build(
                     for part in share:
                         writer.write(part, bar.update)
 
-            told = told_without_room(directory, "teacher_cache_dir", "what is written")
+            told = told_without_room(directory, "teacher_cache_dir", "the parts already written")
             in_all_processes(told(write))
             folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
     return TeacherCache(folder, signals)

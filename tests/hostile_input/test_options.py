@@ -132,9 +132,11 @@ ROWS = [
     option(f'{RANDOM} {{"hidden_size":-8}}', "student_config | -8", name='--student_config {"hidden_size":-8}'),
     option("--resume_from_checkpoint HERE/nonesuch", "resume_from_checkpoint is | no complete checkpoint | name a"),
     option("--train_file ~nonesuch/train.tsv", "~nonesuch/train.tsv | give an existing"),
-    option("--teacher_model_name_or_path ~nonesuch/teacher", "~nonesuch/teacher is no path | give an existing"),
-    option("--output_dir=~nonesuch/out", "~nonesuch/out is no path", main=TEACHER),
-    option("--teacher_cache_dir=~nonesuch/cache", "~nonesuch/cache is no path"),
+    option(
+        "--teacher_model_name_or_path ~nonesuch/teacher", "~nonesuch/teacher is not a valid path | give an existing"
+    ),
+    option("--output_dir=~nonesuch/out", "~nonesuch/out is not a valid path", main=TEACHER),
+    option("--teacher_cache_dir=~nonesuch/cache", "~nonesuch/cache is not a valid path"),
     option(f"--train_file {'x' * 300}.tsv", "xxx.tsv", name="--train_file xxx..."),
     option(f"--output_dir HERE/{'x' * 300}", "output_dir | xxx", name="--output_dir xxx..."),
     option(f"--teacher_model_name_or_path {'x' * 300}", "cannot load xxx", name="--teacher_model_name_or_path xxx..."),

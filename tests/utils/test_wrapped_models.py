@@ -241,7 +241,7 @@ def without_hidden_states():
     [
         (lambda: PassesOn(torch.nn.Linear(2, 2)), "PassesOn has no config with num_hidden_layers, num_labels"),
         (Two, "Two has no config with num_hidden_layers, num_labels"),
-        (without_hidden_states, r"what Bare\.forward cannot be asked for: .* output_hidden_states"),
+        (without_hidden_states, r"outputs that Bare\.forward cannot return: .* output_hidden_states"),
     ],
 )
 def test_wrappers_that_cannot_be_looked_into(tmp_path, student, words):
