@@ -56,8 +56,8 @@ class Relation(Term):
         if not unmatched or mapping not in ("skip", "emb+skip"):
             return []
         return [
-            f"{option} {mapping} leaves student layers {', '.join(map(str, unmatched))} without a teacher layer, as the "
-            f"common divisor of {self.depths[0]} and {self.depths[1]} layers is too small: uniform matches them all."
+            f"{option} {mapping} leaves student layers {', '.join(map(str, unmatched))} without a teacher layer, as "
+            f"the common divisor of {self.depths[0]} and {self.depths[1]} layers is too small: uniform matches all."
         ]
 
 
