@@ -1,23 +1,23 @@
-# make quickstart      a teacher and three students on the embedded task, then one table and one picture
+# make quickstart      a teacher and three students on the embedded task, then a table and a picture
 # make quickstart-qa   the same for question answering, in under three minutes
 # make test            the tests
-# make test-lowest     the tests with the oldest versions that setup.cfg allows, and Python 3.10 where there is one
+# make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
 # make lint            the linters and the types
-# make clean           removes the environments, builds and caches; what runs made stays
+# make clean           removes the environments, builds and caches; outputs of runs stay
 #
-# The first use makes .venv and installs the project with the pinned versions of constraints.txt; PYTHON says with
-# which interpreter (3.10 or newer): make test PYTHON=python3.12
+# The first use creates .venv and installs the project with the versions pinned in constraints.txt. PYTHON selects the
+# interpreter (3.10 or newer): make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
-# pyenv has more versions than those that it puts in the path.
+# pyenv installs more versions than it adds to the PATH.
 LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.10.*/bin/python3.10; do \
     $$python -c "" 2>/dev/null && echo $$python && exit; done; echo $(PYTHON))
 
-# Who is done takes tests from who is not, as some take seconds and some a minute.
+# Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
 .PHONY: help quickstart quickstart-qa test test-lowest lint clean
@@ -25,7 +25,7 @@ ALL_CORES := --numprocesses auto --dist worksteal
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
-# pip comes last into a new environment: one without it was cut short and is made anew.
+# pip is installed last into a new environment: if it is missing, the environment is incomplete and is recreated.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another one with PYTHON=python3.12")'
@@ -33,7 +33,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(RUN) -m pip install -e '.[test,plots]' -c constraints.txt
 	touch $@
 
-# Each `name>=1.2` of setup.cfg as `name==1.2`. What these packages pull in is the newest that fits them.
+# Pins each `name>=1.2` of setup.cfg to `name==1.2`. Their own dependencies are the newest that fit.
 $(LOWEST)/.installed: setup.cfg pyproject.toml
 	test -x $(LOWEST)/bin/pip || $(LOWEST_PYTHON) -m venv --clear $(LOWEST)
 	sed -n 's/^    \(.*\)>=/\1==/p' setup.cfg > $(LOWEST)/constraints.txt

@@ -1,16 +1,18 @@
-"""A whole task, epoch by epoch: fine-tuning, CKD with a live teacher and CKD with a teacher cache.
+"""Measures a whole task, epoch by epoch: fine-tuning, CKD with a live teacher, and CKD with a teacher cache.
 
     python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/ways_cola/teacher
     python benchmarks/epochs.py --task cola --data_dir glue --teacher TEACHER --max_train_samples 2000 --seeds 1 --bf16
 
-TEACHER is a fine-tuned classifier with a tokenizer (`ways.py` and `run_teacher.py` make one); the students start
-as some of its layers. All is set as in recipes/glue_<task>_ckd.yaml, but that the last epoch counts and not the best.
+TEACHER is a fine-tuned classifier with a tokenizer, such as `ways.py` and `run_teacher.py` make. The students start
+from some of its layers. Settings are those of recipes/glue_<task>_ckd.yaml, except that the last epoch counts, not the
+best.
 
-The sides take turns epoch by epoch, so that whatever else the machine does hits all alike: each stops at the end of an
-epoch and goes on from its checkpoint at its next turn. The seconds of an epoch are those of its steps and of drawing
-their batches, without evaluation and checkpoint; building the cache, once a seed, is a row of its own (epoch 0).
+The sides alternate epoch by epoch, so that other load on the machine affects all of them alike. Each stops at the end
+of an epoch, and resumes from its checkpoint at its next turn. The time of an epoch includes its steps and drawing
+their batches, but not evaluation and checkpoints. Building the cache, once per seed, has its own row (epoch 0).
 
-Writes one row per side, seed and epoch to benchmarks/results/epochs_<task>.csv, anew with every run, and draws --plot.
+Writes one row per side, seed and epoch to benchmarks/results/epochs_<task>.csv, replacing earlier rows, and draws
+--plot.
 """
 
 import argparse
@@ -37,7 +39,7 @@ SIDES = {"fine_tuning": "fine-tuning", "ckd_live": "CKD, live teacher", "ckd_cac
 
 
 class OneEpoch(TrainerCallback):
-    """Times the epochs, and ends a call of `Trainer.train` after one."""
+    """Times epochs, and ends a call of `Trainer.train` after one epoch."""
 
     def __init__(self):
         self.seconds = []
@@ -53,7 +55,7 @@ class OneEpoch(TrainerCallback):
 
 
 def make_trainer(side, seed, folder, options):
-    """Returns a trainer as `run_glue_ckd.py` makes it, and the callback that times it."""
+    """Returns a trainer configured as in `run_glue_ckd.py`, and the callback that times it."""
     argv = [str(measure.PROJECT / "recipes" / f"glue_{options.task}_ckd.yaml")]
     given = {
         "teacher_model_name_or_path": options.teacher,
@@ -96,16 +98,16 @@ def make_trainer(side, seed, folder, options):
 
 
 def train_in_turns(seed, folder, options):
-    """Trains all sides; returns {side: (trainer, timer)} and the seconds that building the cache took."""
+    """Trains all sides. Returns {side: (trainer, timer)} and the seconds for building the cache."""
     sides = {side: make_trainer(side, seed, folder, options) for side in SIDES}
     measure.synchronize()
     start = time.perf_counter()
-    sides["ckd_cached"][0].get_train_dataloader()  # builds the cache, which `train` then finds
+    sides["ckd_cached"][0].get_train_dataloader()  # builds the cache for `train`
     build = time.perf_counter() - start
     for epoch in range(options.epochs):
         for side in reversed(SIDES) if epoch % 2 else SIDES:
             if epoch == 0:
-                set_seed(seed)  # the same batches and dropout for all; a checkpoint keeps the state for later epochs
+                set_seed(seed)  # the same batches and dropout for all sides; checkpoints keep the state
             sides[side][0].train(resume_from_checkpoint=epoch > 0)
     return sides, build
 
@@ -139,7 +141,7 @@ def rows_of(sides, build, seed, options):
 
 
 def seconds_of(rows, side):
-    """Returns the seconds of each (seed, epoch), building the cache left out."""
+    """Returns the seconds of each (seed, epoch), without building the cache."""
     return {
         (row["seed"], row["epoch"]): float(row["seconds"])
         for row in rows
@@ -166,7 +168,7 @@ def report(rows):
 
 
 def draw(rows, path):
-    """Seconds of each epoch, median over the seeds, and the metric after the last one, a point per seed."""
+    """Draws the seconds of each epoch (median over seeds) and the metric after the last epoch (a point per seed)."""
     from ckd_trainer.reports.table import COLORS, TEXT_COLOR
 
     first = rows[0]
@@ -220,7 +222,7 @@ def parse(argv):
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path)
     parser.add_argument("--plot", type=Path, default=measure.PROJECT / "docs" / "epochs.png")
-    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output, train nothing")
+    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output without training")
     options = parser.parse_args(argv)
     if not options.teacher and not options.draw_only:
         parser.error("--teacher is missing: name a fine-tuned model.")

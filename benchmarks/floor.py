@@ -1,6 +1,7 @@
-"""The floor of a distillation step: the least that it can cost, in bare PyTorch.
+"""The floor of a distillation step: its lowest possible cost, in bare PyTorch.
 
-Teacher forward, student forward and backward, optimizer step; no Trainer, no hidden states, no loss but the labels'.
+It has a teacher's forward pass, a student's forward and backward passes, and an optimizer step. There is no Trainer,
+there are no hidden states, and the only loss is that on the labels.
 """
 
 import copy
@@ -12,7 +13,7 @@ from ckd_trainer.models.student import student_from_layers
 
 
 def bert_pair(teacher_layers, width):
-    """Returns a random BERT with heads of 64, and a student of every other of its layers. Time asks for no weights."""
+    """Returns a BERT with random weights and heads of size 64, and a student with every other of its layers."""
     config = BertConfig(
         num_hidden_layers=teacher_layers,
         hidden_size=width,
@@ -24,7 +25,7 @@ def bert_pair(teacher_layers, width):
 
 
 def half_of(teacher):
-    """Returns a student of the teacher's layers 2, 4, ..., which `skip` matches."""
+    """Returns a student with the teacher's layers 2, 4, ..., as `skip` matches them."""
     layers = range(2, teacher.config.num_hidden_layers + 1, 2)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
@@ -32,7 +33,7 @@ def half_of(teacher):
 
 
 def floor_step(teacher, student, optimizer, batch, bf16=False):
-    """One step of a frozen teacher in eval mode and a student in train mode, on a batch with labels."""
+    """Runs one step with a frozen teacher in eval mode and a student in train mode, on a batch with labels."""
     texts = {name: value for name, value in batch.items() if name != "labels"}
     with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=bf16):
         with torch.no_grad():

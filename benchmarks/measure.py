@@ -1,6 +1,6 @@
-"""What the benchmarks share: timing in turns, peak memory, fresh processes, rows in CSV files, the look of plots.
+"""Code shared by the benchmarks: alternating timing, peak memory, fresh processes, CSV rows and the style of plots.
 
-Imported before `ckd_trainer`, it also makes the checkout (and the slow twins in tests/) what the scripts measure.
+Import it before `ckd_trainer`: it puts the checkout, and the slow twins in tests/, first on the path.
 """
 
 import csv
@@ -22,11 +22,11 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "helpers")]
 
 
 def in_turns(steps, repeats):
-    """Calls every step once a round, so that whatever else the machine does hits all sides alike.
+    """Calls every step once per round, so that other load on the machine affects all sides alike.
 
     Args:
-        steps: {side: function without arguments}, each called before, as a first call warms up.
-        repeats: rounds; every other one goes backwards, so that a drift within a round cancels out.
+        steps: {side: function without arguments}; call each once before, as a warm-up.
+        repeats: number of rounds. Every other round runs in reverse order, so that a drift within a round cancels out.
 
     Returns:
         seconds of each call, {side: [one per round]}.
@@ -43,13 +43,13 @@ def in_turns(steps, repeats):
 
 
 def synchronize():
-    """Waits for the accelerator, which works on after a call has returned."""
+    """Waits for the accelerator, which runs asynchronously."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
 def spread(seconds):
-    """Returns median, 20th and 80th percentile as columns of a row."""
+    """Returns the median and the 20th and 80th percentiles as columns of a row."""
     values = np.percentile(seconds, [50, 20, 80])
     return {name: f"{value:.5f}" for name, value in zip(("median_s", "p20_s", "p80_s"), values, strict=True)}
 
@@ -57,13 +57,14 @@ def spread(seconds):
 def ratio(seconds, reference):
     """Returns the median over rounds of (side / reference in the same round).
 
-    A slow moment of the machine lasts longer than a round, so it is in both; in two medians it need not be.
+    A slow moment of the machine lasts longer than a round, so it affects both sides of a ratio, but not always both
+    medians.
     """
     return float(np.median(np.divide(seconds, reference)))
 
 
 def peak_mb(device_type="cpu"):
-    """Returns the most memory that this process ever held, in MB: its tensors on a GPU, all of it on a CPU."""
+    """Returns this process's peak memory in MB: tensors on a GPU, or the whole process on a CPU."""
     if device_type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
@@ -71,9 +72,9 @@ def peak_mb(device_type="cpu"):
 
 
 def fresh_process(script, argv):
-    """Runs a script in a process of its own and returns what it prints last, read as JSON.
+    """Runs a script in its own process, and returns its last line of output, parsed as JSON.
 
-    A process starts with the peak memory of the one that starts it: call this before anything large is loaded.
+    A process inherits the peak memory of its parent: call this before loading anything large.
     """
     command = [sys.executable, str(script), *map(str, argv)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -81,7 +82,7 @@ def fresh_process(script, argv):
 
 
 def conditions():
-    """Returns what a measurement depends on beside its shapes, as columns of a row."""
+    """Returns the conditions of a measurement, other than its shapes, as columns of a row."""
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -91,7 +92,7 @@ def conditions():
 
 
 def machine(row):
-    """Returns where a row was measured, for the title of a plot."""
+    """Returns the machine on which a row was measured, for the title of a plot."""
     if row.get("device", "cpu") != "cpu":
         return f"{row['device']}, torch {row['torch']}"
     return f"{row['cpu']}, {row['threads']} thread{'' if row['threads'] == '1' else 's'}, torch {row['torch']}"
@@ -107,14 +108,14 @@ def cpu_model():
 
 
 def append_rows(path, rows):
-    """Adds rows to a CSV file, which is made where it is missing and must have the same columns where it is not."""
+    """Appends rows to a CSV file with the same columns, or creates the file."""
     if path.exists() and list(read_rows(path)[0]) != list(rows[0]):
         raise SystemExit(f"error: {path} has other columns than {', '.join(rows[0])}: give another --output.")
     write_rows(path, rows, mode="a" if path.exists() else "w")
 
 
 def write_rows(path, rows, mode="w"):
-    """Writes rows as a CSV file in place of what it held."""
+    """Writes rows to a CSV file; the default mode replaces its content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open(mode, newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
@@ -132,12 +133,12 @@ def panels(rows, columns, size, title, **options):
     """Returns a figure and its grid of axes, in the colors of `ckd_trainer.reports.table`.
 
     Args:
-        rows, columns: how many panels.
-        size: of one panel, in inches.
-        title: of the figure: the shapes and the machine.
-        options: for `Figure.subplots`.
+        rows, columns: number of panels.
+        size: of a panel, in inches.
+        title: of the figure, with the shapes and the machine.
+        options: passed to `Figure.subplots`.
     """
-    # Here, as the memory of what is measured should not hold them.
+    # Imported late, so that measured memory does not include them.
     from matplotlib.figure import Figure
 
     from ckd_trainer.reports.table import GRID_COLOR, NOTE_COLOR, TEXT_COLOR

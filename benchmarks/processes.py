@@ -1,13 +1,13 @@
-"""Throughput of training in one process and in several, at one global batch.
+"""Measures the throughput of training in one process and in several, with the same global batch.
 
     python benchmarks/processes.py --processes 2 --rounds 5
 
-A BERT of 6 layers, 384 wide, with random weights teaches one of 3 (CKD as by default) on random tokens, 40 to an
-example. Without an accelerator the processes share the cores, and what shows is what it costs to be several: the same
-cores as threads of one process are the comparison; one process with the threads of one of several says what the others
-add. The sides take turns, each in fresh processes; the first steps are not counted.
+A random BERT of 6 layers and width 384 is distilled to 3 layers, with the default CKD loss, on examples of 40 random
+tokens. Without an accelerator, the processes share the cores. One process with the same number of threads in total
+then shows the overhead of several processes. One process with the threads of one of them shows what the others add.
+The sides alternate, each in fresh processes. The first steps are not counted.
 
-Writes one row per side to benchmarks/results/processes.csv, anew with every run.
+Writes one row per side to benchmarks/results/processes.csv, replacing earlier rows.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LENGTH, WORDS = 40, 1000
 
 
 class Clock(TrainerCallback):
-    """Times the steps after the first ones."""
+    """Times all steps after the warm-up."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP:
@@ -57,7 +57,7 @@ def make_model(layers):
 
 
 def worker(options):
-    """What each process does; the first one prints the seconds of a step."""
+    """Trains in each process. The first process prints the seconds per step."""
     torch.set_num_threads(options.threads)
     tokens = np.random.default_rng(0).integers(1, WORDS, (options.batch * (WARM_UP + options.steps), LENGTH))
     examples = Dataset.from_dict({"input_ids": tokens.tolist(), "labels": [row % 2 for row in range(len(tokens))]})
@@ -87,7 +87,7 @@ def worker(options):
 
 
 def seconds_of(processes, threads, options):
-    """Returns the seconds of a step in fresh processes."""
+    """Returns the seconds per step, measured in fresh processes."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     argv = ["--processes", processes, "--threads", threads, "--batch", options.batch, "--steps", options.steps]
     if processes == 1:
@@ -98,11 +98,13 @@ def seconds_of(processes, threads, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--processes", type=int, default=2, help="how many beside one (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="examples of a step, in all (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="processes to compare with one (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="examples per step in total (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=30, help="timed steps (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side runs (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # of a worker
+    parser.add_argument("--rounds", type=int, default=5, help="number of runs per side (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # for a worker
     options = parser.parse_args()
     if options.threads:
         return worker(options)

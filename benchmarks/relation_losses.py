@@ -1,15 +1,15 @@
-"""Gram form against difference vectors: time and memory of the four relation losses, forward and backward.
+"""Compares Gram matrices with difference vectors: time and memory of the four relation losses, forward and backward.
 
     python benchmarks/relation_losses.py                                    # the shapes of the README
     python benchmarks/relation_losses.py --batch 2 --length 32 --repeats 20  # quick
     python benchmarks/relation_losses.py --threads 2 --output rows.csv
 
-"gram" is `ckd_trainer.losses.contextual_relation_losses`, "differences" its twin in tests/helpers/reference.py, which
-builds the difference vectors of every angle. Both get the same random hidden states and first have to agree on the
-values.
+"gram" is `ckd_trainer.losses.contextual_relation_losses`. "differences" is its twin in tests/helpers/reference.py,
+which builds the difference vectors of every angle. Both get the same random hidden states, and their values must
+agree.
 
-Time: the sides take turns, so that whatever else the machine does hits both alike. Memory: the most that one step
-adds to a fresh process that already holds the hidden states (Linux and macOS). Appends one row per side to --output.
+Time: the sides alternate, so that other load on the machine affects both alike. Memory: the peak that one step adds to
+a fresh process that already holds the hidden states (Linux and macOS). Appends one row per side to --output.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SIDES = ("gram", "differences")
 
 
 def hidden_states(shapes):
-    """Student (with gradient), teacher and mask; every other example is padded to a quarter less."""
+    """Returns states of student (with gradient) and teacher, and a mask; every other example is a quarter shorter."""
     torch.manual_seed(0)
     size = (shapes.layers, shapes.batch, shapes.length, shapes.width)
     student, teacher = (list(torch.randn(size).unbind()) for _ in range(2))
@@ -38,7 +38,7 @@ def hidden_states(shapes):
 
 
 def step(side, inputs, window):
-    """One forward and backward; returns the four losses."""
+    """Runs one forward and backward pass, and returns the four losses."""
     student, teacher, mask = inputs
     pairs = [(layer, layer) for layer in range(len(student))]
     if side == "gram":
@@ -52,7 +52,7 @@ def step(side, inputs, window):
 
 
 def measure_times(inputs, shapes):
-    """Seconds of every step, {side: [...]}; a round before warms up and checks that the sides agree."""
+    """Returns the seconds of every step, {side: [...]}. A warm-up round checks that the sides agree."""
     steps = {side: functools.partial(step, side, inputs, shapes.window) for side in SIDES}
     values = {side: call() for side, call in steps.items()}
     for name, value in values["gram"].items():
@@ -62,7 +62,7 @@ def measure_times(inputs, shapes):
 
 
 def measure_memory(side, argv):
-    """Runs this script for one step of one side; returns the MB that the step added to the inputs."""
+    """Runs this script for one step of a side, and returns the MB that the step adds to the inputs."""
     return measure.fresh_process(__file__, [*argv, "--one-step", side])
 
 
@@ -89,13 +89,13 @@ def main(argv=None):
     if arguments.one_step:
         inputs = hidden_states(arguments)
         tiny = argparse.Namespace(batch=1, layers=3, length=4, width=8)
-        step(arguments.one_step, hidden_states(tiny), window=3)  # loads the code, which is not the step's memory
+        step(arguments.one_step, hidden_states(tiny), window=3)  # loads code, which is not the step's memory
         before = measure.peak_mb()
         step(arguments.one_step, inputs, arguments.window)
         print(measure.peak_mb() - before)
         return
 
-    memory = {side: measure_memory(side, argv) for side in SIDES}  # first, as this process must still be small
+    memory = {side: measure_memory(side, argv) for side in SIDES}  # first, while this process is still small
     seconds = measure_times(hidden_states(arguments), arguments)
     rows = []
     for side in SIDES:

@@ -1,16 +1,16 @@
-"""What the four relation losses cost against length, matched layers, width and window, and as a share of the floor.
+"""Measures the four relation losses against length, matched layers, width and window, as a share of the floor.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --lengths 64 128 --layer_counts --widths --windows --repeats 3  # one axis, quick
 
 One axis is varied at a time around --batch, --length, --layers, --width and --window.
 
-Time: forward and backward of `contextual_relation_losses` on random hidden states, in turns with a floor step (see
-floor.py) of the same shape, whose student has --layers less one (the embeddings) and whose teacher has twice as many;
-the share is the median over rounds of (losses / floor step of the same round). Memory: as relation_losses.py measures
-it, the most that one step adds to a fresh process that holds the hidden states. All on the CPU in float32.
+Time: forward and backward of `contextual_relation_losses` on random hidden states, alternating with a floor step (see
+floor.py) of the same shape. Its student has --layers minus 1 layers (for the embeddings), its teacher twice as many.
+The share is the median over rounds of (losses / floor step of the same round). Memory: as in relation_losses.py, the
+peak that one step adds to a fresh process that holds the hidden states. Everything runs on the CPU in float32.
 
-Writes one row per point to --output, anew with every run, and draws --plot.
+Writes one row per point to --output, replacing earlier rows, and draws --plot.
 """
 
 import argparse
@@ -36,14 +36,14 @@ class Shape(NamedTuple):
 
 def shapes(options):
     """Returns the points of each axis, [(axis, Shape)]."""
-    centre = Shape(options.batch, options.length, options.layers, options.width, options.window)
+    center = Shape(options.batch, options.length, options.layers, options.width, options.window)
     axes = {
         "length": options.lengths,
         "layers": options.layer_counts,
         "width": options.widths,
         "window": options.windows,
     }
-    return [(axis, centre._replace(**{axis: value})) for axis, values in axes.items() for value in values]
+    return [(axis, center._replace(**{axis: value})) for axis, values in axes.items() for value in values]
 
 
 def memory_of(shape, threads):
@@ -81,13 +81,13 @@ def row_of(shape, seconds, memory, repeats):
 
 
 def draw(rows, options):
-    """A column per axis: time with its share of the floor step above, memory below."""
+    """Draws a column per axis: time, with its share of the floor step, above memory."""
     from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     lines = [[row for row in rows if row["axis"] == axis] for axis in TITLES]
     lines = [line for line in lines if line]
-    centre = f"batch {options.batch}, {options.length} tokens, {options.layers} layers, width {options.width}"
-    title = f"Relation losses, forward and backward: {centre}, window {options.window or 'none'}, one varied at a time"
+    center = f"batch {options.batch}, {options.length} tokens, {options.layers} layers, width {options.width}"
+    title = f"Relation losses, forward and backward: {center}, window {options.window or 'none'}, one varied at a time"
     title = f"{title}\n{measure.machine(rows[0])}"
     figure, grid = measure.panels(2, len(lines), (3.9, 2.7), title, sharex="col", sharey="row")
     for column, line in zip(grid.T, lines, strict=True):
@@ -130,7 +130,7 @@ def parse(argv):
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "scaling.csv")
     parser.add_argument("--plot", type=Path, default=measure.PROJECT / "docs" / "scaling.png")
-    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output, measure nothing")
+    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output without measuring")
     return parser.parse_args(argv)
 
 
@@ -139,7 +139,7 @@ def main(argv=None):
     torch.set_num_threads(options.threads)
     if not options.draw_only:
         points, rows, measured = shapes(options), [], {}
-        # The centre is a point of every axis, and measured once. Memory first: this process must still be small.
+        # The center is a point of every axis, and measured once. Memory first, while this process is still small.
         memory = {shape: memory_of(shape, options.threads) for shape in {shape for _, shape in points}}
         for axis, shape in points:
             if shape not in measured:

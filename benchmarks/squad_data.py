@@ -1,9 +1,9 @@
-"""Seconds that SQuAD's data take around a run: reading, tokenizing, answers back from logits, scores.
+"""Measures the processing of SQuAD's data: reading, tokenizing, extracting answers from logits, scoring.
 
     python benchmarks/squad_data.py --train_file train-v1.1.json --validation_file dev-v1.1.json --tokenizer MODEL
 
 MODEL is a folder or an id on the Hub. `--questions 87599` repeats a slice of the training file up to the size of the
-whole. The logits are random, which is as much work as any. Appends to benchmarks/results/squad_data.csv.
+full file. The logits are random, which takes as much work as real ones. Appends to benchmarks/results/squad_data.csv.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def parse():
     parser.add_argument("--train_file", required=True)
     parser.add_argument("--validation_file", required=True)
     parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--questions", type=int, help="training questions; as many as the file has by default")
+    parser.add_argument("--questions", type=int, help="number of training questions; those of the file by default")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "squad_data.csv")
     return parser.parse_args()

@@ -1,28 +1,28 @@
-"""What a training step costs: fine-tuning, logits only, CKD with a live and with a cached teacher, and the floor.
+"""Measures a training step: fine-tuning, logits only, CKD with a live and with a cached teacher, and the floor.
 
     python benchmarks/step_cost.py --data_dir glue --model MODEL
     python benchmarks/step_cost.py --settings bert_base --precisions bf16 --repeats 5
     python benchmarks/step_cost.py --settings bert_base --precisions bf16 --batch 32 --torch_compile  # on a GPU
 
-Settings: "bert_base", random BERT-base to 6 layers, batches of 8 x 128 tokens; "cola", MODEL (a folder or an id on the
-Hub; the 6-layer MiniLM by default) to half of its layers, CoLA in batches of 32, grouped by length. A student is every
-other layer of its teacher.
+Settings: "bert_base" distills a random BERT-base to 6 layers, with batches of 8 x 128 tokens. "cola" distills MODEL (a
+folder or an id on the Hub; the 6-layer MiniLM by default) to half of its layers on CoLA, in batches of 32 grouped by
+length. A student has every other layer of its teacher.
 
-Sides: "floor" is bare PyTorch, see floor.py. All others are a `DistillationTrainer`, its data loader and its
-`training_step`, then the optimizer's step: "fine_tuning" without a teacher, "logits" with alpha 0.7 and nothing else,
-"ckd_live" with all four relation terms besides (window 21, emb+skip), "ckd_cached" the same from stored signals,
-"ckd_measured" as "ckd_live", with the gradients of the relations measured first, as before eight steps of a run.
+Sides: "floor" is bare PyTorch (see floor.py). All others run the data loader and the `training_step` of a
+`DistillationTrainer`, and the optimizer's step. "fine_tuning" has no teacher, and "logits" only the logits, with alpha
+0.7. "ckd_live" adds all four relation terms (window 21, emb+skip), and "ckd_cached" reads the teacher's signals from a
+cache. "ckd_measured" is "ckd_live" with the gradients of the relations measured first, as before eight steps of a run.
 
-Time: the sides take turns, step by step, on the same batches; an epoch of ckd_live and a round of all warm up. A step
-includes drawing the batch, as that is where a cache is read; the floor has its batches at hand. A ratio is the median
-over rounds of (side / reference in the same round). The percentiles are over rounds, so with CoLA they hold the texts'
-lengths too.
+Time: the sides alternate, step by step, on the same batches. An epoch of ckd_live and one round of all sides warm up.
+A step includes drawing the batch, because that reads the cache; the floor's batches are ready in memory. A ratio is
+the median over rounds of (side / reference in the same round). The percentiles are over rounds, so with CoLA they also
+reflect the lengths of the texts.
 
-Memory: peak of a fresh process with three steps of one side, weights and libraries included (on a GPU: its tensors);
-"ckd_cached" finds its cache there, as any run but the first, and keeps no teacher in memory, as the scripts do.
+Memory: the peak of a fresh process with three steps of one side, including weights and libraries (on a GPU, tensors
+only). "ckd_cached" finds a complete cache and keeps no teacher in memory, as in every run but the first.
 
-Appends one row per side to --output and draws the latest ones of this machine into --plot. On a machine with several
-GPUs, show it one: CUDA_VISIBLE_DEVICES=0. --torch_compile is for bert_base, whose batches all have one shape.
+Appends one row per side to --output, and draws the latest rows of this machine to --plot. On a machine with several
+GPUs, select one: CUDA_VISIBLE_DEVICES=0. --torch_compile is for bert_base, whose batches all have the same shape.
 """
 
 import argparse
@@ -72,8 +72,8 @@ def ckd_arguments(side, cache):
 
 
 def load(arguments):
-    """Returns teacher, student, texts for just the batches that are timed, and the tokenizer (None: random texts)."""
-    torch.manual_seed(SEED)  # every process has the same weights, so all find one cache
+    """Returns teacher, student, texts for the timed batches, and the tokenizer (None for random texts)."""
+    torch.manual_seed(SEED)  # the same weights in every process, so that all use one cache
     examples = arguments.batch * (arguments.repeats + 1)
     if arguments.setting == "bert_base":
         teacher, student = bert_pair(teacher_layers=12, width=768)
@@ -93,7 +93,7 @@ def load(arguments):
 
 
 def training_steps(side, arguments):
-    """Returns a generator that makes one training step per `next` and gives the batch's token ids."""
+    """Returns a generator that runs one training step per `next` and yields the batch's token ids."""
     model, student, dataset, tokenizer = load(arguments)
     teacher = None if side in ("floor", "fine_tuning") else model
     if side == "ckd_cached":
@@ -111,13 +111,13 @@ def training_steps(side, arguments):
             train_sampling_strategy="group_by_length",
             bf16=arguments.precision == "bf16",
             torch_compile=arguments.torch_compile,
-            use_cpu=not torch.accelerator.is_available(),  # or bf16 is refused without a GPU
+            use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused without a GPU
             report_to="none",
         ),
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    dataloader = trainer.get_train_dataloader()  # makes the cache
+    dataloader = trainer.get_train_dataloader()  # builds the cache
     trainer.create_optimizer()
     if side == "floor":
         return floor_steps(model, trainer, dataloader)
@@ -130,7 +130,7 @@ def trainer_steps(trainer, dataloader):
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.model_wrapped = model  # as `Trainer.train` does
     trainer.current_gradient_accumulation_steps = 1  # `Trainer.train` sets it
-    torch.manual_seed(SEED)  # the order of the batches
+    torch.manual_seed(SEED)  # for the order of the batches
     for batch in dataloader:
         (batch,), items = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
         trainer.training_step(model, batch, items)
@@ -152,14 +152,14 @@ def floor_steps(teacher, trainer, dataloader):
 
 def measure_time(arguments):
     """Returns the seconds of every step, {side: [...]}, and the median padded length of a batch."""
-    # The kernels of a length are made when it first comes, which would be on the bill of the side whose turn it is.
+    # The first batch of a length sets up its kernels, which would be charged to whichever side runs first.
     for _ in training_steps("ckd_live", arguments):
         pass
     steps = {side: training_steps(side, arguments) for side in SIDES}
     first = {side: next(side_steps) for side, side_steps in steps.items()}
     for side, tokens in first.items():
         if not torch.equal(tokens, first["floor"]):
-            raise SystemExit(f"error: {side} has other batches than the floor.")
+            raise SystemExit(f"error: the batches of {side} differ from those of the floor.")
     lengths = []
 
     def step(side):
@@ -176,11 +176,11 @@ def measure_memory(side, arguments):
 
 
 def measure_setting(argv, setting, precision):
-    """Measures all sides, each part in a process of its own; returns one row per side."""
+    """Measures all sides, each part in its own process, and returns one row per side."""
     arguments = parse([*argv, "--settings", setting, "--precisions", precision])
     with tempfile.TemporaryDirectory() as folder:
         options = [*argv, "--settings", setting, "--precisions", precision, "--folder", folder, "--measure"]
-        times = measure.fresh_process(__file__, [*options, "time"])  # and makes the cache for the next
+        times = measure.fresh_process(__file__, [*options, "time"])  # also builds the cache for the next part
         memory = {side: measure.fresh_process(__file__, [*options, side]) for side in SIDES}
     seconds, rows = times["seconds"], []
     for side in SIDES:
@@ -211,7 +211,7 @@ def measure_setting(argv, setting, precision):
 
 
 def draw(rows, path):
-    """One panel per setting and precision, from the latest rows of the machine that was measured last."""
+    """Draws one panel per setting and precision, from the latest rows of the machine measured last."""
     from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     machine = {name: rows[-1][name] for name in ("device", "cpu", "threads", "torch", "torch_compile")}
@@ -252,15 +252,15 @@ def parse(argv):
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--data_dir", help="GLUE folder for cola; the Hub by default")
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="teacher for cola")
-    parser.add_argument("--batch", type=int, help="texts a step; the setting's own by default")
-    parser.add_argument("--length", type=int, help="tokens of a text, the most for cola; the setting's own by default")
+    parser.add_argument("--batch", type=int, help="texts per step; that of the setting by default")
+    parser.add_argument("--length", type=int, help="tokens per text (cola: maximum); that of the setting by default")
     parser.add_argument("--repeats", type=int, default=20, help="timed steps per side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--torch_compile", action="store_true", help="compile all models, the floor's too")
+    parser.add_argument("--torch_compile", action="store_true", help="compile all models, also for the floor")
     parser.add_argument("--output", type=Path, default=measure.RESULTS / "step_cost.csv")
     parser.add_argument("--plot", type=Path, default=measure.PROJECT / "docs" / "step_cost.png")
-    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output, measure nothing")
-    # For measure_setting, which names one setting and one precision:
+    parser.add_argument("--draw_only", action="store_true", help="draw the rows of --output without measuring")
+    # For measure_setting, which passes one setting and one precision:
     parser.add_argument("--measure", choices=("time", *SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

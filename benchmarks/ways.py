@@ -1,18 +1,18 @@
-"""One teacher, then students four ways with several seeds, and which differences between them are real.
+"""Trains a teacher, then students in four ways with several seeds, and shows which differences are real.
 
     python benchmarks/ways.py --task stsb --data_dir glue --model MODEL --seeds 1 2 3 --student_num_layers 3
     python benchmarks/ways.py --task squad --data_dir squad --model MODEL --max_train_samples 4000
 
-The ways: "alone" is fine-tuned on the labels; "logits" and "published" are the recipe of the published settings,
-without its relations and as it is; "balanced" has the defaults of `CKDArguments` in place of its loss. Options go to
-every run, those of the student to students: the ways differ in their losses alone. TASK is a GLUE task or squad; MODEL
-is a pre-trained model, a folder or an id on the Hub; TEACHER, in its place, is the folder of a run of run_teacher.py.
-The commands are printed as they run; a run that is complete is not repeated.
+The ways differ only in their losses. "alone" is fine-tuned on the labels. "published" is the recipe with the published
+settings, and "logits" the same without its relations. "balanced" replaces its loss by the defaults of `CKDArguments`.
+--task is a GLUE task or squad. --model is a pre-trained model, a folder or an id on the Hub. Instead of it, --teacher
+takes the output folder of run_teacher.py. Other options are passed on to every run. Commands are printed as they run,
+and completed runs are not repeated.
 
-Prints a table of scores, and how far "balanced" is ahead of the others: means over seeds, with the 95 % interval of a
-bootstrap that draws, with replacement, the seeds of both and the rows of the dev set (the same rows for both). (Three
-seeds drawn from three show less than the spread of all seeds.) Writes one row per run to
-benchmarks/results/ways_<task>.csv. Of SQuAD there are scores alone.
+Prints a table of scores, and the lead of "balanced" over the others: means over seeds, with a 95 % bootstrap interval.
+The bootstrap draws, with replacement, the seeds of both ways and the rows of the dev set (the same rows for both).
+Three seeds drawn from three underestimate the spread of all seeds. For SQuAD, there are scores only. Writes one row
+per run to benchmarks/results/ways_<task>.csv.
 """
 
 import argparse
@@ -82,13 +82,13 @@ def main():
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--model", help="pre-trained model that becomes the teacher")
-    parser.add_argument("--teacher", help="a teacher that is trained already, in place of --model")
+    parser.add_argument("--model", help="pre-trained model to fine-tune as the teacher")
+    parser.add_argument("--teacher", help="already trained teacher, instead of --model")
     parser.add_argument("--student_num_layers", type=int, default=3)
     parser.add_argument("--student_layers", default="first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
-        "--teacher_learning_rate", default="1e-4", help="small models want more than the recipe's 2e-5"
+        "--teacher_learning_rate", default="1e-4", help="small models need more than the recipe's 2e-5"
     )
     parser.add_argument("--teacher_epochs", default="5")
     options, common = parser.parse_known_args()
@@ -144,7 +144,7 @@ def print_scores(rows):
 
 
 def print_differences(name, runs, seeds):
-    """Prints how far balanced students are ahead of others, and how much of the teacher's score they keep."""
+    """Prints the lead of balanced students over others, and the share of the teacher's score that they keep."""
     folder = PROJECT / runs["balanced", seeds[0]]
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
     fields = {field.name for field in dataclasses.fields(GlueArguments) if field.init}
@@ -162,7 +162,7 @@ def print_differences(name, runs, seeds):
         return np.mean([score((way, seed), rows) for seed in drawn])
 
     rows, draw = np.arange(len(labels)), np.random.default_rng(0)
-    print(f"{metric} x 100, balanced less others: mean over seeds, 95 % interval over seeds and {len(labels)} rows")
+    print(f"{metric} x 100, balanced minus others: mean over seeds, 95 % interval over seeds and {len(labels)} rows")
     for way in [way for way in WAYS if way != "balanced"]:
 
         def difference(rows, way=way):

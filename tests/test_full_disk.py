@@ -56,7 +56,7 @@ class Disk:
 class Limit:
     """No file may have more than 64 KB, which cuts as a quota does and can be had anywhere."""
 
-    reason = "File too large|torch could not write a file to its end"  # torch does not say why
+    reason = "File too large|torch could not write a complete file"  # torch does not say why
 
     def __init__(self, folder):
         self.folder = folder
@@ -176,7 +176,7 @@ def test_run_without_room(place, moment, options, whole, request, monkeypatch, c
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error
     (message,) = (line for line in error.splitlines() if line.startswith("error: "))
-    assert re.search(rf"output_dir {output} cannot be written \(({disk.reason})\)\. Make room there", message)
+    assert re.search(rf"output_dir {output} cannot be written \(({disk.reason})\)\. Free some space", message)
     checkpoints = [path for path in before if path.parent.name.startswith("checkpoint-")]
     if moment in CHECKPOINTS:
         checkpoints = [path for path in checkpoints if path.parent.name == "checkpoint-3"]
@@ -214,7 +214,7 @@ def test_teacher_cache_without_room(place, moment, options, whole, request, tmp_
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error
     (message,) = (line for line in error.splitlines() if line.startswith("error: "))
-    assert re.search(rf"teacher_cache_dir {cache} cannot be written \(({disk.reason})\)\. Make room there", message)
+    assert re.search(rf"teacher_cache_dir {cache} cannot be written \(({disk.reason})\)\. Free some space", message)
     assert not output.exists() and [path.suffix for path in cache.iterdir() if path.is_dir()] == [".building"]
 
     disk.make_room()

@@ -98,7 +98,7 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("alpha: 1.5\n", "alpha is 1.5.*from 0 to 1"),
         ("distance: l2\n", "distance_loss kl does not compare distance l2: give l1 or mse or smooth_l1"),
         ("distance_loss: mse\n", "distance_loss mse does not compare distance cosine: give kl"),
-        ("wr_layer_mapping: skipping\n", "wr_layer_mapping: 'skipping' is no layer mapping"),
+        ("wr_layer_mapping: skipping\n", "wr_layer_mapping: 'skipping' is not a layer mapping"),
         ("ltr_layer_mapping: 1:2,1:2\n", "ltr_layer_mapping: .*twice"),
         ("train_file: a.csv\n", "task_name is rte, but train_file is set as well"),
         ("max_seq_length: 0\n", "max_seq_length is 0"),

@@ -318,7 +318,7 @@ def test_any_text_is_a_mapping_or_refused(text):
     try:
         mapping = parse_layer_mapping(text)
     except ValueError as error:
-        assert "no layer mapping" in str(error) or "a pair twice" in str(error)
+        assert "not a layer mapping" in str(error) or "a pair twice" in str(error)
         return
     assert mapping == text in STRATEGIES or parse_layer_mapping(format_pairs(mapping)) == mapping
 

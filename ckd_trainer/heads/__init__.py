@@ -1,4 +1,4 @@
-"""What a model's outputs mean: asked of a head in one place, and recognised nowhere else."""
+"""Heads: what the outputs of a model mean. All code that depends on it asks the head."""
 
 from ckd_trainer.heads.base import Head
 from ckd_trainer.heads.kinds import ANSWER_MASK, Classes, MultiLabel, NoHead, Score, Spans, Tokens, Vocabulary

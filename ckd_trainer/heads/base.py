@@ -1,4 +1,4 @@
-"""What a model's outputs mean. All that depends on the kind of a model's head is asked of a `Head`."""
+"""The interface of heads: everything that depends on what a model's outputs mean."""
 
 import abc
 import math
@@ -14,17 +14,17 @@ Batch = Mapping[str, Tensor]
 class Head(abc.ABC):
     """The head of a student, and of a teacher whose logits it is compared with.
 
-    Logits are one vector per example, or one per token (`tokens_dim` is then the dimension that runs over tokens). A
-    row may have no label: -100, NaN for scores, or no column at all. It counts in every term but the task loss.
+    Logits are one vector per example, or one per token; `tokens_dim` is then the dimension of the tokens. A row may
+    lack a label: -100, NaN for scores, or no column at all. Such a row counts in every term but the task loss.
 
     Attributes:
-        name: for messages and the card.
-        auto_class: the name of the Auto class of transformers that loads such models.
+        name: used in messages and the model card.
+        auto_class: the name of transformers' Auto class for such models.
         label_columns: columns of a batch that hold the labels.
-        other_columns: columns that the losses read and the model does not.
-        tokens_dim: the dimension of the logits that runs over the tokens of a text; None: there is none.
-        uncached_because: why a cache of teacher signals cannot hold these logits; None: it can.
-        is_score: the logits are a number that `CKDArguments.teacher_score_scale` can map.
+        other_columns: columns that the losses read but the model does not.
+        tokens_dim: the dimension of the logits that runs over the tokens of a text, or None.
+        uncached_because: why the teacher cache cannot hold these logits; None if it can.
+        is_score: whether the logits are a number that `CKDArguments.teacher_score_scale` can map.
     """
 
     name: str
@@ -36,92 +36,92 @@ class Head(abc.ABC):
     is_score: bool = False
 
     def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits of a forward."""
+        """Returns the logits from the outputs of a forward pass."""
         return outputs["logits"]
 
     def has_labels(self, batch: Batch) -> bool:
-        """Returns whether a batch has the columns of labels."""
+        """Returns whether a batch has all label columns."""
         return bool(self.label_columns) and all(name in batch for name in self.label_columns)
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the labels as the model's own loss may read them: finite, also where there is none."""
+        """Returns labels that the model's own loss can read: finite, even where a label is missing."""
         return {name: batch[name] for name in self.label_columns if name in batch}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         """Returns the loss on the labels, the mean over `task_count` items.
 
         Args:
-            own: what the model itself returns, given `labels_for_model`; returned as it is where it is that mean.
+            own: the loss that the model returns for `labels_for_model`; returned unchanged if it is that mean.
         """
         return own
 
     def task_count(self, batch: Batch) -> Tensor:
-        """Returns the number of labelled items that the task loss averages over, a scalar."""
+        """Returns the number of labeled items that the task loss averages over, a scalar."""
         return batch["labels"].ne(-100).sum()
 
     @abc.abstractmethod
     def logit_loss(
         self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, scale_by_temperature: bool
     ) -> Tensor:
-        """Returns how far the student's logits are from the teacher's, the mean over `logit_count` items.
+        """Returns the loss between the student's and the teacher's logits, the mean over `logit_count` items.
 
         Args:
             student, teacher: logits, in the student's order of labels.
             temperature: softens both.
-            scale_by_temperature: multiply by temperature squared where that keeps the gradient's size.
+            scale_by_temperature: multiply by temperature squared, if that preserves the size of the gradient.
         """
 
     def logit_count(self, batch: Batch) -> Tensor:
-        """Returns the number of items that the logit loss averages over, a scalar; examples by default."""
+        """Returns the number of items that the logit loss averages over, a scalar; by default, of examples."""
         ids = batch["input_ids"]
         return ids.new_full((), len(ids))
 
     def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> Sequence[int] | None:
-        """Returns for each of the student's labels its index among the teacher's; None: in the same order.
+        """Returns the teacher's index of each of the student's labels; None if the order is the same.
 
         Raises:
-            InputError: the two have other labels.
+            InputError: teacher and student have different labels.
         """
         return None
 
     def warn_of_label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> None:
-        """Warns where labels come in another order, or are matched by position alone."""
+        """Warns if the labels are in another order, or are matched by position only."""
         return
 
     def in_order(self, logits: Tensor, order: Sequence[int] | None) -> Tensor:
-        """Returns a teacher's logits in the order of labels that `label_order` has found."""
+        """Returns a teacher's logits with their labels in `order`, from `label_order`."""
         return logits if order is None else logits[..., order]
 
     def outputs(self, config: PreTrainedConfig) -> int:
-        """Returns how many logits an example has; or, where they go through tokens, a token."""
+        """Returns the number of logits per example, or per token if the head classifies tokens."""
         return config.num_labels
 
     def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
-        """Returns about the task loss of a model that knows nothing.
+        """Returns the approximate task loss of an untrained model.
 
         Args:
-            labels: those of the training set; None where they are not known.
+            labels: those of the training set; None if unknown.
         """
         return math.log(max(2, self.outputs(config)))
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Raises InputError, or warns, where a training set lacks a column that the logit loss reads."""
+        """Raises InputError, or warns, if a training set lacks a column that the logit loss reads."""
         return
 
     def learn_special_tokens(self, ids: Collection[int]) -> None:
-        """Receives the ids of special tokens such as [CLS], if a tokenizer is known."""
+        """Sets the ids of special tokens such as [CLS]; called if there is a tokenizer."""
         return
 
     @abc.abstractmethod
     def usage(self, model_id: str) -> str:
-        """Returns Python code that uses a model, for its card."""
+        """Returns Python code that uses a model, for its model card."""
 
 
 def pipeline_usage(task: str, model_id: str, more: str = "") -> str:
-    """Returns code that makes a pipeline of a model, with `more` arguments."""
+    """Returns code that builds a pipeline from a model, with `more` arguments."""
     return f'from transformers import pipeline\n\nmodel = pipeline("{task}", model="{model_id}"{more})'
 
 
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
-    """Returns the mean of the values that are valid; NaN where there is none."""
+    """Returns the mean of the valid values; NaN if there are none."""
     return torch.where(valid, values, 0).sum() / valid.sum()

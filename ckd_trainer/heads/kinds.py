@@ -1,4 +1,4 @@
-"""The heads that we know: classes, several labels at once, a score, tokens, spans, a vocabulary; and none."""
+"""The supported heads: classes, multiple labels, a score, tokens, spans, a vocabulary, and no head."""
 
 import logging
 import math
@@ -27,11 +27,11 @@ from ckd_trainer.utils.padding import attention_mask_of
 
 logger = logging.getLogger(__name__)
 
-ANSWER_MASK = "answer_mask"  # column of question answering: where an answer may start or end
+ANSWER_MASK = "answer_mask"  # column for question answering: 1 where an answer may start or end
 
 
 class _Labels(Head):
-    """Labels with names, by which those of teacher and student are matched."""
+    """A head with named labels: those of teacher and student are matched by name."""
 
     def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
         return label_order(teacher, student)
@@ -44,9 +44,9 @@ class _Labels(Head):
 
 
 class Classes(_Labels):
-    """One of several classes for each text; logits (batch, classes).
+    """One class per text; logits (batch, classes).
 
-    Task: cross entropy, mean over labelled examples. Logits: T^2 KL, mean over examples.
+    Task: cross entropy, mean over labeled examples. Logits: T^2 KL, mean over examples.
     """
 
     name = "classes"
@@ -67,10 +67,10 @@ class Classes(_Labels):
 
 
 class MultiLabel(_Labels):
-    """Any number of labels for each text; logits (batch, labels), a sigmoid each.
+    """Any number of labels per text; logits (batch, labels), with a sigmoid each.
 
-    Task: binary cross entropy, mean over labelled examples x labels; -100 and NaN mark missing ones. Logits: T^2 KL of
-    each label by itself, mean over examples x labels.
+    Task: binary cross entropy, mean over labeled examples x labels; -100 and NaN mark missing labels. Logits: T^2 KL
+    per label, mean over examples x labels.
     """
 
     name = "several labels"
@@ -102,9 +102,9 @@ class MultiLabel(_Labels):
 
 
 class Score(Head):
-    """A number for each text; logits (batch, 1).
+    """One number per text; logits (batch, 1).
 
-    Task: squared error, mean over labelled examples; NaN marks a missing label. Logits: squared error of scores / T.
+    Task: squared error, mean over labeled examples; NaN marks a missing label. Logits: squared error of scores / T.
     """
 
     name = "a score"
@@ -130,10 +130,10 @@ class Score(Head):
         return regression_logit_loss(student, teacher, temperature=temperature)
 
     def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
-        return label_order(teacher, student)  # raises where the teacher has classes
+        return label_order(teacher, student)  # raises if the teacher has classes
 
     def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
-        """Returns the squared error of a model that always says 0."""
+        """Returns the squared error of a model that always predicts 0."""
         labels = torch.as_tensor([] if labels is None else labels, dtype=torch.float64)
         labels = labels[~labels.isnan()]
         return max(1.0, float(labels.square().mean())) if len(labels) else 1.0
@@ -143,10 +143,10 @@ class Score(Head):
 
 
 class Tokens(_Labels):
-    """A class for each token; logits (batch, length, classes).
+    """One class per token; logits (batch, length, classes).
 
     Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over tokens that are neither
-    padding nor special, labelled or not.
+    padding nor special, labeled or not.
     """
 
     name = "a class for each token"
@@ -163,17 +163,17 @@ class Tokens(_Labels):
     def check_columns(self, columns: Collection[str]) -> None:
         if "special_tokens_mask" not in columns and not len(self._special):
             logger.warning(
-                "The logits of special tokens such as [CLS] count, as which they are is unknown: give the trainer a "
-                "processing_class, or the training set a column special_tokens_mask."
+                "The logits of special tokens such as [CLS] count, because it is unknown which tokens are special. "
+                "Give the trainer a processing_class, or the training set a column special_tokens_mask."
             )
 
     def _counts(self, batch: Batch) -> Tensor:
-        """True for the tokens of the text itself, (batch, length)."""
+        """Returns a mask (batch, length), true for the tokens of the text itself."""
         mask = attention_mask_of(batch).bool()
         if "special_tokens_mask" in batch:
             return mask & ~batch["special_tokens_mask"].bool()
         ids = batch["input_ids"]
-        self._special = self._special.to(ids.device)  # once: a copy at each step would make it wait
+        self._special = self._special.to(ids.device)  # copied once: a copy per step would synchronize
         return mask & ~torch.isin(ids, self._special)
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
@@ -187,7 +187,7 @@ class Tokens(_Labels):
 
 
 class Spans(Head):
-    """Where an answer starts and ends; logits (batch, 2, length).
+    """The start and end of an answer; logits (batch, 2, length).
 
     Task: cross entropy of starts and ends, mean over both. Logits: T^2 KL over the positions of `answer_mask`, mean
     over starts and ends.
@@ -244,17 +244,19 @@ class Spans(Head):
 
 
 class Vocabulary(Head):
-    """A word of the vocabulary for each token; logits (batch, length, vocabulary).
+    """One word of the vocabulary per token; logits (batch, length, vocabulary).
 
-    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over the same tokens, and in
-    rows without a label over all that are not padding.
+    Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over the same tokens; in
+    rows without labels, over all tokens that are not padding.
 
     Args:
-        causal: the model predicts the next token, so that logits at one place are compared with the label of the next.
+        causal: the model predicts the next token: logits are compared with the label of the next position.
     """
 
     tokens_dim = 1
-    uncached_because = "the logits of a vocabulary are too many to store, and tokens are masked afresh in each epoch"
+    uncached_because = (
+        "the logits of a vocabulary are too large to store, and each epoch draws its masked tokens again"
+    )
 
     def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal
@@ -268,29 +270,29 @@ class Vocabulary(Head):
         labels[:, 1:].masked_fill_(~attention_mask_of(batch).bool()[:, :-1], -100)
         return {"labels": labels}
 
-    def _labelled(self, batch: Batch) -> Tensor:
-        """True where a token with a label is predicted, (batch, length); for causal models (batch, length - 1)."""
+    def _labeled(self, batch: Batch) -> Tensor:
+        """Returns a mask of predictions of labeled tokens: (batch, length), or (batch, length - 1) if causal."""
         labels = self.labels_for_model(batch)["labels"].ne(-100)
         return labels[:, 1:] if self.causal else labels
 
     def _counts(self, batch: Batch) -> Tensor:
-        """True where logits are compared, of the same shape."""
+        """Returns a mask of the same shape, true where logits are compared."""
         mask = attention_mask_of(batch).bool()
         if self.causal:
             mask = mask[:, 1:] & mask[:, :-1]
         if "labels" not in batch:
             return mask
-        labelled = self._labelled(batch)
-        return labelled | (mask & ~labelled.any(-1, keepdim=True))
+        labeled = self._labeled(batch)
+        return labeled | (mask & ~labeled.any(-1, keepdim=True))
 
     def task_count(self, batch: Batch) -> Tensor:
-        return self._labelled(batch).sum()
+        return self._labeled(batch).sum()
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         rows, places = self._counts(batch).nonzero(as_tuple=True)
-        # Embeddings may be padded to a multiple of 8, with rows beyond the last word.
+        # Embeddings may be padded to a multiple of 8, with rows after the last word.
         size = min(student.shape[-1], teacher.shape[-1])
-        # As few rows of a whole vocabulary as can be: an eighth of the tokens where one in eight is masked.
+        # Selects rows first: each is as long as the vocabulary, and few tokens are masked.
         return classification_logit_loss(student[rows, places, :size], teacher[rows, places, :size], **scale)
 
     def logit_count(self, batch: Batch) -> Tensor:
@@ -304,7 +306,7 @@ class Vocabulary(Head):
 
 
 class NoHead(Head):
-    """A bare encoder: relations alone, or beside a `compute_loss_func`."""
+    """A bare encoder, trained with relation terms alone or together with a `compute_loss_func`."""
 
     name = "none"
     auto_class = "AutoModel"

@@ -1,4 +1,4 @@
-"""Matches a model's labels to the data's: by name or, where one side has only numbers, by position."""
+"""Matches a model's labels with the data's: by name, or by position if one side has only numbers."""
 
 import logging
 
@@ -10,18 +10,18 @@ logger = logging.getLogger(__name__)
 
 
 def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str = "the teacher") -> list[int] | None:
-    """Returns for each of our labels its index among theirs; None where the orders are the same.
+    """Returns the index in `theirs` of each of our labels; None if the order is the same.
 
-    Equal names decide, if need be without regard to case. Where one side has only numbers (LABEL_0, LABEL_1, ... or 0,
-    1, ...), a number stands for the position, see `match_by_position`.
+    Labels are matched by name, ignoring case if necessary. If one side has only numbers (LABEL_0, LABEL_1, ... or 0,
+    1, ...), they are matched by position (see `match_by_position`).
 
     Args:
-        theirs: configuration of a model that knows the task.
+        theirs: configuration of a model for the task.
         ours: configuration with the data's labels.
-        whose: what an error message calls the model.
+        whose: the model's name in error messages.
 
     Raises:
-        InputError: another number of labels, or other names.
+        InputError: the number or the names of the labels differ.
     """
     if theirs.num_labels != ours.num_labels:
         raise InputError(
@@ -35,7 +35,7 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
     if order is None:
         numbers = _numbers(their_names), _numbers(our_names)
         if numbers == (None, None):
-            # Those that the other side lacks come first.
+            # Names that the other side lacks come first.
             named = sorted(their_names, key=set(our_names).__contains__)
             wanted = sorted(our_names, key=set(their_names).__contains__)
             raise InputError(
@@ -48,26 +48,26 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
 
 
 def match_by_position(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> bool:
-    """Returns whether only positions tell which label is which: numbers on one side, words on the other."""
+    """Returns whether labels can be matched by position only: numbers on one side, words on the other."""
     names = _names(theirs), _names(ours)
     return len(names[0]) > 1 and _order_by_name(*names) is None and None in map(_numbers, names)
 
 
 def warn_of_label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str = "the teacher") -> None:
-    """Warns where labels come in another order, and loudly where they can be matched by position alone."""
+    """Warns if labels are in another order, and loudly if they can be matched by position only."""
     order = label_order(theirs, ours, whose=whose)
     places = order or range(ours.num_labels)
     pairs = [f"{theirs.id2label[place]} is {name}" for place, name in zip(places, _names(ours), strict=True)]
     if match_by_position(theirs, ours):
         logger.warning(
-            "LABELS ARE MATCHED BY POSITION, as names on one side are only numbers: %s's %s. If that is wrong, name "
+            "LABELS ARE MATCHED BY POSITION, because one side has only numbers: %s's %s. If that is wrong, name "
             "the labels in the model's config.json (id2label, label2id).",
             whose,
             first_of(pairs, 10),
         )
     elif order is not None:
         logger.warning(
-            "%s has its labels in another order than the data; they are matched by name.", whose.capitalize()
+            "%s has its labels in another order than the data. They are matched by name.", whose.capitalize()
         )
 
 
@@ -81,7 +81,7 @@ def _names(config: PreTrainedConfig) -> list[str]:
 
 
 def _order_by_name(theirs: list[str], ours: list[str]) -> list[int] | None:
-    """Returns for each of our names its index among theirs, None where the names are not the same."""
+    """Returns the index in `theirs` of each of our names; None if the names differ."""
     for fold in (str, str.casefold):
         folded = [fold(name) for name in theirs]
         wanted = [fold(name) for name in ours]
@@ -91,6 +91,6 @@ def _order_by_name(theirs: list[str], ours: list[str]) -> list[int] | None:
 
 
 def _numbers(names: list[str]) -> list[int] | None:
-    """Returns the numbers of LABEL_0, LABEL_1, ... or 0, 1, ... in any order; None for other names."""
+    """Returns the numbers of names such as LABEL_0, LABEL_1, ... or 0, 1, ... (in any order); None for other names."""
     numbers = [name.casefold().removeprefix("label_") for name in names]
     return list(map(int, numbers)) if sorted(numbers) == sorted(map(str, range(len(names)))) else None

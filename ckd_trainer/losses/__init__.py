@@ -1,4 +1,4 @@
-"""Distillation losses: tensors in, scalar out; nothing here knows a model, a trainer or a task."""
+"""Distillation losses: tensors in, scalar out. Nothing here depends on a model, a trainer or a task."""
 
 from ckd_trainer.losses.geometry import Gram, gram
 from ckd_trainer.losses.logits import (

@@ -1,9 +1,10 @@
 """Inner products within a set of vectors, and the cosines and distances that follow from them.
 
-A set is N vectors x_1..x_N of one width, of which a mask says which are real. Everything that CKD compares is a
-function of their inner products, so the width appears once, in `gram`, and never beside a pair or triple of items.
+A set is N vectors x_1..x_N of the same width, with a mask of the valid ones. Everything that CKD compares is a
+function of their inner products. The width therefore enters once, in `gram`, and not in the cost of each pair or
+triple.
 
-Computation is in float32 (float64 where the input is) whatever the input's type and the autocast around it.
+Computation is in float32 (float64 for float64 inputs), whatever the input's type and the surrounding autocast.
 """
 
 import math
@@ -16,16 +17,16 @@ from torch.autograd.function import once_differentiable
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
-# Rounding leaves a few units in the last place of the norms where the exact result is 0.
+# Where the exact result is 0, rounding leaves a few units in the last place of the norms.
 _ROUNDING_UNITS = 16
 
 
 class Gram(NamedTuple):
-    """Inner products of the vectors of each set around a centre m: c_i = x_i - m.
+    """Inner products within each set, of its vectors relative to a center m: c_i = x_i - m.
 
-    Differences do not change when a centre is taken off, and float32 keeps their digits, as the hidden states of a
-    transformer share a large common part. Cosines need the vectors as they are, and two numbers give that back:
-    <x_i, x_j> = products_ij + offsets_i + offsets_j.
+    Subtracting a center does not change differences. It preserves their digits in float32, because the hidden states
+    of a transformer share a large common part. Cosines need the raw products, which one more number per item gives
+    back: <x_i, x_j> = products_ij + offsets_i + offsets_j.
     """
 
     products: Tensor  # (..., N, N)  <c_i, c_j>
@@ -36,32 +37,32 @@ def gram(vectors: Tensor, mask: Tensor) -> Gram:
     """Returns the inner products within each set.
 
     Args:
-        vectors: (..., N, width), any floating type. What masked items hold does not matter, be it NaN.
+        vectors: (..., N, width), any floating type. Masked items may hold anything, even NaN.
         mask: (..., N), true or 1 for valid items.
 
-    Products with masked items are 0. See `stacked_gram` for what may be computed from them.
+    Products with masked items are 0. `stacked_gram` explains what may be computed from the result.
     """
     sets = stacked_gram([vectors.reshape(-1, *vectors.shape[-2:])], mask.reshape(-1, mask.shape[-1]), dim=1)
     return Gram(sets.products.view(*mask.shape, mask.shape[-1]), sets.offsets.view(mask.shape))
 
 
 def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int) -> Gram:
-    """Returns the inner products within each set of `torch.stack(layers, dim)`, which is never made as a whole.
+    """Returns the inner products within each set of `torch.stack(layers, dim)`, without building the whole stack.
 
-    The centre of a set is the mean of its valid vectors weighted by 1 / |x_i|: a vector far longer than the others
-    does not pull it away from them, so that their cosines keep their digits too.
+    The center of a set is the mean of its valid vectors, weighted by 1 / |x_i|. A vector that is far longer than the
+    others therefore does not pull the center away from them, and their cosines keep their digits.
 
-    Whatever is computed from the result has to leave masked items out, and to be a function of differences or of
-    `raw_products`: neither depends on the centre, which the backward pass takes for a constant.
+    Any function of the result must ignore masked items, and must depend only on differences or on `raw_products`.
+    These do not depend on the center, which the backward pass treats as a constant.
 
-    Beside the result, and in the backward pass the gradient of all layers in float32, this takes about three copies of
-    a chunk: `numbers_at_once`, or the layers of one example where those are more (11 MB for 7 layers of 512 tokens of
-    width 768), whatever the batch.
+    Memory does not depend on the batch size: beside the result, and in the backward pass the gradient of all layers in
+    float32, this needs about three copies of a chunk. A chunk has `chunk_numel` elements, or those of the layers of
+    one example if these are more (11 MB for 7 layers of 512 tokens of width 768).
 
     Args:
         layers: (batch, length, width) each.
         mask: (batch, length).
-        dim: 1 for sets of tokens, (batch, layers) of them; 2 for sets of layers, (batch, length) of them.
+        dim: 1 for (batch, layers) sets of tokens; 2 for (batch, length) sets of layers.
     """
     return Gram(*_InnerProducts.apply(mask.bool(), dim, *layers))
 
@@ -71,20 +72,19 @@ def raw_products(set_: Gram) -> Tensor:
     return set_.products + set_.offsets[..., :, None] + set_.offsets[..., None, :]
 
 
-def numbers_at_once(device: torch.device) -> int:
-    """Returns how many numbers a temporary tensor of a loss should hold: 2^20 (4 MB in float32), on a GPU 2^23.
+def chunk_numel(device: torch.device) -> int:
+    """Returns the number of elements that a temporary tensor should have: 2^20 (4 MB in float32), or 2^23 on a GPU.
 
-    A processor is fastest where the few that an operation touches stay in its cache, an accelerator where there is
-    enough to do at once.
+    A CPU is fastest when the tensors of an operation stay in its cache, a GPU when each operation has enough work.
     """
     return 2**20 if device.type == "cpu" else 2**23
 
 
 class _InnerProducts(torch.autograd.Function):
-    """Keeps the layers that it was given for the backward pass, and no copy of them.
+    """Saves its input layers for the backward pass, without a copy.
 
-    For incoming gradients A of the products and b of the offsets, the gradient for x_i is
-    sum_j (A_ij + A_ji) c_j + b_i m: one product of a matrix of items with the vectors.
+    For incoming gradients A of the products and b of the offsets, the gradient of x_i is
+    sum_j (A_ij + A_ji) c_j + b_i m: one product of an N x N matrix with the vectors.
     """
 
     @staticmethod
@@ -94,69 +94,69 @@ class _InnerProducts(torch.autograd.Function):
             for valid, *chunk in _chunks(mask, layers):
                 valid = valid.unsqueeze(dim)[..., None]
                 items = _valid_items(chunk, valid, dim)
-                # 1 / |x_i|; nothing for a vector that is 0, as masked ones are now
+                # 1 / |x_i|, and 0 for zero vectors, which include masked ones
                 weights = torch.linalg.vector_norm(items, dim=-1, keepdim=True).reciprocal_()
                 weights.nan_to_num_(nan=math.nan, posinf=0)
-                centre = weights.mT @ items / weights.sum(-2, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny)
-                items.addcmul_(valid.to(items.dtype), centre, value=-1)
-                size = centre.square().sum(-1, keepdim=True)
-                offsets = (items @ centre.mT).add_(size, alpha=0.5)
+                center = weights.mT @ items / weights.sum(-2, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny)
+                items.addcmul_(valid.to(items.dtype), center, value=-1)
+                size = center.square().sum(-1, keepdim=True)
+                offsets = (items @ center.mT).add_(size, alpha=0.5)
                 products = items @ items.mT
                 _clear_rounding(products, size)
-                parts.append((products, offsets.squeeze(-1), centre))
-        products, offsets, centres = map(joined, zip(*parts, strict=True))
+                parts.append((products, offsets.squeeze(-1), center))
+        products, offsets, centers = map(joined, zip(*parts, strict=True))
         ctx.dim = dim
-        ctx.save_for_backward(mask, centres, *layers)
+        ctx.save_for_backward(mask, centers, *layers)
         return products, offsets
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_products: Tensor, by_offsets: Tensor) -> tuple[Tensor | None, ...]:
-        mask, centres, *layers = ctx.saved_tensors
+        mask, centers, *layers = ctx.saved_tensors
         shape = [len(mask), mask.shape[-1], layers[0].shape[-1]]
         shape.insert(ctx.dim, len(layers))
-        gradient, first = centres.new_empty(shape), 0
+        gradient, first = centers.new_empty(shape), 0
         with torch.autocast(mask.device.type, enabled=False):
-            for valid, centre, by_product, by_offset, *chunk in _chunks(
-                mask, layers, centres, by_products, by_offsets
+            for valid, center, by_product, by_offset, *chunk in _chunks(
+                mask, layers, centers, by_products, by_offsets
             ):
                 valid = valid.unsqueeze(ctx.dim)[..., None]
-                items = _valid_items(chunk, valid, ctx.dim).addcmul_(valid.to(centre.dtype), centre, value=-1)
+                items = _valid_items(chunk, valid, ctx.dim).addcmul_(valid.to(center.dtype), center, value=-1)
                 part, first = gradient[first : first + len(valid)], first + len(valid)
                 torch.matmul(by_product + by_product.mT, items, out=part)
-                part.addcmul_(by_offset[..., None], centre)
+                part.addcmul_(by_offset[..., None], center)
         parts = gradient.unbind(ctx.dim)
         return None, None, *(part.to(layer.dtype) for part, layer in zip(parts, layers, strict=True))
 
 
 def _clear_rounding(products: Tensor, size: Tensor) -> None:
-    """Puts items at the centre m that are there up to rounding: what is left of them has no direction.
+    """Sets the products of items that equal the center m up to rounding to 0: their remainder has no direction.
 
     size: |m|^2, (..., 1, 1).
     """
     rounding = _ROUNDING_UNITS * torch.finfo(products.dtype).eps
-    at_centre = diagonal(products) <= rounding**2 * size.squeeze(-1)
-    products.masked_fill_(at_centre[..., None] | at_centre[..., None, :], 0)
+    at_center = diagonal(products) <= rounding**2 * size.squeeze(-1)
+    products.masked_fill_(at_center[..., None] | at_center[..., None, :], 0)
 
 
 def _chunks(mask: Tensor, layers: Sequence[Tensor], *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Returns the mask, the others and the layers a few examples at a time."""
-    size = max(1, numbers_at_once(mask.device) // max(1, len(layers) * layers[0][:1].numel()))
+    """Returns chunks of a few examples each of the mask, the others and the layers."""
+    size = max(1, chunk_numel(mask.device) // max(1, len(layers) * layers[0][:1].numel()))
     if size >= len(mask):
         return iter([(mask, *others, *layers)])
     return zip(*(tensor.split(size) for tensor in (mask, *others, *layers)), strict=True)
 
 
 def joined(parts: Tensors) -> Tensor:
-    """Returns the parts as one tensor, without a copy where it is one."""
+    """Returns the concatenated parts; a single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _valid_items(layers: Tensors, valid: Tensor, dim: int) -> Tensor:
-    """Returns a stacked copy in float32 or wider, zero where it is masked."""
+    """Returns a stacked copy in float32 or wider, with zeros at masked items."""
     items = torch.stack(layers, dim)
     items = items.to(torch.promote_types(items.dtype, torch.float32))
-    # The bits of a masked number, NaN or not, and those of 0; four times as fast on a processor as masked_fill_.
+    # A bitwise and with 0 clears any number, NaN included, four times as fast on a CPU as masked_fill_.
     bits = torch.int32 if items.dtype == torch.float32 else torch.int64
     items.view(bits).bitwise_and_(-valid.to(bits))
     return items
@@ -168,7 +168,7 @@ def diagonal(matrix: Tensor) -> Tensor:
 
 
 def squared_distances(products: Tensor) -> Tensor:
-    """Returns |x_i - x_j|^2 from the products, (..., N, N); 0 where the two are equal up to rounding."""
+    """Returns |x_i - x_j|^2 from the products, (..., N, N); 0 where x_i and x_j are equal up to rounding."""
     squares = diagonal(products)
     size = squares[..., :, None] + squares[..., None, :]
     distances = size - 2 * products
@@ -176,11 +176,11 @@ def squared_distances(products: Tensor) -> Tensor:
 
 
 def rsqrt_or_zero(squares: Tensor, size: Tensor) -> Tensor:
-    """Returns 1 / sqrt(squares), and 0 where the square vanishes against the size of the terms that it came from."""
+    """Returns 1 / sqrt(squares), and 0 where a square is negligible relative to the terms it was computed from."""
     zero = _vanishes(squares, size)
     return squares.masked_fill(zero, 1).rsqrt().masked_fill(zero, 0)
 
 
 def _vanishes(difference: Tensor, size: Tensor) -> Tensor:
-    """True where a difference of terms of this size is 0 up to rounding."""
+    """Returns whether a difference between terms of this size is 0 up to rounding."""
     return difference <= _ROUNDING_UNITS * torch.finfo(size.dtype).eps * size

@@ -1,7 +1,7 @@
-"""Which student layer is compared with which teacher layer.
+"""Layer mappings: which student layer is compared with which teacher layer.
 
 State 0 is the output of the embeddings, state l the output of layer l. With S student layers, T teacher layers and
-g = gcd(S, T) the strategies are
+g = gcd(S, T), the strategies are
 
 ==========  =====================================================================
 skip        (k S/g, k T/g) for k = 1..g
@@ -29,7 +29,7 @@ def parse_layer_mapping(mapping: str | Sequence[tuple[int, int]]) -> str | Pairs
     """Returns the strategy's name, or the explicit pairs of a mapping such as `"0:0,1:2,3:6"`.
 
     Raises:
-        ValueError: neither a strategy nor pairs, or a pair given twice.
+        ValueError: the mapping is neither a strategy nor pairs, or it repeats a pair.
     """
     if isinstance(mapping, str):
         if mapping in STRATEGIES:
@@ -43,11 +43,11 @@ def parse_layer_mapping(mapping: str | Sequence[tuple[int, int]]) -> str | Pairs
     pairs = [(pair[0], pair[1]) for pair in given if len(pair) == 2]
     if not pairs or len(pairs) < len(given):
         raise ValueError(
-            f"{mapping!r} is no layer mapping: give one of {', '.join(STRATEGIES)}, or pairs student:teacher such as "
-            "0:0,1:2,3:6."
+            f"{mapping!r} is not a layer mapping: give one of {', '.join(STRATEGIES)}, or pairs student:teacher "
+            "such as 0:0,1:2,3:6."
         )
     if len(set(pairs)) < len(pairs):
-        raise ValueError(f"the layer mapping {format_pairs(pairs)} names a pair twice.")
+        raise ValueError(f"the layer mapping {format_pairs(pairs)} names a pair twice: remove one.")
     return pairs
 
 
@@ -56,10 +56,10 @@ def resolve_layer_mapping(mapping: str | Sequence[tuple[int, int]], student_laye
 
     Args:
         mapping: a strategy's name, `"0:0,1:2"`, or a sequence of pairs.
-        student_layers, teacher_layers: number of layers, embeddings not counted.
+        student_layers, teacher_layers: number of layers, without the embeddings.
 
     Raises:
-        ValueError: no such mapping, or it names a layer that a model does not have.
+        ValueError: the mapping does not exist, or names a layer that a model does not have.
 
     Example:
         >>> resolve_layer_mapping("emb+skip", 3, 6)
@@ -100,9 +100,9 @@ def resolve_layer_mapping(mapping: str | Sequence[tuple[int, int]], student_laye
 
 
 def unmatched_layers(pairs: Pairs, student_layers: int) -> list[int]:
-    """Returns the student layers (from 1) that no pair names, in order.
+    """Returns the student layers (from 1) that no pair contains, in order.
 
-    A skip mapping leaves some out where the depths share no divisor: 12 -> 5 keeps (5, 12) alone.
+    A skip mapping leaves layers out if the depths share no divisor: from 12 to 5, only (5, 12) remains.
     """
     matched = {student for student, _ in pairs}
     return [layer for layer in range(1, student_layers + 1) if layer not in matched]

@@ -1,4 +1,4 @@
-"""Losses of logits: the teacher's as soft targets (Hinton et al. 2015), and the labels where answers start and end."""
+"""Losses on logits: soft targets from a teacher (Hinton et al. 2015), and the task loss of answer spans."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def classification_logit_loss(
 def multilabel_logit_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0, scale_by_temperature: bool = True
 ) -> Tensor:
-    """T^2 KL(sigmoid(z_T / T) || sigmoid(z_S / T)) of each label by itself, mean over examples x labels.
+    """T^2 KL(sigmoid(z_T / T) || sigmoid(z_S / T)) per label, mean over examples x labels.
 
     Args:
         student_logits, teacher_logits: (batch, labels).
@@ -32,7 +32,7 @@ def multilabel_logit_loss(
     """
     student, teacher = (at_least_float32(logits) / temperature for logits in (student_logits, teacher_logits))
     loss = torch.zeros((), dtype=student.dtype, device=student.device)
-    for sign in (1, -1):  # the label holds, and does not
+    for sign in (1, -1):  # the probability of the label, and that of its absence
         log_p = F.logsigmoid(sign * teacher)
         loss = loss + (log_p.exp() * (log_p - F.logsigmoid(sign * student))).mean()
     return loss * temperature**2 if scale_by_temperature else loss
@@ -50,16 +50,16 @@ def token_logit_loss(
 
     Args:
         student_logits, teacher_logits: (batch, length, labels).
-        mask: (batch, length), true or 1 for the tokens that count. What others hold does not matter.
+        mask: (batch, length), true or 1 for the tokens that count. The others may hold anything.
         temperature, scale_by_temperature: as for `classification_logit_loss`.
 
     Returns:
-        a scalar, NaN where no token counts.
+        a scalar; NaN if no token counts.
     """
     mask = mask.bool()
     sides = (logits.masked_fill(~mask[..., None], 0) for logits in (student_logits, teacher_logits))
     logarithms = [(at_least_float32(side) / temperature).log_softmax(-1) for side in sides]
-    # Where both are 0 the two distributions are equal, so that what is masked adds 0 and gets no gradient.
+    # Masked logits are 0 on both sides: the distributions are equal, add 0 and get no gradient.
     loss = F.kl_div(logarithms[0], logarithms[1], reduction="sum", log_target=True) / mask.sum()
     return loss * temperature**2 if scale_by_temperature else loss
 
@@ -79,7 +79,7 @@ def span_logit_loss(
     temperature: float = 1.0,
     scale_by_temperature: bool = True,
 ) -> Tensor:
-    """Mean of the classification loss over start positions and over end positions.
+    """The mean of two classification losses, over start positions and over end positions.
 
     Args:
         student_start, student_end, teacher_start, teacher_end: (batch, length).
@@ -96,18 +96,18 @@ def span_logit_loss(
 def span_task_loss(
     start_logits: Tensor, end_logits: Tensor, start_positions: Tensor, end_positions: Tensor, mask: Tensor
 ) -> Tensor:
-    """Mean of the cross entropies of all starts and ends: the loss on the labels.
+    """The task loss: the mean cross entropy of all starts and ends.
 
-    transformers' own takes the logits of padding in, so that it depends on how long the other texts of a batch are.
+    transformers' own loss includes the logits of padding, so it depends on the length of the other texts in the batch.
 
     Args:
         start_logits, end_logits: (batch, length).
-        start_positions, end_positions: (batch,); one that is no token of its text does not count.
+        start_positions, end_positions: (batch,); positions outside the text do not count.
         mask: (batch, length), true or 1 for tokens that are not padding.
     """
     mask, positions = mask.bool().repeat(2, 1), torch.cat((start_positions, end_positions))
     scores = at_least_float32(torch.cat((start_logits, end_logits))).masked_fill(~mask, -torch.inf)
-    return F.cross_entropy(scores, positions.masked_fill(~_inside(positions, mask), -100))  # -100: does not count
+    return F.cross_entropy(scores, positions.masked_fill(~_inside(positions, mask), -100))  # -100 is ignored
 
 
 def span_task_count(start_positions: Tensor, end_positions: Tensor, mask: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _divergence(
     for logits in (student, teacher):
         scores = at_least_float32(logits) / temperature
         if mask is not None:
-            # Finite, so that probability 0 times the difference of two logarithms is 0 and not NaN.
+            # Finite: probability 0 times a difference of logarithms is then 0, not NaN.
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min / 4)
         logarithms.append(scores.log_softmax(-1))
     loss = F.kl_div(logarithms[0], logarithms[1], reduction="batchmean", log_target=True)
@@ -136,5 +136,5 @@ def _divergence(
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Returns the logits in float32, or wider where they are."""
+    """Returns the logits in float32, or in their own type if that is wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,11 +1,11 @@
 """Contextual Knowledge Distillation: relations within a set of hidden states (Park et al. 2021, arXiv 2109.08359).
 
-The same two losses serve both relations of the paper. For the *word relation* (WR) a set is one matched layer of one
-example and its items are the tokens; for the *layer-transforming relation* (LTR) a set is one real token and its
+The same two losses serve both relations of the paper. In the *word relation* (WR), a set is one matched layer of one
+example, and its items are the tokens. In the *layer-transforming relation* (LTR), a set is one real token, and its
 items are the matched layers.
 
-Where this departs from the authors' released code: padding never counts (their window reads padded neighbours and
-repeats the tokens at the edges), and masking is finite (their -inf gives NaN on current PyTorch).
+This differs from the authors' released code in two points. Padding never counts; their window reads padded neighbors
+and repeats the tokens at the edges. Masking is finite; their -inf gives NaN on current PyTorch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ckd_trainer.losses.triples import triple_loss
 
 
 def word_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Gram, Tensor]:
-    """Returns products and mask of the sets of the word relation: each layer of each example, items its tokens.
+    """Returns products and mask for the word relation: one set per example and layer, with its tokens as items.
 
     Args:
         hidden_states: M matched layers, (batch, length, width) each.
@@ -34,7 +34,7 @@ def word_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[
 
 
 def layer_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Gram, Tensor]:
-    """Returns products and mask of the sets of the layer-transforming relation: each token, items its layers.
+    """Returns products and mask for the layer-transforming relation: one set per token, with its layers as items.
 
     Args:
         hidden_states: M matched layers, (batch, length, width) each.
@@ -64,12 +64,12 @@ def contextual_relation_losses(
     """The four relation losses of CKD, for your own training loop.
 
     Args:
-        student_hidden_states: all hidden states of the student as a model returns them with
-            `output_hidden_states=True`: S + 1 tensors (batch, length, student width), the embeddings first.
-        teacher_hidden_states: the same of the teacher, T + 1 tensors (batch, length, teacher width); no gradient
-            flows into them.
+        student_hidden_states: all hidden states of the student, as returned with `output_hidden_states=True`: S + 1
+            tensors (batch, length, student width), starting with the embeddings.
+        teacher_hidden_states: those of the teacher, T + 1 tensors (batch, length, teacher width). They get no
+            gradient.
         attention_mask: (batch, length), 1 for real tokens.
-        window_size: odd window of the word relation's angles, None for all triples; 21 in the paper.
+        window_size: odd window for the angles of the word relation, or None for all triples; 21 in the paper.
         layer_mapping: for both relations, see `ckd_trainer.losses.layer_mapping`.
         distance, distance_loss, relation_temperature, relation_normalization, normalize_distances: see `pair_loss`.
         angle_loss: see `triple_loss`.
@@ -78,7 +78,7 @@ def contextual_relation_losses(
         unweighted scalars `wr_distance`, `wr_angle`, `ltr_distance`, `ltr_angle`.
 
     Raises:
-        ValueError: unknown mapping, even window, or a distance that does not go with the loss or the normalization.
+        ValueError: unknown mapping, even window, or a distance that does not support the loss or the normalization.
 
     Example::
 
@@ -91,7 +91,7 @@ def contextual_relation_losses(
         loss = student_out.loss + terms["wr_distance"] + 10 * terms["wr_angle"]
     """
     if min(len(student_hidden_states), len(teacher_hidden_states)) < 2:
-        raise ValueError("give all hidden states of either model: the output of the embeddings and of each layer.")
+        raise ValueError("give all hidden states of both models: the outputs of the embeddings and of each layer.")
     pairs = resolve_layer_mapping(layer_mapping, len(student_hidden_states) - 1, len(teacher_hidden_states) - 1)
     student_states = [student_hidden_states[student] for student, _ in pairs]
     teacher_states = [teacher_hidden_states[teacher].detach() for _, teacher in pairs]

@@ -1,12 +1,12 @@
-"""The triple relation: the angle at item i between items j and k, compared for every triple.
+"""The triple relation: compares the angle at item i between items j and k, for every triple.
 
     cos_ijk = <x_j - x_i, x_k - x_i> / (|x_j - x_i| |x_k - x_i|) = (G_ii - G_ij - G_ik + G_jk) / (r_ij r_ik),
     r_ij^2 = G_ii + G_jj - 2 G_ij
 
-with G the products of `gram`. A set has N W W triples and N N products, so no list of triples is ever made: they are
-gone through by j, a block of all i, k > j and sets at a time (an angle between j and k is the one between k and j),
-and each block leaves its gradient behind, in closed form. Where all j and k of short texts fit in one block they are
-one, as it is the number of operations that costs there. tests/helpers/reference.py has the same loss in plain loops.
+where G are the products of `gram`. A set has N W W triples but only N N products, so no list of triples is ever built.
+Instead, each j is a block of all i, k > j and sets, as the angle is symmetric in j and k. Each block adds its gradient
+in closed form. For short texts the number of operations determines the cost, so all j and k that fit form a single
+block. tests/helpers/reference.py computes the same loss in plain loops.
 """
 
 import math
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ckd_trainer.losses.geometry import Gram, joined, numbers_at_once, rsqrt_or_zero
+from ckd_trainer.losses.geometry import Gram, chunk_numel, joined, rsqrt_or_zero
 
 TensorFunction = Callable[[Tensor], Tensor]
 
-# For each loss of a difference: the sum over a tensor, and its derivative, which may be written over the tensor.
+# For each loss: its sum over a tensor of differences, and its derivative, which may overwrite the tensor.
 _LOSSES = {
     "mse": (
         lambda difference: torch.linalg.vector_norm(difference).square(),
@@ -43,29 +43,31 @@ def triple_loss(
 
         sum_ijk loss(cos^S_ijk, cos^T_ijk) / number of triples
 
-    over valid i, j, k with j and k in the window of i; an angle with a side of length 0 has cosine 0. Triples with
-    j = i, k = i or j = k are counted, as the published weights were found with them.
+    over valid i, j, k with j and k in the window of i. An angle with a side of length 0 has cosine 0. Triples with
+    j = i, k = i or j = k count, because the published weights were found with them.
 
-    This goes through the sets a chunk at a time: beside four tensors like the products it takes fewer than 48
-    tensors of `numbers_at_once` (of N min(window_size, N) for one set where that is more), so 200 MB on a processor
-    for up to 1024 items, with a window or without, whatever the batch.
+    The sets are processed in chunks. Beside four tensors of the size of the products, this needs fewer than 48 tensors
+    of `chunk_numel` elements (or of the N min(window_size, N) of one set if that is more): 200 MB on a CPU for up to
+    1024 items, with or without a window, whatever the batch size.
 
     Args:
-        student, teacher: from `gram`, of (..., N) items; their widths may have differed.
+        student, teacher: from `gram`, of (..., N) items; the widths of the vectors may differ.
         mask: (..., N), true or 1 for valid items.
         angle_loss: "mse", "l1" or "smooth_l1".
-        window_size: odd, centred; None for all triples.
+        window_size: odd, centered; None for all triples.
 
     Returns:
-        a scalar; 0 where no item is valid.
+        a scalar; 0 if no item is valid.
 
     Raises:
         ValueError: an unknown angle_loss, or an even window.
     """
     if window_size is not None and (window_size < 1 or window_size % 2 == 0):
-        raise ValueError(f"window_size is {window_size}, but an item sits in its middle: give an odd number or None.")
+        raise ValueError(
+            f"window_size is {window_size}, but a window is centered on an item: give an odd number or None."
+        )
     if angle_loss not in _LOSSES:
-        raise ValueError(f"angle_loss {angle_loss!r} is not known: give {', '.join(_LOSSES)}.")
+        raise ValueError(f"angle_loss {angle_loss!r} is unknown: give {', '.join(_LOSSES)}.")
     mask = mask.bool()
     items = mask.shape[-1]
     total = _TripleSum.apply(
@@ -79,7 +81,7 @@ def triple_loss(
 
 
 def triple_count(mask: Tensor, window_size: int | None = None) -> Tensor:
-    """Returns what `triple_loss` divides by, the number of triples."""
+    """Returns the number of triples, the divisor of `triple_loss`."""
     mask = mask.bool()
     if window_size is None:
         return mask.sum(-1).pow(3).sum()
@@ -89,7 +91,7 @@ def triple_count(mask: Tensor, window_size: int | None = None) -> Tensor:
 
 
 class _TripleSum(torch.autograd.Function):
-    """Sums the losses of all triples of all sets, (sets, N, N), and takes the gradient on the way."""
+    """Sums the losses of all triples of all sets, (sets, N, N), and computes the gradient in the same pass."""
 
     @staticmethod
     def forward(
@@ -97,7 +99,7 @@ class _TripleSum(torch.autograd.Function):
     ) -> Tensor:
         sets, items, _ = student.shape
         near = min(window_size or items, items)
-        chunks = max(1, math.ceil(sets * items * near / numbers_at_once(student.device)))
+        chunks = max(1, math.ceil(sets * items * near / chunk_numel(student.device)))
         total, gradients = student.new_zeros(()), []
         for ours, theirs, valid in zip(*(tensor.chunk(chunks) for tensor in (student, teacher, mask)), strict=True):
             layout = (_Whole if near == items else _Window)(valid, window_size)
@@ -117,11 +119,11 @@ class _TripleSum(torch.autograd.Function):
 
 
 class _Whole:
-    """Products by place, for sets in which j and k are any items. Table: (N, N, ..., sets)."""
+    """Products indexed by position, for sets in which j and k are any items. Table: (N, N, ..., sets)."""
 
     def __init__(self, mask: Tensor, window_size: int | None) -> None:
         items = mask.shape[-1]
-        self.one_block = 2 * mask.numel() * items**2 <= numbers_at_once(mask.device)
+        self.one_block = 2 * mask.numel() * items**2 <= chunk_numel(mask.device)
         self.inside = mask.T[:, None] & mask.T[None]  # (k, i, sets)
         if window_size is not None and window_size // 2 < items - 1:
             places = torch.arange(items, device=mask.device)
@@ -141,7 +143,7 @@ class _Whole:
         """G_kk, (k, i or 1, ..., sets)."""
         return self.own_squares(table)[:, None]
 
-    def to_centre(self, table: Tensor) -> Tensor:
+    def to_center(self, table: Tensor) -> Tensor:
         """G_ik, (k, i, ..., sets)."""
         return table
 
@@ -152,15 +154,15 @@ class _Whole:
     def add_near_squares(self, table: Tensor, gradient: Tensor) -> None:
         self.own_squares(table).add_(gradient.sum(1))
 
-    def add_to_centre(self, table: Tensor, gradient: Tensor) -> None:
+    def add_to_center(self, table: Tensor, gradient: Tensor) -> None:
         table += gradient
 
 
 class _Window:
-    """Products by distance, for sets in which j and k are at most `reach` places from i.
+    """Products indexed by distance, for sets in which j and k are at most `reach` positions from i.
 
-    Table: (window, N + 2 reach, ..., sets), entry (d, p) the product of the items at places p - reach and
-    p - reach + d, 0 off the edges. j and k count from the window's start, so that all i of a block lie side by side.
+    Table: (window, N + 2 reach, ..., sets). Entry (d, p) is the product of the items at positions p - reach and
+    p - reach + d, and 0 outside the set. j and k count from the start of the window, so all i of a block are adjacent.
     """
 
     one_block = False
@@ -192,8 +194,8 @@ class _Window:
     def near_squares(self, table: Tensor) -> Tensor:
         return table[0].unfold(0, self.items, 1).movedim(-1, 1)
 
-    def to_centre(self, table: Tensor) -> Tensor:
-        return torch.stack([self._product_with_centre(table, k) for k in range(self.window)])
+    def to_center(self, table: Tensor) -> Tensor:
+        return torch.stack([self._product_with_center(table, k) for k in range(self.window)])
 
     def between(self, table: Tensor, j: int) -> Tensor:
         return table[1 : self.window - j, j : j + self.items]
@@ -202,11 +204,11 @@ class _Window:
         for k in range(self.window):
             table[0, k : k + self.items] += gradient[k]
 
-    def add_to_centre(self, table: Tensor, gradient: Tensor) -> None:
+    def add_to_center(self, table: Tensor, gradient: Tensor) -> None:
         for k in range(self.window):
-            self._product_with_centre(table, k).add_(gradient[k])
+            self._product_with_center(table, k).add_(gradient[k])
 
-    def _product_with_centre(self, table: Tensor, k: int) -> Tensor:
+    def _product_with_center(self, table: Tensor, k: int) -> Tensor:
         first = min(k, self.reach)
         return table[abs(k - self.reach), first : first + self.items]
 
@@ -215,36 +217,37 @@ class _Angles:
     """The angles of both sides: cos_ijk = (G_jk + half_ij + half_ik) inverse_ij inverse_ik, half_ij = G_ii / 2 - G_ij.
 
     Args:
-        student, teacher: products, (sets, N, N); the two go through every operation together.
-        with_gradient: by the student's.
+        student, teacher: products, (sets, N, N). Every operation processes both.
+        with_gradient: compute the gradient of the student's products.
     """
 
     def __init__(self, layout: _Whole | _Window, student: Tensor, teacher: Tensor, with_gradient: bool) -> None:
         self.layout, self.table, self.with_gradient = layout, layout.table(student, teacher), with_gradient
-        own, to_centre = layout.own_squares(self.table), layout.to_centre(self.table)
+        own, to_center = layout.own_squares(self.table), layout.to_center(self.table)
         size = own + layout.near_squares(self.table)
-        # (k, i, 2, sets); inverse is 1 / r_ik, 0 where there is no such side
-        self.half = own / 2 - to_centre
-        self.inverse = rsqrt_or_zero(size - 2 * to_centre, size).mul_(layout.inside[:, :, None])
+        # (k, i, 2, sets); inverse is 1 / r_ik, and 0 if the side is masked or has length 0
+        self.half = own / 2 - to_center
+        self.inverse = rsqrt_or_zero(size - 2 * to_center, size).mul_(layout.inside[:, :, None])
         self.half_scaled = self.half * self.inverse
         if with_gradient:
-            # by_inverse is kept times inverse, as the derivative of a cosine by inverse_ij is cos / inverse_ij
+            # by_inverse holds the gradient of inverse times inverse: the derivative of cos by inverse_ij is
+            # cos / inverse_ij
             self.student_inverse = self.inverse[:, :, 0].contiguous()
             self.by_half = torch.zeros_like(self.student_inverse)
             self.by_inverse = torch.zeros_like(self.student_inverse)
             self.by_table = torch.zeros_like(self.table[:, :, 0])
 
     def sum_losses(self, loss: TensorFunction, derivative: TensorFunction) -> Tensor:
-        """Returns the sum of a loss over all triples; the gradient is kept for `gradient`."""
+        """Returns the sum of a loss over all triples, and accumulates what `gradient` needs."""
         if self.layout.one_block:
-            everything = (slice(None), None)  # all j, beside all k
+            everything = (slice(None), None)  # all j, broadcast over all k
             total, by_length, by_inner = self._block(loss, derivative, self.table[:, :, None], everything, slice(None))
             if self.with_gradient:
                 self.by_inverse += by_length.sum(0)
                 self.by_half += by_inner.sum(0)
                 self.by_table.add_(by_inner.sum(2), alpha=0.5)  # once for (j, k), once for (k, j)
             return total
-        # j = k: the cosine is 1, or 0 where the side has no length
+        # j = k: the cosine is 1, or 0 if the side has length 0
         total = loss((self.inverse > 0).to(self.inverse.dtype).diff(dim=2))
         for j in range(len(self.inverse) - 1):
             after = slice(j + 1, None)
@@ -262,7 +265,7 @@ class _Angles:
     def _block(
         self, loss: TensorFunction, derivative: TensorFunction, between: Tensor, j: int | tuple[slice, None], ks: slice
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Returns the sum over a block, and with_gradient what each of its angles gives by_inverse and by_half."""
+        """Returns the sum over a block and, with_gradient, each angle's contribution to by_inverse and by_half."""
         inner = between + self.half[j]  # (..., k, i, 2, sets)
         cosines = torch.addcmul(self.half_scaled[ks], inner, self.inverse[ks]).mul_(self.inverse[j])
         student, teacher = cosines.unbind(-2)
@@ -275,11 +278,12 @@ class _Angles:
         return total, by_length, by_cosine.mul_(self.student_inverse[ks]).mul_(self.student_inverse[j])
 
     def gradient(self) -> Tensor:
-        """Returns the gradient by the student's products, (sets, N, N)."""
-        by_square = self.student_inverse.square_().mul_(self.by_inverse).mul_(-0.5)  # by r_ik^2: r^-1 has -r^-3 / 2
+        """Returns the gradient of the student's products, (sets, N, N)."""
+        # of r_ik^2: d r^-1 / d r^2 = -r^-3 / 2
+        by_square = self.student_inverse.square_().mul_(self.by_inverse).mul_(-0.5)
         own = self.layout.own_squares(self.by_table)
         own += by_square.sum(0) + self.by_half.sum(0) / 2
         self.layout.add_near_squares(self.by_table, by_square)
-        self.layout.add_to_centre(self.by_table, -2 * by_square - self.by_half)
-        # Twice, as (i, j, k) has its (i, k, j); and in the order that the product with the vectors is fast in.
+        self.layout.add_to_center(self.by_table, -2 * by_square - self.by_half)
+        # Doubled, as (i, j, k) and (i, k, j) both count. Contiguous, so that the product with the vectors is fast.
         return self.layout.products(self.by_table).contiguous().mul_(2)

@@ -1,4 +1,4 @@
-"""Methods of distillation, one file each, with a function `terms(args, pair)` that returns the terms of a run."""
+"""Distillation methods, one file each, with a function `terms(args, pair)` that returns the terms of a run."""
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import ckd, logits
@@ -10,5 +10,5 @@ METHODS = (logits, ckd)
 
 
 def terms_of(args: CKDArguments, pair: Pair) -> list[Term]:
-    """Returns the terms of all methods that have a weight above 0, and nothing for the others."""
+    """Returns the terms with a weight above 0, of all methods."""
     return [term for method in METHODS for term in method.terms(args, pair)]

@@ -1,4 +1,4 @@
-"""What a distillation loss is made of: terms, which compare a signal of the student with one of the teacher."""
+"""Terms: the parts of a distillation loss, which compare a signal of the student with one of the teacher."""
 
 import abc
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from ckd_trainer.teacher.signals import Signal
 
 
 class Term(torch.nn.Module, abc.ABC):
-    """A term of the loss: a mean over items of the step.
+    """A term of the loss: a mean over the items of a step.
 
-    It has no parameters of its own, as nothing would train them.
+    It has no parameters of its own, because nothing would train them.
 
     Attributes:
-        name: what logs call it, `loss_<name>`.
-        weight: in the loss; a share of the gradient where terms are balanced (`is_balanced`), else a factor.
-        is_balanced: with `term_balance: gradient` its weight is a share.
-        student_signal, teacher_signal: what it compares.
+        name: its name in logs, `loss_<name>`.
+        weight: in the loss; a share of the gradient if the term is balanced, else a factor.
+        is_balanced: whether its weight is a share with `term_balance: gradient`.
+        student_signal, teacher_signal: the signals that it compares.
     """
 
     name: str
@@ -36,38 +36,38 @@ class Term(torch.nn.Module, abc.ABC):
         """Returns the term of a batch, a scalar: the mean over `count(batch)` items.
 
         Args:
-            student, teacher: the values of `student_signal` and `teacher_signal`; logits of the teacher in the
+            student, teacher: the values of `student_signal` and `teacher_signal`; the teacher's logits are in the
                 student's order of labels.
             batch: the columns that the models read; padding is where `attention_mask` is 0.
         """
 
     @abc.abstractmethod
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the number of items that the term of a batch averages over, a scalar.
+        """Returns the number of items in a batch that the term averages over, a scalar.
 
-        A step may be cut into batches and processes in any way, as a term of all is the mean of those of its parts,
-        each weighted with its part's count: term = sum_parts count(part) term(part) / sum_parts count(part).
+        The term of a step is the mean of the terms of its batches, weighted by count, so it does not depend on how the
+        step is divided: term = sum_parts count(part) term(part) / sum_parts count(part).
         """
 
     def describe(self) -> str:
-        """Returns its name for the printed plan, with a unit where it has one."""
+        """Returns its name for the printed plan, with a unit if it has one."""
         return self.name
 
     def notes(self) -> list[str]:
-        """Returns what else the printed plan says of it, such as its layers; what several terms say is said once."""
+        """Returns further lines for the printed plan, such as its layers. Equal lines are printed once."""
         return []
 
     def warnings(self) -> list[str]:
-        """Returns what to warn of when the plan is printed."""
+        """Returns warnings to log with the plan."""
         return []
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What terms may know of student and teacher when they are made.
+    """What a method knows about student and teacher when it makes its terms.
 
     Attributes:
-        head: the student's.
+        head: the student's head.
     """
 
     student: PreTrainedConfig

@@ -1,8 +1,8 @@
 """Contextual Knowledge Distillation (Park, Kim and Yang, EMNLP 2021, arXiv 2109.08359).
 
-Two relations, each by distances between pairs and angles between triples. In the word relation (WR) a set is one
-matched layer of one example and its items are the tokens; in the layer-transforming relation (LTR) a set is one token
-and its items are the matched layers. See `ckd_trainer.losses` for the formulas.
+CKD has two relations, each with distances between pairs and angles between triples. In the word relation (WR), a set
+is one matched layer of one example, and its items are the tokens. In the layer-transforming relation (LTR), a set is
+one token, and its items are the matched layers. `ckd_trainer.losses` has the formulas.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from ckd_trainer.utils.padding import attention_mask_of
 
 
 class Relation(Term):
-    """A relation of CKD by distances or angles.
+    """One of CKD's relations, compared by distances or angles.
 
     Args:
         relation: "wr" or "ltr".
         weight: above 0.
-        args: the definitions of distances and angles.
-        layers: the matched (student state, teacher state).
-        depths: numbers of layers of student and teacher.
+        args: define distances and angles.
+        layers: matched pairs (student state, teacher state).
+        depths: number of layers of student and teacher.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Relation(Term):
         self.student_signal, self.teacher_signal = (gram(tuple(side)) for side in zip(*layers, strict=True))
 
     def _mask(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """True for the items of each set, as the Grams have them."""
+        """Returns the mask of valid items of each set, in the shape of the Gram matrices."""
         mask = attention_mask_of(batch)
         count = len(self.layers)
         if self.relation == "wr":
@@ -57,12 +57,12 @@ class Relation(Term):
             return []
         return [
             f"{option} {mapping} leaves student layers {', '.join(map(str, unmatched))} without a teacher layer, as "
-            f"{self.depths[0]} and {self.depths[1]} layers share too small a divisor; uniform matches them all."
+            f"the common divisor of {self.depths[0]} and {self.depths[1]} layers is too small: uniform matches all."
         ]
 
 
 class Distances(Relation):
-    """Distances between pairs of items, see `pair_loss`; `wr_distance` or `ltr_distance`."""
+    """Compares distances between pairs of items (see `pair_loss`): `wr_distance` or `ltr_distance`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -84,14 +84,14 @@ class Distances(Relation):
         mask = attention_mask_of(batch)
         if self.relation == "wr":
             return pair_count(mask, self.args.relation_normalization)
-        return mask.count_nonzero()  # each token has as many pairs of layers
+        return mask.count_nonzero()  # each token has the same number of pairs of layers
 
     def describe(self) -> str:
         return f"{self.name} per item" if self.args.relation_normalization == "items" else self.name
 
 
 class Angles(Relation):
-    """Angles between triples of items, see `triple_loss`; `wr_angle` or `ltr_angle`."""
+    """Compares angles between triples of items (see `triple_loss`): `wr_angle` or `ltr_angle`."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -113,11 +113,11 @@ class Angles(Relation):
 
 
 def terms(args: CKDArguments, pair: Pair) -> list[Term]:
-    """Returns the terms whose weight is above 0.
+    """Returns the terms with a weight above 0.
 
     Raises:
-        InputError: a layer mapping that does not fit the two depths, or an active layer-transforming relation with
-            fewer than three matched layers.
+        InputError: a layer mapping does not fit the depths, or an active layer-transforming relation has fewer than
+            three matched layers.
     """
     found: list[Term] = []
     depths = pair.student.num_hidden_layers, pair.teacher.num_hidden_layers
@@ -139,7 +139,7 @@ def _matched(option: str, args: CKDArguments, depths: tuple[int, int]) -> Pairs:
     if option.startswith("ltr") and len(pairs) < 3:
         raise InputError(
             f"{option} {mapping} matches {len(pairs)} layers ({format_pairs(pairs)}) of a {depths[0]}-layer student "
-            f"and a {depths[1]}-layer teacher, but with fewer than three its distances are constant and teach "
-            "nothing: use uniform, or set ltr_distance_weight and ltr_angle_weight to 0."
+            f"and a {depths[1]}-layer teacher. With fewer than three, distances are constant and teach nothing: use "
+            "uniform, or set ltr_distance_weight and ltr_angle_weight to 0."
         )
     return pairs

@@ -10,10 +10,10 @@ from ckd_trainer.teacher.signals import Logits
 
 
 class LogitTerm(Term):
-    """How far the student's logits are from the teacher's, by the loss of the head: T^2 KL of classes, say.
+    """Compares the logits of student and teacher with the head's loss, such as T^2 KL for classes.
 
     Args:
-        args: alpha, temperature, scale_by_temperature, and the map of a regression teacher's scores.
+        args: alpha, temperature, scale_by_temperature, and the mapping of a regression teacher's scores.
     """
 
     name = "logits"
@@ -39,5 +39,5 @@ class LogitTerm(Term):
 
 
 def terms(args: CKDArguments, pair: Pair) -> list[Term]:
-    """Returns the term, where alpha is above 0."""
+    """Returns the term if alpha is above 0."""
     return [LogitTerm(args, pair)] if args.alpha > 0 else []

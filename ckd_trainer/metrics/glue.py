@@ -1,6 +1,7 @@
-"""The GLUE metrics as an `evaluate.Metric` that is made directly and downloads nothing.
+"""The GLUE metrics as an `evaluate.Metric` that is constructed directly and downloads nothing.
 
-`evaluate.load("glue", "cola")` fetches code when it runs; `GlueMetric("cola")` gives the same keys and values offline.
+`evaluate.load("glue", "cola")` downloads code at run time; `GlueMetric("cola")` gives the same keys and values
+offline.
 """
 
 import datasets
@@ -22,7 +23,7 @@ def _accuracy(references: np.ndarray, predictions: np.ndarray) -> dict[str, floa
 
 
 def _accuracy_and_f1(references: np.ndarray, predictions: np.ndarray, average: str = "binary") -> dict[str, float]:
-    # zero_division: F1 is 0 where nothing is found, without a warning at every evaluation.
+    # zero_division: F1 is 0 without predicted positives, and there is no warning at every evaluation.
     f1 = f1_score(references, predictions, average=average, zero_division=0)
     return {**_accuracy(references, predictions), "f1": float(f1)}
 
@@ -32,9 +33,9 @@ def _accuracy_and_macro_f1(references: np.ndarray, predictions: np.ndarray) -> d
 
 
 def _correlations(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    # The correlations do not see the scale, so that scores of -10 to 10 pass for labels of 0 to 1.
+    # Correlations ignore the scale: scores of -10 to 10 would fit labels of 0 to 1. RMSE shows the difference.
     rmse = {"rmse": float(np.sqrt(np.mean((predictions - references) ** 2)))}
-    # A constant has no correlation: 0 says "no relation found" and can be compared, where scipy warns and gives nan.
+    # A constant has no correlation. 0 means "no relation" and can be compared, whereas scipy warns and returns nan.
     if np.ptp(references) == 0 or np.ptp(predictions) == 0:
         return {"pearson": 0.0, "spearmanr": 0.0} | rmse
     return {
@@ -61,16 +62,16 @@ _SCORES = {
 class GlueMetric(InMemoryMetric):
     """Scores predictions as the GLUE benchmark does.
 
-    `config_name` is a GLUE task, or for other data `classification` or `regression`:
+    `config_name` is a GLUE task or, for other data, `classification` or `regression`:
 
     - `cola`: `matthews_correlation`
     - `mrpc`, `qqp`: `accuracy` and `f1` (of class 1)
-    - `stsb`, `regression`: `pearson` and `spearmanr`, 0.0 where predictions or references are all equal; `rmse`
+    - `stsb`, `regression`: `pearson` and `spearmanr`, 0.0 if predictions or references are all equal; `rmse`
     - `sst2`, `mnli`, `qnli`, `rte`, `wnli`: `accuracy`
     - `classification`: `accuracy` and `f1` (mean over the classes that occur)
 
-    `compute(predictions=..., references=...)` takes class indices (for the correlations: numbers), one per example,
-    and returns the scores by name, as floats.
+    `compute(predictions=..., references=...)` takes one class index (or number, for correlations) per
+    example, and returns the scores by name, as floats.
 
     Raises:
         ValueError: an unknown `config_name`.

@@ -1,4 +1,4 @@
-"""`evaluate.Metric` without a folder on the disk."""
+"""An `evaluate.Metric` that needs no folder on disk."""
 
 import os
 
@@ -6,9 +6,9 @@ import evaluate
 
 
 class InMemoryMetric(evaluate.Metric):
-    """A metric that with `keep_in_memory` writes nothing, so that it works where HOME cannot be written.
+    """A metric that writes nothing with `keep_in_memory`, so it works even if HOME is not writable.
 
-    `evaluate.Metric` itself makes a folder in its cache in any case.
+    `evaluate.Metric` itself always creates a folder in its cache.
     """
 
     def _build_data_dir(self) -> str:

@@ -1,4 +1,4 @@
-"""The SQuAD metrics as an `evaluate.Metric` that is made directly and downloads nothing.
+"""The SQuAD metrics as an `evaluate.Metric` that is constructed directly and downloads nothing.
 
 The scores are those of the official scripts, evaluate-v1.1.py and evaluate-v2.0.py (https://rajpurkar.github.io/SQuAD-explorer).
 """
@@ -22,18 +22,18 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Returns the text as answers are compared: lower case, without punctuation, articles and superfluous spaces.
+    """Returns the form of an answer that is compared: lower case, without punctuation, articles and extra spaces.
 
     Example::
 
         normalize_answer("The  Queen's palace!")  # "queens palace"
     """
-    # In this order: "A." is an article, once the full stop is gone.
+    # In this order: "A." is an article once the period is gone.
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def _f1(prediction: str, gold: str) -> float:
-    """F1 of two bags of words, from normalized texts; 0.0 where they share none."""
+    """Returns F1 of two normalized texts as bags of words; 0.0 if they share no word."""
     predicted, wanted = prediction.split(), gold.split()
     shared = sum((Counter(predicted) & Counter(wanted)).values())
     if shared == 0:
@@ -43,12 +43,12 @@ def _f1(prediction: str, gold: str) -> float:
 
 
 def _f1_or_agreement(prediction: str, gold: str) -> float:
-    """As `_f1`, but 1.0 where neither text has words: both say "no answer"."""
+    """Returns `_f1`, but 1.0 if both texts are empty: both mean "no answer"."""
     return _f1(prediction, gold) if prediction and gold else float(prediction == gold)
 
 
 def _best_over_golds(f1: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Returns exact match and F1 with the gold answer for which each is highest."""
+    """Returns exact match and F1, each with the gold answer for which it is highest."""
     prediction = normalize_answer(prediction)
     return float(prediction in golds), max(f1(prediction, gold) for gold in golds)
 
@@ -89,7 +89,7 @@ def _squad_v2(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict
 
 
 def _group(prefix: str, exact: Mapping[str, float], f1: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """The scores of some questions, or nothing where there are none."""
+    """Returns the scores of some questions, or an empty dict if there are none."""
     if not names:
         return {}
     return {
@@ -102,14 +102,16 @@ def _group(prefix: str, exact: Mapping[str, float], f1: Mapping[str, float], nam
 def _best_threshold(
     predictions: Mapping[str, Row], scores: Mapping[str, float], has_answer: Mapping[str, bool]
 ) -> tuple[float, float]:
-    """Returns the best score in percent, and the threshold: answers with a probability above it become "no answer".
+    """Returns the best score in percent, and its threshold: answers with a probability above it become "no answer".
 
-    The search starts where nothing is answered, which gets every unanswerable question right, and then lets the
-    answers in by rising probability. Equal ones come in one by one, as in the official script.
+    The search starts with no answers at all, so every unanswerable question is right. It then adds answers by rising
+    probability. Equal ones are added one by one, as in the official script.
     """
     current = best = float(sum(not value for value in has_answer.values()))
     lowest = min(row["no_answer_probability"] for row in predictions.values())
-    threshold = 0.0 if lowest >= 0 else lowest - 1.0  # below all of them; the official script knows probabilities only
+    threshold = (
+        0.0 if lowest >= 0 else lowest - 1.0
+    )  # below all of them; the official script supports probabilities only
     for name in sorted(predictions, key=lambda name: predictions[name]["no_answer_probability"]):
         if has_answer[name]:
             current += scores[name]
@@ -132,26 +134,26 @@ _SCORES = {"squad": _squad, "squad_v2": _squad_v2}
 
 
 class SquadMetric(InMemoryMetric):
-    """Scores answers as the official scripts of SQuAD do, in percent, with the best of a question's gold answers.
+    """Scores answers as SQuAD's official scripts do, in percent, against the best of a question's gold answers.
 
     `config_name` is one of:
 
     - `squad` (version 1.1): `exact_match` and `f1`
-    - `squad_v2` (version 2.0): `exact`, `f1` and `total`, the same for the questions with an answer (`HasAns_exact`
-      and so on) and without one (`NoAns_exact`), where there are such; `best_exact` and `best_f1`, the scores with
-      the threshold on `no_answer_probability` that suits each best, `best_exact_thresh` and `best_f1_thresh` (where it
-      is best to answer nothing: 0.0, or one below the lowest if that is negative)
+    - `squad_v2` (version 2.0): `exact`, `f1` and `total`; the same for questions with an answer (`HasAns_exact`, ...)
+      and without one (`NoAns_exact`, ...), if there are any; `best_exact` and `best_f1`, the scores at the best
+      threshold on `no_answer_probability`; and these thresholds, `best_exact_thresh` and `best_f1_thresh`. If it is
+      best to answer nothing, the threshold is 0.0, or the lowest probability minus 1 if that is negative.
 
-    `compute(predictions=..., references=...)` takes mappings, matched by their ids in whatever order:
+    `compute(predictions=..., references=...)` takes mappings in any order, matched by id:
 
-    - predictions: `id`, `prediction_text` and, for `squad_v2`, `no_answer_probability`: any number that is higher
-      where an answer is less likely, such as a difference of logits. `exact` and `f1` do not look at it: the empty
-      text says "no answer".
+    - predictions: `id`, `prediction_text` and, for `squad_v2`, `no_answer_probability`: any number that is higher if
+      an answer is less likely, such as a difference of logits. `exact` and `f1` ignore it; for them, an empty text
+      means "no answer".
     - references: `id` and `answers`, a mapping with the lists `text` (empty if unanswerable) and `answer_start`
 
     Raises:
-        ValueError: an unknown `config_name`, nothing to score, an id that occurs twice, a reference without a
-            prediction, and for `squad` a reference without an answer.
+        ValueError: an unknown `config_name`, nothing to score, a repeated id, a reference without a prediction, or
+            (for `squad`) a reference without an answer.
 
     Example::
 
@@ -178,7 +180,7 @@ class SquadMetric(InMemoryMetric):
 
     def _compute(self, predictions: Sequence[Row], references: Sequence[Row]) -> dict[str, float]:
         if not references:
-            raise ValueError("There is nothing to score: give at least one prediction and reference.")
+            raise ValueError("there is nothing to score: give at least one prediction and reference.")
         _refuse_twins("predictions", predictions)
         _refuse_twins("references", references)
         by_id = {prediction["id"]: prediction for prediction in predictions}

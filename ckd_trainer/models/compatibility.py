@@ -1,4 +1,4 @@
-"""Checks that teacher, student and data fit, by configuration and tokenizer, before weights are loaded."""
+"""Checks that teacher, student and data are compatible, from configurations and tokenizers, before loading weights."""
 
 import copy
 import math
@@ -12,53 +12,53 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 
 from ckd_trainer.utils.errors import InputError, short
 
-_PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # multiples that make a matrix product fast
+_PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # vocabularies are padded to such multiples for fast matrix products
 _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
     "or use student_init teacher_layers."
 )
 
-# Classifiers whose hidden states are not one for each token of a text.
+# Classifiers that do not have one hidden state per token.
 _UNSUPPORTED = {
     "canine": "reads characters, not tokens",
-    "funnel": "pools the tokens of a text, so that deeper layers have fewer states than the text has tokens",
-    "perceiver": "reads bytes into an array of its own length",
-    "layoutlmv2": "reads images beside the text",
-    "layoutlmv3": "reads images beside the text",
-    "lxmert": "reads images beside the text",
+    "funnel": "pools tokens, so its deeper layers have fewer states than the text has tokens",
+    "perceiver": "reads bytes into an array of a fixed length",
+    "layoutlmv2": "reads images and text",
+    "layoutlmv3": "reads images and text",
+    "lxmert": "reads images and text",
     "tapas": "reads tables",
 }
-_SUPPORTED = "a text encoder with one state a token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
+_SUPPORTED = "a text encoder with one state per token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
 
 
 def check_task(config: PreTrainedConfig, model_class: type[Any], name: str) -> None:
-    """Raises InputError where transformers has no model of this kind for the task.
+    """Raises InputError if transformers has no model of this type for the task.
 
     Args:
         model_class: the Auto class of the task's models.
-        name: the model, for the message.
+        name: the model's name in the message.
     """
     with_code = model_class.__name__ in (getattr(config, "auto_map", None) or {})
     if type(config) not in model_class._model_mapping and not with_code:
         raise InputError(
-            f"{name} is a {config.model_type} model, which {model_class.__name__} does not know: give {_SUPPORTED}."
+            f"{name} is a {config.model_type} model, which {model_class.__name__} does not support: give {_SUPPORTED}."
         )
 
 
 def check_encoder(config: PreTrainedConfig) -> None:
-    """Raises InputError for a model that has not one hidden state for each token in each of its layers."""
+    """Raises InputError if a model does not have one hidden state per token in each layer."""
     reason = _UNSUPPORTED.get(config.model_type)
     if config.is_encoder_decoder:
         reason = "has an encoder and a decoder"
     elif reason is None and getattr(config, "num_hidden_layers", None) is None:
-        reason = "does not say its number of layers (num_hidden_layers)"
+        reason = "does not define its number of layers (num_hidden_layers)"
     if reason:
         raise InputError(f"the {config.model_type} model {reason}: give {_SUPPORTED}.")
 
 
 def check_savable(config: PreTrainedConfig) -> None:
-    """Raises InputError where `save_pretrained` refuses a model's configuration, or another one would come back."""
-    way_out = "correct its config.json, or the values that you gave."
+    """Raises InputError if a configuration cannot be saved, or changes when it is saved and loaded."""
+    way_out = "correct its config.json, or the values that you passed."
     with tempfile.TemporaryDirectory() as folder:
         try:
             copy.deepcopy(config).save_pretrained(folder)
@@ -70,19 +70,19 @@ def check_savable(config: PreTrainedConfig) -> None:
             ) from error
     if saved.num_hidden_layers != config.num_hidden_layers:
         raise InputError(
-            f"the {config.model_type} model's configuration says {config.num_hidden_layers} layers, but "
-            f"{saved.num_hidden_layers} when it is saved: {way_out}"
+            f"the {config.model_type} model's configuration has {config.num_hidden_layers} layers, but "
+            f"{saved.num_hidden_layers} once it is saved: {way_out}"
         )
 
 
 def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **options: Any) -> int:
-    """Returns how many tokens a model reads at most: its positions, or less where its tokenizer stops earlier."""
+    """Returns the maximum number of tokens that a model and its tokenizer support."""
     positions = getattr(config, "max_position_embeddings", None) or 0  # 0 or -1: no limit
     limits = [tokenizer.model_max_length] + ([positions] if positions > 0 else [])
     base = outline(config, AutoModel, **options)
     embeddings = getattr(getattr(base, "embeddings", None), "position_embeddings", None)
     if isinstance(embeddings, torch.nn.Embedding) and embeddings.padding_idx is not None:
-        # RoBERTa counts positions from after its padding index.
+        # RoBERTa starts counting positions after its padding index.
         limits.append(embeddings.num_embeddings - embeddings.padding_idx - 1)
     return min(limits)
 
@@ -90,13 +90,13 @@ def max_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, **o
 def check_max_length(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, **options: Any
 ) -> None:
-    """Raises InputError where max_seq_length is more than a model reads, or has no room for a text."""
+    """Raises InputError if max_seq_length exceeds what a model supports, or leaves no room for a text."""
     limit = max_length(config, tokenizer, **options)
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if max_seq_length <= special:
         raise InputError(
             f"max_seq_length is {max_seq_length}, but the {special} special tokens of the {config.model_type} model "
-            f"leave no room for a text then: give {special + 1} or more."
+            f"then leave no room for a text: give {special + 1} or more."
         )
     if max_seq_length > limit:
         raise InputError(
@@ -106,13 +106,13 @@ def check_max_length(
 
 
 def outline(config: PreTrainedConfig, model_class: type[Any], **options: Any) -> PreTrainedModel:
-    """Returns the model of a configuration without weights: modules and shapes, nothing in memory.
+    """Returns a configuration's model on the meta device: modules and shapes, without memory for weights.
 
     Args:
         model_class: one of transformers' Auto classes.
 
     Raises:
-        InputError: a configuration that makes no model.
+        InputError: the configuration is not valid.
     """
     try:
         with torch.device("meta"):
@@ -124,17 +124,17 @@ def outline(config: PreTrainedConfig, model_class: type[Any], **options: Any) ->
 
 
 def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raises InputError unless the two pad texts on one side."""
+    """Raises InputError unless both tokenizers pad on the same side."""
     if student.padding_side != teacher.padding_side:
         raise InputError(
             f"the teacher's tokenizer pads on the {teacher.padding_side}, but the student's on the "
-            f"{student.padding_side}: both read the same batches, and where a text stands in them counts. Set "
+            f"{student.padding_side}: both read the same batches, and the positions of the tokens matter. Set "
             "padding_side in the tokenizer_config.json of the one that was trained with the other side."
         )
 
 
 def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raises InputError unless the two have one vocabulary, entry by entry."""
+    """Raises InputError unless both tokenizers have the same vocabulary, entry by entry."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     if ours != theirs:
         example = min(token for token, _ in ours.items() ^ theirs.items())
@@ -151,19 +151,20 @@ def check_token_ids(
     tokenizer: PreTrainedTokenizerBase | None,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Raises InputError where it can be seen that the models read different token ids, for use without the scripts.
+    """Raises InputError if the models evidently read different token ids; for use without the scripts.
 
-    With both tokenizers each id must mean the same in both; entries that one has more must have embeddings in the
-    teacher. With fewer the numbers of embeddings are compared. They are equal, but for rows that nobody reads: models
+    With both tokenizers, each id must have the same meaning in both, and the teacher must have embeddings for all
+    entries of the student's. Otherwise the numbers of embeddings are compared. They may differ by unused rows: models
     are often padded to a multiple of 8, as BERT's 30,522 to 30,528.
 
     Args:
-        tokenizer: encoded the data; None where it is not known.
-        teacher_tokenizer: is stored beside the teacher; None where there is none.
+        tokenizer: the one that encoded the data; None if unknown.
+        teacher_tokenizer: the one stored with the teacher; None if there is none.
     """
     if tokenizer is not None:
         check_embeddings(teacher, tokenizer)
-        # One that does not fit into the teacher is not its own: such a teacher was made of another's configuration.
+        # A tokenizer with more entries than the teacher has embeddings is not the teacher's own: such a teacher was
+        # built from another model's configuration.
         if teacher_tokenizer is not None and len(teacher_tokenizer) <= getattr(teacher, "vocab_size", 0):
             _check_same_meaning(tokenizer, teacher_tokenizer)
             return
@@ -173,9 +174,9 @@ def check_token_ids(
     fewer, more = sorted((ours, theirs))
     if fewer != more and not any(more == math.ceil(fewer / multiple) * multiple for multiple in _PADDED_TO):
         raise InputError(
-            f"the teacher has embeddings for {theirs} token ids, the student for {ours}, but {_ONE_ENCODING} Where "
-            "the two do share a tokenizer, and one has rows for tokens that were added later, give the other as many "
-            "with resize_token_embeddings."
+            f"the teacher has embeddings for {theirs} token ids, the student for {ours}, but {_ONE_ENCODING} If they "
+            "do share a tokenizer, and one has rows for tokens that were added later, resize the other with "
+            "resize_token_embeddings."
         )
 
 
@@ -184,28 +185,28 @@ def _check_same_meaning(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
     differing = [index for index in sorted(ours.keys() & theirs.keys()) if ours[index] != theirs[index]]
     if differing:
         raise InputError(
-            f"the teacher's tokenizer, as stored in {teacher.name_or_path}, has another vocabulary than the "
-            f"student's: {len(differing)} ids differ, such as {differing[0]}, which is {theirs[differing[0]]!r} to "
-            f"the teacher and {ours[differing[0]]!r} to the student, but {_ONE_ENCODING}"
+            f"the teacher's tokenizer, stored in {teacher.name_or_path}, has another vocabulary than the student's: "
+            f"{len(differing)} ids differ, such as {differing[0]}, which is {theirs[differing[0]]!r} for the teacher "
+            f"and {ours[differing[0]]!r} for the student, but {_ONE_ENCODING}"
         )
 
 
 def check_encodings(
     student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
 ) -> None:
-    """Raises InputError unless the teacher's gives for the texts (or pairs of texts) what the student's does."""
+    """Raises InputError unless both tokenizers encode the texts (or pairs of texts) in the same way."""
     for row in texts:
         theirs = teacher(*row)
         for name, values in student(*row).items():
             if values != theirs[name]:
                 raise InputError(
-                    f"teacher and student have one vocabulary but encode {short(row[0])} differently ({name}: upper "
-                    f"case, special tokens or types, say), but {_ONE_ENCODING}"
+                    f"teacher and student have the same vocabulary but encode {short(row[0])} differently ({name}; "
+                    f"the cause may be upper case, special tokens or token types), but {_ONE_ENCODING}"
                 )
 
 
 def check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError where a tokenizer has more entries than a model has embeddings."""
+    """Raises InputError if a tokenizer has more entries than a model has embeddings."""
     rows = getattr(config, "vocab_size", None)
     if rows is not None and len(tokenizer) > rows:
         raise InputError(

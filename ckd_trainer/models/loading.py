@@ -1,4 +1,4 @@
-"""Loading models and tokenizers: every weight that counts comes from the files, or one message says what is wrong."""
+"""Loads models: every weight that matters comes from the files, or one message explains what is wrong."""
 
 import json
 import re
@@ -14,17 +14,17 @@ from ckd_trainer.utils.errors import InputError
 
 Result = TypeVar("Result")
 
-# Buffers that older versions saved, and the second copy of the embeddings in DeBERTa-v3's files.
+# Buffers saved by older versions, and the second copy of the embeddings in DeBERTa-v3's files.
 _NO_WEIGHTS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|attn\.masked_bias|rotary_emb\.inv_freq|(word|position)_embeddings\._weight)$"
 )
 
 
 def call(function: Callable[..., Result], name_or_path: str, **kwargs: Any) -> Result:
-    """Returns what a loading function returns; whatever it raises becomes an `InputError` with its message."""
+    """Returns the result of a loading function; any exception becomes an `InputError` with its message."""
     try:
         return function(name_or_path, **kwargs)
-    except Exception as error:  # somebody's files: whatever is wrong with them, the message is what helps
+    except Exception as error:  # the user's files can be wrong in any way; the message is what helps
         message = " ".join(str(error).split())
         raise InputError(f"cannot load {name_or_path}: {message[:600]} ({type(error).__name__})") from error
 
@@ -33,9 +33,9 @@ def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
     """Returns the configuration of a model.
 
     Raises:
-        InputError: there is none, or it belongs to a PEFT adapter.
+        InputError: there is none, or the folder holds a PEFT adapter.
     """
-    # With peft installed, transformers would put the adapter's layers into a base model from elsewhere.
+    # With peft installed, transformers would download a base model and add the adapter's layers to it.
     if call(find_adapter_config_file, name_or_path) is not None:
         raise InputError(
             f"{name_or_path} holds an adapter (adapter_config.json, as peft saves LoRA weights), not a whole model: "
@@ -46,8 +46,8 @@ def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
 
 
 def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict]:
-    """Returns a model in float32 and transformers' loading info, for `check_all_weights` or `check_base_weights`."""
-    # float32 whatever the checkpoint's type: half-precision weights lose small updates, and bf16 is autocast's work.
+    """Returns a model in float32, and transformers' loading info for `check_all_weights` or `check_base_weights`."""
+    # float32 whatever the checkpoint's type: half-precision weights lose small updates; bf16 is applied by autocast.
     model, info = call(
         model_class.from_pretrained,
         name_or_path,
@@ -56,14 +56,14 @@ def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tu
         output_loading_info=True,
         **kwargs,
     )
-    # Old files have old names, such as BERT's LayerNorm.gamma. transformers would save under these names again, and
-    # `Trainer` would not find them when it resumes or goes back to the best checkpoint.
+    # Old files have old names, such as BERT's LayerNorm.gamma. transformers would save weights under these names
+    # again, and `Trainer` would not find them when it resumes or loads the best checkpoint.
     model._weight_conversions = []
     return model, info
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Returns the files that `from_pretrained` reads weights from; copies beside them are not among them.
+    """Returns the files from which `from_pretrained` loads weights, without copies in other formats.
 
     Raises:
         InputError: there are none.
@@ -80,16 +80,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_unused: bool = False) -> None:
-    """Checks a model that is used as it is: a teacher, or a student that is only evaluated.
+    """Checks a model that is used unchanged: a teacher, or a student that is only evaluated.
 
     Args:
         info: from `load_weights`.
-        name: the checkpoint, for the message.
+        name: the checkpoint's name in the message.
         allow_unused: accept weights in the files that the model does not use.
 
     Raises:
-        InputError: the files lack weights, or hold some that go unused. A pooler that the model's class does not have
-            may go unused, as may buffers.
+        InputError: the files lack weights, or hold weights that are not used. Buffers, and a pooler that the model's
+            class does not have, may stay unused.
     """
     missing = _without_weights(info)
     if in_base := [key for key in missing if _in_base(key, model)]:
@@ -104,15 +104,15 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
 
 
 def check_base_weights(model: PreTrainedModel, info: dict, name: str, *, allow_unused: bool = False) -> None:
-    """Checks a pre-trained model that is to be fine-tuned. Its head and pooler may be new; the rest may not.
+    """Checks a pre-trained model that will be fine-tuned. Only its head and pooler may be new.
 
     Args:
         info: from `load_weights`.
-        name: the checkpoint, for the message.
-        allow_unused: accept weights of the encoder in the files that the model does not use.
+        name: the checkpoint's name in the message.
+        allow_unused: accept encoder weights in the files that the model does not use.
 
     Raises:
-        InputError: the files lack weights of the encoder, hold them in other shapes, or hold some that go unused.
+        InputError: the files lack encoder weights, have other shapes, or hold encoder weights that are not used.
     """
     new = _without_weights(info)
     if missing := [key for key in new if _in_base(key, model)] or (new if len(new) == len(model.state_dict()) else []):
@@ -127,26 +127,26 @@ def _without_weights(info: dict) -> list[str]:
 
 
 def _lacking(name: str, missing: list[str], info: dict, model: PreTrainedModel) -> str:
-    """Returns the message for weights of the encoder that would be random, with the likely reason."""
+    """Returns the message about encoder weights that would be random, with the likely reason."""
     shapes = {key: (tuple(theirs), tuple(ours)) for key, theirs, ours in info["mismatched_keys"]}
     if key := next((key for key in missing if key in shapes), None):
         theirs, ours = shapes[key]
         return (
-            f"{name} has {key} in the shape {theirs}, but its config.json asks for {ours}: the two do not belong "
+            f"{name} has {key} of shape {theirs}, but its config.json requires {ours}: the two do not belong "
             "together. Give the config.json that was saved with these weights."
         )
-    # A file of the bare encoder has names without the first part.
+    # Files of the bare encoder have names without the first part.
     tail = missing[0].partition(".")[2]
     other = min((key for key in info["unexpected_keys"] if key.endswith(f".{tail}")), default=None)
     if other is not None:
         return (
-            f"{name} has no weights for {_few(missing)}, but some with names such as {other}. Either a wrapper around "
-            "the model was saved (DataParallel, torch.compile, a module of your own): save the model inside it with "
-            "save_pretrained, or rename the weights. Or the files hold another kind of model than the "
+            f"{name} has no weights for {_few(missing)}, but some with names such as {other}. If a wrapper around the "
+            "model was saved (DataParallel, torch.compile or your own module), save the model inside it with "
+            "save_pretrained, or rename the weights. Otherwise the files hold another model than the "
             f"{model.config.model_type} of config.json."
         )
     return (
-        f"{name} has no weights for {_few(missing)}: its config.json describes another model than its files hold. "
+        f"{name} has no weights for {_few(missing)}: its config.json describes another model than its files. "
         "Give the config.json that was saved with these weights."
     )
 
@@ -156,8 +156,8 @@ def _refuse_unused(model: PreTrainedModel, name: str, keys: Iterable[str]) -> No
     if unused:
         raise InputError(
             f"{name} holds weights that {type(model).__name__} does not use: {_few(unused)}. It would compute "
-            "something else than the model that was trained: correct its config.json, or use the version of "
-            "transformers that saved it. If these weights do not matter, set allow_unused_weights."
+            "something else than the trained model: correct its config.json, or use the version of transformers that "
+            "saved it. If these weights do not matter, set allow_unused_weights."
         )
 
 
@@ -166,11 +166,11 @@ def _few(names: list[str]) -> str:
 
 
 def _in_base(key: str, model: PreTrainedModel) -> bool:
-    """Whether a weight belongs to the encoder, its pooler left out; False where a model does not set it apart."""
+    """Returns whether a weight belongs to the encoder, without its pooler; False without a separate encoder."""
     base, prefix = model.base_model, f"{model.base_model_prefix}."
     if base is model or _is_pooler(key, model):
         return False
-    # A file of the bare encoder has names without the prefix.
+    # Files of the bare encoder have names without the prefix.
     return key.startswith(prefix) or key.split(".")[0] in {name.split(".")[0] for name in base.state_dict()}
 
 

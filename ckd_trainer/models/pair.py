@@ -1,4 +1,4 @@
-"""A teacher and a student: loaded, and checked that the two fit."""
+"""Loads a teacher and a student, and checks that they are compatible."""
 
 import copy
 import functools
@@ -58,24 +58,25 @@ logger = logging.getLogger(__name__)
 
 
 class ModelPair:
-    """The student and, where one is needed, the teacher: checked by configuration and tokenizer, then loaded.
+    """The student and, if needed, the teacher: checked by configuration and tokenizer, then loaded.
 
     Args:
-        args: where they come from.
-        model_class: the Auto class of the task's models.
-        distils: a loss reads the teacher. Without, the teacher is loaded only where the student is made from it.
-        trains: the student is to be trained; without, a head that is missing or has other labels is refused.
+        args: names the models.
+        model_class: the Auto class for the task.
+        distils: whether a loss reads the teacher. If not, the teacher is loaded only to build the student from it.
+        trains: whether the student will be trained. If not, a missing head or one with other labels is refused.
 
     Attributes:
-        student_config, teacher_config: configurations; the teacher's is None where it is not needed.
+        student_config, teacher_config: configurations; the teacher's is None if it is not needed.
         tokenizer: the student's.
-        teacher_tokenizer: encodes the texts, and gives all that either model reads; the student's own without one.
+        teacher_tokenizer: encodes the texts, with all inputs that either model reads; the student's if there is no
+            teacher.
         saved_tokenizer: the student's as it was loaded. A tokenizer that has encoded texts keeps the truncation and
             padding of its last call, and would be saved with them.
-        folders: where the models lie, as far as they are on this machine.
+        folders: the local folders of the models.
 
     Raises:
-        InputError: a model that is not named or cannot be loaded, or two vocabularies.
+        InputError: a model is not named or cannot be loaded, or the vocabularies differ.
 
     Example::
 
@@ -95,12 +96,12 @@ class ModelPair:
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
-            raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} reads it.")
+            raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} needs it.")
         if teacher is None and (distils or from_teacher):
             reader = "a term of the loss" if distils else f"student_init {args.student_init}"
             raise InputError(
-                f"teacher_model_name_or_path is not given, but {reader} reads the teacher: name one, or set alpha and "
-                "the weights to 0 and student_init to pretrained for plain fine-tuning."
+                f"teacher_model_name_or_path is not given, but {reader} needs the teacher: name one or, for plain "
+                "fine-tuning, set alpha and the weights to 0 and student_init to pretrained."
             )
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}
@@ -118,14 +119,16 @@ class ModelPair:
         else:
             config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
             self.student_config = override_config(config, args)
-        if self.student_config.output_attentions:  # the run asks each forward for what it reads
-            logger.info("The student's configuration asks for attentions, which cannot be saved: turned off.")
+        if self.student_config.output_attentions:  # each forward pass requests the outputs that it needs
+            logger.info(
+                "The student's configuration sets output_attentions, with which it cannot be saved: turned off."
+            )
             self.student_config.output_attentions = False
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
         self.saved_tokenizer = copy.deepcopy(self.tokenizer)
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
-        # Such as token_type_ids, which the student reads and the teacher does not.
+        # Such as token_type_ids, if the student reads them and the teacher does not.
         names = [*self.teacher_tokenizer.model_input_names, *self.tokenizer.model_input_names]
         self.teacher_tokenizer.model_input_names = list(dict.fromkeys(names))
         for config, tokenizer in self._models():
@@ -141,9 +144,9 @@ class ModelPair:
         return config
 
     def set_labels(self, label_names: Sequence[str] | None) -> None:
-        """Gives the student the data's labels (None: a score) and checks that the teacher has them too.
+        """Sets the student's labels to those of the data (None: a score), and checks that the teacher has them too.
 
-        A head that comes with the student and has the same labels in another order is put in the data's.
+        If the student's head has the same labels in another order, it will be reordered.
         """
         source = copy.deepcopy(self.student_config)
         self.student_config.update(label_config(label_names))
@@ -152,43 +155,43 @@ class ModelPair:
                 self.head_order = label_order(source, self.student_config, whose="the model")
                 if not self.trains:
                     warn_of_label_order(source, self.student_config, whose="the model")
-            except InputError as error:  # to be trained: a new head, or the old one for other names
+            except InputError as error:  # in training, a head with other labels is replaced or renamed
                 if not self.trains:
                     raise InputError(f"the model cannot be evaluated on this data: {error}") from None
         if self.distils:
             label_order(self.teacher_config, self.student_config)
 
     def set_span_head(self) -> None:
-        """Gives the student two outputs a token, the start and the end of an answer; checks that the teacher has them.
+        """Sets the student's outputs to two per token, the start and end of an answer.
 
         Raises:
-            InputError: the teacher has another number.
+            InputError: the teacher has another number of outputs.
         """
-        names = ["LABEL_0", "LABEL_1"]  # not those of a classifier it may come from
+        names = ["LABEL_0", "LABEL_1"]  # replaces the names of a classifier
         self.student_config.update(label_config(names) | {"problem_type": None})
         if self.distils and self.teacher_config.num_labels != len(names):
             raise InputError(
-                f"the teacher has {self.teacher_config.num_labels} outputs, but the start and the end of an answer "
-                f"are {len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
+                f"the teacher has {self.teacher_config.num_labels} outputs, but the start and end of an answer need "
+                f"{len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
                 "run_teacher.py."
             )
 
     def check_max_length(self, max_seq_length: int) -> None:
-        """Raises InputError where student or teacher has fewer positions than max_seq_length."""
+        """Raises InputError if student or teacher has fewer positions than max_seq_length."""
         for config, tokenizer in self._models():
             check_max_length(config, tokenizer, max_seq_length, **self.options)
 
     def fit_max_length(self, data_args: GlueArguments | SquadArguments) -> None:
-        """Lowers a max_seq_length that was not given to what student and teacher read.
+        """Lowers a default max_seq_length to what student and teacher support.
 
         Raises:
-            InputError: a max_seq_length that was given is more than that.
+            InputError: max_seq_length was given and exceeds that.
         """
         if "max_seq_length" in data_args.by_default:
             limit = min(max_length(config, tokenizer, **self.options) for config, tokenizer in self._models())
             if limit < data_args.max_seq_length:
                 logger.info(
-                    "max_seq_length is %d, which is all that the models read (the default is %d).",
+                    "max_seq_length is lowered to %d, the most that the models support (the default is %d).",
                     limit,
                     data_args.max_seq_length,
                 )
@@ -200,7 +203,7 @@ class ModelPair:
         return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
 
     def load(self) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
-        """Returns the student with weights, and the teacher (None where no loss reads it) without them yet."""
+        """Returns the student with its weights, and the teacher still without (None if no loss reads it)."""
         teacher = None
         if self.distils or self.layers:
             teacher = StoredTeacher(
@@ -215,7 +218,7 @@ class ModelPair:
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
         else:
-            # A head for other labels is replaced, as when an MNLI model is fine-tuned on RTE.
+            # A head for other labels is replaced, for example when an MNLI model is fine-tuned on RTE.
             student, info = load_weights(
                 self.args.model_name_or_path,
                 self.model_class,
@@ -232,14 +235,14 @@ class ModelPair:
 
 
 class StoredTeacher:
-    """A fine-tuned teacher in a folder or on the Hub, of which only the configuration is in memory.
+    """A fine-tuned teacher in a folder or on the Hub, whose weights are not loaded yet.
 
     Args:
-        name_or_path: folder or model id.
+        name_or_path: folder or Hub id.
         config: its configuration.
         model_class: the Auto class that loads it.
         allow_unused_weights: accept weights in its files that the model does not use.
-        options: for `from_pretrained`.
+        options: passed to `from_pretrained`.
     """
 
     def __init__(
@@ -257,33 +260,33 @@ class StoredTeacher:
 
     @classmethod
     def with_head(cls, head: Head, name_or_path: str | os.PathLike) -> "StoredTeacher":
-        """Returns the teacher in a folder or on the Hub, loaded by the Auto class of a head."""
+        """Returns the teacher in a folder or on the Hub, for the Auto class of a head."""
         name, auto_class = str(name_or_path), getattr(transformers, head.auto_class)
         return cls(name, load_config(name, trust_remote_code=False), auto_class, trust_remote_code=False)
 
     @property
     def head(self) -> Head:
-        """What its outputs mean."""
+        """The teacher's head."""
         return head_of_auto_class(self.model_class, self.config)
 
     def load(self) -> PreTrainedModel:
-        """Returns the model with its weights, see `load_teacher`."""
+        """Returns the model with its weights (see `load_teacher`)."""
         return load_teacher(
             self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
         )
 
     @property
     def input_names(self) -> set[str]:
-        """The arguments of its forward."""
+        """The arguments of its forward method."""
         return forward_arguments(self._outline)
 
     def fingerprint(self) -> str:
-        """Returns a fingerprint of the files of weights, configuration, and code that came with them."""
+        """Returns a fingerprint of the files: weights, configuration and the model's own code."""
         code = self._folder.glob("*.py")
         return files_fingerprint([*weight_files(self._folder), self._folder / "config.json", *code])
 
     def num_parameters(self) -> int:
-        """Returns what `num_parameters()` of the loaded model does: weights that are tied count once."""
+        """Returns the number of parameters of the loaded model; tied weights count once."""
         return self._outline.num_parameters()
 
     @property
@@ -300,19 +303,19 @@ class StoredTeacher:
 
 
 def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
-    """Returns a tokenizer that can pad and knows words."""
+    """Returns a tokenizer, and checks that it has a vocabulary and a padding token."""
     tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, **options)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what AutoTokenizer makes of a folder without one
-        raise InputError(f"{name_or_path} has no tokenizer: put the files of the one that it was trained with there.")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # from a folder without tokenizer files
+        raise InputError(f"{name_or_path} has no tokenizer: add the files of the tokenizer that it was trained with.")
     if tokenizer.pad_token is None:
-        raise InputError(f"the tokenizer of {name_or_path} has no padding token, so texts cannot be put in batches.")
+        raise InputError(f"the tokenizer of {name_or_path} has no padding token, needed for batches: set pad_token.")
     return tokenizer
 
 
 def local_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer that is stored with a model on this machine; None where there is none to be used."""
+    """Returns the tokenizer stored with a model on this machine; None if there is no usable one."""
     try:
-        # Without an answer to whether a model's own code may run, transformers would ask the terminal.
+        # Without trust_remote_code, transformers would ask in the terminal whether a model's own code may run.
         options = {"trust_remote_code": False} | options
         return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
     except InputError:
@@ -329,8 +332,8 @@ def load_teacher(
     """Returns the fine-tuned teacher.
 
     Raises:
-        InputError: it cannot be loaded, or weights are missing or go unused, see `check_all_weights`: a model that is
-            not the one that was fine-tuned would teach noise.
+        InputError: it cannot be loaded, or weights are missing or unused (see `check_all_weights`). Such a teacher
+            differs from the model that was fine-tuned, and would teach noise.
     """
     model, info = load_weights(name_or_path, model_class, **options)
     check_all_weights(model, info, name_or_path, allow_unused=allow_unused_weights)
@@ -349,8 +352,8 @@ def label_config(label_names: Sequence[str] | None) -> dict:
 
 
 def is_folder(name: str) -> bool:
-    """Returns whether a model's name is that of a folder here, and not an id on the Hub."""
+    """Returns whether a model's name is a local folder, not an id on the Hub."""
     try:
         return Path(name).is_dir()
-    except OSError:  # too long for a path; loading it says what it is not
+    except OSError:  # too long for a path; loading will raise a clear error
         return False

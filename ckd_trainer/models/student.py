@@ -1,4 +1,4 @@
-"""Making a student: from chosen layers of the teacher, or from a configuration and random weights."""
+"""Builds a student from layers of the teacher, or from a configuration with random weights."""
 
 import copy
 import logging
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def student_layers(args: ModelArguments, depth: int) -> list[int]:
-    """Returns which of the teacher's `depth` layers (from 1) become the student's, in order.
+    """Returns the teacher layers (from 1, out of `depth`) that become the student's layers, in order.
 
-    Of a teacher with T layers a student with S takes the `first` S (the default, as lower layers are more general), or
-    those of the layer mappings `last`, `skip` (every (T/S)-th; S has to divide T) and `uniform` (round(l T/S)), or
-    the ones that student_layers lists.
+    From a teacher with T layers, a student with S layers takes the `first` S by default, as lower layers are more
+    general. Alternatives are the layer mappings `last`, `skip` (every (T/S)-th; S must divide T) and `uniform`
+    (round(l T/S)), or a list in student_layers.
 
     Raises:
-        InputError: more layers than the teacher has, layers that it does not have, or skip where S does not divide T.
+        InputError: the teacher lacks the layers, or S does not divide T for skip.
     """
     chosen = args.student_layers or "first"
     if chosen not in STUDENT_LAYERS:
@@ -36,21 +36,21 @@ def student_layers(args: ModelArguments, depth: int) -> list[int]:
     if count is None:
         raise InputError("student_init teacher_layers needs student_num_layers (how many) or student_layers (which).")
     if count > depth:
-        raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers to take them from.")
+        raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers: give fewer.")
     if chosen == "first":
         return list(range(1, count + 1))
     if chosen == "skip" and depth % count:
         raise InputError(
-            f"student_layers is skip, but {count} layers do not go evenly into the teacher's {depth}: use uniform."
+            f"student_layers is skip, but {count} does not divide the teacher's {depth} layers evenly: use uniform."
         )
     source = dict(resolve_layer_mapping(chosen, count, depth))
     return [source[layer] for layer in range(1, count + 1)]
 
 
 def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:
-    """Returns the configuration of a student that is made of these teacher layers (from 1).
+    """Returns the configuration of a student built from these teacher layers (from 1).
 
-    A list with an entry for each layer, such as ModernBERT's layer_types, keeps those of the chosen layers.
+    Lists with one entry per layer, such as ModernBERT's layer_types, keep the entries of the chosen layers.
     """
     student = copy.deepcopy(config)
     for name, values in _layer_lists(config).items():
@@ -60,15 +60,15 @@ def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrai
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config: PreTrainedConfig) -> PreTrainedModel:
-    """Returns a student whose layer l is the teacher's layer `layers[l - 1]`; all else is copied as it is.
+    """Returns a student whose layer l is the teacher's layer `layers[l - 1]`. Everything else is copied unchanged.
 
     Args:
         teacher: any encoder that keeps its layers in one `ModuleList`.
         layers: teacher layers, from 1.
-        config: of the student; like the teacher's but for the number of layers and the labels.
+        config: the student's; only the number of layers and the labels may differ from the teacher's.
 
     Raises:
-        InputError: the teacher shares one layer among all depths (ALBERT).
+        InputError: the teacher's layers differ in structure, or are shared (ALBERT).
     """
     student = type(teacher)(config)
     prefix = _layer_list(teacher)
@@ -80,18 +80,18 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
     fresh = student.state_dict()
     if chosen.keys() != fresh.keys():
         raise InputError(
-            f"layers of the {config.model_type} teacher cannot be taken on their own, as they are not all alike: use "
+            f"layers of the {config.model_type} teacher cannot be selected, because their structures differ: use "
             "student_init pretrained or random."
         )
-    # A head for other labels than the teacher's stays random.
+    # A head with other labels than the teacher's stays random.
     chosen = {name: tensor if tensor.shape == fresh[name].shape else fresh[name] for name, tensor in chosen.items()}
     student.load_state_dict(chosen)
     return student
 
 
 def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Puts the rows of the head's last layer in another order of the labels."""
-    logger.info("The rows of the model's head are put in the data's order of labels.")
+    """Reorders the rows of the head's last layer."""
+    logger.info("The rows of the model's head are reordered to match the data's labels.")
     base = f"{model.base_model_prefix}."
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -100,14 +100,16 @@ def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
 
 
 def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:
-    """Applies student_config and student_num_layers (which only student_init random has)."""
+    """Applies student_config and student_num_layers (with student_init random only)."""
     overrides = dict(args.student_config or {})  # type: ignore[arg-type]  # ModelArguments has parsed it
     if args.student_num_layers is not None:
         overrides["num_hidden_layers"] = args.student_num_layers
     lists = _layer_lists(config)
     for key, value in overrides.items():
         if key not in {*config.to_dict(), *config.attribute_map}:
-            raise InputError(f"student_config names {key}, which a {config.model_type} configuration does not have.")
+            raise InputError(
+                f"student_config contains {key}, which is not a field of a {config.model_type} configuration."
+            )
         try:
             setattr(config, key, value)
         except Exception as error:  # each field checks its values in its own way
@@ -122,9 +124,10 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
 
 
 def _layer_lists(config: PreTrainedConfig) -> dict[str, list | tuple]:
-    """Returns the entries of a configuration that hold a value for each layer.
+    """Returns the configuration entries with one value per layer.
 
-    They are told by name and length: by length alone, DeBERTa's pos_att_type of two would be one in a 2-layer model.
+    They are identified by name and length. By length alone, DeBERTa's pos_att_type of two would be one in a 2-layer
+    model.
     """
     return {
         name: value
@@ -136,10 +139,10 @@ def _layer_lists(config: PreTrainedConfig) -> dict[str, list | tuple]:
 
 
 def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list | tuple]) -> None:
-    """Gives lists by layer the length of a new depth: one value for all is repeated, others are the class's pattern.
+    """Fits per-layer lists to a new depth: repeats a value common to all layers, else uses the class's own pattern.
 
     Raises:
-        InputError: the class has no pattern for such a depth.
+        InputError: the class has no pattern for this depth.
     """
     depth = config.num_hidden_layers
     for name, values in lists.items():
@@ -155,7 +158,7 @@ def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list | tuple]) -
             raise InputError(" ".join(str(error).split())) from None
         if not isinstance(pattern, list | tuple) or len(pattern) != depth:
             raise InputError(
-                f"{name} has {len(values)} entries, one for each layer: give {depth} of them in student_config."
+                f"{name} has {len(values)} entries, one per layer: give {depth} entries in student_config."
             )
         setattr(config, name, pattern)
 
@@ -164,7 +167,7 @@ def random_model(config: PreTrainedConfig, model_class: type[Any]) -> PreTrained
     try:
         return model_class.from_config(config, dtype=torch.float32)
     except Exception as error:  # each class checks its values in its own way
-        raise InputError(f"student_config does not make a {config.model_type} model: {error}") from error
+        raise InputError(f"student_config does not define a {config.model_type} model: {error}") from error
 
 
 def _layer_list(model: PreTrainedModel) -> str:
@@ -174,6 +177,6 @@ def _layer_list(model: PreTrainedModel) -> str:
         if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
             return name
     raise InputError(
-        f"the {model.config.model_type} teacher does not keep {depth} separate layers, so a student cannot take some "
-        "of them: use student_init pretrained or random."
+        f"the {model.config.model_type} teacher does not have {depth} separate layers to select from: use "
+        "student_init pretrained or random."
     )

@@ -1,9 +1,9 @@
-"""One table and one picture from finished runs. Reads what the runs left; never trains.
+"""Makes a table and a picture from finished runs. Reads their output folders and never trains.
 
     ckd-trainer report runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
 
-The table goes to the screen: name, parameters, size, latency, metric and train time, the teacher first. The picture
-shows the validation metric over the epochs, and the final one against the latency.
+The table is printed: name, parameters, size, latency, metric and train time, with the teacher first. The picture shows
+the validation metric over the epochs, and the final metric against the latency.
 """
 
 import json
@@ -16,18 +16,18 @@ from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.utils.files import RECIPE, expanded
 
-Style = list[tuple["Run", str]]  # the runs of a picture and their colors
+Style = list[tuple["Run", str]]  # runs and their colors
 
 _NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
 TEACHER_COLOR = "#444b54"
-# Told apart with any color vision (Okabe and Ito); more runs than colors start again with the first.
+# Distinguishable with any color vision (Okabe and Ito). With more runs than colors, colors repeat.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 TEXT_COLOR, NOTE_COLOR, GRID_COLOR = "#24292f", "#6e7781", "#e6e8eb"
 
 
 @dataclass
 class Run:
-    """What a run folder says: numbers of all_results.json (None where it has none) and the metric after each epoch."""
+    """The results of a run folder: numbers from all_results.json (None if missing) and the metric after each epoch."""
 
     name: str
     folder: Path
@@ -42,14 +42,14 @@ class Run:
 
 
 def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
-    """Reads run folders, the teacher (which another run's recipe names as its teacher) first.
+    """Reads run folders and returns the teacher (named by another run's recipe) first.
 
     Args:
-        folders: Run folders, each with all_results.json; recipe.yaml and trainer_state.json are read where present.
-        metric: Name of the metric, such as accuracy, or mismatched_accuracy for MNLI's second set.
+        folders: run folders with all_results.json; recipe.yaml and trainer_state.json are read if present.
+        metric: name of the metric, such as accuracy, or mismatched_accuracy for MNLI's second set.
 
     Raises:
-        InputError: a folder without results, or without this metric.
+        InputError: a folder has no results, or not this metric.
     """
     runs = [_read_run(Path(folder), metric.removeprefix("eval_")) for folder in folders]
     names = [run.name for run in runs]
@@ -69,7 +69,7 @@ def _read_run(folder: Path, metric: str) -> Run:
     if key not in results:
         there = sorted(name.removeprefix("eval_") for name in results if name.startswith("eval_"))
         raise InputError(
-            f"{folder} has no metric {metric}; there is {', '.join(there) or 'none: run it with --do_eval'}."
+            f"{folder} has no metric {metric}; its metrics: {', '.join(there) or 'none, run it with --do_eval'}."
         )
     state = _read_json(folder / "trainer_state.json") or {}
     recipe_file = folder / RECIPE
@@ -78,7 +78,7 @@ def _read_run(folder: Path, metric: str) -> Run:
     wrong = next((name for name in (key, *_NUMBERS) if not isinstance(results.get(name, 0), int | float)), None)
     if wrong:
         raise InputError(
-            f"{folder}: {wrong} is {results[wrong]!r} in all_results.json, which is no number: run it again."
+            f"{folder}: {wrong} is {results[wrong]!r} in all_results.json, which is not a number: run it again."
         )
     return Run(
         name=folder.resolve().name,
@@ -101,9 +101,11 @@ def _read_json(path: Path) -> dict | None:
     except NotADirectoryError:
         raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}): the run was cut off there. Run it again.") from None
+        raise InputError(
+            f"{path} is not JSON ({error}), so the run was interrupted while writing it. Run it again."
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not what a run leaves there. Run it again.")
+        raise InputError(f"{path} contains a {type(content).__name__}, not the results of a run. Run it again.")
     return content
 
 
@@ -149,23 +151,23 @@ def _duration(seconds: float) -> str:
 
 
 def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
-    """Draws the metric over the epochs (where the runs logged it) and the final one against the latency.
+    """Draws the metric over the epochs (for runs that logged it), and the final metric against the latency.
 
     Args:
-        runs: From `read_runs`.
-        metric: What the axes call it.
-        path: Where the picture goes; the suffix (.png, .svg, .pdf) decides the format.
+        runs: from `read_runs`.
+        metric: the metric's name on the axes.
+        path: the picture's file; its suffix (.png, .svg, .pdf) selects the format.
 
     Raises:
-        InputError: matplotlib is missing, the suffix is unknown to it, or a run was not timed.
+        InputError: matplotlib is missing, does not know the suffix, or a run has no latency.
     """
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ImportError:
         raise InputError(
-            "the picture needs matplotlib, which is not installed: pip install 'ckd-trainer[plots]', or leave "
-            "--output out for the table alone."
+            "the picture needs matplotlib, which is not installed: run pip install 'ckd-trainer[plots]', or leave out "
+            "--output to print only the table."
         ) from None
     for run in runs:
         if run.latency_ms is None:
@@ -192,7 +194,7 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     except ValueError as error:
         raise InputError(f"{path} cannot be drawn ({error}): give a file name ending in .png, .svg or .pdf.") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from None
+        raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in an existing folder.") from None
 
 
 def _draw_curves(axes: Any, style: Style, metric: str) -> None:
@@ -208,7 +210,7 @@ def _draw_curves(axes: Any, style: Style, metric: str) -> None:
 
 def _draw_latency(axes: Any, style: Style, metric: str) -> None:
     for run, color in style:
-        if run.is_teacher:  # the line to reach
+        if run.is_teacher:  # a line at the score to reach
             axes.plot([0, run.latency_ms], [run.score] * 2, "--", color=color, linewidth=1, alpha=0.5, zorder=1)
         axes.scatter(run.latency_ms, run.score, s=110, color=color, edgecolors="white", linewidths=1.5, zorder=3)
     axes.set_xlim(left=0)
@@ -217,7 +219,7 @@ def _draw_latency(axes: Any, style: Style, metric: str) -> None:
 
 
 def _label(run: Run) -> str:
-    """Returns the name of a run and its numbers, for the legend: beside its point they would cover others."""
+    """Returns a run's name and numbers for the legend. Next to its point, they would cover other points."""
     size = "" if run.parameters is None else f", {_millions(run.parameters)} parameters"
     return f"{run.name}: {run.score:.3f}{size}"
 
@@ -228,10 +230,10 @@ def _millions(count: float) -> str:
 
 @command_line
 def main(argv: list[str]) -> None:
-    parser = ArgumentParser(prog="ckd-trainer report", description="One table and one picture from finished runs.")
+    parser = ArgumentParser(prog="ckd-trainer report", description="Makes a table and a picture from finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
-    parser.add_argument("--metric", required=True, help="what the runs are compared by, such as accuracy")
-    parser.add_argument("--output", type=expanded, help="also draw a picture into this file (.png, .svg or .pdf)")
+    parser.add_argument("--metric", required=True, help="metric to compare the runs by, such as accuracy")
+    parser.add_argument("--output", type=expanded, help="also draw a picture to this file (.png, .svg or .pdf)")
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs, arguments.metric)
     print(format_table(runs, arguments.metric))

@@ -1,17 +1,17 @@
 """The teacher's signals on disk: computed once, read by every later epoch and run.
 
-A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is the content that the signals
-follow from: the teacher's weights and configuration, the encoded examples (and with them tokenizer, maximum length
-and data), the precision it ran in, and the keys of the signals. Row i holds the signals of example i:
+A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is a hash of everything that
+determines the signals: the teacher's weights and configuration, the encoded examples (which depend on tokenizer,
+maximum length and data), the precision, and the keys of the signals. Row i holds the signals of example i:
 
     tokens, text       number of its valid tokens, and a hash of their ids
     <key>.<column>     the columns of each signal, see `Signal.columns`
 
-With padding on the left, a teacher that counts positions from the first column says something else in each batch; the
-cache holds what it said in one. On the right, where BERT-like models are padded, there is no such choice.
+With padding on the left, a teacher that counts positions from the first column depends on the batch; the cache holds
+the values from one batch. With padding on the right, as for BERT-like models, signals do not depend on the batch.
 
-A folder named <key>.building holds what an unfinished build has so far. It goes on from there, and gets its final name
-when all of it is there. A lock keeps a second builder of the same cache waiting; processes of one run share the parts.
+An unfinished build is in a folder named <key>.building. The build resumes there, and the folder gets its final name
+once it is complete. A lock makes a second builder of the same cache wait. The processes of a run share the parts.
 """
 
 import contextlib
@@ -45,14 +45,14 @@ from ckd_trainer.utils.processes import in_all_processes, main_process_says
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # another number where the files of one version mean something else to the next
+FORMAT = 2  # bump when the on-disk format changes
 MANIFEST = "manifest.json"
-ROW = "cached_row"  # the column that ties an example to its row here
+ROW = "cached_row"  # column with the index of an example's row in the cache
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a cache holds; equal contents, equal caches."""
+    """What determines a cache: equal contents give the same cache."""
 
     teacher: str  # fingerprints, see `ckd_trainer.teacher.fingerprint`
     examples: str
@@ -62,7 +62,7 @@ class Contents:
 
     @property
     def key(self) -> str:
-        # Without fields at their defaults: one that a later version adds makes no cache of this one foreign.
+        # Fields at their defaults are left out, so a field added in a later version does not invalidate old caches.
         fields = {
             field.name: value
             for field in dataclasses.fields(self)
@@ -71,21 +71,21 @@ class Contents:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:20]
 
     def serves(self, wanted: "Contents") -> bool:
-        """True where everything wanted is here: a run that reads fewer signals reads the cache of one with more."""
+        """Returns whether this cache has every wanted signal: it also serves runs that read fewer signals."""
         return dataclasses.replace(self, signals=wanted.signals) == wanted and {*wanted.signals} <= {*self.signals}
 
 
 def bytes_of(signals: Sequence[Signal], lengths: np.ndarray) -> np.ndarray:
-    """Returns the number of bytes that each row takes, by its number of valid tokens."""
+    """Returns the size of each row in bytes, given its number of valid tokens."""
     return sum((4 + column.bytes(lengths) for column in columns_of(signals).values()), np.full(len(lengths), 16))
 
 
 class TeacherCache:
-    """Reads a complete cache, memory-mapped: what is held in memory does not grow with it.
+    """Reads a complete cache, memory-mapped: memory use does not grow with its size.
 
     Args:
-        folder: of a cache whose files were found whole, see `open_or_build`.
-        signals: what of it to read.
+        folder: a cache whose files have been checked, see `open_or_build`.
+        signals: the signals to read.
     """
 
     def __init__(self, folder: Path, signals: Sequence[Signal]):
@@ -95,7 +95,7 @@ class TeacherCache:
         )
 
     def read(self, rows: Sequence[int] | np.ndarray, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
-        """Returns texts and columns of some rows, in any order, as arrays (rows, ...) padded with 0."""
+        """Returns text hashes and columns of some rows, in any order, as arrays (rows, ...) padded with 0."""
         table = self.rows.select_columns(["tokens", "text", *columns])[list(rows)]
         tokens = table["tokens"].to_numpy()
         arrays = {name: _padded(table[name], column.sizes(tokens)) for name, column in columns.items()}
@@ -103,10 +103,10 @@ class TeacherCache:
 
 
 def _padded(column: pa.ChunkedArray, sizes: Sequence[int | np.ndarray]) -> np.ndarray:
-    """Returns the flat rows of a column as one array, padded with 0.
+    """Returns the flat rows of a column as a single array, padded with 0.
 
     Args:
-        sizes: of each dimension one number for all rows, or one for each.
+        sizes: for each dimension, one size for all rows, or one per row.
     """
     numbers = column.combine_chunks().flatten().to_numpy()
     shape = [len(column), *(size if isinstance(size, int) else max(1, size.max()) for size in sizes)]
@@ -123,7 +123,7 @@ def _padded(column: pa.ChunkedArray, sizes: Sequence[int | np.ndarray]) -> np.nd
 
 
 class SignalCollator:
-    """Adds the teacher's signals to the batches of a collator, named with PREFIX, for `CachedTeacher` to read."""
+    """Adds the teacher's signals to a collator's batches, in columns that start with PREFIX, for `CachedTeacher`."""
 
     def __init__(
         self,
@@ -132,15 +132,15 @@ class SignalCollator:
         signals: Sequence[Signal],
     ):
         self.collate, self.cache = collate, cache
-        self.columns = columns_of(signals)  # not the signals: workers get a copy of this, and heads may hold tensors
+        self.columns = columns_of(signals)  # not the signals: workers copy this object, and heads may hold tensors
 
     def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
         signals = self.cache.read([row[ROW] for row in rows], self.columns)
         batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
         if not np.array_equal(text_hashes(batch), signals.pop("text")):
             raise RuntimeError(
-                "a batch holds other token ids than the teacher read in these rows: a data collator or a transform "
-                "that changes texts from one time to the next cannot be used with teacher_cache_dir."
+                "the token ids of a batch differ from those that the teacher read in these rows: teacher_cache_dir "
+                "cannot be used with a data collator or a transform that changes texts between epochs. Leave it out."
             )
         for name, signal in signals.items():
             bits = signal if signal.dtype == np.int16 else signal.view(np.int32)  # see `CachedTeacher`
@@ -160,17 +160,17 @@ def open_or_build(
     accelerator: Accelerator,
     show_progress: bool,
 ) -> TeacherCache:
-    """Returns the cache, complete and checked; builds it first where there is none.
+    """Returns a complete, checked cache, and builds it first if there is none.
 
     Args:
-        directory: teacher_cache_dir; all processes of a run see the same.
-        signals: those that `wanted` names.
+        directory: teacher_cache_dir, shared by all processes of a run.
+        signals: the signals in `wanted`.
         examples: the training set, with the columns that the collator and the teacher read.
-        load_teacher: called once, and only in a process that has something to build.
-        collate, batch_size: how examples are put before the teacher.
+        load_teacher: called once, only in processes that build a part.
+        collate, batch_size: how batches for the teacher are made.
 
     Raises:
-        InputError: damaged or foreign files where the cache should be, or not enough room on the disk.
+        InputError: the cache is damaged, other files are in its place, or the disk has too little space.
     """
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
@@ -178,7 +178,7 @@ def open_or_build(
         return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
-        folder = main_process_says(find)  # complete ones do not change, and need no lock
+        folder = main_process_says(find)  # a complete cache does not change, so it needs no lock
         if folder is None:
             _wait_for_lock(directory, wanted, lock)
             folder = main_process_says(find)
@@ -188,7 +188,7 @@ def open_or_build(
             parts = split(sizes)
             missing = main_process_says(lambda: _make_room(building, parts, sizes))
             logger.info(
-                "The teacher reads %d examples once; its signals (about %.1f MB) go to %s.",
+                "The teacher reads %d examples once. Its signals (about %.1f MB) go to %s.",
                 len(examples),
                 sizes.sum() / 1e6,
                 directory / wanted.key,
@@ -204,14 +204,14 @@ def open_or_build(
                     for part in share:
                         writer.write(part, bar.update)
 
-            told = told_without_room(directory, "teacher_cache_dir", "what is written")
+            told = told_without_room(directory, "teacher_cache_dir", "the parts already written")
             in_all_processes(told(write))
             folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
     return TeacherCache(folder, signals)
 
 
 def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStack) -> None:
-    """Locks the cache for this run; processes hear of each other while they wait, as their backend asks for."""
+    """Locks the cache for this run. Waiting processes keep communicating, so their backend does not time out."""
     lock = FileLock(directory / f".{wanted.key}.lock")
 
     def acquire(seconds: float) -> bool:
@@ -225,18 +225,18 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
         return True
 
     if not main_process_says(lambda: acquire(0)):
-        logger.info("Another run is busy with the teacher cache in %s; waiting for it.", directory / wanted.key)
+        logger.info("Another run is building the teacher cache in %s. Waiting for it.", directory / wanted.key)
         while not main_process_says(lambda: acquire(60)):
             pass
 
 
 def is_complete(directory: str | Path, wanted: Contents) -> bool:
-    """Returns whether there is a complete cache that has everything wanted; its files are not looked into."""
+    """Returns whether a complete cache has every wanted signal, without checking its files."""
     return next(_serving(Path(directory), wanted), None) is not None
 
 
 def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents]]:
-    """Yields the folders of complete caches that have everything wanted, and what they hold."""
+    """Yields the folders and contents of complete caches that have every wanted signal."""
     if (directory / wanted.key).exists():
         yield directory / wanted.key, wanted
     for folder in sorted(path.parent for path in directory.glob(f"*/{MANIFEST}")):
@@ -246,31 +246,31 @@ def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents
 
 
 def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
-    """Returns the folder of a complete cache that has everything wanted, None where there is none yet."""
+    """Returns the folder of a complete cache that has every wanted signal, or None."""
     for folder, contents in _serving(directory, wanted):
         _check(folder, contents, examples)
         return folder
     building = directory / f"{wanted.key}.building"
     if building.is_file():
-        raise InputError(f"{building} is a file, but the folder of an unfinished cache has this name: delete it.")
+        raise InputError(f"{building} is a file, but an unfinished cache needs a folder of this name: delete it.")
     return None
 
 
 def _check(folder: Path, contents: Contents, examples: int) -> None:
-    """Raises InputError unless the folder is what it is named, byte for byte."""
+    """Raises InputError unless the folder holds exactly what was written."""
     logger.info("Checking the teacher cache %s.", folder)
     try:
         manifest = _read_manifest(folder)
         if _contents(folder) != contents:
-            raise ValueError("its manifest is another cache's")
+            raise ValueError("its manifest belongs to another cache")
         if sum(part["rows"] for part in manifest["parts"]) != examples:
             raise ValueError("its manifest does not list the rows of all examples")
         for part in manifest["parts"]:
             path = folder / part["file"]
             if path.stat().st_size != part["bytes"]:
-                raise ValueError(f"{path.name} has {path.stat().st_size} bytes of {part['bytes']}")
+                raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {part['bytes']}")
             if files_fingerprint([path]) != part["fingerprint"]:
-                raise ValueError(f"{path.name} has other bytes than were written")
+                raise ValueError(f"the content of {path.name} has changed")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"the teacher cache {folder} is damaged or was not written by ckd-trainer ({error}): delete the folder, "
@@ -283,7 +283,7 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _contents(folder: Path) -> Contents | None:
-    """Returns what a folder's manifest says that it holds, None where it says nothing that we know."""
+    """Returns the contents that a folder's manifest states; None if it is missing or cannot be read."""
     try:
         contents = _read_manifest(folder)["contents"]
         return Contents(**contents | {"signals": tuple(contents["signals"])})
@@ -292,8 +292,8 @@ def _contents(folder: Path) -> Contents | None:
 
 
 def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Part]:
-    """Makes the folder for a build and returns the parts that are missing in it."""
-    for leftover in building.glob(".*"):  # of a build that was killed, or had no room
+    """Creates the folder for a build, and returns the parts that it still lacks."""
+    for leftover in building.glob(".*"):  # of a build that was killed or ran out of space
         leftover.unlink()
     missing = [part for part in parts if part.find(building) is None]
     needed = sum(sizes[part.start : part.stop].sum() for part in missing)
@@ -307,7 +307,7 @@ def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Par
     building.mkdir(exist_ok=True)
     if len(missing) < len(parts):
         logger.info(
-            "Going on with an unfinished teacher cache: %d of %d parts are there.",
+            "Resuming an unfinished teacher cache: %d of %d parts are complete.",
             len(parts) - len(missing),
             len(parts),
         )
@@ -320,7 +320,7 @@ def _finish(building: Path, parts: list[Part], contents: Contents) -> Path:
     for part in parts:
         found = part.find(building)
         if found is None:
-            raise InputError(f"{building} lacks part {part.number}: teacher_cache_dir has to be one folder for all.")
+            raise InputError(f"{building} lacks part {part.number}: give all processes one shared teacher_cache_dir.")
         path, fingerprint = found
         rows = part.stop - part.start
         listed.append({"file": path.name, "rows": rows, "bytes": path.stat().st_size, "fingerprint": fingerprint})

@@ -1,4 +1,4 @@
-"""The teacher as signals that batches carry."""
+"""A teacher whose signals are already in the batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from torch import Tensor
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.padding import attention_mask_of
 
-PREFIX = "cached_"  # of the columns of cached signals in a batch
+PREFIX = "cached_"  # prefix of the columns of cached signals in a batch
 
 
 def column_name(signal: Signal, column: str) -> str:
-    """Returns what a column of a signal is called in a cache and, after PREFIX, in a batch."""
+    """Returns the name of a signal's column in a cache and, after PREFIX, in a batch."""
     return f"{signal.key}.{column}"
 
 
@@ -23,12 +23,12 @@ def columns_of(signals: Sequence[Signal]) -> dict[str, Column]:
 
 
 class CachedTeacher:
-    """Reads the signals that a batch carries, put there by `cache.SignalCollator`; runs no model.
+    """Reads the teacher's signals from a batch, where `cache.SignalCollator` puts them. Runs no model.
 
-    What is float32 there travels as int32 of the same bits, as some backends round every floating input of a batch.
+    float32 values travel as int32 with the same bits, because some backends round every floating input of a batch.
 
     Args:
-        signals: what is read.
+        signals: the signals to read.
     """
 
     def __init__(self, signals: Sequence[Signal]) -> None:
@@ -44,7 +44,7 @@ class CachedTeacher:
             values = batch.get(PREFIX + column_name(signal, name))
             if values is None:
                 raise ValueError(
-                    "the batch carries no teacher signals: with teacher_cache_dir, batches have to come from the "
+                    "the batch contains no teacher signals: with teacher_cache_dir, batches must come from the "
                     "trainer's get_train_dataloader()."
                 )
             columns[name] = values.view(torch.float32) if column.dtype == "float32" else values

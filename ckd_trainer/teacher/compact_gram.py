@@ -1,11 +1,12 @@
-"""Gram matrices in a few bytes: what the teacher cache stores of a set's relations.
+"""The compact storage format of Gram matrices in the teacher cache.
 
-A set of n valid items becomes n (n - 1) / 2 cosines around its centre, <c_i, c_j> / (|c_i| |c_j|) for j < i in rows,
-as 16-bit integers in steps of 1 / 32767, and the scales |c_i| and offset of each item in float32. A step is as fine
-for a small cosine as for a large one, and as the centre is taken off, it is fine against the differences that
-distances and angles are made of: float16 products would keep three digits of a number from which most is subtracted.
+A set of n valid items is stored as n (n - 1) / 2 cosines of its centered vectors, <c_i, c_j> / (|c_i| |c_j|) for j <
+i, row by row, as 16-bit integers in steps of 1 / 32767. The scales |c_i| and the offset of each item are stored in
+float32. The steps are equally fine for small and large cosines. As the center is subtracted first, they are also fine
+relative to the differences that make up distances and angles. float16 products would keep three digits of numbers that
+mostly cancel.
 
-Sets have their valid items first here, whatever side a batch is padded on.
+Valid items come first in a set, whichever side a batch is padded on.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 from ckd_trainer.losses import Gram
 from ckd_trainer.utils.padding import valid_before, valid_first
 
-_STEPS = 32767  # of a cosine from 0 to 1: the most that 16 bits hold
+_STEPS = 32767  # steps of a cosine from 0 to 1, the most that 16 bits can represent
 
 
 class CompactGram(NamedTuple):
@@ -27,12 +28,12 @@ class CompactGram(NamedTuple):
 
 
 def size_in_bytes(items: int) -> int:
-    """Returns how many bytes a set of so many items takes."""
+    """Returns the size in bytes of a set with this number of items."""
     return items * (items - 1) + 8 * items
 
 
 def pack(sets: Gram) -> CompactGram:
-    """Returns the compact form of sets whose items are all valid; what a cosine has beyond 16 bits is lost."""
+    """Returns the compact form of sets whose items are all valid. Cosines are rounded to 16 bits."""
     items = sets.offsets.shape[-1]
     rows, columns = torch.tril_indices(items, items, -1, device=sets.products.device)
     norms = sets.products.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
@@ -43,9 +44,9 @@ def pack(sets: Gram) -> CompactGram:
 
 
 def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
-    """Returns (batch, layers) sets of tokens in compact form, the n valid tokens of an example first.
+    """Returns (batch, layers) sets of tokens in compact form, with the n valid tokens of an example first.
 
-    As the triangle is written in rows, what belongs to them comes first too: n (n - 1) / 2 cosines, n norms.
+    The triangle is stored row by row, so their n (n - 1) / 2 cosines and n norms come first, too.
     """
     order = valid_first(mask)[:, None].expand(sets.offsets.shape)
     rows = sets.products.gather(-2, order[..., None].expand(sets.products.shape))
@@ -54,18 +55,18 @@ def pack_words(sets: Gram, mask: Tensor) -> CompactGram:
 
 
 def pack_layers(sets: Gram, mask: Tensor) -> CompactGram:
-    """Returns (batch, length) sets of layers in compact form, the sets of an example's n valid tokens first."""
+    """Returns (batch, length) sets of layers in compact form, with the sets of an example's valid tokens first."""
     order = valid_first(mask)
     cosines, scales = pack(sets)
     return CompactGram(cosines.take_along_dim(order[..., None], 1), scales.take_along_dim(order[..., None, None], 1))
 
 
 def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
-    """Returns (batch, layers) sets of tokens at the places that a batch's mask gives them, 0 elsewhere.
+    """Returns (batch, layers) sets of tokens at the positions of a batch's mask, and 0 elsewhere.
 
     Args:
-        compact: from `pack_words`, cut or padded to any common size from 1 cosine on.
-        mask: (batch, length), true or 1 for valid tokens, of which each example has as many as it was packed with.
+        compact: from `pack_words`, cut or padded to any common size of at least one cosine.
+        mask: (batch, length), true or 1 for valid tokens. Each example has as many as when it was packed.
     """
     mask = mask.bool()[:, None]
     rank = valid_before(mask)  # (batch, 1, length)
@@ -75,7 +76,7 @@ def unpack_words(compact: CompactGram, mask: Tensor) -> Gram:
 
 
 def unpack_layers(compact: CompactGram, mask: Tensor) -> Gram:
-    """Returns (batch, length) sets of layers at the places that a batch's mask gives the tokens, 0 elsewhere."""
+    """Returns (batch, length) sets of layers at the positions of a batch's mask, and 0 elsewhere."""
     mask = mask.bool()
     rank = valid_before(mask)[..., None]  # (batch, length, 1)
     cosines, scales = compact.cosines.take_along_dim(rank, 1), compact.scales.take_along_dim(rank[..., None], 1)
@@ -84,7 +85,7 @@ def unpack_layers(compact: CompactGram, mask: Tensor) -> Gram:
 
 
 def _triangle(rank: Tensor) -> Tensor:
-    """Returns where the cosine of each two items lies in the triangle, (..., N, N); on the diagonal anywhere in it."""
+    """Returns the index in the triangle of each pair's cosine, (..., N, N); any valid index on the diagonal."""
     larger, smaller = (choose(rank[..., :, None], rank[..., None, :]) for choose in (torch.maximum, torch.minimum))
     return (larger * (larger - 1) // 2 + smaller).masked_fill_(larger == smaller, 0)
 

@@ -1,7 +1,7 @@
-"""Fingerprints of content: another one where a teacher or the examples are others.
+"""Fingerprints of content: they change when a teacher or the examples change.
 
-A teacher in memory and the same one in files have different fingerprints, and so have files that say the same in other
-bytes.
+A teacher in memory and the same teacher on disk have different fingerprints, as do files of equivalent content but
+different bytes.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import has_adapters, unwrapped
 
 _READ = 2**20  # bytes at a time
-# What a configuration says of where a model comes from, and nothing of what it computes.
+# Configuration entries about a model's origin, which do not affect what it computes.
 _ORIGIN = {"_name_or_path", "transformers_version"}
 
 
 def files_fingerprint(paths: Sequence[Path]) -> str:
-    """Returns a fingerprint of the bytes of files, in the order of their names."""
+    """Returns a fingerprint of the contents of files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.stat().st_size}\n".encode())
@@ -35,7 +35,7 @@ def files_fingerprint(paths: Sequence[Path]) -> str:
 
 
 def model_fingerprint(model: Any) -> str:
-    """Returns a fingerprint of a model's configuration, weights and PEFT adapters, compiled or not."""
+    """Returns a fingerprint of a model's configuration, weights and PEFT adapters, whether compiled or not."""
     model = unwrapped(model)
     config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -48,18 +48,18 @@ def model_fingerprint(model: Any) -> str:
 
 
 def check_has_fingerprint(model: torch.nn.Module) -> None:
-    """Raises InputError for a wrapper of the user's, whose code is in neither its configuration nor its weights."""
+    """Raises InputError for a user's wrapper: its code is in neither configuration nor weights."""
     model = unwrapped(model)
     if not isinstance(model, PreTrainedModel) and not has_adapters(model):
         raise InputError(
             f"teacher_cache_dir is set, but the teacher is a {type(model).__name__}: a cache is named by "
-            "configuration and weights, which do not say what a wrapper computes. Give the transformers model "
+            "configuration and weights, which do not determine what a wrapper computes. Give the transformers model "
             "itself, or leave teacher_cache_dir out."
         )
 
 
 def _adapter_state(model: Any) -> list:
-    """Returns what PEFT adapters compute by beside their weights: configurations, and layer by layer what is on."""
+    """Returns the state of PEFT adapters other than weights: their configurations, and which are active per layer."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [
@@ -75,7 +75,7 @@ def _listed(value: Any) -> list | str:
 
 
 def examples_fingerprint(examples: Dataset, columns: Sequence[str]) -> str:
-    """Returns a fingerprint of these columns of encoded examples (lists of whole numbers), in the dataset's order."""
+    """Returns a fingerprint of columns of encoded examples (lists of integers), in the dataset's order."""
     digest = hashlib.sha256()
     for table in examples.select_columns(sorted(columns)).with_format("arrow").iter(batch_size=1000):
         for name in table.column_names:

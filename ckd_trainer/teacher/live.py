@@ -1,4 +1,4 @@
-"""The teacher as a model that runs on each batch."""
+"""A teacher that runs on each batch."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forwa
 
 
 class LiveTeacher:
-    """Runs the teacher model on each batch, and nothing else of it is seen than signals.
+    """Runs the teacher model on each batch and returns its signals.
 
     Args:
-        model: the teacher, placed where the batches are. It is frozen and put in eval mode here, for good.
-        signals: what is read of it.
-        autocast: makes the context that the forward runs in; none for a model that Accelerate has prepared.
+        model: the teacher, on the device of the batches. It is frozen and put in evaluation mode, permanently.
+        signals: the signals to read.
+        autocast: returns the context for the forward pass; not needed for a model prepared by Accelerate.
 
     Example::
 
@@ -51,7 +51,7 @@ class LiveTeacher:
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor], head: Head) -> Tensor:
-        """Returns the logits alone, in the teacher's own order of labels."""
+        """Returns only the logits, in the teacher's own order of labels."""
         return head.logits(self.model(**self._inputs(batch), **asked_for(self.model, [])))
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

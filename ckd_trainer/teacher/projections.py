@@ -1,4 +1,4 @@
-"""Where the queries, keys and values of a layer are made, family by family."""
+"""The modules that compute the queries, keys and values of a layer, by model family."""
 
 import torch
 
@@ -6,7 +6,8 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import config_of, inner_model
 
 _SEPARATE = ("query", "key", "value")
-# By `model_type`: the list of layers in the base model, then the three modules in a layer, or the one that makes all.
+# `model_type` -> the list of layers in the base model, and a layer's three modules, or the one that computes all
+# three.
 _PLACES = {
     **dict.fromkeys(
         ("bert", "roberta", "electra"), ("encoder.layer", [f"attention.self.{name}" for name in _SEPARATE])
@@ -19,20 +20,21 @@ _PLACES = {
 
 
 def projections_of(model: torch.nn.Module, layer: int) -> dict[str, torch.nn.Module]:
-    """Returns the modules that make queries, keys and values, by what they make: "query", "key" and "value", or one
-    "query_key_value" whose output has the three behind one another.
+    """Returns the projection modules of a layer by what they compute.
+
+    The names are "query", "key" and "value", or a single "query_key_value" whose output is their concatenation.
 
     Args:
         layer: from 1.
 
     Raises:
-        InputError: a family whose modules we do not know.
+        InputError: the model family is not supported.
     """
     family = config_of(model).model_type
     if family not in _PLACES:
         raise InputError(
-            f"a term of the loss reads queries, keys and values, and where a {family} model makes them is unknown: "
-            f"give one of {', '.join(_PLACES)}."
+            f"a term of the loss reads queries, keys and values, but it is unknown which modules of a {family} model "
+            f"compute them: give one of {', '.join(_PLACES)}."
         )
     layers, names = _PLACES[family]
     block = inner_model(model).base_model.get_submodule(layers)[layer - 1]

@@ -1,8 +1,8 @@
-"""Signals: quantities that are read from a forward pass, the same for student and teacher.
+"""Signals: quantities that are read from a forward pass, in the same way for student and teacher.
 
-A signal says what the forward is asked for, or which modules it listens to, and computes itself from the outputs and
-the batch. One that can be cached also says how the teacher's is written for each example and read back, how much room
-it takes, and by which key a cache knows it. Equal signals of one model are computed once, whatever terms read them.
+A signal defines which outputs of the forward pass, or which modules, it needs, and computes itself from them and the
+batch. A cacheable signal also defines how it is stored per example, its size and its key. Equal signals of a model are
+computed once, however many terms read them.
 """
 
 import abc
@@ -23,31 +23,31 @@ from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_words, unpack_layers, unpack_words
 from ckd_trainer.teacher.projections import projections_of
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of, by_token, in_place
+from ckd_trainer.utils.padding import attention_mask_of, by_token, to_positions
 
 Outputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one tensor of a cached signal is stored: flat for each example, without what padding holds.
+    """The storage layout of one tensor of a cached signal: flat per example, without padding.
 
     Attributes:
-        shape: of an example's part, where "tokens" stands for its number of valid tokens and "pairs" for how many
-            pairs of them there are.
-        dtype: of its numbers.
+        shape: the shape for one example, where "tokens" is its number of valid tokens and "pairs" the number of pairs
+            of them.
+        dtype: type of the elements.
     """
 
     shape: tuple[int | str, ...]
     dtype: str = "float32"
 
     def sizes(self, tokens: np.ndarray) -> list[np.ndarray | int]:
-        """Returns the shape for examples with so many valid tokens."""
+        """Returns the shape for examples with these numbers of valid tokens."""
         counts = {"tokens": tokens, "pairs": tokens * (tokens - 1) // 2}
         return [counts[size] if isinstance(size, str) else size for size in self.shape]
 
     def bytes(self, tokens: np.ndarray) -> np.ndarray:
-        """Returns how many bytes the numbers of examples with so many valid tokens take."""
+        """Returns the bytes that examples with these numbers of valid tokens take."""
         total = np.full(len(tokens), np.dtype(self.dtype).itemsize)
         for size in self.sizes(tokens):
             total = total * size
@@ -58,8 +58,8 @@ class Signal(abc.ABC):
     """A quantity of a forward pass. Subclasses are frozen dataclasses: signals with equal fields are equal.
 
     Attributes:
-        model_outputs: what the forward is asked for: "hidden_states", "attentions".
-        uncached_because: why no cache of the teacher can hold it; None: one can.
+        model_outputs: outputs that the forward pass must return: "hidden_states", "attentions".
+        uncached_because: why the teacher cache cannot hold it; None if it can.
     """
 
     model_outputs: ClassVar[frozenset[str]] = frozenset()
@@ -70,20 +70,20 @@ class Signal(abc.ABC):
         """Returns the signal of a batch.
 
         Args:
-            outputs: of the model's forward, and what `modules` gave, by name; in float32 or wider.
+            outputs: those of the forward pass, and those of `modules`, by name; in float32 or wider.
         """
 
     def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-        """Returns the modules whose outputs it reads beside those of the forward, by the name that it reads."""
+        """Returns further modules whose outputs `read` needs, by the name that it uses."""
         return {}
 
     def check(self, config: PreTrainedConfig) -> None:
-        """Raises InputError for a model that does not have what is read, such as a layer beyond its depth."""
+        """Raises InputError if a model lacks what is read, such as a layer."""
         return
 
     @property
     def key(self) -> str:
-        """What a cache knows it by: its name and the fields that are not at their defaults."""
+        """The signal's identity in a cache: its class name and the fields that differ from their defaults."""
         fields = [
             f"{field.name}={getattr(self, field.name)}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]  # each subclass is a dataclass
@@ -92,11 +92,11 @@ class Signal(abc.ABC):
         return f"{type(self).__name__}({', '.join(fields)})"
 
     def columns(self) -> dict[str, Column]:
-        """Returns what a cache stores, by name."""
+        """Returns the columns that a cache stores, by name."""
         raise NotImplementedError(f"{type(self).__name__} is not cached")
 
     def pack(self, value: Any, mask: Tensor) -> dict[str, Tensor]:
-        """Returns the columns of a batch, (batch, ...): what belongs to valid tokens comes first.
+        """Returns the columns of a batch, (batch, ...), with the values of valid tokens first.
 
         Args:
             mask: (batch, length), true or 1 for valid tokens.
@@ -110,11 +110,11 @@ class Signal(abc.ABC):
 
 @dataclass(frozen=True)
 class Logits(Signal):
-    """Logits of the model's head, in its own order of labels: see `Head.logits` for their shape.
+    """Logits of the model's head, in the model's own order of labels; `Head.logits` defines their shape.
 
     Args:
-        head: says where they are in the outputs.
-        outputs: how many an example has, or, where they go through tokens, a token.
+        head: reads them from the outputs.
+        outputs: number of logits per example, or per token if the head classifies tokens.
     """
 
     head: Head = dataclasses.field(compare=False, repr=False)
@@ -143,12 +143,12 @@ class Logits(Signal):
     def unpack(self, columns: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         if self.head.tokens_dim is None:
             return columns["logits"]
-        return in_place(columns["logits"], mask).movedim(-1, self.head.tokens_dim)
+        return to_positions(columns["logits"], mask).movedim(-1, self.head.tokens_dim)
 
 
 @dataclass(frozen=True)
 class _OfLayers(Signal):
-    """Reads some layers, counted from 1."""
+    """Reads the outputs of some layers, counted from 1."""
 
     layers: tuple[int, ...]
     first: ClassVar[int] = 1
@@ -165,7 +165,7 @@ class _OfLayers(Signal):
 
 @dataclass(frozen=True)
 class _OfStates(_OfLayers):
-    """Reads some hidden states: 0 is what the embeddings give, l the output of layer l."""
+    """Reads some hidden states: 0 is the output of the embeddings, l the output of layer l."""
 
     first = 0
     model_outputs = frozenset(["hidden_states"])
@@ -220,11 +220,11 @@ class LayerGram(_OfStates):
 
 @dataclass(frozen=True)
 class FirstToken(_OfStates):
-    """The hidden states of the first token that is no padding ([CLS] in BERT-like models), (batch, layers, width).
+    """The hidden states of the first token after any padding ([CLS] in BERT-like models), (batch, layers, width).
 
     Args:
-        layers: 0 is what the embeddings give.
-        width: of the hidden states, which a cache has to know.
+        layers: hidden states to read; 0 is the output of the embeddings.
+        width: of the hidden states; the cache needs it.
     """
 
     width: int
@@ -247,7 +247,7 @@ class FirstToken(_OfStates):
 
 @dataclass(frozen=True)
 class HiddenStates(_OfStates):
-    """The hidden states themselves, a list of (batch, length, width)."""
+    """The hidden states themselves: a list of (batch, length, width)."""
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return self.states(outputs)
@@ -257,7 +257,7 @@ class HiddenStates(_OfStates):
 class Attentions(_OfLayers):
     """Attention probabilities of layers 1, 2, ...: a list of (batch, heads, length, length).
 
-    The models run with eager attention, as no other kind returns them.
+    The models run with eager attention, the only implementation that returns them.
     """
 
     model_outputs = frozenset(["attentions"])
@@ -270,7 +270,7 @@ class Attentions(_OfLayers):
 class QueryKeyValue(_OfLayers):
     """Queries, keys and values of layers 1, 2, ...: for each layer three tensors (batch, length, width).
 
-    They come from the projections within the model, see `projections_of` for the families whose modules we know.
+    They are outputs of the model's projection modules; `projections_of` knows these for some model families.
     """
 
     def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -288,16 +288,16 @@ def _query_key_value(outputs: Outputs, layer: int) -> tuple[Tensor, ...]:
         parts = [outputs[f"{part} {layer}"] for part in ("query", "key", "value")]
     else:
         parts = joint.chunk(3, dim=-1)
-    # Modules compute in the precision of autocast; the outputs of a forward come in float32.
+    # Modules return the precision of autocast, whereas a forward pass returns float32.
     return tuple(at_least_float32(part) for part in parts)
 
 
 class Listener:
-    """Captures what some modules of a model return in a forward.
+    """Captures the outputs of a model's modules during a forward pass.
 
     Args:
-        model: whose modules.
-        signals: they say which.
+        model: the model.
+        signals: define the modules.
     """
 
     def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
@@ -307,8 +307,8 @@ class Listener:
 
     def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
         def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-            # The first call in a forward: DeBERTa projects positions by the same modules. And none outside of one:
-            # checkpointed layers run again in the backward pass.
+            # Only the first call in a forward pass: DeBERTa projects positions with the same modules. And none outside
+            # of one: checkpointed layers run again in the backward pass.
             if self._captured is not None:
                 self._captured.setdefault(name, output)
 
@@ -316,7 +316,7 @@ class Listener:
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[dict[str, Tensor]]:
-        """Captures within the context, into the mapping that it gives, by the names that signals read."""
+        """Captures outputs within the context into the mapping that it yields, by the names that signals read."""
         captured: dict[str, Tensor] = {}
         self._captured = captured
         try:
@@ -325,6 +325,6 @@ class Listener:
             self._captured = None
 
     def close(self) -> None:
-        """Takes the hooks off the model."""
+        """Removes the hooks from the model."""
         for hook in self._hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""Runs the teacher over examples and writes what it says, one Arrow file at a time, for `cache`."""
+"""Runs the teacher on examples and writes its signals for `cache`, one Arrow file at a time."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,24 +17,24 @@ from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
 
-_FACTOR = 6364136223846793005  # odd, of Knuth's 64-bit generator
+_FACTOR = 6364136223846793005  # odd; from Knuth's 64-bit generator
 _PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of a cache: the rows of examples start to stop."""
+    """A file of a cache, with the rows of the examples from start to stop."""
 
     number: int
     start: int
     stop: int
 
     def file(self, fingerprint: str) -> str:
-        """Returns its name, which says the fingerprint of its bytes."""
+        """Returns the file name, which contains the fingerprint of the content."""
         return f"part-{self.number:05d}-{fingerprint[:16]}.arrow"
 
     def find(self, folder: Path) -> tuple[Path, str] | None:
-        """Returns the file and its fingerprint where it is there with the bytes that were written."""
+        """Returns the file and its fingerprint, or None if it is missing or its content has changed."""
         for path in folder.glob(self.file("*")):
             fingerprint = files_fingerprint([path])
             if path.name == self.file(fingerprint):
@@ -43,7 +43,7 @@ class Part:
 
 
 def split(sizes: np.ndarray) -> list[Part]:
-    """Returns parts for rows of these sizes in bytes."""
+    """Divides rows, given their sizes in bytes, into parts."""
     parts, start = list[Part](), 0
     while start < len(sizes):
         rows = int(np.searchsorted(np.cumsum(sizes[start : start + _PART_ROWS]), _PART_BYTES)) or 1
@@ -54,7 +54,7 @@ def split(sizes: np.ndarray) -> list[Part]:
 
 
 def valid_lengths(examples: Dataset) -> np.ndarray:
-    """Returns the number of tokens of each example that are no padding."""
+    """Returns the number of tokens of each example, without padding."""
     name = "attention_mask" if "attention_mask" in examples.column_names else "input_ids"
     lengths = []
     for table in examples.select_columns([name]).with_format("arrow").iter(batch_size=1000):
@@ -72,12 +72,12 @@ class SignalWriter:
     """Writes the parts of a cache.
 
     Args:
-        folder: where the files go.
+        folder: receives the files.
         examples: with the columns that the collator and the teacher read.
         lengths: from `valid_lengths`.
-        teacher: placed where it is to run.
-        collate: makes a batch of examples.
-        batch_size: examples that the teacher reads at once, of about one length.
+        teacher: on its device.
+        collate: makes a batch from examples.
+        batch_size: number of examples per forward pass; they have similar lengths.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class SignalWriter:
         self.columns = columns_of(teacher.signals)
 
     def write(self, part: Part, report: Callable[[int], None]) -> None:
-        """Writes one part; its file appears when it is complete.
+        """Writes one part. Its file appears once it is complete.
 
         Args:
-            report: told the number of examples that were added, batch by batch.
+            report: called with the number of examples of each batch.
         """
         rows: list[dict] = [{}] * (part.stop - part.start)
         order = part.start + np.argsort(-self.lengths[part.start : part.stop], kind="stable")
@@ -138,18 +138,18 @@ class SignalWriter:
 
 
 def _check_shape(signal: Signal, name: str, column: Column, part: Tensor) -> None:
-    """Raises InputError where a signal is not of the size that it says, as what is too much would be cut off."""
+    """Raises InputError if a signal has another shape than its column: the excess would be cut off."""
     said, found = column.shape, tuple(part.shape[1:])
     free = {"tokens", "pairs"}
     if len(said) != len(found) or any(size not in free | {its} for size, its in zip(said, found, strict=True)):
         raise InputError(
-            f"the teacher's {signal.key} has {name} of shape {found} for each example, not {said}: give the term the "
-            "sizes of the teacher for the teacher's signal."
+            f"the teacher's {signal.key} has {name} of shape {found} per example, not {said}: construct the term's "
+            "teacher_signal with the sizes of the teacher."
         )
 
 
 def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:
-    """Returns a 64-bit hash of each example's valid token ids in their order, wherever the padding is."""
+    """Returns a 64-bit hash of each example's valid token ids, in order, wherever the padding is."""
     ids, mask = batch["input_ids"].cpu().numpy(), attention_mask_of(batch).bool().cpu().numpy()
     factors = np.cumprod(np.full(ids.shape[-1] + 1, _FACTOR, np.uint64))  # modulo 2^64
     place = mask.cumsum(-1)

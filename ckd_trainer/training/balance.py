@@ -1,7 +1,7 @@
-"""The weights of relation terms as shares of the gradient.
+"""Balances relation terms: a weight is a share of the gradient.
 
-At weight 1 a term's gradient is 0.00004 to 20 times that of task and logits, depending on task, text length and pair
-of models. No fixed weight fits two tasks; a share does.
+Unscaled, a term's gradient is 0.00004 to 20 times that of labels and logits, depending on the task, the text length
+and the pair of models. No fixed weight fits two tasks, but a share does.
 """
 
 import logging
@@ -14,40 +14,41 @@ from transformers.trainer_callback import ExportableState
 
 logger = logging.getLogger(__name__)
 
-# Steps 1, 2, 4, 8, ... up to these are measured: for the scales, and where only warnings read what is measured. The
-# gradient of the task may grow tenfold over the first hundred steps, as the student's head gets to know its layers; so
-# the first steps alone would mislead.
+# Steps 1, 2, 4, 8, ... up to LAST_STEP are measured, or up to LAST_STEP_OF_WARNINGS if the norms are used for warnings
+# only. The first steps alone would mislead: the gradient of the task may grow tenfold over the first hundred steps, as
+# the student's head adapts to its layers.
 LAST_STEP, LAST_STEP_OF_WARNINGS = 128, 8
-# Below this share of the gradient of task and logits a term's own is rounding: where teacher and student are the same,
-# that of signals from a cache is 3e-6.
+# Below this share of the gradient of labels and logits, a term's gradient is rounding error. With cached signals it is
+# 3e-6 even if teacher and student are the same.
 SMALLEST_NORM = 1e-5
-MIN_SHARE, MAX_SHARE = 0.01, 10.0  # what is beyond is warned of
+MIN_SHARE, MAX_SHARE = 0.01, 10.0  # shares outside this range cause a warning
 
 
 class TermBalance(TrainerCallback, ExportableState):
-    """Scales relation terms so that weight 1 gives each the gradient of the loss on labels and logits together.
+    """Scales relation terms so that each, at weight 1, has as much gradient as labels and logits together.
 
-    With |g| the norm of a gradient by the weights of the student's encoder, for the whole step,
+    With |g| the norm of a gradient of the student's encoder over the whole step,
 
         scale(term) = mean |g((1 - alpha) task + alpha logits)| / mean |g(term)|
 
-    It is measured before steps 1, 2, 4, 8, ..., 128, with the step's own examples. Each measurement counts half and
-    all earlier ones the other half, as half of all steps so far came after the last but one: about the mean over the
-    steps. After that the scales are fixed; with `interval` they are updated every `interval` steps, as a moving
-    average. A term without a gradient, because teacher and student agree in it, keeps scale 1.
+    The norms are measured before steps 1, 2, 4, 8, ..., 128, on the step's own examples. Each measurement has the same
+    weight as all earlier ones together, which approximates the mean over all steps: the gaps between measurements
+    double. After that the scales are fixed, unless `interval` is set: then they are updated every `interval` steps, as
+    a moving average. A term without a gradient, because teacher and student agree in it, keeps scale 1.
 
-    It is a callback so that `Trainer` saves its state with every checkpoint, in trainer_state.json.
+    This is a callback so that `Trainer` saves its state with every checkpoint, in trainer_state.json.
 
     Args:
         weights: {term: weight} of the relation terms.
-        rescales: False: gradients are measured for the warnings alone, and all scales are 1.
-        interval: steps between measurements after step 128; None: measuring stops there.
-        definition: what norms depend on, other than the weights; a checkpoint of another one is measured again.
+        rescales: if False, gradients are measured for warnings only, and all scales are 1.
+        interval: steps between measurements after step 128; None stops measuring there.
+        definition: what the norms depend on, other than the weights. If it differs from a checkpoint's, the norms are
+            measured again.
 
     Attributes:
-        norms: mean norms of the gradients: of each term at weight 1, and of the rest, task and logits.
-        scales: {term: what its weight is multiplied by}.
-        first_step, last_step: the first and the last step that were measured, from 0; None before there is one.
+        norms: mean gradient norms of each term at weight 1, and of the rest (labels and logits).
+        scales: {term: factor of its weight}.
+        first_step, last_step: the first and the last measured step, from 0; None before the first measurement.
     """
 
     def __init__(
@@ -62,12 +63,12 @@ class TermBalance(TrainerCallback, ExportableState):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was measured."""
+        """Discards all measurements."""
         self.norms: dict[str, float] = {}
         self.scales = dict.fromkeys(self.weights, 1.0)
         self.first_step: int | None = None
         self.last_step: int | None = None
-        self.failures, self.waits_for = 0, 0  # measurements that were not finite, and the step to try again
+        self.failures, self.waits_for = 0, 0  # non-finite measurements in a row, and the step of the next attempt
 
     def state(self) -> dict:
         options = ("weights", "rescales", "interval", "definition")
@@ -80,7 +81,7 @@ class TermBalance(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restores what a checkpoint holds, or forgets an earlier training."""
+        """Restores the state of a checkpoint, or resets that of an earlier training."""
         self.reset()
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if saved is not None:
@@ -88,7 +89,7 @@ class TermBalance(TrainerCallback, ExportableState):
         self._save(state)
 
     def take_over(self, saved: Mapping) -> None:
-        """Goes on from a state, where it is one of the same terms."""
+        """Restores a state, if it has the same terms and definition."""
         ours, theirs = self.state()["args"], saved["args"]
         same = all(theirs[name] == ours[name] for name in ("rescales", "definition"))
         if same and theirs["weights"].keys() == ours["weights"].keys():
@@ -99,15 +100,15 @@ class TermBalance(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.weights and self._is_settling():
-            self._report()  # the training was shorter
+            self._report()  # training ended before the last measurement
         self._save(state)
 
     def _save(self, state: TrainerState) -> None:
-        # `Trainer` does so at checkpoints, for the names that it finds there.
+        # `Trainer` updates this at checkpoints, but only for names that are already there.
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     def is_due(self, step: int) -> bool:
-        """Returns whether to measure before this step, from 0."""
+        """Returns whether to measure before this step (from 0)."""
         if step < self.waits_for or not self.weights:
             return False
         if self._is_settling():
@@ -115,7 +116,7 @@ class TermBalance(TrainerCallback, ExportableState):
         return self.interval is not None and step >= self.last_step + self.interval
 
     def add(self, step: int, rest: float, norms: Mapping[str, float]) -> None:
-        """Adds the norms of a step. Where one is not finite, a later step is measured in its place."""
+        """Adds the norms of a step. If one is not finite, a later step is measured instead."""
         new = {"rest": rest, **norms}
         if not all(map(math.isfinite, new.values())):
             self.failures += 1
@@ -138,7 +139,7 @@ class TermBalance(TrainerCallback, ExportableState):
         return self._steps() < (LAST_STEP if self.rescales else LAST_STEP_OF_WARNINGS)
 
     def _relative_norm(self, term: str) -> float:
-        """Returns the norm of a term's gradient at weight 1, by that of the rest; infinite where the rest has none."""
+        """Returns a term's gradient norm at weight 1 relative to that of the rest; infinite if the rest has none."""
         return self.norms[term] / self.norms["rest"] if self.norms["rest"] else math.inf
 
     def _scale(self, term: str) -> float:
@@ -147,30 +148,30 @@ class TermBalance(TrainerCallback, ExportableState):
 
     def _report(self) -> None:
         if not self.norms or not self.norms["rest"]:
-            what = "no gradient that is finite" if not self.norms else "no gradient of task and logits"
-            logger.warning("%s was measured, so the weights of relations are factors and not shares.", what)
+            what = "no finite gradient" if not self.norms else "no gradient of labels and logits"
+            logger.warning("%s was measured, so the weights of relations are factors, not shares.", what)
             return
         relative = {term: self._relative_norm(term) for term in self.weights}
         found = ", ".join(f"{term} {norm:.3g}" for term, norm in relative.items())
-        logger.info("Gradient of each term at weight 1, by that of task and logits together: %s.", found)
+        logger.info("Gradient of each term at weight 1, relative to that of labels and logits together: %s.", found)
         if self.rescales:
             logger.info("Weights are multiplied by %s.", ", ".join(f"{s:.4g} ({t})" for t, s in self.scales.items()))
         for term, weight in self.weights.items():
             share = weight * self.scales[term] * relative[term]
             if relative[term] <= SMALLEST_NORM:
-                advice = ": teacher and student agree in it, or it does not reach the weights that are trained"
+                advice = ": teacher and student agree in it, or it does not reach the trained weights"
             elif self.rescales:
-                advice = f": change its weight, which is {weight:g}"
+                advice = f": change its weight of {weight:g}"
             else:
-                advice = f" at weight {weight:g}: term_balance gradient would make the weight a share"
+                advice = f" at weight {weight:g}: with term_balance gradient, the weight would be a share"
             if share < MIN_SHARE:
                 logger.warning(
-                    "%s has %.2g of the gradient of task and logits, so it hardly trains the student%s.",
+                    "%s has %.2g of the gradient of labels and logits, so it hardly trains the student%s.",
                     term,
                     share,
                     advice,
                 )
             elif share > MAX_SHARE:
                 logger.warning(
-                    "%s has %.3g times the gradient of task and logits, which it drowns out%s.", term, share, advice
+                    "%s has %.3g times the gradient of labels and logits, and drowns it out%s.", term, share, advice
                 )

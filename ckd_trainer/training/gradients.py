@@ -1,4 +1,4 @@
-"""Gradients of the terms of a loss, measured without side effects on training."""
+"""Measures the gradients of loss terms, without side effects on training."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,17 +11,17 @@ from torch.distributed.tensor import DTensor
 
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
 
-_DEEPSPEED_SCALE = 2.0**10  # keeps small gradients from vanishing in half precision
+_DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
 
 
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Returns the trained weights that all terms can reach: the encoder's, without head and pooler.
+    """Returns the trained weights that all terms reach: those of the encoder, without head and pooler.
 
     Falls back to all trained weights if the encoder has none, or if the module holds no transformers model.
     """
     model = unwrapped(model)
     weights = {
-        parameter: None  # each once
+        parameter: None  # a dict, so that each is listed once
         for inner in inner_models(model)
         for name, parameter in inner.base_model.named_parameters()
         if parameter.requires_grad and "pooler" not in name.split(".")
@@ -36,22 +36,23 @@ def gradients(
     *,
     seed: int,
 ) -> Iterator[list[Tensor]]:
-    """Yields, loss by loss, the gradient by the encoder's weights as an optimizer step would see it.
+    """Yields each loss's gradient of the encoder's weights, as an optimizer step would see it.
 
-    To be used between two steps, when weights have no `grad`; they have none afterwards. All losses are run with the
-    same dropout, drawn from `seed`; torch's generators of random numbers, those of the processor and of this
-    process's device, come back as they were.
+    Call this between two steps, when weights have no `grad`; afterward they have none either. All losses use the same
+    dropout, drawn from `seed`. The states of torch's random number generators, on the CPU and on this process's
+    device, are restored.
 
     Args:
-        model: the student, as Accelerate has prepared it.
-        losses: of each loss its parts, one for each batch of the step; the step's loss is their sum, and the mean
-            over all processes. A part runs the model that it is given, and every weight of it takes part.
+        model: the student, prepared by Accelerate.
+        losses: for each loss its parts, one per batch of the step. The loss of the step is their sum, averaged over
+        the
+            processes. A part runs the model that is passed to it, and all weights of the model take part.
     """
     weights = encoder_weights(model)
     measure = _backward_gradients
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # What DeepSpeed's engine returns starts half an optimizer step when a gradient reaches it; the model inside,
-        # which ZeRO 3 puts together layer by layer all the same, does not.
+        # A gradient that reaches the outputs of DeepSpeed's engine starts half an optimizer step. Those of the model
+        # inside do not, and ZeRO 3 gathers its layers all the same.
         measure, model = _autograd_gradients, unwrapped(model)
     device = accelerator.device
     model.train()
@@ -63,12 +64,12 @@ def gradients(
 
 
 def norm(gradient: Sequence[Tensor]) -> float:
-    """Returns the norm of a gradient; also where each process has a shard of it."""
+    """Returns the norm of a gradient, even if each process has a shard of it."""
     return _product(gradient, gradient) ** 0.5
 
 
 def norms_and_cosines(found: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-    """Returns `gradient_norm_<term>` of each term and `cosine_<term>_<other>` of each pair, 0 where a norm is 0."""
+    """Returns `gradient_norm_<term>` per term and `cosine_<term>_<other>` per pair, which is 0 if a norm is 0."""
     norms = {term: norm(gradient) for term, gradient in found.items()}
     values = {f"gradient_norm_{term}": value for term, value in norms.items()}
     for one, other in itertools.combinations(found, 2):
@@ -90,7 +91,7 @@ def _backward_gradients(
     parts: Iterable[Callable[[torch.nn.Module], Tensor]],
     accelerator: Accelerator,
 ) -> list[Tensor]:
-    """Goes backward as training does, so that DDP and FSDP2 put together what the processes have."""
+    """Runs the backward pass as training does, so that DDP and FSDP2 reduce gradients across processes."""
     scaler = accelerator.scaler
     for part in parts:
         loss = part(model)
@@ -105,7 +106,7 @@ def _autograd_gradients(
     parts: Iterable[Callable[[torch.nn.Module], Tensor]],
     accelerator: Accelerator,
 ) -> list[Tensor]:
-    """Leaves `grad` of the weights alone, which is DeepSpeed's."""
+    """Does not touch `grad` of the weights, which DeepSpeed manages."""
     totals: Sequence[Tensor] | None = None
     for part in parts:
         loss = _DEEPSPEED_SCALE * part(model)

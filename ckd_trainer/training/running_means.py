@@ -1,4 +1,4 @@
-"""Means of the loss terms between two logs."""
+"""Means of the loss terms between two log entries."""
 
 import torch
 from accelerate import Accelerator
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Sums the terms on the device, so that a step waits for nothing; one transfer when they are read.
+    """Sums terms on the device, so that a step never synchronizes. They are transferred once, when read.
 
     Args:
         terms: their names.
@@ -14,17 +14,17 @@ class RunningMeans:
 
     def __init__(self, terms: list[str]) -> None:
         self.terms = sorted(terms)
-        self.sums: Tensor | None = None  # one per term, then the number of finite steps, then of others
+        self.sums: Tensor | None = None  # one per term, then the numbers of finite and of other steps
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        """Adds the terms of a batch; where its loss is not finite, it is counted apart and they are left out."""
+        """Adds the terms of a batch. If its loss is not finite, the batch is only counted."""
         values = torch.stack([terms[name].detach().float() for name in self.terms])
         finite = torch.isfinite(loss.detach())
         row = torch.cat([torch.where(finite, values, 0), torch.stack([finite, ~finite]).float()])
         self.sums = row if self.sums is None else self.sums + row
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
-        """Returns the means over steps and processes since the last call, and forgets them."""
+        """Returns the means over steps and processes since the last call, and resets them."""
         if self.sums is None:
             return {}
         *sums, finite, others = accelerator.reduce(self.sums, reduction="sum").tolist()

@@ -1,4 +1,4 @@
-"""Training batches of examples of similar length, in random order."""
+"""Draws training batches of similar length, in random order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,25 +6,26 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-POOL_BATCHES = 50  # as in transformers: little padding, yet other neighbors in every epoch
+POOL_BATCHES = 50  # as in transformers: little padding, but different batches in every epoch
 
 
 class LengthGroupedSampler(Sampler[int]):
     """Draws batches of similar length, then shuffles the batches.
 
-    An epoch is a random permutation of the examples, cut into pools of 50 batches (of a quarter of the examples, where
-    they are few). Each pool is sorted by length and cut into batches, and all batches are shuffled. The batch with the
-    longest example comes first, so that running out of memory shows in the first step. Where the examples do not fill
-    the last batch, its examples are neighbors at a random place of the last pool.
+    An epoch is a random permutation of the examples, divided into pools of 50 batches (or of a quarter of the examples
+    if these are few). Each pool is sorted by length and divided into batches, and all batches are shuffled. The batch
+    with the longest example comes first, so that running out of memory shows in the first step. If the last batch is
+    incomplete, its examples are neighbors at a random position of the last pool.
 
-    transformers' sampler of this name makes the same batches but leaves each pool in order of length. The lengths of
-    successive batches then rise and fall in a cycle, and so do labels that depend on length.
+    transformers' sampler of this name draws the same batches but keeps each pool in order of length. The lengths of
+    successive batches then rise and fall in a cycle, as do labels that depend on length.
 
     Args:
         lengths: number of tokens of each example.
-        batch_size: number of examples in a step: of all processes and all accumulated batches, so that the batches do
-            not depend on how a step is cut.
-        epoch_seed: returns the seed of the next epoch. Called at its start.
+        batch_size: number of examples in a step, over all processes and accumulated batches. Batches then do not
+        depend
+            on how a step is divided.
+        epoch_seed: returns the seed of the next epoch; called at its start.
 
     Example:
         >>> sampler = LengthGroupedSampler([7, 3, 9, 4], batch_size=2, epoch_seed=lambda: 0)
@@ -61,5 +62,5 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 def seed_of_epoch(seed: int, epoch: int) -> int:
-    """Returns the seed of an epoch. No two seeds share epochs, as those of `seed + epoch` would."""
+    """Returns the seed of an epoch. Different seeds share no epochs, unlike with `seed + epoch`."""
     return int(np.random.SeedSequence((seed % 2**64, epoch)).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""Paths as users write them, files that are written whole or not at all, and disks without room for them."""
+"""Paths from users, atomic writes, and messages about full disks."""
 
 import contextlib
 import errno
@@ -11,11 +11,11 @@ from typing import Any
 
 from ckd_trainer.utils.errors import NO_ROOM, InputError
 
-RECIPE = "recipe.yaml"  # in the folder of a run: all its options
+RECIPE = "recipe.yaml"  # in a run's folder, with all its options
 
 
 def user_path(path: str | Path) -> Path:
-    """Returns a path with ~ and ~user in it replaced.
+    """Returns a path with ~ and ~user expanded.
 
     Raises:
         InputError: there is no such user.
@@ -23,11 +23,11 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise InputError(f"{path} is no path ({error}): give an existing file or folder.") from None
+        raise InputError(f"{path} is not a valid path ({error}): give an existing file or folder.") from None
 
 
 def expanded(name: str | None) -> str | None:
-    """Returns an option's value with ~ and ~user at its start replaced, as shells do not after --option=.
+    """Returns an option's value with a leading ~ or ~user expanded, which shells do not do after --option=.
 
     Raises:
         InputError: there is no such user.
@@ -36,22 +36,22 @@ def expanded(name: str | None) -> str | None:
 
 
 def public(value: Any) -> Any:
-    """Returns a value without the folders of a path from the root or from home, which say whose machine this is."""
+    """Returns a value, without the folders if it is a path from the root or from home: these are private."""
     is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
     return Path(value).name if is_private else value
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file (text as UTF-8) so that a reader sees the old or the new one, never half of it.
+    """Writes a file (text as UTF-8) atomically: a reader sees the old or the new content, never a part of it.
 
-    Folders on the way to it are made. An error about a disk without room has the path in it.
+    Creates missing folders. The error of a full disk contains the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)  # what is there of it would only take room
+        temporary.unlink(missing_ok=True)  # a partial file would only take up space
         error.filename = str(path)
         raise
     os.replace(temporary, path)
@@ -59,14 +59,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
-    """Turns the errors of a full disk into an `InputError` that names the folder and the way on.
+    """Turns disk-full errors into an `InputError` that says where, and how to resume.
 
     Args:
-        option: that names the folder.
-        goes_on: from where the same command goes on when there is room.
+        option: the option that names the folder.
+        goes_on: the state from which the same command resumes.
 
     Raises:
-        InputError: in place of an error of whatever writes there.
+        InputError: replaces a disk-full error from any library.
     """
     try:
         yield
@@ -80,19 +80,19 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
         if not place or Path(place).resolve().is_relative_to(Path(folder).resolve()):
             place = f"{option} {folder}"
         raise InputError(
-            f"{place} cannot be written ({reason}). Make room there, and the same command goes on from {goes_on}."
+            f"{place} cannot be written ({reason}). Free some space; the same command then resumes from {goes_on}."
         ) from error
 
 
 def _no_room(error: Exception, folder: Path) -> str | None:
-    """Returns the reason where an error says that there is no room for a file, None where it says something else."""
+    """Returns the reason if an error means that the disk is full, else None."""
     number = getattr(error, "errno", None)
-    # Rust, in two of its ways: safetensors, tokenizers
+    # the two formats of Rust libraries: safetensors, tokenizers
     if number is None and (said := re.search(r"(?:\(os error |Os \{ code: )(\d+)", str(error))):
         number = int(said[1])
     if number in NO_ROOM:
         return os.strerror(number)
     if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter", str(error)):  # torch.save
         full = shutil.disk_usage(folder).free < 2**20
-        return os.strerror(errno.ENOSPC) if full else "torch could not write a file to its end"
+        return os.strerror(errno.ENOSPC) if full else "torch could not write a complete file"
     return None

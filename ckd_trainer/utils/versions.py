@@ -1,4 +1,4 @@
-"""The packages that results depend on."""
+"""The versions of the packages that results depend on."""
 
 from importlib.metadata import version
 

@@ -1,7 +1,7 @@
-"""Looks into models that something is wrapped around: torch.compile, PEFT, DDP, or a module of the user's.
+"""Inspects wrapped models: torch.compile, PEFT, DDP, or a user's module.
 
-A wrapper's own class says little about what its forward reads: `PeftModelForSequenceClassification.forward` names
-`input_ids` and passes `token_type_ids` on in `**kwargs`, and a compiled model names nothing at all.
+A wrapper's signature reveals little about what its forward method reads. `PeftModelForSequenceClassification.forward`
+names `input_ids` but passes `token_type_ids` on in `**kwargs`, and a compiled model names no arguments.
 """
 
 import inspect
@@ -14,25 +14,25 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ckd_trainer.utils.errors import InputError
 
-LABELS = ("labels", "start_positions", "end_positions")  # what a task loss reads
-_COMPILED = "_orig_mod."  # what torch.compile puts before the names of weights
+LABELS = ("labels", "start_positions", "end_positions")  # columns that a task loss reads
+_COMPILED = "_orig_mod."  # prefix that torch.compile adds to the names of weights
 _PASSED_ON = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """Returns the model without what torch, Accelerate and DeepSpeed put around it, which changes no output."""
+    """Returns the model without the wrappers of torch, Accelerate and DeepSpeed, which do not change its outputs."""
     return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def has_adapters(model: torch.nn.Module) -> bool:
-    """Returns whether there are PEFT adapters in a model, around it or put in by `PreTrainedModel.add_adapter`."""
+    """Returns whether a model has PEFT adapters, from a wrapper or from `PreTrainedModel.add_adapter`."""
     return hasattr(model, "peft_config")
 
 
 def use_inner_weight_names(model: torch.nn.Module) -> None:
-    """Makes `state_dict` of a compiled model give the names of the model inside, and `load_state_dict` take them.
+    """Makes `state_dict` and `load_state_dict` of a compiled model use the weight names of the model inside.
 
-    `Trainer` saves what `state_dict` gives, and `from_pretrained` knows no weight that starts with `_orig_mod.`.
+    `Trainer` saves the `state_dict`, and `from_pretrained` does not recognize names that start with `_orig_mod.`.
     """
     if not is_compiled_module(model):
         return
@@ -51,7 +51,7 @@ def use_inner_weight_names(model: torch.nn.Module) -> None:
 
 
 def inner_models(model: torch.nn.Module) -> list[PreTrainedModel]:
-    """Returns the outermost transformers models in a module: the module itself, or those that it wraps."""
+    """Returns the outermost transformers models in a module: the module itself, or those that it contains."""
     if isinstance(model, PreTrainedModel):
         return [model]
     found = [inner for child in model.children() for inner in inner_models(child)]
@@ -59,16 +59,16 @@ def inner_models(model: torch.nn.Module) -> list[PreTrainedModel]:
 
 
 def inner_model(model: Any) -> Any:
-    """Returns the one transformers model in a module; where there is none, or several, the module as it is."""
+    """Returns the only transformers model in a module; if there is none, or several, the module itself."""
     inner = inner_models(model) if isinstance(model, torch.nn.Module) else []
     return inner[0] if len(inner) == 1 else model
 
 
 def config_of(model: Any) -> PreTrainedConfig:
-    """Returns a model's configuration: its own `config`, or that of the one transformers model which it wraps.
+    """Returns a model's configuration: its own `config`, or that of the only transformers model that it wraps.
 
     Raises:
-        InputError: it has none, or one that lacks what distillation reads of it.
+        InputError: there is none, or it lacks a field that distillation reads.
     """
     config = getattr(model, "config", None)
     if config is None:
@@ -76,19 +76,19 @@ def config_of(model: Any) -> PreTrainedConfig:
     missing = [name for name in ("num_hidden_layers", "num_labels", "id2label") if not hasattr(config, name)]
     if missing:
         raise InputError(
-            f"the model {type(model).__name__} has no config with {', '.join(missing)}: set `config`, best to that "
-            "of the transformers model in it."
+            f"the model {type(model).__name__} has no config with {', '.join(missing)}: set its `config`, preferably "
+            "to that of the transformers model inside."
         )
     return config
 
 
 def forward_arguments(model: torch.nn.Module) -> set[str]:
-    """Returns the names of the arguments that a model's forward takes.
+    """Returns the names of the arguments of a model's forward method.
 
-    A wrapper that passes `*args` or `**kwargs` on takes those of the transformers models in it as well.
+    A wrapper that passes on `*args` or `**kwargs` also accepts those of the transformers models inside.
 
     Raises:
-        InputError: it passes everything on, to something whose arguments cannot be seen.
+        InputError: the wrapper passes on all arguments, and contains no transformers model.
     """
     model = unwrapped(model)
     parameters = inspect.signature(type(model).forward).parameters
@@ -98,21 +98,21 @@ def forward_arguments(model: torch.nn.Module) -> set[str]:
     names = names.union(*map(forward_arguments, inner_models(model)))
     if not names.difference(LABELS):
         raise InputError(
-            f"{type(model).__name__}.forward does not name its arguments and there is no transformers model in it, so "
-            "which columns of the data it reads is unknown: name them in its forward, such as `def forward(self, "
+            f"{type(model).__name__}.forward does not name its arguments and contains no transformers model, so it is "
+            "unknown which columns of the data it reads: name them in its forward method, such as `def forward(self, "
             "input_ids, attention_mask=None, labels=None, **kwargs)`."
         )
     return names
 
 
 def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str, bool]:
-    """Returns the options of a forward that ask for outputs; one that is not wanted may be unknown to a wrapper.
+    """Returns the options that request outputs from a forward pass, without unwanted ones that a wrapper lacks.
 
     Args:
         wanted: such as {"output_hidden_states": True, "output_attentions": False}.
 
     Raises:
-        InputError: the forward cannot be asked for something that is wanted.
+        InputError: the forward method does not support a wanted output.
     """
     model = unwrapped(model)
     if _passes_on(model):
@@ -121,25 +121,25 @@ def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str,
     refused = [name for name, value in wanted.items() if value and name not in options]
     if refused:
         raise InputError(
-            f"a term of the loss reads what {type(model).__name__}.forward cannot be asked for: give it the argument "
-            f"{', '.join(refused)} and pass it on to the model inside, or set the relations' weights to 0."
+            f"a term of the loss reads outputs that {type(model).__name__}.forward cannot return: give it the "
+            f"argument {', '.join(refused)} and pass it on to the model inside, or set the relations' weights to 0."
         )
     return options
 
 
 def use_eager_attention(model: torch.nn.Module) -> None:
-    """Makes a model return its attentions when it is asked for them, which other implementations do not."""
+    """Makes a model return attentions on request, which other attention implementations do not."""
     for inner in inner_models(model):
         inner.set_attn_implementation("eager")
 
 
 def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:
-    """Returns the options of a forward that returns what signals read, by name.
+    """Returns the options of a forward pass that returns the outputs that signals read, by name.
 
-    All outputs are asked for or refused outright, as a model's own configuration may say otherwise.
+    Each output is explicitly requested or turned off, overriding the model's configuration.
 
     Args:
-        signals: with `model_outputs` each.
+        signals: each with `model_outputs`.
 
     Raises:
         InputError: as for `output_options`.
@@ -150,7 +150,7 @@ def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:
 
 
 def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
-    """Returns what to ask a forward for where a model's configuration says that outputs come as a tuple."""
+    """Returns the option that requests outputs by name, if the configuration sets return_dict to False."""
     return {} if getattr(config_of(model), "return_dict", True) else {"return_dict": True}
 
 

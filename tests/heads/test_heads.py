@@ -265,7 +265,7 @@ def test_cached_is_live(tmp_path, head):
 
 def test_logits_of_a_vocabulary_are_not_cached(tmp_path):
     args = CKDArguments(**LOGITS_ALONE, teacher_cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="cannot hold what logits reads .* vocabulary are too many .*Leave"):
+    with pytest.raises(InputError, match="cannot hold what logits reads .* vocabulary are too large .*Leave"):
         trainer(tmp_path, "masked", examples("masked"), ckd_args=args)
     relations = CKDArguments(**RELATIONS | {"alpha": 0.0}, teacher_cache_dir=str(tmp_path / "cache"))
     trainer(tmp_path, "masked", examples("masked"), ckd_args=relations).train()  # but relations are
@@ -436,7 +436,7 @@ def test_a_signal_that_is_not_of_the_size_that_it_says(tmp_path):
 
     args = CKDArguments(**RELATIONS, teacher_cache_dir=str(tmp_path / "cache"))
     run = trainer(tmp_path, "classes", examples("classes"), ckd_args=args, terms=[Narrow()])
-    with pytest.raises(InputError, match=r"FirstToken.* has states of shape \(1, 16\) for each example, not \(1, 8\)"):
+    with pytest.raises(InputError, match=r"FirstToken.* has states of shape \(1, 16\) per example, not \(1, 8\)"):
         run.train()
 
 

@@ -63,15 +63,15 @@ def test_causal_models_predict_the_next_token():
 @pytest.mark.parametrize(("model", "words"), [
     (BertForMultipleChoice(small()), "BertForMultipleChoice .*several texts for each example"),
     (BertForNextSentencePrediction(small()), "BertForNextSentencePrediction .*one sentence follows"),
-    (BertForPreTraining(small()), "BertForPreTraining .*its head is one of pre-training"),
-    (BertForSequenceClassification(small(num_labels=3, problem_type="regression")), "3 numbers for each text"),
+    (BertForPreTraining(small()), "BertForPreTraining .*its head is for pre-training"),
+    (BertForSequenceClassification(small(num_labels=3, problem_type="regression")), "3 numbers per text"),
     (T5ForConditionalGeneration(T5Config(vocab_size=9, d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1)),
      "an encoder and a decoder"),
     (ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
                                          intermediate_size=8, image_size=8, patch_size=4)),
-     "not a model that we can distil"),
-    (torch.nn.Linear(2, 2), "outputs of Linear mean is unknown"),
-    (WithAHead(small()), "outputs of WithAHead mean is unknown, as it puts a head of its own on an encoder"),
+     "not a supported model"),
+    (torch.nn.Linear(2, 2), "Linear contains no transformers model, so it is unknown what its outputs mean"),
+    (WithAHead(small()), "WithAHead has its own head on an encoder, so it is unknown what its outputs mean"),
 ])  # fmt: skip
 def test_other_models_are_refused_by_name(model, words):
     with pytest.raises(InputError, match=words):
@@ -82,7 +82,7 @@ def test_one_class_is_nothing_to_tell_apart():
     """transformers' own loss is the cross entropy of one class then, which is 0; its newer versions refuse it too."""
     model = BertForSequenceClassification(small(num_labels=1))
     object.__setattr__(model.config, "problem_type", "single_label_classification")
-    with pytest.raises(InputError, match="has one class, so there is nothing to tell apart"):
+    with pytest.raises(InputError, match="has a single class, so there is nothing to learn"):
         head_of(model)
 
 

@@ -1,6 +1,6 @@
-"""What several test files share, each file one idea. chaos.py, fuzz.py and small_parts.py are programs as well."""
+"""Code shared by several test files, one idea per file. chaos.py, fuzz.py and small_parts.py are also programs."""
 
 import pytest
 
-# So that an assertion that fails here says as much as one of a test.
+# Assertions here then report as much as those in tests.
 pytest.register_assert_rewrite("helpers.answers", "helpers.launching")

@@ -1,4 +1,4 @@
-"""The slow twin of `read_answers`: every span of every feature, one by one; and how answers are compared with it."""
+"""The slow twin of `read_answers`, which tries every span of every feature, and a comparison with it."""
 
 import math
 
@@ -7,9 +7,10 @@ import pytest
 
 
 def slow_answers(questions, features, start_logits, end_logits, *, n_best, max_answer_length, null_answers):
-    """All spans of all features that neither start nor end at a token of spaces, one by one, in float64.
+    """Scores all spans of all features, except those that start or end at a whitespace token, one by one in float64.
 
-    Returns for each id the list of (text, score, start logit, end logit) with the best first, and the null odds.
+    Returns:
+        for each id a list of (text, score, start logit, end logit), best first, and the null odds.
     """
     features = features.to_list()
     start_logits, end_logits = (np.asarray(logits, dtype=np.float64).tolist() for logits in (start_logits, end_logits))
@@ -46,14 +47,14 @@ def slow_answers(questions, features, start_logits, end_logits, *, n_best, max_a
 
 
 def close(value):
-    """Equal up to the rounding of float32."""
+    """Matches a value up to the rounding of float32."""
     return pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
 def check_answers(answers, questions, slow_lists, slow_odds, *, null_answers, splits=True):
-    """Asserts that answers are the twin's.
+    """Asserts that answers equal those of the twin.
 
-    `splits` says that a score is the sum of but one pair of logits, and which is known.
+    `splits` also compares the two logits of each score; they must be unique.
     """
     assert list(answers.text) == list(answers.nbest) == questions["id"][:]
     for name, context in zip(questions["id"], questions["context"], strict=True):

@@ -1,12 +1,13 @@
-"""Kills a run again and again, and looks whether it ends exactly like one that nobody touched.
+"""Kills a run again and again, and checks that it ends exactly like an uninterrupted one.
 
     python tests/helpers/chaos.py --kills 20 --seed 1 --folder /tmp/chaos
 
-One distillation runs to its end: the reference. The same command then runs in another folder with a teacher cache of
-its own, is killed with SIGKILL at moments drawn from the seed, and started again until it is through. A kill comes by
-the clock, or the run kills itself at an event: before, in the middle of and after the writing of a file (in the
-middle: half of its bytes are on disk), before and after a file is renamed or deleted, in a training step, in an
-evaluation, while the teacher reads. In the end all files of both runs are compared.
+The reference is a distillation that runs to the end. The same command then runs in another folder, with its own
+teacher cache. It is killed with SIGKILL at moments drawn from the seed, and restarted until it completes. A kill
+happens at a
+random time or at an event: before, during or after writing a file (during: half of its bytes are on disk), before or
+after renaming or deleting a file, in a training step, in an evaluation, or while the teacher runs. At the end, all
+files of both runs are compared.
 """
 
 import argparse
@@ -32,22 +33,22 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-OUTPUT, CACHE = "student", "cache"  # in the folder of a run, which is its working directory: both write one recipe
+OUTPUT, CACHE = "student", "cache"  # relative to the run's working directory, so that both runs write the same recipe
 
-# What may differ between two runs that are alike.
-TIMINGS = ("_runtime", "_per_second", "_preparation_time", "latency_ms")  # endings of what a clock measured
-OF_THE_LAST_PART = {"train_loss"}  # `Trainer` averages it over the steps of its last call; a checkpoint has no sum
-OF_THE_START = {"started", "commit"}  # of run.json: when the last call began, and with which code
+# What may differ between equal runs.
+TIMINGS = ("_runtime", "_per_second", "_preparation_time", "latency_ms")  # suffixes of measured times
+OF_THE_LAST_PART = {"train_loss"}  # `Trainer` averages it over the steps of its last call only
+OF_THE_START = {"started", "commit"}  # in run.json: start and code version of the last call
 
-STEPS, SAVE_STEPS = 40, 5  # 25 steps are an epoch
+STEPS, SAVE_STEPS = 40, 5  # an epoch has 25 steps
 HALF = "half written"
 
 
-# ------------------------------------------------------------------------------------------------------- what is run
+# ------------------------------------------------------------------------------------------------------------ the run
 
 
 def make_task(folder: Path) -> list[str]:
-    """Makes sentences and a random teacher; returns the options of a run."""
+    """Generates sentences and a random teacher, and returns the options of a run."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -55,7 +56,7 @@ def make_task(folder: Path) -> list[str]:
 
     agreement.write_task(folder, seed=0, train=400, validation=120, test=60)
     test = (folder / "test.tsv").read_text(encoding="utf-8").splitlines()
-    (folder / "unlabelled.tsv").write_text("".join(f"{line.split(chr(9))[0]}\n" for line in test), encoding="utf-8")
+    (folder / "unlabeled.tsv").write_text("".join(f"{line.split(chr(9))[0]}\n" for line in test), encoding="utf-8")
     options = json.loads((folder / "base" / "config.json").read_text()) | {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -73,7 +74,7 @@ def make_task(folder: Path) -> list[str]:
         "student_num_layers": 2,
         "train_file": folder / "train.tsv",
         "validation_file": folder / "validation.tsv",
-        "test_file": folder / "unlabelled.tsv",
+        "test_file": folder / "unlabeled.tsv",
         "max_seq_length": 40,
         "window_size": 7,
         "teacher_cache_dir": CACHE,
@@ -98,11 +99,11 @@ def make_task(folder: Path) -> list[str]:
 
 
 class Watch:
-    """Notes the events of a run in a file, and kills the run at one of them.
+    """Records the events of a run in a file, and kills the run at one of them.
 
     Args:
-        path: of the file; a line is a time and an event.
-        target: the event to die at, None for none.
+        path: the file; each line has a time and an event.
+        target: the event at which the run is killed, or None.
     """
 
     def __init__(self, path: Path, target: str | None):
@@ -110,7 +111,7 @@ class Watch:
         self.target, self.seen = target, collections.Counter()
 
     def event(self, what: str, die=lambda: None) -> None:
-        """Notes an event; `die` brings about what it is the moment of, where this is where the run ends."""
+        """Records an event. If it is the target, calls `die` to create the state of this moment, and kills the run."""
         self.seen[what] += 1
         if self.seen[what] > 1:
             what = f"{what} ({self.seen[what]})"
@@ -120,7 +121,7 @@ class Watch:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write(self, path, write) -> None:
-        """Has a function write a file."""
+        """Calls a function that writes a file."""
         name = self.name(path)
         if name is None:
             return write()
@@ -130,7 +131,7 @@ class Watch:
         self.event(f"{name}: written")
 
     def change(self, path, done: str, change):
-        """Has a function rename or delete a file or folder."""
+        """Calls a function that renames or deletes a file or folder."""
         name = self.name(path)
         if name is None:
             return change()
@@ -140,14 +141,14 @@ class Watch:
         return result
 
     def name(self, path) -> str | None:
-        """Returns the name in the run's folder of what is watched, without the number of the process in it."""
+        """Returns the name of a watched path in the run's folder, without a process number; None for other paths."""
         if isinstance(path, int):
             return None
         name = os.path.relpath(os.path.abspath(os.fsdecode(path)))
         return re.sub(r"\.\d+$", "", name) if name.startswith((OUTPUT, CACHE)) else None
 
     def install(self) -> None:
-        """Replaces what writes, renames and deletes files, trains, evaluates and asks the teacher."""
+        """Patches the functions that write, rename and delete files, train, evaluate and run the teacher."""
         import safetensors.torch
         import torch
         from transformers import Trainer
@@ -177,7 +178,7 @@ class Watch:
         os.rmdir = lambda path, *, dir_fd=None: watch.change(
             in_folder(path, dir_fd), "deleted", lambda: rmdir(path, dir_fd=dir_fd)
         )
-        if sys.version_info < (3, 11):  # whose pathlib keeps these functions from when it was imported
+        if sys.version_info < (3, 11):  # pathlib binds these functions at import
             paths = Path._accessor
             paths.open, paths.replace, paths.unlink, paths.rmdir = io.open, os.replace, os.unlink, os.rmdir
         torch.save = lambda obj, f, *args, **kwargs: watch.write(f, lambda: save(obj, f, *args, **kwargs))
@@ -208,11 +209,11 @@ class Watch:
 
         Trainer.training_step, Trainer.prediction_step = training_step, prediction_step
         writer.SignalWriter.write = write
-        writer._PART_ROWS = 64  # several parts for a few examples
+        writer._PART_ROWS = 64  # several parts from a few examples
 
 
 class _Written:
-    """A file that is open for writing; tells of its end."""
+    """A file opened for writing, which records when it is closed."""
 
     def __init__(self, file, watch: Watch, path):
         self.file, self.watch, self.path = file, watch, path
@@ -236,7 +237,7 @@ class _Written:
 
 
 def phase(event: str) -> str:
-    """Returns what a run does at an event."""
+    """Returns the phase of a run to which an event belongs."""
     if event.startswith(CACHE):
         return "cache"
     if event.startswith(("start", "step", "evaluation after")):
@@ -246,11 +247,11 @@ def phase(event: str) -> str:
     return "start" if re.match(rf"{OUTPUT}/(recipe.yaml|run.json|\.)", event) else "end"
 
 
-# ----------------------------------------------------------------------------------------------------- how it is run
+# ----------------------------------------------------------------------------------------------------------- processes
 
 
 def child(folder: Path, number: int, options: list[str], target: str | None) -> None:
-    """What a process of its own does: the script, watched."""
+    """Runs the script under watch, in its own process."""
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, str(PROJECT))
@@ -263,7 +264,7 @@ def child(folder: Path, number: int, options: list[str], target: str | None) -> 
     import run_glue_ckd
 
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # not one between processes, which a kill leaves in the system
+    tqdm.set_lock(threading.RLock())  # not a lock between processes, which would outlive a kill
     sys.argv = ["run_glue_ckd.py", *options]
     watch = Watch(Path(f"events-{number}.txt"), target)
     watch.install()
@@ -272,7 +273,7 @@ def child(folder: Path, number: int, options: list[str], target: str | None) -> 
 
 
 def context_of(forks: bool):
-    """Returns what makes processes: fresh interpreters, or forks of one that has the imports behind it."""
+    """Returns a multiprocessing context: fresh interpreters, or forks of one that has imported everything."""
     if not forks:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -290,10 +291,10 @@ def context_of(forks: bool):
 
 @dataclass(frozen=True)
 class Launch:
-    """One process of a run, after its end."""
+    """A finished process of a run."""
 
     code: int
-    events: list[tuple[float, str]] = field(repr=False)  # seconds since its start, and what
+    events: list[tuple[float, str]] = field(repr=False)  # (seconds since its start, event)
     text: str = field(repr=False)
     seconds: float
 
@@ -310,11 +311,11 @@ class Launch:
 
 
 def launch(context, folder: Path, options: list[str], *, target: str | None = None, delay: float | None = None):
-    """Starts a run in its folder, or starts it again, and waits for its end.
+    """Starts or restarts a run in its folder, and waits until it ends.
 
     Args:
-        target: the event to die at.
-        delay: seconds after its start when it is killed.
+        target: the event at which it is killed.
+        delay: seconds after its start until it is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob("output-*.txt")))
@@ -339,16 +340,16 @@ def launch(context, folder: Path, options: list[str], *, target: str | None = No
 
 
 class Failure(Exception):
-    """A run that failed, or ended otherwise than the reference."""
+    """A run failed, or its result differs from the reference."""
 
 
 class Chaos:
-    """A reference run, and others that are killed.
+    """A reference run, and further runs that are killed.
 
     Args:
-        folder: for all of them.
+        folder: for all runs.
         forks: see `context_of`.
-        more: options that differ from those of `make_task`.
+        more: options that override those of `make_task`.
     """
 
     def __init__(self, folder: Path, *, forks: bool, more: Sequence[str] = ()):
@@ -362,24 +363,24 @@ class Chaos:
         return launch(self.context, self.folder / name, self.options, **kwargs)
 
     def difference(self, name: str) -> str | None:
-        """Returns the first difference between the run of that name and the reference, None where there is none."""
+        """Returns the first difference between a run and the reference, or None."""
         found = list(differences(self.folder / "reference", self.folder / name))
         return f"{found[0]} (the first of {len(found)} differences)" if found else None
 
     def last(self, pattern: str) -> str:
-        """Returns the last event of the reference that a regular expression matches."""
+        """Returns the last event of the reference that matches a regular expression."""
         return [what for _, what in self.reference.events if re.search(pattern, what)][-1]
 
     def kill(self, kills: int, seed: int, say=print) -> collections.Counter:
-        """Kills runs that often, lets them end, and compares them.
+        """Kills runs this number of times, lets them finish, and compares them.
 
-        A run that comes to its end before the moment that was drawn is compared, and another one takes its place.
+        If a run ends before its moment, it is compared, and a new run starts.
 
         Returns:
-            how many kills fell into each phase.
+            the number of kills in each phase.
 
         Raises:
-            Failure: a process failed, or a run ended otherwise than the reference.
+            Failure: a process failed, or the result of a run differs from the reference.
         """
         draw, phases = random.Random(seed), collections.Counter()
         by_clock = draw.uniform(0.2, 0.5)
@@ -391,7 +392,7 @@ class Chaos:
                 process = self.launch(name, **moment)
                 last = process.events[-1][1] if process.events else "imports"
                 if process.code == 0:
-                    say(f"run {run}: came to its end, resumed from {process.resumed_from}")
+                    say(f"run {run}: completed, resumed from {process.resumed_from}")
                     break
                 if process.code != -signal.SIGKILL:
                     raise Failure(f"{name} failed after '{last}', code {process.code}:\n{process.text[-3000:]}")
@@ -409,9 +410,9 @@ class Chaos:
                 return phases
 
     def _moment(self, draw, done, left, phases, by_clock) -> dict:
-        """Draws when the next process dies, somewhere in the work that is left; phases that had fewer kills first."""
+        """Draws the moment of the next kill from the remaining work, preferring phases with fewer kills."""
         events = self.reference.events
-        begun = next(at for at, what in events if phase(what) != "start")  # a run has to come to its work first
+        begun = next(at for at, what in events if phase(what) != "start")  # after the start
         window = events[done : done + max(2, round(2 * (len(events) - done) / (left + 1)))]
         if draw.random() < by_clock or len(window) < 2:
             return {"delay": draw.uniform(begun / 2, begun + 2 * max(0.1, window[-1][0] - max(begun, window[0][0])))}
@@ -423,7 +424,7 @@ class Chaos:
         return {"target": draw.choice(by_phase[chosen])}
 
     def _milestone(self, process: Launch) -> int:
-        """Returns the place in the reference's events up to which a process brought the run for good."""
+        """Returns the index in the reference's events up to which a process made lasting progress."""
         lasting = re.compile(
             rf"{CACHE}/\S*: renamed|{OUTPUT}/(checkpoint-\d+/trainer_state|train_results).json: written"
         )
@@ -431,11 +432,11 @@ class Chaos:
         return max((places.get(what, 0) for _, what in process.events if lasting.fullmatch(what)), default=0)
 
 
-# --------------------------------------------------------------------------------------------------- what is compared
+# ---------------------------------------------------------------------------------------------------------- comparison
 
 
 def differences(reference: Path, other: Path):
-    """Yields how the files of two runs differ, apart from times."""
+    """Yields the differences between the files of two runs, except for times."""
     names = [_files(folder) for folder in (reference, other)]
     for name in sorted(names[1] - names[0]):
         yield f"{name} is left over"
@@ -447,7 +448,7 @@ def differences(reference: Path, other: Path):
 
 
 def _files(folder: Path) -> set[str]:
-    """Returns files, and folders with a / behind them."""
+    """Returns the names of files, and of folders with a trailing slash."""
     paths = [path for part in (OUTPUT, CACHE) for path in (folder / part).rglob("*")]
     return {f"{path.relative_to(folder)}{'/' if path.is_dir() else ''}" for path in paths}
 
@@ -460,7 +461,7 @@ def _content(path: Path):
 
         return torch.load(path, weights_only=False).to_dict()
     if path.name == "run.json" or path.name.endswith(("_results.json", "trainer_state.json")):
-        with contextlib.suppress(ValueError):  # half of it is compared as text
+        with contextlib.suppress(ValueError):  # half a file is compared as text
             return json.loads(path.read_text(encoding="utf-8"))
     if path.suffix in (".md", ".yaml", ".tsv", ".json"):
         return path.read_text(encoding="utf-8").splitlines()
@@ -487,17 +488,17 @@ def _differences(name: str, ours, theirs):
             yield from _differences(f"{name}: {place}", our, their)
     elif isinstance(ours, bytes) and isinstance(theirs, bytes):
         if ours != theirs:
-            yield f"{name} has other bytes ({len(ours)} of them, the reference {len(theirs)})"
+            yield f"{name} has a different content ({len(ours)} bytes, the reference {len(theirs)})"
     elif ours != theirs:
-        yield f"{name} is {ours!r}, in the reference {theirs!r}"
+        yield f"{name} is {ours!r}, but {theirs!r} in the reference"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20, help="how often (default: 20)")
-    parser.add_argument("--seed", type=int, help="the same moments again; a fresh one is drawn and printed")
-    parser.add_argument("--folder", type=Path, help="where the runs stay; a temporary folder that is deleted")
-    parser.add_argument("--forks", action="store_true", help="save the imports: fork from one process that did them")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--seed", type=int, help="repeat the moments of a seed (default: a new one, printed)")
+    parser.add_argument("--folder", type=Path, help="keep the runs here (default: a temporary folder)")
+    parser.add_argument("--forks", action="store_true", help="fork from a process that has imported everything")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -512,7 +513,7 @@ def main():
         except Failure as failure:
             sys.exit(f"FAILED (seed {seed}): {failure}")
     told = ", ".join(f"{name} {count}" for name, count in phases.most_common())
-    print(f"{arguments.kills} kills ({told}): every run ended exactly like the one that was never interrupted.")
+    print(f"{arguments.kills} kills ({told}): every run ended exactly like the uninterrupted one.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tests put on the disk for a run to read, and what they find there afterwards."""
+"""Writes input files for runs, and reads back what runs leave."""
 
 import json
 import random
@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def sentences(count, seed=0):
-    """Sentences that are good or bad by one word in them."""
+    """Returns sentences whose label is one of their words, good or bad."""
     draw = random.Random(seed)
     rows = []
     for index in range(count):
@@ -27,13 +27,13 @@ def write_tsv(path, rows, header=("text", "label")):
 
 
 def write_questions(path, count, seed=0, unanswerable=0):
-    """Official SQuAD JSON: which of the words good and bad is in the text? The last questions have no answer."""
+    """Writes official SQuAD JSON: is good or bad in the text? The last questions have no answer."""
     qas = []
     for index, (text, label) in enumerate(sentences(count, seed)):
         answered = index < count - unanswerable
         if answered:
             context = text
-        else:  # without articles too, as an answer of these alone counts as none
+        else:  # also without articles, as an answer of articles alone counts as none
             context = " ".join(word for word in text.split() if word not in (label, "a", "the")) or "dog"
         answers = [{"text": label, "answer_start": context.index(label)}] if answered else []
         question = {"id": f"{path.stem}{index}", "question": "very not", "answers": answers}
@@ -46,7 +46,7 @@ def write_questions(path, count, seed=0, unanswerable=0):
 
 
 def question_file(path):
-    """Twelve questions about one context that is far longer than a model reads."""
+    """Writes twelve questions about a context that is far longer than a model supports."""
     answers = [{"text": "good", "answer_start": 11}]
     questions = [{"id": str(number), "question": "very not", "answers": answers} for number in range(12)]
     paragraph = {"context": "the cat is good " + "and the dog " * 20, "qas": questions}
@@ -55,7 +55,7 @@ def question_file(path):
 
 
 class Touch:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -65,6 +65,6 @@ class Touch:
 
 
 def snapshot(folder):
-    """What lies in a folder: the bytes of files, None for folders."""
+    """Returns the content of a folder: the bytes of files, None for folders."""
     paths = folder.rglob("*")
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}

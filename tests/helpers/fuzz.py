@@ -1,10 +1,10 @@
-"""Feeds damaged files to the readers of tables and of questions: each is read or refused with an `InputError`.
+"""Feeds damaged files to the readers of tables and questions: each must be read, or refused with an `InputError`.
 
     python tests/helpers/fuzz.py --seconds 60
-    python tests/helpers/fuzz.py --seed 7 --case 1234    # one case of a seed again
+    python tests/helpers/fuzz.py --seed 7 --case 1234    # repeats one case of a seed
 
-Any other end of a reader is a failure, which is printed with its seed, its case and the bytes of the file. So are
-answers that were read, but do not stand in their context. `test_properties` runs this for a moment.
+Any other outcome is a failure, which is printed with the seed, the case and the content of the file. An answer that
+was read but is not in its context is a failure, too. `test_properties` runs this briefly.
 """
 
 import argparse
@@ -35,14 +35,14 @@ LITERALS = ["NaN", "-Infinity", "1e999", "-0.0", "2147483648", "9223372036854775
 LITERALS += ['"\\udc08\\ud83d"', '"\\u0000"', '""', '" "', "null", "true", "[]", "{}", "[null]", "[[]]", "1.0", "-1"]
 LITERALS += ["[" * depth + "]" * depth for depth in (9, 500, 10**5)]
 LITERALS += ['{"a":' * depth + "1" + "}" * depth for depth in (9, 500, 10**5)]
-TWIN = "@twin"  # at the end of a key that becomes the one before it
+TWIN = "@twin"  # suffix of a key that will be a duplicate of the key before it
 
 
 def text(draw, most):
     return "".join(draw.choices(CHARACTERS, k=draw.randint(1, most)))
 
 
-def labelled_texts(draw):
+def labeled_texts(draw):
     return [{"text": text(draw, 9), "label": str(draw.randint(0, 2))} for _ in range(draw.randint(1, 5))]
 
 
@@ -57,7 +57,7 @@ def questions(draw):
 
 
 def as_official(draw, rows, suffix):
-    """The bytes of questions in the layout of SQuAD."""
+    """Returns the bytes of questions in the layout of SQuAD."""
     paragraphs = []
     for row in rows:
         pairs = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
@@ -82,7 +82,7 @@ def as_table(draw, rows, suffix):
 
 
 def as_json(draw, value):
-    """JSON of a value in which, half of the time, a few parts are not what they should be."""
+    """Returns the JSON of a value; half of the time, a few parts of it are changed."""
     whole = {"": value}
     for _ in range(draw.choice([0, 0, 0, 1, 2, 3])):
         owner, key = draw.choice(list(places(whole)))
@@ -101,14 +101,14 @@ def as_json(draw, value):
 
 
 def places(value):
-    """Yields (dict or list, key or index) of all that is in a value."""
+    """Yields (dict or list, key or index) of everything in a value."""
     for key, part in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
         yield value, key
         yield from places(part)
 
 
 def damaged(draw, content):
-    """The bytes with a few of them changed, doubled, put in or left out; once in a while in another encoding."""
+    """Returns content with a few bytes changed, doubled, added or removed, or sometimes in another encoding."""
     if draw.random() < 0.02:
         return content.decode("utf-8", "replace").encode(draw.choice(["utf-16", "utf-32", "cp1252"]), "replace")
     for _ in range(draw.choice([0, 1, 1, 2, 8])):
@@ -141,12 +141,12 @@ def use_questions(path, draw):
             assert row["context"][start:].startswith(answer) and answer.strip()
 
 
-KINDS = [(labelled_texts, as_table, use_table), (questions, as_table, use_questions)]
+KINDS = [(labeled_texts, as_table, use_table), (questions, as_table, use_questions)]
 KINDS += [(questions, as_official, use_questions)]
 
 
 def run_case(seed, case, folder):
-    """Returns what became of a file, "read", "refused" or "failed", and the suffix that says how it was read."""
+    """Returns the outcome for a file, "read", "refused" or "failed", and its suffix."""
     draw = random.Random(f"{seed} {case}")
     rows_of, layout, use = draw.choice(KINDS)
     suffix = ".json" if layout is as_official else draw.choice(SUFFIXES)
@@ -164,13 +164,13 @@ def run_case(seed, case, folder):
 
 
 def main(argv=None):
-    """Returns the code to end with: 1 where a case has failed."""
+    """Returns the exit code: 1 if a case failed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--case", type=int, help="this one alone")
+    parser.add_argument("--case", type=int, help="run only this case")
     args = parser.parse_args(argv)
-    print(f"--seed {args.seed}", flush=True)  # before a crash that Python does not see
+    print(f"--seed {args.seed}", flush=True)  # before a possible crash of the interpreter
     counts, end = Counter(), time.monotonic() + args.seconds
     with tempfile.TemporaryDirectory() as folder:
         if args.case is not None:
@@ -184,5 +184,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     faulthandler.enable()
-    logging.disable(logging.WARNING)  # of each question that is left out
+    logging.disable(logging.WARNING)  # there is one for each dropped question
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Hidden states as a model gives them to the losses, and every way in which tokens may be missing from them."""
+"""Random hidden states, and masks with every pattern of missing tokens."""
 
 import torch
 
@@ -17,5 +17,5 @@ MASKS = {
 
 
 def states(rng, count, mask, width, dtype=torch.float64):
-    """So many random layers."""
+    """Returns `count` random layers."""
     return [torch.randn(*mask.shape, width, generator=rng, dtype=torch.float64).to(dtype) for _ in range(count)]

@@ -1,6 +1,6 @@
-"""Commands that are wrong in one thing, and what makes the files that are wrong with them; see tests/hostile_input.
+"""Commands with exactly one fault, and makers of faulty files; see tests/hostile_input.
 
-`HERE` stands for the row's own folder, `GOOD` for the models and files that all rows share.
+`HERE` is the row's own folder, `GOOD` the folder of models and files that all rows share.
 """
 
 import json
@@ -38,11 +38,11 @@ ALONE += "do_train: true\nmax_steps: 1\nreport_to: none\ndisable_tqdm: true\n"
 
 
 class Row(NamedTuple):
-    """A command that is refused.
+    """A command that must be refused.
 
-    `files` are written to HERE first: by name the content, or a function that makes it of its path and GOOD. `words`
-    are in the message, parted by " | ": which value, why not, what instead. A row that is `alone` has no options but
-    its own.
+    `files` are written to HERE first. They map names to contents, or to functions of the path and GOOD. `words`,
+    separated by " | ", must be in the message: the value, the reason and the remedy. With `alone`, a row has only its
+    own options.
     """
 
     name: str
@@ -70,7 +70,7 @@ def named(text, here, good):
     return text.replace("HERE", str(here)).replace("GOOD", str(good))
 
 
-# ---------------------------------------------------------------------------------------------------- what rows are of
+# ------------------------------------------------------------------------------------------------------ kinds of rows
 
 
 def recipe(name, content, words="", main=GLUE, alone=False):
@@ -90,7 +90,7 @@ def teacher(name, make, words="", main=GLUE, options="", kind="model"):
     return Row(f"{kind}: {name}", main, words, f"--{which} HERE/model {options}", {"model": make})
 
 
-# -------------------------------------------------------------------------------------------------- how files are made
+# ------------------------------------------------------------------------------------------------------ making files
 
 
 def folder(path, good):
@@ -98,7 +98,7 @@ def folder(path, good):
 
 
 def copied(name, *changes):
-    """A copy of something in GOOD, with changes."""
+    """Copies something from GOOD, with changes."""
 
     def make(path, good):
         (shutil.copytree if (good / name).is_dir() else shutil.copyfile)(good / name, path)
@@ -142,7 +142,7 @@ def cut(pattern, size=-100):
 
 
 def modelled(words=WORDS, kind=None, tokenizer=None, **config):
-    """A model of its own."""
+    """Saves a model built for this row."""
 
     def make(path, good):
         model = tiny_model(**config) if kind is None else kind(tiny_config(**config))
@@ -153,7 +153,7 @@ def modelled(words=WORDS, kind=None, tokenizer=None, **config):
 
 
 def coded(path):
-    """A model whose code comes with it, and would make a file."""
+    """Adds code to a model that would create a file."""
     (path / "evil.py").write_text(f"open({str(path.parent / 'marker')!r}, 'w')\nEvilConfig = EvilModel = object\n")
 
 
@@ -171,7 +171,7 @@ def question(id="1", text="good", start=11, **more):
 
 
 def squad(*questions, context="the cat is good", **more):
-    """Official JSON."""
+    """Returns official SQuAD JSON."""
     paragraph = {"context": context, "qas": list(questions or [question()])} | more
     return json.dumps({"version": "1.1", "data": [{"title": "words", "paragraphs": [paragraph]}]})
 

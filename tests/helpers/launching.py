@@ -1,7 +1,8 @@
 """Scripts in two processes, and what is needed to compare them with one.
 
 `launch` forks both processes from a server that has already imported the libraries. `accelerate_launch` starts the
-real launcher: three processes, each of which imports them anew, half a minute of CPU time in place of a few seconds.
+real launcher: three processes, each of which imports them again, which takes half a minute of CPU time instead of a
+few seconds.
 """
 
 import json
@@ -25,15 +26,15 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHON
 
 
 def command(script, *options, recipe="cpu_processes.yaml"):
-    """Returns what starts a script in two processes, with a recipe of recipes/accelerate."""
+    """Returns the command that starts a script in two processes, with a file of recipes/accelerate."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     launcher += ["--config_file", str(PROJECT / "recipes" / "accelerate" / recipe)]
-    launcher += ["--main_process_port", "0"]  # any free one, as other runs on this machine may have the usual one
+    launcher += ["--main_process_port", "0"]  # any free port, as other runs on this machine may use the default
     return [*launcher, str(PROJECT / script), *options]
 
 
 def accelerate_launch(script, *options, recipe="cpu_processes.yaml", **environment):
-    """Runs a script in two processes as a user does; returns what it says."""
+    """Runs a script in two processes as a user does, and returns its output."""
     started = command(script, *options, recipe=recipe)
     result = subprocess.run(started, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -41,7 +42,7 @@ def accelerate_launch(script, *options, recipe="cpu_processes.yaml", **environme
 
 
 def launch(script, *options, recipe="cpu_processes.yaml"):
-    """Runs a script in two forked processes with the environment of `accelerate launch`; returns what they say."""
+    """Runs a script in two forked processes with the environment of `accelerate launch`, and returns their output."""
     arguments = launch_command_parser().parse_args(command(script, *options, recipe=recipe)[3:])
     environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -74,14 +75,14 @@ def _run(script, options, environment, said):
 
 
 def logged(folder):
-    """The losses and scales that a run logged, by step."""
+    """Returns the losses and scales that a run logged, by step."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     rows = [entry for entry in history if "loss" in entry]
     return [{name: row[name] for name in row if name.startswith(("loss", "scale_"))} for row in rows]
 
 
 def without_dropout(folder):
-    """So that a student sees the same whatever the process draws."""
+    """Turns dropout off in a model's files, so that results do not depend on a process's random numbers."""
     path = Path(folder) / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))

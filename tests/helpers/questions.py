@@ -1,4 +1,4 @@
-"""Questions about contexts of odd characters and gaps, and tokenizers of each kind that cut them into pieces."""
+"""Questions about contexts with unusual characters and whitespace, and tokenizers of each kind for them."""
 
 import functools
 import random
@@ -42,9 +42,9 @@ NO_ANSWER = {"text": [], "answer_start": []}
 
 @functools.cache
 def make_tokenizer(kind, side="right"):
-    """Word pieces with lower case and without accents as BERT's, bytes as RoBERTa's, or [CLS] at the end as XLNet's.
+    """Returns a tokenizer trained on CORPUS; other words are split into pieces or become [UNK].
 
-    Trained on CORPUS: everything else falls into pieces or is [UNK].
+    Word pieces are in lower case and without accents, as BERT's; bytes are as RoBERTa's; `cls last` is as XLNet's.
     """
     if kind == "byte-level":
         cls, sep, pad = "<s>", "</s>", "<pad>"
@@ -83,12 +83,12 @@ def make_tokenizer(kind, side="right"):
 
 
 def drawer(rng):
-    """Python's generator with a seed from `rng`."""
+    """Returns a Python random generator with a seed from `rng`."""
     return random.Random(int(torch.randint(2**31, (), generator=rng)))
 
 
 def random_text(draw, count, odd=0.3):
-    """So many words with gaps around them, a share of them odd."""
+    """Returns `count` words with gaps around them; a share of the words is odd."""
     plain = [word for word in CORPUS.split() if word.isalnum()]
     parts = [draw.choice(["", " ", "\n"])]
     for _ in range(count):
@@ -97,7 +97,7 @@ def random_text(draw, count, odd=0.3):
 
 
 def make_questions(*rows):
-    """Of (id, context, question, answers)."""
+    """Returns a data set of rows (id, context, question, answers)."""
     features = {name: Value("string") for name in ("id", "context", "question")}
     answers = {"text": [Value("string")], "answer_start": [Value("int32")]}
     rows = [dict(zip(("id", "context", "question", "answers"), row, strict=True)) for row in rows]
@@ -105,12 +105,12 @@ def make_questions(*rows):
 
 
 def options(**changed):
-    """Lengths that cut most contexts into several pieces."""
+    """Returns arguments with lengths that split most contexts into several pieces."""
     return SquadArguments(
         **({"max_seq_length": 32, "max_question_length": 9, "doc_stride": 6, "task_name": "squad_v2"} | changed)
     )
 
 
 def inside(feature):
-    """The places of a feature's tokens of the context."""
+    """Returns the positions of a feature's context tokens."""
     return [place for place, start in enumerate(feature["char_starts"]) if start >= 0]

@@ -1,14 +1,14 @@
-"""Slow twins of `ckd_trainer.losses`: what the fast code must equal, in value and in gradient.
+"""Slow twins of `ckd_trainer.losses`, which the fast code must equal in value and gradient.
 
-The first part is written from the formulas with plain loops over sets, items i, j and k, in float64: explicit
-difference vectors instead of inner products, probabilities instead of log-softmax, and items that do not count are
-never touched instead of masked. It is far too slow for training and easy to check by eye.
+The first part follows the formulas, with plain loops over sets and items i, j and k, in float64. It uses explicit
+difference vectors instead of inner products, and probabilities instead of log-softmax. Invalid items are skipped, not
+masked. It is far too slow for training, and easy to check by eye.
 
-The second part, `vectorized_relation_losses`, is the form people usually write: tensors of difference vectors. It is
-the other side of `benchmarks/relation_losses.py`, and itself tested against the loops.
+The second part, `vectorized_relation_losses`, is the usual form, with tensors of difference vectors. It is the other
+side of `benchmarks/relation_losses.py`, and is itself tested against the loops.
 
-A *set* is a tensor (N, width) with validity (N,). Sets are passed as (..., N, width) and (..., N), where the leading
-dimensions count sets. Teacher and student may differ in width.
+A *set* is a tensor (N, width) with validity (N,). Sets are passed as (..., N, width) and (..., N), with any number of
+leading dimensions. Teacher and student may differ in width.
 """
 
 import torch
@@ -26,7 +26,7 @@ def _each_set(student, teacher, mask):
 
 
 def _cosine(a, b):
-    """The cosine between two vectors; 0 where one of them has no direction."""
+    """The cosine between two vectors; 0 if one of them is zero."""
     if not a.any() or not b.any():
         return a.new_zeros(())
     return (a * b).sum() / ((a * a).sum().sqrt() * (b * b).sum().sqrt())
@@ -43,7 +43,7 @@ def _compare(kind, student, teacher):
 
 
 def _probabilities(scores):
-    """The softmax of a list of numbers, as numbers; the largest is taken off so that exp stays finite."""
+    """The softmax of a list of numbers, as a list; the largest is subtracted so that exp stays finite."""
     largest = max((score.item() for score in scores), default=0.0)
     powers = [(score - largest).exp() for score in scores]
     total = sum(powers)
@@ -51,13 +51,13 @@ def _probabilities(scores):
 
 
 def _kl(teacher_probabilities, student_probabilities):
-    """sum p (log p - log q); an outcome that the teacher excludes adds nothing."""
+    """sum p (log p - log q); outcomes with p = 0 add nothing."""
     pairs = zip(teacher_probabilities, student_probabilities, strict=True)
     return sum(p * (p.log() - q.log()) for p, q in pairs if p > 0)
 
 
 def _squared_distances(x, valid, normalize):
-    """{(i, j): |x_i - x_j|^2}, with `normalize` divided by the mean of those that are not 0."""
+    """{(i, j): |x_i - x_j|^2}; with `normalize`, divided by the mean of the nonzero ones."""
     distances = {(i, j): ((x[i] - x[j]) ** 2).sum() for i in valid for j in valid}
     apart = [distance for distance in distances.values() if distance > 0]
     if normalize and apart:
@@ -77,7 +77,7 @@ def pair_loss(
     relation_normalization="pairs",
     normalize_distances=False,
 ):
-    """The distances between all pairs of a set; divided by the sum over sets of n^2, n the valid items of a set.
+    """Compares the distances of all pairs; divided by the sum over sets of n^2, where n is the number of valid items.
 
     With relation_normalization "items", divided by the sum over sets of n.
     """
@@ -102,7 +102,7 @@ def pair_loss(
 
 
 def triple_loss(student, teacher, mask, *, angle_loss="mse", window_size=None):
-    """The angles at i between j and k, both within the window centered on i; divided by the number of triples."""
+    """Compares the angles at i between j and k within the window centered on i; divided by the number of triples."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     for x_student, x_teacher, valid in _each_set(student, teacher, mask):
         for i in valid:
@@ -119,7 +119,7 @@ def triple_loss(student, teacher, mask, *, angle_loss="mse", window_size=None):
 
 
 def word_sets(hidden_states, attention_mask):
-    """The sets of the word relation: one layer of one example, items are its tokens.
+    """The sets of the word relation: one layer of one example, with its tokens as items.
 
     `hidden_states` holds the matched layers, each (batch, length, width); returns (batch, M, length, width) and mask.
     """
@@ -129,7 +129,7 @@ def word_sets(hidden_states, attention_mask):
 
 
 def layer_sets(hidden_states, attention_mask):
-    """The sets of the layer relation: one real token, items are its matched layers; (tokens, M, width) and mask."""
+    """The sets of the layer relation: one real token, its matched layers as items; (tokens, M, width) and mask."""
     tokens = [(b, t) for b, row in enumerate(attention_mask.tolist()) for t, real in enumerate(row) if real]
     if not tokens:
         return hidden_states[0].new_zeros(0, len(hidden_states), 1), attention_mask.new_zeros(0, len(hidden_states))
@@ -182,7 +182,7 @@ def regression_logit_loss(student_logits, teacher_logits, *, temperature=1.0):
 def span_logit_loss(
     student_start, student_end, teacher_start, teacher_end, mask, *, temperature=1.0, scale_by_temperature=True
 ):
-    """The mean of the start's and the end's classification loss, over the positions that the mask allows."""
+    """The mean of the classification losses of start and end, over the positions in the mask."""
     options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature}
     halves = []
     for student, teacher in ((student_start, teacher_start), (student_end, teacher_end)):
@@ -198,10 +198,10 @@ def span_logit_loss(
 
 
 def _distributions(vectors, mask):
-    """Log-probabilities of each item over the other valid ones, from cosines; (..., N, N), and which of them count."""
+    """Log-probabilities of each item over other valid items, from cosines, (..., N, N), and which of them count."""
     unit = torch.nn.functional.normalize(vectors, dim=-1)
     counts = mask.unsqueeze(-1) & mask.unsqueeze(-2) & ~torch.eye(mask.shape[-1], dtype=torch.bool)
-    cosines = (unit @ unit.transpose(-1, -2)).masked_fill(~counts, -1e9)  # finite: a row may have nothing that counts
+    cosines = (unit @ unit.transpose(-1, -2)).masked_fill(~counts, -1e9)  # finite: possibly nothing in a row counts
     return cosines.log_softmax(dim=-1), counts
 
 
@@ -222,7 +222,7 @@ def _angle_cosines(vectors, mask, window_size):
         padded = torch.nn.functional.pad(vectors, (0, 0, half, half))
         neighbors = padded.unfold(-2, window_size, 1).transpose(-1, -2)
         near = torch.nn.functional.pad(mask, (half, half)).unfold(-1, window_size, 1)
-    difference = neighbors - vectors.unsqueeze(-2)  # (..., N, W, width): the tensor that the Gram form never makes
+    difference = neighbors - vectors.unsqueeze(-2)  # (..., N, W, width): the tensor that the Gram form avoids
     length = difference.norm(dim=-1, keepdim=True)
     difference = difference * torch.where(length > 0, 1 / length.where(length > 0, 1.0), 0.0)
     counts = mask[..., None, None] & near.unsqueeze(-1) & near.unsqueeze(-2)
@@ -236,7 +236,7 @@ def _vectorized_triple_loss(student, teacher, mask, window_size):
 
 
 def vectorized_relation_losses(student_hidden_states, teacher_hidden_states, attention_mask, *, pairs, window_size=21):
-    """All four losses with their default options, through tensors of difference vectors.
+    """All four losses with their default options, from tensors of difference vectors.
 
     Memory grows with batch * layers * length * window * width: at batch 8, 7 layers, 128 tokens, window 21 and width
     768 one such tensor in float32 is 8 * 7 * 128 * 21 * 768 * 4 = 462 MB.

@@ -1,4 +1,4 @@
-"""run_glue_ckd.py with small cache parts, so that a few examples are work for several processes."""
+"""run_glue_ckd.py with small cache parts, so that a few examples are enough for several processes."""
 
 import ckd_trainer.teacher.writer
 import run_glue_ckd

@@ -1,4 +1,4 @@
-"""Models of a few thousand weights, and tokenizers that know a handful of words."""
+"""Models with a few thousand weights, and tokenizers with a handful of words."""
 
 import torch
 from transformers import (
@@ -34,12 +34,12 @@ def tiny_model(seed=0, **kwargs):
 
 
 def no_dropout(**kwargs):
-    """A model that answers the same whether it trains or not."""
+    """Returns a model without dropout: its outputs are the same in training and evaluation mode."""
     return tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **kwargs)
 
 
 def qa_model(seed=0, layers=4, width=32, **kwargs):
-    """A model for questions, which finds where an answer begins and ends."""
+    """Returns a model for extractive question answering."""
     torch.manual_seed(seed)
     return BertForQuestionAnswering(tiny_config(layers=layers, width=width, labels=("LABEL_0", "LABEL_1"), **kwargs))
 
@@ -50,7 +50,7 @@ def save_tokenizer(folder, words=WORDS, **kwargs):
 
 
 def save_base(folder, **kwargs):
-    """A folder with a model for questions and its tokenizer, as a fine-tuning begins from."""
+    """Saves a question answering model and its tokenizer, as a start for fine-tuning."""
     qa_model().save_pretrained(folder)
     save_tokenizer(folder, **kwargs)
     return folder

@@ -1,4 +1,4 @@
-"""A trainer in memory: examples of token numbers, a collator for them, and options that let every term count."""
+"""A trainer for tests: examples of token ids, a collator, and options that activate every term."""
 
 import torch
 from datasets import Dataset
@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 
-# No test relies on what the options are by default.
+# Tests do not rely on defaults.
 CONTROL = {"alpha": 0, "wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0}
 ALL_TERMS = {"alpha": 0.5, "window_size": 3, "relation_normalization": "pairs", "relation_temperature": 1.0} | {
     name: 2.0 for name in CONTROL if name.endswith("_weight")
@@ -14,7 +14,7 @@ ALL_TERMS = {"alpha": 0.5, "window_size": 3, "relation_normalization": "pairs", 
 
 
 def examples(count=48, seed=0, labels=2, types=False):
-    """Rows of 3 to 11 token numbers, as many of each label; `types` makes two segments of them."""
+    """Returns rows of 3 to 11 token ids, with balanced labels; `types` divides them into two segments."""
     draw = torch.Generator().manual_seed(seed)
     rows = []
     for index in range(count):
@@ -38,7 +38,7 @@ def pad(rows):
 
 
 def trainer(cls, folder, model, steps=1, train=None, **kwargs):
-    """A trainer of class `cls` that logs each step, with all terms of the loss where nothing else is given."""
+    """Returns a trainer of class `cls` that logs each step; by default with all terms of the loss."""
     options = {"learning_rate": 1e-3, "max_steps": steps, "logging_steps": 1, "per_device_train_batch_size": 8}
     options |= kwargs.pop("options", {})
     args = TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True, **options)
@@ -49,5 +49,5 @@ def trainer(cls, folder, model, steps=1, train=None, **kwargs):
 
 
 def logs(trainer):
-    """The entries that a training logged, one a step."""
+    """Returns the log entries of a training, one per step."""
     return [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -1,11 +1,11 @@
-"""What users put around a model: modules of their own, torch.compile, PEFT's adapters."""
+"""Wrappers that users put around a model: their own modules, torch.compile, PEFT adapters."""
 
 import pytest
 import torch
 
 
 class PassesOn(torch.nn.Module):
-    """Names nothing, as a compiled model or PEFT without a task type."""
+    """Names no arguments, like a compiled model or PEFT without a task type."""
 
     def __init__(self, model):
         super().__init__()
@@ -20,7 +20,7 @@ def compiled(model):
 
 
 def lora(task_type, rank=4, **kwargs):
-    """Returns what puts PEFT's adapters on a model; they change its outputs from the start."""
+    """Returns a function that adds PEFT adapters to a model. They change its outputs from the start."""
     peft = pytest.importorskip("peft")
 
     def wrap(model):

@@ -130,11 +130,11 @@ CACHES = [
         "--teacher_cache_dir HERE/file/cache",
         {"file": "mine"},
     ),
-    cache("a part cut off", copied("cache", cut("*/*.arrow")), "is damaged | bytes of | delete the folder"),
+    cache("a part cut off", copied("cache", cut("*/*.arrow")), "is damaged | bytes instead of | delete the folder"),
     cache(
         "a part of other bytes",
         copied("cache", one_bit("*/*.arrow")),
-        "is damaged | other bytes than were written | delete the folder",
+        "is damaged | the content of | has changed | delete the folder",
     ),
     cache("a part missing", copied("cache", without("*/*.arrow")), "is damaged | No such file | delete the folder"),
     cache("manifest missing", copied("cache", without("*/manifest.json")), "is damaged | manifest.json | delete the"),
@@ -147,7 +147,7 @@ CACHES = [
     cache(
         "another cache's manifest",
         copied("cache", manifest({"contents": {"teacher": "0"}, "parts": []})),
-        "is damaged or was not written | its manifest is another cache's | delete the folder",
+        "is damaged or was not written | its manifest belongs to another cache | delete the folder",
     ),
     cache(
         "a manifest with fewer rows",

@@ -125,7 +125,7 @@ MODELS = [
     teacher(
         "config of longer texts, to fine-tune",
         copied("teacher", saying("config.json", max_position_embeddings=64)),
-        "position_embeddings.weight in the shape (32, 32) | asks for (64, 32)",
+        "position_embeddings.weight of shape (32, 32) | requires (64, 32)",
         main=TEACHER,
     ),
     teacher(
@@ -146,19 +146,19 @@ MODELS = [
     teacher("BART", configured(BartConfig), "bart model has an encoder and a decoder | give a text encoder"),
     teacher("T5, to fine-tune", configured(T5Config), "t5 model has an encoder and a decoder | bert", main=TEACHER),
     teacher("BART for questions", configured(BartConfig), "bart model has an encoder and a decoder", main=SQUAD),
-    teacher("Funnel", configured(FunnelConfig), "funnel model pools the tokens | give a text encoder"),
+    teacher("Funnel", configured(FunnelConfig), "funnel model pools tokens | give a text encoder"),
     teacher("CANINE", configured(CanineConfig), "canine model reads characters | give a text encoder", main=TEACHER),
     teacher(
-        "of images", configured(ViTConfig), "is a vit model | SequenceClassification does not know | a text encoder"
+        "of images", configured(ViTConfig), "is a vit model | SequenceClassification does not support | a text encoder"
     ),
     teacher(
         "of images, for questions",
         configured(ViTConfig),
-        "is a vit model | QuestionAnswering does not know | bert",
+        "is a vit model | QuestionAnswering does not support | bert",
         main=SQUAD,
     ),
     teacher(
-        "of sounds, to fine-tune", configured(Wav2Vec2Config), "is a wav2vec2 model | does not know", main=TEACHER
+        "of sounds, to fine-tune", configured(Wav2Vec2Config), "is a wav2vec2 model | does not support", main=TEACHER
     ),
     teacher("of images and text", configured(Gemma3Config), "gemma3 model | number of layers | a text encoder"),
     teacher("an adapter", adapter, "holds an adapter | merge_and_unload | new folder"),
@@ -185,7 +185,7 @@ MODELS = [
         copied("teacher", coded, saying("config.json", model_type="evil", auto_map=CODE)),
         "cannot load | trust_remote_code",
     ),
-    teacher("no tokenizer", copied("teacher", without("token*")), "model has no tokenizer | put the files"),
+    teacher("no tokenizer", copied("teacher", without("token*")), "model has no tokenizer | add the files"),
     teacher("tokenizer not JSON", copied("teacher", holding("tokenizer.json", "{")), "cannot load"),
     teacher(
         "tokenizer without padding",

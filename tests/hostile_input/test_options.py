@@ -98,7 +98,7 @@ ROWS = [
     option("--optim adamw_bnb_8bit", "bitsandbytes"),
     option("--deepspeed HERE/nonesuch.json", "deepspeed"),
     option("--distance l2", "distance_loss kl does not compare distance l2 | give l1 or mse"),
-    option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is no layer mapping | such as 0:0,1:2,3:6"),
+    option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is not a layer mapping | such as 0:0,1:2,3:6"),
     option("--wr_layer_mapping 1:2,1:2", "wr_layer_mapping | 1:2,1:2 | names a pair twice"),
     option("--task_name cola", "task_name is cola, but train_file is set as well | give one or the other"),
     option("--task_name squadd", "task_name is 'squadd', which is no task | the nearest is squad", main=TEACHER),
@@ -118,7 +118,7 @@ ROWS = [
     option(f"{RANDOM} [1]", "student_config is '[1]' | give a mapping", name="--student_config [1]"),
     option(
         f'{RANDOM} {{"hiden_size":8}}',
-        "student_config names hiden_size | does not have",
+        "student_config contains hiden_size | is not a field",
         name='--student_config {"hiden_size":8}',
     ),
     option(
@@ -132,9 +132,11 @@ ROWS = [
     option(f'{RANDOM} {{"hidden_size":-8}}', "student_config | -8", name='--student_config {"hidden_size":-8}'),
     option("--resume_from_checkpoint HERE/nonesuch", "resume_from_checkpoint is | no complete checkpoint | name a"),
     option("--train_file ~nonesuch/train.tsv", "~nonesuch/train.tsv | give an existing"),
-    option("--teacher_model_name_or_path ~nonesuch/teacher", "~nonesuch/teacher is no path | give an existing"),
-    option("--output_dir=~nonesuch/out", "~nonesuch/out is no path", main=TEACHER),
-    option("--teacher_cache_dir=~nonesuch/cache", "~nonesuch/cache is no path"),
+    option(
+        "--teacher_model_name_or_path ~nonesuch/teacher", "~nonesuch/teacher is not a valid path | give an existing"
+    ),
+    option("--output_dir=~nonesuch/out", "~nonesuch/out is not a valid path", main=TEACHER),
+    option("--teacher_cache_dir=~nonesuch/cache", "~nonesuch/cache is not a valid path"),
     option(f"--train_file {'x' * 300}.tsv", "xxx.tsv", name="--train_file xxx..."),
     option(f"--output_dir HERE/{'x' * 300}", "output_dir | xxx", name="--output_dir xxx..."),
     option(f"--teacher_model_name_or_path {'x' * 300}", "cannot load xxx", name="--teacher_model_name_or_path xxx..."),

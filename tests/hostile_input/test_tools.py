@@ -87,7 +87,7 @@ ROWS = [
         {"run": folder},
         "run cannot be reported | no run has finished there | Give the output_dir",
     ),
-    command("no such metric", REPORT, "run --metric bleu", REPORTED, "no metric bleu | there is accuracy"),
+    command("no such metric", REPORT, "run --metric bleu", REPORTED, "no metric bleu | its metrics: accuracy"),
     reported("results cut off", '{"eval_acc', "all_results.json", "all_results.json is not JSON | Run it again"),
     reported("results binary", NOISE, "all_results.json", "all_results.json is not JSON"),
     reported("results a list", '["eval_accuracy"]', "all_results.json", "all_results.json"),
@@ -106,7 +106,7 @@ ROWS = [
         "a picture in no folder",
         "{}",
         "trainer_state.json",
-        "none/a.png cannot be written | folder that exists",
+        "none/a.png cannot be written | existing folder",
         options="--output none/a.png",
     ),
 ]

@@ -42,9 +42,9 @@ def test_a_small_divisor_leaves_layers_out():
 @pytest.mark.parametrize(
     ("mapping", "student", "teacher", "words"),
     [
-        ("skipp", 3, 6, "no layer mapping"),
-        ("1:2:3", 3, 6, "no layer mapping"),
-        ([], 3, 6, "no layer mapping"),
+        ("skipp", 3, 6, "not a layer mapping"),
+        ("1:2:3", 3, 6, "not a layer mapping"),
+        ([], 3, 6, "not a layer mapping"),
         ("1:1,1:1", 3, 6, "a pair twice"),
         ("4:6", 3, 6, "the student has states 0 to 3"),
         ("3:7", 3, 6, "the teacher 0 to 6"),

@@ -259,7 +259,7 @@ def test_gradcheck(rng, loss, options):
 def at_once(monkeypatch, numbers):
     """Makes the losses go through so many numbers at a time."""
     for module in (geometry, pairs, triples):
-        monkeypatch.setattr(module, "numbers_at_once", lambda device: numbers)
+        monkeypatch.setattr(module, "chunk_numel", lambda device: numbers)
 
 
 @pytest.mark.parametrize("numbers", [1, 60, 400])

@@ -275,7 +275,7 @@ SEVEN = {f"q{number}": ["x"] for number in range(7)}
         ("aba", "abc", r"1 ids occur more than once in the predictions \('a'\): give each id once"),
         ("abc", "bbc", r"1 ids occur more than once in the references \('b'\): give each id once"),
         ("abc", "ab", r"Mismatch in the number of predictions \(3\) and references \(2\)"),
-        ("", "", "There is nothing to score: give at least one prediction and reference"),
+        ("", "", "there is nothing to score: give at least one prediction and reference"),
     ],
 )
 def test_predictions_must_fit_references(config_name, predicted, wanted, message):

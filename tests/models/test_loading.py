@@ -139,7 +139,7 @@ def test_a_config_deeper_than_the_weights_is_refused(model_folder):
 
 def test_embeddings_of_another_shape_are_refused(model_folder):
     change(model_folder, max_position_embeddings=64)
-    words = r"position_embeddings.weight in the shape \(32, 32\), but its config.json asks for \(64, 32\)"
+    words = r"position_embeddings.weight of shape \(32, 32\), but its config.json requires \(64, 32\)"
     for trains in (True, False):
         with pytest.raises(InputError, match=words):
             load_student(model_folder, trains=trains)

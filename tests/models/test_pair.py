@@ -113,7 +113,7 @@ def test_lists_by_layer_have_the_length_of_a_random_student(tiny_teacher):
     assert override(alike, student_num_layers=5).attention_window == [8] * 5
     several = {"attention_window": [4, 6]}
     assert override(alike, student_num_layers=2, student_config=several).attention_window == [4, 6]
-    with pytest.raises(InputError, match="attention_window has 3 entries, one for each layer: give 2"):
+    with pytest.raises(InputError, match="attention_window has 3 entries, one per layer: give 2"):
         override(LongformerConfig(**sizes, attention_window=[4, 8, 12]), student_num_layers=2)
     special = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
     modern = ModernBertConfig(**sizes, **special, vocab_size=22)
@@ -125,7 +125,7 @@ def test_shared_layers_cannot_be_taken():
     teacher = AlbertForSequenceClassification(
         AlbertConfig(vocab_size=20, embedding_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
     )
-    with pytest.raises(InputError, match="the albert teacher does not keep 4 separate layers"):
+    with pytest.raises(InputError, match="the albert teacher does not have 4 separate layers"):
         student_from_layers(teacher, [2, 4], teacher.config)
 
 
@@ -179,11 +179,17 @@ def test_control_run_reads_no_teacher(tmp_path):
         ({"student_init": "teacher_layers", "student_layers": "first"}, "needs student_num_layers"),
         (
             {"student_init": "teacher_layers", "student_layers": "skip", "student_num_layers": 3},
-            "skip, but 3 layers do not go evenly into the teacher's 4: use uniform",
+            "skip, but 3 does not divide the teacher's 4 layers evenly: use uniform",
         ),
         ({"student_init": "teacher_layers", "student_layers": "2,5"}, "student_layers is 2,5, but .* layers 1 to 4"),
-        ({"student_init": "random", "student_config": {"hiden_size": 8}}, "names hiden_size, which a bert"),
-        ({"student_init": "random", "student_config": {"to_dict": 1}}, "names to_dict, which a bert"),
+        (
+            {"student_init": "random", "student_config": {"hiden_size": 8}},
+            "hiden_size, which is not a field of a bert",
+        ),
+        (
+            {"student_init": "random", "student_config": {"to_dict": 1}},
+            "to_dict, which is not a field of a bert",
+        ),
         ({"student_init": "random", "student_config": {"vocab_size": 5}}, "the tokenizer has 22 entries"),
         ({"student": "nowhere"}, "cannot load nowhere"),
         ({}, "model_name_or_path is not given"),
@@ -305,7 +311,7 @@ def test_label_order(theirs, ours, order):
     [
         (["bad", "good"], ["bad", "good"], None),
         (["LABEL_0", "LABEL_1"], ["0", "1"], None),
-        (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data; they are matched by name"),
+        (["GOOD", "bad"], ["bad", "good"], "labels in another order than the data. They are matched by name"),
         (
             ["LABEL_0", "LABEL_1"],
             ["bad", "good"],

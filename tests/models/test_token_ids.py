@@ -67,7 +67,7 @@ def test_a_control_run_reads_no_teacher(tmp_path):
 def test_an_id_that_means_another_word_is_refused(tmp_path, stored):
     """Of as many entries, found where the teacher's tokenizer lies beside it."""
     teacher, tokenizer = stored(OTHER_WORDS), tokenizer_of(tmp_path / "student")
-    words = "1 ids differ, such as 8, which is 'horse' to the teacher and 'dog' to the student"
+    words = "1 ids differ, such as 8, which is 'horse' for the teacher and 'dog' for the student"
     for each in (teacher, PassesOn(teacher), StoredTeacher(str(tmp_path / "teacher"), teacher.config)):
         with pytest.raises(InputError, match=words):
             make(tmp_path / "out", teacher=each, processing_class=tokenizer)

@@ -117,7 +117,7 @@ def test_bad_input_is_one_clear_error(folders, make_run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no run has finished there"):
         read_runs([tmp_path / "empty"], "accuracy")
-    with pytest.raises(InputError, match="no metric matthews_correlation; there is accuracy, f1"):
+    with pytest.raises(InputError, match="no metric matthews_correlation; its metrics: accuracy, f1"):
         read_runs(folders, "matthews_correlation")
     with pytest.raises(InputError, match="picture.docx cannot be drawn"):
         draw(read_runs(folders, "accuracy"), "accuracy", tmp_path / "picture.docx")

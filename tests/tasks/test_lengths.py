@@ -40,7 +40,7 @@ def command(tiny_teacher, text_files, tmp_path):
 def test_a_default_length_is_the_models(command, tmp_path, caplog, capsys):
     caplog.set_level("INFO")
     first = run_glue_ckd.main(command)
-    assert "max_seq_length is 32, which is all that the models read (the default is 128)" in caplog.text
+    assert "max_seq_length is lowered to 32, the most that the models support (the default is 128)" in caplog.text
     assert recorded(tmp_path / "out") == {"max_seq_length": 32}
     assert run_glue_ckd.main(command)["eval_loss"] == first["eval_loss"]
     assert run_glue_ckd.main([str(tmp_path / "out" / "recipe.yaml")])["eval_loss"] == first["eval_loss"]
@@ -63,7 +63,9 @@ def test_the_least_of_both_models_counts_after_training_too(command, tiny_teache
     caplog.clear()
     assert run_glue_ckd.main(command)["eval_loss"] == first["eval_loss"]
     assert recorded(tmp_path / "out") == {"max_seq_length": 32}
-    assert "max_seq_length is 32, as the run in" in caplog.text and "all that the models read" not in caplog.text
+    assert (
+        "max_seq_length is 32, as the run in" in caplog.text and "the most that the models support" not in caplog.text
+    )
 
 
 def test_a_default_length_goes_on_with_a_folder_that_names_it(command, tiny_teacher, tmp_path):

@@ -305,7 +305,7 @@ def test_texts_that_change_are_refused(tmp_path, change):
         run.train_dataset = run.train_dataset.with_transform(
             lambda rows: {**rows, "input_ids": [[random.randint(5, 21) for _ in ids] for ids in rows["input_ids"]]}
         )
-    with pytest.raises(RuntimeError, match="a batch holds other token ids than the teacher read"):
+    with pytest.raises(RuntimeError, match="the token ids of a batch differ from those that the teacher read"):
         next(iter(run.get_train_dataloader()))
 
 
@@ -374,7 +374,7 @@ def test_torch_compile_with_a_cache(tmp_path):
 def test_batch_without_signals_is_refused(tmp_path):
     run = caching_trainer(tmp_path)
     run.model.train()
-    with pytest.raises(ValueError, match="the batch carries no teacher signals"):
+    with pytest.raises(ValueError, match="the batch contains no teacher signals"):
         run.compute_loss(run.model, pad(list(run.train_dataset)[:4]))
 
 

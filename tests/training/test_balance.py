@@ -139,7 +139,7 @@ def test_measurements_that_are_never_finite_get_rare_and_are_told(tmp_path, monk
     monkeypatch.setattr(TermBalance, "add", lambda self, step, *norms: (steps.append(step), ADD(self, step, *norms)))
     run = distil(tmp_path, steps=20)
     assert steps == [0, 1, 3, 7, 15] and run.scales == dict.fromkeys(WEIGHTS, 1.0)
-    assert "no gradient that is finite was measured" in warnings_of(caplog)[-1]
+    assert "no finite gradient was measured" in warnings_of(caplog)[-1]
 
 
 def test_weights_are_shares_of_the_gradient(tmp_path):
@@ -444,14 +444,14 @@ def test_published_weights_that_train_little_or_too_much_are_warned_of(tmp_path,
     args = ckd(weights, term_balance="none")
     run = distil(tmp_path, steps=8, ckd_args=args, options={"learning_rate": 0.0})
     shares = {term: weight * run.balance.norms[term] / run.balance.norms["rest"] for term, weight in weights.items()}
-    way_out = "term_balance gradient would make the weight a share"
+    way_out = "with term_balance gradient, the weight would be a share"
     faint, loud = warnings_of(caplog)
     assert faint == (
-        f"wr_angle has {shares['wr_angle']:.2g} of the gradient of task and logits, so it hardly trains the student "
+        f"wr_angle has {shares['wr_angle']:.2g} of the gradient of labels and logits, so it hardly trains the student "
         f"at weight 0.0001: {way_out}."
     )
     assert loud == (
-        f"ltr_angle has {shares['ltr_angle']:.3g} times the gradient of task and logits, which it drowns out "
+        f"ltr_angle has {shares['ltr_angle']:.3g} times the gradient of labels and logits, and drowns it out "
         f"at weight 10000: {way_out}."
     )
 
@@ -469,8 +469,8 @@ def test_shares_out_of_proportion_are_warned_of(caplog):
         if balance.is_due(step):
             balance.add(step, 1.0, {"wr_angle": 2.0, "wr_distance": 1e-3, "ltr_angle": 1e3})
     faint, loud = warnings_of(caplog)
-    assert "wr_angle has 0.004 of the gradient" in faint and "change its weight, which is 0.004" in faint
-    assert "ltr_angle has 25 times the gradient" in loud and "change its weight, which is 25" in loud
+    assert "wr_angle has 0.004 of the gradient" in faint and "change its weight of 0.004" in faint
+    assert "ltr_angle has 25 times the gradient" in loud and "change its weight of 25" in loud
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_nothing_to_balance_against_is_said(caplog):
     for step in range(8):
         balance.add(step, 0.0, {"wr_angle": 0.0})
     (told,) = warnings_of(caplog)
-    assert "no gradient of task and logits was measured" in told
+    assert "no gradient of labels and logits was measured" in told
 
 
 # ----------------------------------------------------------------------------------- precisions, wrappers, and scripts

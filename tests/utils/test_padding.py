@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ckd_trainer.utils.padding import by_token, in_place, valid_before, valid_first
+from ckd_trainer.utils.padding import by_token, to_positions, valid_before, valid_first
 
 MASKS = {
     "right": [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]],
@@ -49,11 +49,11 @@ def test_by_token_puts_the_valid_tokens_first(rng, kind, between):
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.int64, torch.float32])
 @pytest.mark.parametrize("between", [(), (3,), (2, 3)])
-def test_in_place_is_the_way_back(rng, kind, between):
+def test_to_positions_is_the_way_back(rng, kind, between):
     mask = random_mask(rng)
     mask[0] = 1  # so that the longest row has as many tokens as places
     values = torch.randn(len(mask), *between, mask.shape[1], generator=rng)
-    back = in_place(by_token(values, mask.to(kind)), mask.to(kind))
+    back = to_positions(by_token(values, mask.to(kind)), mask.to(kind))
     there = mask.bool().view(len(mask), *[1] * len(between), -1).expand_as(values)
     assert torch.equal(back[there], values[there])
 
@@ -62,7 +62,7 @@ def test_fewer_tokens_than_places(rng):
     """What was kept of a narrow batch goes into a wider one."""
     mask = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 0]])
     values = torch.randn(2, 4, 3, generator=rng)
-    back = in_place(values, mask)
+    back = to_positions(values, mask)
     assert back.shape == (2, 4, 6)
     for row, valid in enumerate(places(mask)):
         for token, place in enumerate(valid):
@@ -72,7 +72,7 @@ def test_fewer_tokens_than_places(rng):
 def test_the_padded_side_does_not_matter(rng):
     left, right = torch.tensor(MASKS["left"]), torch.tensor(MASKS["right"])
     values = torch.randn(3, 2, 5, generator=rng)
-    moved = in_place(values, left)  # the same tokens, in a batch padded on the left
+    moved = to_positions(values, left)  # the same tokens, in a batch padded on the left
     valid = right.bool().unsqueeze(1).expand_as(values)
     assert torch.equal(by_token(moved, left)[valid], by_token(values, right)[valid])
     assert torch.equal(by_token(values, right), values)

@@ -140,7 +140,7 @@ def test_a_compiled_student_is_saved_and_taken_up_as_the_student(tmp_path):
 
 def test_a_head_of_the_users(tmp_path, plain):
     with pytest.raises(
-        InputError, match="outputs of OwnHead mean is unknown, as it puts a head of its own on an encoder"
+        InputError, match="OwnHead has its own head on an encoder, so it is unknown what its outputs mean"
     ):
         results(tmp_path, OwnHead(), tiny_model(seed=1))
     same(results(tmp_path, OwnHead(), tiny_model(seed=1), head=Classes()), plain)
@@ -241,7 +241,7 @@ def without_hidden_states():
     [
         (lambda: PassesOn(torch.nn.Linear(2, 2)), "PassesOn has no config with num_hidden_layers, num_labels"),
         (Two, "Two has no config with num_hidden_layers, num_labels"),
-        (without_hidden_states, r"what Bare\.forward cannot be asked for: .* output_hidden_states"),
+        (without_hidden_states, r"outputs that Bare\.forward cannot return: .* output_hidden_states"),
     ],
 )
 def test_wrappers_that_cannot_be_looked_into(tmp_path, student, words):
