@@ -213,7 +213,7 @@ class Spans(Head):
         if ANSWER_MASK not in columns:
             raise InputError(
                 f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer "
-                "may start or end: add it, 1 for the tokens of the context and [CLS], with a collator that pads it, "
+                "may start or end. Add it (1 for the tokens of the context and [CLS]), with a collator that pads it, "
                 "or make the features with encode and SpanCollator of ckd_trainer.data.squad."
             )
 

@@ -55,9 +55,9 @@ def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int) -> Gram:
     Any function of the result must ignore masked items, and must depend only on differences or on `raw_products`.
     These do not depend on the center, which the backward pass treats as a constant.
 
-    Memory does not depend on the batch size: beside the result, and in the backward pass the gradient of all layers in
-    float32, this needs about three copies of a chunk. A chunk has `chunk_numel` elements, or those of the layers of
-    one example if these are more (11 MB for 7 layers of 512 tokens of width 768).
+    Memory does not depend on the batch size. Beside the result, this needs about three copies of a chunk; the backward
+    pass also needs the gradient of all layers in float32. A chunk has `chunk_numel` elements, or those of the layers
+    of one example if these are more (11 MB for 7 layers of 512 tokens of width 768).
 
     Args:
         layers: (batch, length, width) each.

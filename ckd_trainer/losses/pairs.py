@@ -54,8 +54,8 @@ def pair_loss(
     is equivalent. The l2 form is a mean over pairs and does not fall with n, so it supports pairs only.
 
     The cosine form processes the sets in chunks. Beside four tensors of the size of the products, it needs fewer than
-    48 tensors of `chunk_numel` elements (or of the N^2 of one set if that is more): 200 MB on a CPU for up to 1024
-    items, whatever the batch size. The l2 form needs a few tensors of the size of the products.
+    48 tensors of `chunk_numel` elements (or of the N^2 of one set if that is more). That is 200 MB on a CPU for up to
+    1024 items, whatever the batch size. The l2 form needs a few tensors of the size of the products.
 
     Args:
         student, teacher: from `gram`, of (..., N) items; the widths of the vectors may differ.

@@ -47,8 +47,8 @@ def triple_loss(
     j = i, k = i or j = k count, because the published weights were found with them.
 
     The sets are processed in chunks. Beside four tensors of the size of the products, this needs fewer than 48 tensors
-    of `chunk_numel` elements (or of the N min(window_size, N) of one set if that is more): 200 MB on a CPU for up to
-    1024 items, with or without a window, whatever the batch size.
+    of `chunk_numel` elements (or of the N min(window_size, N) of one set if that is more). That is 200 MB on a CPU for
+    up to 1024 items, with or without a window, whatever the batch size.
 
     Args:
         student, teacher: from `gram`, of (..., N) items; the widths of the vectors may differ.

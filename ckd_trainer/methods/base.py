@@ -45,8 +45,8 @@ class Term(torch.nn.Module, abc.ABC):
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the number of items in a batch that the term averages over, a scalar.
 
-        The term of a step is the mean of the terms of its batches, weighted by count, so it does not depend on how the
-        step is divided: term = sum_parts count(part) term(part) / sum_parts count(part).
+        The term of a step is the mean of the terms of its batches, weighted by count, however the step is divided:
+        term = sum_parts count(part) term(part) / sum_parts count(part).
         """
 
     def describe(self) -> str:

@@ -38,8 +38,8 @@ def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
     # With peft installed, transformers would download a base model and add the adapter's layers to it.
     if call(find_adapter_config_file, name_or_path) is not None:
         raise InputError(
-            f"{name_or_path} holds an adapter (adapter_config.json, as peft saves LoRA weights), not a whole model: "
-            "load it with peft, merge it into its base model with merge_and_unload(), save the result and its "
+            f"{name_or_path} holds an adapter (adapter_config.json, as peft saves LoRA weights), not a whole model. "
+            "Load it with peft, merge it into its base model with merge_and_unload(), save the result and its "
             "tokenizer with save_pretrained to a new folder, and give that."
         )
     return call(AutoConfig.from_pretrained, name_or_path, **options)

@@ -1,8 +1,9 @@
 """The teacher's signals on disk: computed once, read by every later epoch and run.
 
 A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is a hash of everything that
-determines the signals: the teacher's weights and configuration, the encoded examples (which depend on tokenizer,
-maximum length and data), the precision, and the keys of the signals. Row i holds the signals of example i:
+determines the signals: the teacher's weights and configuration, the encoded examples, the precision, and the keys of
+the signals. The examples depend on the tokenizer, the maximum length and the data. Row i holds the signals of example
+i:
 
     tokens, text       number of its valid tokens, and a hash of their ids
     <key>.<column>     the columns of each signal, see `Signal.columns`

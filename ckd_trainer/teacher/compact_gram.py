@@ -1,10 +1,10 @@
 """The compact storage format of Gram matrices in the teacher cache.
 
-A set of n valid items is stored as n (n - 1) / 2 cosines of its centered vectors, <c_i, c_j> / (|c_i| |c_j|) for j <
-i, row by row, as 16-bit integers in steps of 1 / 32767. The scales |c_i| and the offset of each item are stored in
-float32. The steps are equally fine for small and large cosines. As the center is subtracted first, they are also fine
-relative to the differences that make up distances and angles. float16 products would keep three digits of numbers that
-mostly cancel.
+A set of n valid items is stored as the n (n - 1) / 2 cosines <c_i, c_j> / (|c_i| |c_j|), j < i, of its centered
+vectors. They are stored row by row, as 16-bit integers in steps of 1 / 32767. The scales |c_i| and the offset of each
+item are stored in float32. The steps are equally fine for small and large cosines. As the center is subtracted first,
+they are also fine relative to the differences that make up distances and angles. float16 products would keep three
+digits of numbers that mostly cancel.
 
 Valid items come first in a set, whichever side a batch is padded on.
 """

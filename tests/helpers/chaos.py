@@ -4,10 +4,9 @@
 
 The reference is a distillation that runs to the end. The same command then runs in another folder, with its own
 teacher cache. It is killed with SIGKILL at moments drawn from the seed, and restarted until it completes. A kill
-happens at a
-random time or at an event: before, during or after writing a file (during: half of its bytes are on disk), before or
-after renaming or deleting a file, in a training step, in an evaluation, or while the teacher runs. At the end, all
-files of both runs are compared.
+happens at a random time or at an event. Events are before, during and after writing a file (during: half of its bytes
+are on disk), before and after renaming or deleting a file, a training step, an evaluation, and a batch of the teacher.
+At the end, all files of both runs are compared.
 """
 
 import argparse
