@@ -92,7 +92,8 @@ class DistillationTrainer(Trainer):
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
     be given; training is then that of `Trainer`, bit for bit, but for two differences on purpose. For spans, the loss
-    on the labels leaves out the logits of padding, see `span_task_loss`. And a step depends on the examples in it, and
+    on the labels leaves out the logits of padding, see `span_task_loss`; for causal language models, its mean leaves
+    out the first token of each text, which is not predicted. And a step depends on the examples in it, and
     not on how they are cut into batches and processes: 1 x 32, 4 x 8 and 32 x 1 examples train alike, whatever their
     lengths. Each term of a batch is a mean, over examples, or pairs, triples or words that are not padding; its weight
     in the step is its batch's share in all of these,
@@ -405,7 +406,8 @@ class DistillationTrainer(Trainer):
             if reason is not None:
                 raise InputError(
                     f"teacher_cache_dir is set, but a cache cannot hold what {term.name} reads of the teacher: "
-                    f"{reason}. Leave teacher_cache_dir out, or set the term's weight to 0."
+                    f"{reason}. Leave teacher_cache_dir out, or set "
+                    f"{'alpha' if term.name == 'logits' else 'the weight of the term'} to 0."
                 )
         if not isinstance(self.teacher_model, StoredTeacher):
             check_has_fingerprint(self.teacher_model)
@@ -637,6 +639,11 @@ class DistillationTrainer(Trainer):
         terms = {"task": loss} if "task" in weights else {}
         if signals is not None:
             terms |= self.distillation_objective(dict(outputs) | captured, signals, inputs)
+        if self.accelerator.num_processes > 1 and not self.head.label_columns:
+            # No term reads a bare encoder's pooler, and own terms may read within a layer alone. But DDP waits for the
+            # gradients of all weights, and FSDP2 gathers a layer's when the gradient of its output comes.
+            zero = sum((0 * output).sum() for output in dict(outputs).values() if isinstance(output, Tensor))
+            terms = {term: value + zero for term, value in terms.items()}
         if step:
             shares = dict(zip(weights, self._counts(inputs) / step.terms, strict=True))
             if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.commands import STUDENT
 from helpers.files import PROJECT, sentences, write_tsv
-from helpers.launching import accelerate_launch, launch, logged, without_dropout
+from helpers.launching import FSDP_ON_PROCESSORS, accelerate_launch, launch, logged, without_dropout
 from helpers.tiny import tiny_model
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -17,22 +17,10 @@ from safetensors.torch import load_file
 import run_glue_ckd
 from ckd_trainer.utils.processes import placed_for_evaluation
 
-# Accelerate knows FSDP for accelerators alone; torch has it for processors too.
-ON_PROCESSORS = """
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+ON_PROCESSORS = f"""{FSDP_ON_PROCESSORS}
 import run_glue_ckd
 from ckd_trainer.utils.processes import part
 
-init = AcceleratorState.__init__
-
-def with_fsdp(self, *args, **kwargs):
-    if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    init(self, *args, **kwargs)
-
-AcceleratorState.__init__ = with_fsdp
 run_glue_ckd.main()
 part()
 """
@@ -128,7 +116,7 @@ args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_
 teacher = BertForSequenceClassification.from_pretrained(sys.argv[1])
 student = BertForSequenceClassification.from_pretrained(sys.argv[1], num_hidden_layers=2)
 assert all(parameter.numel() == 0 for parameter in teacher.parameters()) == (sys.argv[3] == "parts")
-models = {"model": student, "teacher": teacher, "ckd_args": CKDArguments()}
+models = {"model": student, "teacher_model": teacher, "ckd_args": CKDArguments()}
 trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), data_collator=pad)
 trainer.train()
 if trainer.is_world_process_zero():

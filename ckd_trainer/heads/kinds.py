@@ -213,8 +213,8 @@ class Spans(Head):
         if ANSWER_MASK not in columns:
             raise InputError(
                 f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer "
-                "may start or end. Add it (1 for the tokens of the context and [CLS]), with a collator that pads it, "
-                "or make the features with encode and SpanCollator of ckd_trainer.data.squad."
+                "may start or end. Add it (1 for the tokens of the context and [CLS]), with a collator that pads it; "
+                "make the features with encode and SpanCollator of ckd_trainer.data.squad; or set alpha to 0."
             )
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
@@ -254,9 +254,7 @@ class Vocabulary(Head):
     """
 
     tokens_dim = 1
-    uncached_because = (
-        "the logits of a vocabulary are too large to store, and each epoch draws its masked tokens again"
-    )
+    uncached_because = "the logits of a vocabulary are too large to store"
 
     def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal

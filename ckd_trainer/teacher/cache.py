@@ -39,7 +39,7 @@ from ckd_trainer.teacher.cached import PREFIX, columns_of
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
-from ckd_trainer.teacher.writer import Part, SignalWriter, split, text_hashes, valid_lengths
+from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, write_atomically
 from ckd_trainer.utils.processes import in_all_processes, main_process_says
@@ -171,8 +171,10 @@ def open_or_build(
         collate, batch_size: how batches for the teacher are made.
 
     Raises:
-        InputError: the cache is damaged, other files are in its place, or the disk has too little space.
+        InputError: the cache is damaged, other files are in its place, the disk has too little space, or the examples'
+            texts change from one reading to the next.
     """
+    main_process_says(lambda: check_texts_stay(examples, collate, batch_size))
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
     def find() -> Path | None:

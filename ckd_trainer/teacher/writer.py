@@ -156,6 +156,18 @@ def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:
     return ((ids + 1).astype(np.uint64) * factors[place] * mask).sum(-1).view(np.int64)
 
 
+def check_texts_stay(examples: Dataset, collate: Callable[[list[dict]], dict[str, Tensor]], batch_size: int) -> None:
+    """Raises InputError if the first batch has other token ids the second time it is made."""
+    rows = range(min(batch_size, len(examples)))
+    once, again = (text_hashes(collate([examples[row] for row in rows])) for _ in range(2))
+    if not np.array_equal(once, again):
+        raise InputError(
+            "teacher_cache_dir is set, but the training texts change from one time to the next, through a data "
+            "collator or a transform (masked language modeling masks other tokens each time), and a cache holds what "
+            "the teacher says about one version of them: leave teacher_cache_dir out."
+        )
+
+
 def _column(values: list) -> pa.Array:
     if not isinstance(values[0], np.ndarray):
         return pa.array(values, pa.int64())

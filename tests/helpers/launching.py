@@ -24,6 +24,22 @@ from helpers.files import PROJECT
 PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1"}
 
+# Accelerate knows FSDP for accelerators alone; torch has it for processors too. A script begins with this.
+FSDP_ON_PROCESSORS = """
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
+init = AcceleratorState.__init__
+
+def with_fsdp(self, *args, **kwargs):
+    if PartialState(cpu=True).distributed_type == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    init(self, *args, **kwargs)
+
+AcceleratorState.__init__ = with_fsdp
+"""
+
 
 def command(script, *options, recipe="cpu_processes.yaml"):
     """Returns the command that starts a script in two processes, with a file of recipes/accelerate."""
