@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,30 @@ def launch(script, *options, recipe="cpu_processes.yaml", **environment):
     result = subprocess.run(started, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
+
+
+def in_two_processes(code):
+    """Runs a program as rank 0 and rank 1 of one group; returns both, finished, with what each has printed.
+
+    `launch` is nearer to what users do, but mixes what the ranks print, and its exit code is its own.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = []
+    for rank in ("0", "1"):
+        environment = ENVIRONMENT | group | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
+        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes))
+    try:
+        said = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(started, said, strict=True)
+    ]
 
 
 def logged(folder):
