@@ -124,9 +124,8 @@ def outline(config: PreTrainedConfig, model_class: type[Any], **options: Any) ->
     except Exception as error:
         if not _is_of_values(error, config):
             raise
-        raise InputError(
-            f"the {config.model_type} model's configuration cannot be used: {' '.join(str(error).split())}"
-        ) from error
+        reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"the {config.model_type} model's configuration cannot be used: {reason}") from error
 
 
 def _is_of_values(error: Exception, config: PreTrainedConfig) -> bool:

@@ -5,6 +5,7 @@ import logging
 import math
 
 import torch
+from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 from transformers.debug_utils import DebugOption
@@ -113,6 +114,9 @@ def _check_torch_options(args: TrainingArguments) -> None:
                 f"gradient_checkpointing_kwargs names {name}, which torch.utils.checkpoint does not have: it has "
                 f"{', '.join(sorted(known))}."
             )
+    backends = [backend.lower() for backend in DynamoBackend.list()]
+    if args.torch_compile_backend and args.torch_compile_backend.lower() not in backends:
+        raise InputError(f"torch_compile_backend is {args.torch_compile_backend}: give one of {', '.join(backends)}.")
     if args.torch_compile_mode:
         try:
             torch.compile(torch.nn.Identity(), mode=args.torch_compile_mode)  # compiles nothing before it is called

@@ -37,9 +37,9 @@ CHECKED_TEXTS = 256  # that two tokenizers encode alike
 
 _OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
 # Options that `Trainer` and Accelerate refuse in their constructors, where they meet those of the launcher.
-_REFUSED_BY_TRAINER = re.compile(
-    "mixed precision requires|only works in distributed training|is not a valid DynamoBackend|`num_steps` is set but|"
-    "can't be used with `save_only_model`|save_only_model option is not compatible|can't both be set"
+REFUSED_BY_TRAINER = re.compile(
+    "mixed precision requires|only works in distributed training|`num_steps` is set but|can't (both )?be set|"
+    "can't be used with `save_only_model`|save_only_model option is not compatible"
 )
 
 
@@ -305,7 +305,7 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> Di
             "the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out."
         ) from error
     except ValueError as error:
-        if not _REFUSED_BY_TRAINER.search(str(error)):
+        if not REFUSED_BY_TRAINER.search(str(error)):
             raise
         raise InputError(str(error)) from error
 

@@ -197,7 +197,7 @@ def test_what_libraries_say_of_a_model_is_for_the_user(error):
 def test_a_name_in_a_configuration_that_means_nothing_is_for_the_user():
     config = tiny_model().config
     config.hidden_act = "rleu"
-    with pytest.raises(InputError, match="bert model's configuration cannot be used: 'rleu'"):
+    with pytest.raises(InputError, match="bert model's configuration cannot be used: there is no 'rleu'"):
         outline(config, AutoModelForSequenceClassification)
 
 
