@@ -38,6 +38,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ckd_trainer.runs.recipe import resolved_recipe
+from ckd_trainer.tasks.base import REFUSED_BY_TRAINER
 
 # ------------------------------------------------------------------------------------------------------ private names
 
@@ -350,6 +351,11 @@ def test_the_state_of_a_checkpoint_says_whether_the_training_was_to_stop(trained
 def test_a_recipe_leaves_out_the_default_of_accelerator_config(tmp_path):
     """recipe.py compares what TrainingArguments makes of it with AcceleratorConfig."""
     assert "accelerator_config" not in resolved_recipe(TrainingArguments(str(tmp_path), use_cpu=True))
+
+
+@pytest.mark.parametrize("words", REFUSED_BY_TRAINER.pattern.split("|"))
+def test_what_only_trainer_and_accelerate_can_refuse_is_known_by_these_words(words):
+    assert re.search(words, inspect.getsource(Trainer) + inspect.getsource(Accelerator))
 
 
 def test_an_auto_class_says_which_models_it_has():

@@ -23,8 +23,8 @@ from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.metrics.glue import GlueMetric
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, short
-from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, is_for_user, short
+from ckd_trainer.utils.files import input_errors_about, user_path
 
 __all__ = [
     "GLUE_TASKS",
@@ -144,6 +144,8 @@ def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
     try:
         parts = datasets.load_dataset("nyu-mll/glue", glue.name)
     except OSError as error:  # ConnectionError and "not found" among them
+        if not is_for_user(error):
+            raise
         raise InputError(
             f"{glue.name} cannot be loaded from nyu-mll/glue ({error}): check the network, or give data_dir, a folder "
             "in the classic GLUE layout."
@@ -167,7 +169,8 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
     if not data_dir.is_dir():
         raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
     folder = _task_folder(glue, data_dir)
-    there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
+    with input_errors_about(folder):
+        there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
     def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset | None:
         path = folder / file
@@ -295,7 +298,8 @@ def main(argv: list[str] = None) -> None:
     options = parser.parse_args(argv)
     # AX is the server's diagnostic set: optional, predicted by an MNLI model.
     names = [name for task in GLUE_TASKS.values() for name in task.submission.values()] + ["AX.tsv"]
-    found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
+    with input_errors_about(options.output):
+        found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
     print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
     if missing:
         print(f"Missing: {', '.join(missing)}. The server wants all but AX.tsv, which is optional.")

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
 from ckd_trainer.utils.errors import InputError, first_of, short
-from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.files import input_errors_about, user_path
 
 Columns = dict[str, list]  # by name: id, context, question, and where labelled text and answer_start
 
@@ -59,7 +59,9 @@ def read_questions(
         read_questions("dev-v1.1.json", answerable=True, labelled=True)[0]["answers"]["text"][0]  # "Denver Broncos"
     """
     path = user_path(path)
-    articles = _articles(path) if path.suffix.lower() == ".json" and path.is_file() else None
+    with input_errors_about(path):
+        is_json = path.suffix.lower() == ".json" and path.is_file()
+    articles = _articles(path) if is_json else None
     if articles is None:
         columns = _table_columns(open_table(path, usecols=_names(labelled), quoting=quoting), labelled)
     else:

@@ -13,8 +13,18 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
 from ckd_trainer.data.delimited import split_rows
-from ckd_trainer.utils.errors import InputError, first_of, short
-from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.errors import InputError, first_of, is_for_user, short
+from ckd_trainer.utils.files import input_errors_about, user_path
+
+# What Arrow raises for content that it cannot read or hold. Out of memory, say, is something else.
+_UNUSABLE = (
+    pa.ArrowInvalid,
+    pa.ArrowTypeError,
+    pa.ArrowNotImplementedError,
+    pa.ArrowCapacityError,
+    pa.ArrowIndexError,
+    pa.ArrowSerializationError,
+)
 
 
 @dataclass(frozen=True)
@@ -177,8 +187,10 @@ def open_table(
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
         raise InputError(f"{path} has the suffix {suffix!r}: give a .csv, .tsv, .json, .jsonl or .parquet file.")
-    if not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}: give an existing {suffix} file.")
+    with input_errors_about(path):
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "missing"
+            raise InputError(f"{path} is {what}: give an existing {suffix} file.")
     if suffix == ".parquet":
         return _open_parquet(path, usecols)
     text = read_text(path)
@@ -206,10 +218,11 @@ def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        used = _used(path, names, usecols)
-        table = file.read(columns=used)
+        table = file.read(columns=_used(path, names, usecols))
         table.validate(full=True)  # that texts are UTF-8, as well
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (*_UNUSABLE, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and not is_for_user(error):
+            raise
         what = str(error).replace("UTF8", "UTF-8")
         raise InputError(f"{path} is not a parquet file that can be read ({what}).") from None
     rows = range(1, file.metadata.num_rows + 1)
@@ -232,7 +245,7 @@ def _without_notes(table: pa.Table) -> pa.Table:
 def _dataset(path: Path, table: pa.Table) -> Dataset:
     try:
         return Dataset(table)
-    except (pa.ArrowException, ValueError, RecursionError) as error:
+    except (*_UNUSABLE, ValueError, RecursionError) as error:
         names = first_of(table.column_names, 20)
         raise InputError(f"{path}: the columns {names} cannot be used ({error}): give texts and numbers.") from None
 
@@ -248,7 +261,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_text(path: Path) -> str:
     """Reads a text file that is UTF-8, has no NUL characters and is not empty; leaves out a byte order mark."""
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    with input_errors_about(path):
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -297,13 +311,13 @@ def _used(path: Path, names: Sequence[str], usecols: Collection[str | None] | No
 def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    except (*_UNUSABLE, ValueError, OverflowError) as error:
         # Only JSON gets here: values of several kinds in a column, or one that has no place in Arrow.
         first = next(value for value in values if value is not None)
         for line, value in zip(lines, values, strict=True):
             try:
                 pa.array([first, value])
-            except (pa.ArrowException, ValueError, OverflowError):
+            except (*_UNUSABLE, ValueError, OverflowError):
                 raise InputError(
                     f"{path}, line {line}: {name!r} is {short(value)}, which cannot stand in one column with "
                     f"{short(first)}: give values of one kind."

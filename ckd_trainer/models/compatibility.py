@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,6 +29,9 @@ _UNSUPPORTED = {
     "lxmert": "reads images and text",
     "tapas": "reads tables",
 }
+# What constructors of models raise: 5 heads for 32 units, 0 heads, a padding id beyond the ids, a missing package.
+_OF_VALUES = (ValueError, ZeroDivisionError, AssertionError, ImportError)
+_IMPOSSIBLE_SIZE = re.compile("negative dimension|out of bounds for dimension 0 with size 0")
 _SUPPORTED = "a text encoder with one state per token, such as bert, roberta, distilbert, electra, mpnet or modernbert"
 
 
@@ -117,10 +121,18 @@ def outline(config: PreTrainedConfig, model_class: type[Any], **options: Any) ->
     try:
         with torch.device("meta"):
             return model_class.from_config(config, **options)
-    except Exception as error:  # each class checks its values in its own way
-        raise InputError(
-            f"the {config.model_type} model's configuration cannot be used: {' '.join(str(error).split())}"
-        ) from error
+    except Exception as error:
+        if not _is_of_values(error, config):
+            raise
+        reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"the {config.model_type} model's configuration cannot be used: {reason}") from error
+
+
+def _is_of_values(error: Exception, config: PreTrainedConfig) -> bool:
+    """Returns whether a model cannot be made of the values of a configuration, as far as each class checks them."""
+    if isinstance(error, KeyError):  # a name that means nothing, such as an activation function
+        return any(value in error.args for value in config.to_dict().values())
+    return isinstance(error, _OF_VALUES) or _IMPOSSIBLE_SIZE.search(str(error)) is not None
 
 
 def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, is_for_user
 
 Result = TypeVar("Result")
 
@@ -20,11 +22,18 @@ _NO_WEIGHTS = re.compile(
 )
 
 
+# What transformers, safetensors and huggingface_hub raise about files, and about packages that these need.
+_OF_FILES = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError)
+
+
 def call(function: Callable[..., Result], name_or_path: str, **kwargs: Any) -> Result:
-    """Returns the result of a loading function; any exception becomes an `InputError` with its message."""
+    """Returns the result of a loading function; complaints about the user's files become an `InputError`."""
     try:
         return function(name_or_path, **kwargs)
-    except Exception as error:  # the user's files can be wrong in any way; the message is what helps
+    except Exception as error:
+        is_of_files = isinstance(error, _OF_FILES) or type(error) is Exception  # `tokenizers` raises bare Exceptions
+        if not is_of_files or (isinstance(error, OSError) and not is_for_user(error)):
+            raise
         message = " ".join(str(error).split())
         raise InputError(f"cannot load {name_or_path}: {message[:600]} ({type(error).__name__})") from error
 
@@ -54,6 +63,7 @@ def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tu
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the checks below name the weight and its shapes
         **kwargs,
     )
     # Old files have old names, such as BERT's LayerNorm.gamma. transformers would save weights under these names
@@ -72,11 +82,18 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        shards = call(lambda path: set(json.loads(Path(path).read_text("utf-8"))["weight_map"].values()), str(index))
-        return sorted(folder / shard for shard in shards)
+        return sorted(folder / shard for shard in call(_shards, str(index)))
     raise InputError(
         f"{folder} has no model.safetensors: load the model, save it with save_pretrained to a folder, and give that."
     )
+
+
+def _shards(index: str) -> set[str]:
+    content = json.loads(Path(index).read_text("utf-8"))
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict):
+        raise ValueError("it has no weight_map, which names the files")
+    return set(names.values())
 
 
 def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_unused: bool = False) -> None:
@@ -92,8 +109,9 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
             class does not have, may stay unused.
     """
     missing = _without_weights(info)
-    if in_base := [key for key in missing if _in_base(key, model)]:
-        raise InputError(_lacking(name, in_base, info, model))
+    other_shape = {key for key, *_ in info["mismatched_keys"]}
+    if unexplained := [key for key in missing if key in other_shape or _in_base(key, model)]:
+        raise InputError(_lacking(name, unexplained, info, model))
     if missing:
         raise InputError(
             f"{name} has no weights for {_few(missing)}: it was not fine-tuned for this task. Fine-tune it first with "

@@ -50,7 +50,7 @@ from ckd_trainer.models.student import (
     student_layers,
 )
 from ckd_trainer.teacher.fingerprint import files_fingerprint
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import expanded
 from ckd_trainer.utils.wrapped_models import forward_arguments
 
@@ -223,7 +223,6 @@ class ModelPair:
                 self.args.model_name_or_path,
                 self.model_class,
                 config=self.student_config,
-                ignore_mismatched_sizes=True,
                 **self.options,
             )
             check_weights = check_base_weights if self.trains else check_all_weights
@@ -355,5 +354,7 @@ def is_folder(name: str) -> bool:
     """Returns whether a model's name is a local folder, not an id on the Hub."""
     try:
         return Path(name).is_dir()
-    except OSError:  # too long for a path; loading will raise a clear error
-        return False
+    except OSError as error:
+        if not is_mendable(error):
+            raise
+        return False  # too long for a path, or no access: loading will raise a clear error

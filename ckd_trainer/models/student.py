@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
@@ -14,6 +15,8 @@ from ckd_trainer.models.compatibility import outline
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+_OF_VALUES = (StrictDataclassError, ValueError, TypeError)  # how the fields of a configuration check their values
 
 
 def student_layers(args: ModelArguments, depth: int) -> list[int]:
@@ -112,7 +115,7 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
             )
         try:
             setattr(config, key, value)
-        except Exception as error:  # each field checks its values in its own way
+        except _OF_VALUES as error:
             raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
     if overrides:
         try:
@@ -154,7 +157,7 @@ def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list | tuple]) -
         others = {key: value for key, value in config.to_dict().items() if key not in lists}
         try:
             pattern = getattr(type(config).from_dict(others), name, None)
-        except Exception as error:  # each class checks its values in its own way
+        except _OF_VALUES as error:
             raise InputError(" ".join(str(error).split())) from None
         if not isinstance(pattern, list | tuple) or len(pattern) != depth:
             raise InputError(
@@ -164,10 +167,9 @@ def _fit_layer_lists(config: PreTrainedConfig, lists: dict[str, list | tuple]) -
 
 
 def random_model(config: PreTrainedConfig, model_class: type[Any]) -> PreTrainedModel:
-    try:
-        return model_class.from_config(config, dtype=torch.float32)
-    except Exception as error:  # each class checks its values in its own way
-        raise InputError(f"student_config does not define a {config.model_type} model: {error}") from error
+    """Returns a model with random weights; raises InputError if the configuration defines none."""
+    outline(config, model_class)
+    return model_class.from_config(config, dtype=torch.float32)
 
 
 def _layer_list(model: PreTrainedModel) -> str:

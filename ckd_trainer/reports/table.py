@@ -6,6 +6,7 @@ The table is printed: name, parameters, size, latency, metric and train time, wi
 the validation metric over the epochs, and the final metric against the latency.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ckd_trainer.runs.recipe import read_recipe
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import RECIPE, expanded
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, is_mendable
+from ckd_trainer.utils.files import RECIPE, expanded, input_errors_about
 
 Style = list[tuple["Run", str]]  # runs and their colors
 
@@ -94,12 +95,13 @@ def _read_run(folder: Path, metric: str) -> Run:
 
 
 def _read_json(path: Path) -> dict | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if path.parent.is_file():
+        raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.")
+    if not path.exists():
         return None
-    except NotADirectoryError:
-        raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.") from None
+    try:
+        with input_errors_about(path):
+            content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not JSON ({error}), so the run was interrupted while writing it. Run it again."
@@ -161,14 +163,14 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     Raises:
         InputError: matplotlib is missing, does not know the suffix, or a run has no latency.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "the picture needs matplotlib, which is not installed: run pip install 'ckd-trainer[plots]', or leave out "
             "--output to print only the table."
-        ) from None
+        )
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     for run in runs:
         if run.latency_ms is None:
             raise InputError(f"{run.folder} has no latency_ms to draw: evaluate the run again with --do_eval.")
@@ -184,6 +186,11 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
         axes.set_axisbelow(True)
         axes.set_ylabel(metric.replace("_", " "), color=TEXT_COLOR)
         panel(axes, style, metric.replace("_", " "))
+    suffix = Path(path).suffix.lower()
+    if suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
+        raise InputError(
+            f"{path} cannot be drawn (its suffix is {suffix!r}): give a file name ending in .png, .svg or .pdf."
+        )
     points = [
         Line2D([], [], color=color, marker="o", linestyle="--" if run.is_teacher else "-") for run, color in style
     ]
@@ -191,9 +198,9 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     figure.legend(points, names, loc="outside lower center", ncols=len(panels), frameon=False, labelcolor=TEXT_COLOR)
     try:
         figure.savefig(path)
-    except ValueError as error:
-        raise InputError(f"{path} cannot be drawn ({error}): give a file name ending in .png, .svg or .pdf.") from None
     except OSError as error:
+        if not is_mendable(error):
+            raise
         raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in an existing folder.") from None
 
 

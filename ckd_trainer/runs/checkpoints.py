@@ -139,8 +139,8 @@ def _state_of(checkpoint: Path) -> dict | None:
     """Returns the state that ends each save, None where it is missing or only half there."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None  # not of a disk that fails: `tidy_up` deletes what is half there
     return state if isinstance(state, dict) and "global_step" in state else None
 
 
@@ -175,7 +175,7 @@ def _missing_weights(checkpoint: Path) -> str | None:
                 file.keys()
         index = checkpoint / "model.safetensors.index.json"
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (FileNotFoundError, ValueError, SafetensorError) as error:
         return f"its weights cannot be read ({error})"
     lacking = sorted(name for name in set(shards) if not (checkpoint / name).is_file())
     if lacking:

@@ -29,7 +29,7 @@ from ckd_trainer.runs.checkpoints import (
 )
 from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import RECIPE, public, write_atomically
 from ckd_trainer.utils.versions import versions
 
@@ -297,6 +297,8 @@ def check_place(name: str) -> None:
     try:
         there = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
     except OSError as error:  # too long a name, no access
+        if not is_mendable(error):
+            raise
         raise InputError(f"output_dir is {name}: {error.strerror}: give another folder.") from None
     if not there.is_dir():
         raise InputError(f"output_dir is {name}, but {there} is a file: give a folder.")
@@ -305,7 +307,7 @@ def check_place(name: str) -> None:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return True
 

@@ -20,7 +20,8 @@ from ckd_trainer.models.pair import is_folder
 from ckd_trainer.runs.folder import RECORD, Start
 from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC
 from ckd_trainer.teacher.fingerprint import files_fingerprint
-from ckd_trainer.utils.errors import InputError, about_file
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import input_errors_about
 from ckd_trainer.utils.processes import main_process_says
 
 logger = logging.getLogger(__name__)
@@ -158,13 +159,14 @@ class TrainingInputs:
 
 
 def _files(files: Mapping[str, list[Path]]) -> Inputs:
-    try:
-        return {
-            option: {path.name: files_fingerprint([path]) for path in paths if path.is_file()}
-            for option, paths in files.items()
-        }
-    except OSError as error:
-        raise InputError(about_file(error)) from None
+    inputs: Inputs = {}
+    for option, paths in files.items():
+        inputs[option] = {}
+        for path in paths:
+            with input_errors_about(path):
+                if path.is_file():
+                    inputs[option][path.name] = files_fingerprint([path])
+    return inputs
 
 
 def _rows(examples: Dataset) -> str:
@@ -182,6 +184,6 @@ def _recorded(args: TrainingArguments, start: Start) -> Inputs:
     try:
         inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
         return {option: dict(parts) for option, parts in inputs.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # from before there were inputs, or damaged
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):  # older than inputs, or damaged
         logger.info("%s does not say what was trained on, so changed inputs cannot be noticed.", folder / RECORD)
         return {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, UnixFileLock
 
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.processes import main_process_says
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _CANNOT_LOCK:
+            if not is_mendable(error):
+                raise
             raise InputError(f"output_dir {folder} cannot be written ({error.strerror}).") from error
         logger.warning("The file system of %s has no locks: do not start a second run there.", folder)
     else:

@@ -15,7 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ckd_trainer.utils.errors import InputError, about_file, short
+from ckd_trainer.utils.errors import InputError, about_file, is_mendable, short
 from ckd_trainer.utils.files import expanded, user_path
 
 # Options that only concern this machine or hold a secret: no part of a resolved recipe.
@@ -78,12 +78,25 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
             _check_json(key, value)
         if key in _PATHS and isinstance(value, str):
             values[key] = expanded(value)
+    return tuple(
+        _instance(cls, {field.name: values[field.name] for field in dataclasses.fields(cls) if field.init})
+        for cls in dataclass_types
+    )
+
+
+def _instance(cls: type, values: dict[str, Any]) -> Any:
+    if not issubclass(cls, TrainingArguments):  # ours, which raise InputError themselves
+        return cls(**values)
     try:
-        return parser.parse_dict(values)
-    except OSError as error:
-        option = next((f"{key} is " for key, value in values.items() if value == error.filename), "")
-        raise InputError(f"{option}{about_file(error)}") from None
-    except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its own combinations
+        return cls(**values)
+    except OSError as error:  # a JSON file that an option names
+        option = next((key for key, value in values.items() if value == error.filename), None)
+        if option is None or not is_mendable(error):
+            raise
+        raise InputError(f"{option} is {about_file(error)}") from None
+    except (ValueError, TypeError, ImportError) as error:  # checks its own combinations, and for packages
+        if isinstance(error, TypeError) and "unexpected keyword" not in str(error):  # of accelerator_config
+            raise
         raise InputError(str(error)) from None
 
 
@@ -106,9 +119,14 @@ def read_recipe(path: str | Path) -> dict:
     """
     try:
         text = user_path(path).read_text(encoding="utf-8")
-        recipe = yaml.load(text, _Loader)
     except OSError as error:
+        if not is_mendable(error):
+            raise
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    try:
+        recipe = yaml.load(text, _Loader)
     except _TwiceError as error:
         raise InputError(f"{path} gives {error} twice: leave one out.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and dates that are none

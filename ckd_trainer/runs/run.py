@@ -39,6 +39,9 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
+# How optimizers and schedules refuse their options, and packages that are missing.
+_OF_OPTIMIZERS = (ValueError, TypeError, ImportError, NotImplementedError)
+
 
 @contextlib.contextmanager
 def start(*arguments: Any) -> Iterator[Start]:
@@ -199,7 +202,15 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
             trainer.add_callback(StopOnDivergence(trainer.accelerator, _loss_at_chance(trainer)))
             try:
                 metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+            except torch.OutOfMemoryError:
+                logger.error(
+                    "Out of memory. Half of per_device_train_batch_size with twice the gradient_accumulation_steps "
+                    "trains alike and takes less."
+                )
+                raise
             except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
+                if start.checkpoint is None or "Weights only load failed" not in str(error):
+                    raise
                 raise InputError(
                     f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
                     "delete it, and the same command goes on from the checkpoint before."
@@ -304,7 +315,9 @@ def _check_optimizer(trainer: DistillationTrainer) -> None:
                 num_training_steps=2,
                 scheduler_specific_kwargs=args.lr_scheduler_kwargs,
             )
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+    except (*_OF_OPTIMIZERS, RuntimeError) as error:
+        if not isinstance(error, _OF_OPTIMIZERS) and "fused" not in str(error):  # where the device has no such kernel
+            raise
         chosen = {
             name: getattr(args, name)
             for name in ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs")

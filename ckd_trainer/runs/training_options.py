@@ -5,15 +5,18 @@ import logging
 import math
 
 import torch
+from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainingArguments
 from transformers.debug_utils import DebugOption
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # of the learning rate, by the scores of the validation set
+_UNLISTED_TRACKERS = ("azure_ml", "flyte")  # that transformers does not list as available where they are
 # What is refused, and why.
 _REFUSED = {
     "batch_eval_metrics": "scores are of whole sets, not of batches: leave it out. eval_accumulation_steps moves "
@@ -63,6 +66,7 @@ def check_options(args: TrainingArguments) -> None:
         raise InputError(f"debug is {', '.join(args.debug)}, but {why}: leave it out.")
     _check_workers(args)
     _check_torch_options(args)
+    _check_trackers(args)
 
 
 def check_steps(args: TrainingArguments, examples: int) -> None:
@@ -91,6 +95,16 @@ def _check_workers(args: TrainingArguments) -> None:
         raise InputError(f"dataloader_prefetch_factor is {args.dataloader_prefetch_factor}: give 1 or more.")
 
 
+def _check_trackers(args: TrainingArguments) -> None:
+    """Raises InputError for a tracker that transformers does not know, or whose package is not installed."""
+    for name in args.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(INTEGRATION_TO_CALLBACK)
+            raise InputError(f"report_to is {name}, which transformers does not know: give none or some of {known}.")
+        if name not in {*get_available_reporting_integrations(), *_UNLISTED_TRACKERS}:
+            raise InputError(f"report_to is {name}, which is not installed: install it, or set report_to to none.")
+
+
 def _check_torch_options(args: TrainingArguments) -> None:
     """Raises InputError for values that only torch knows, and refuses when training has begun."""
     known = inspect.signature(checkpoint).parameters.keys() - {"function", "args", "kwargs"}
@@ -100,8 +114,13 @@ def _check_torch_options(args: TrainingArguments) -> None:
                 f"gradient_checkpointing_kwargs names {name}, which torch.utils.checkpoint does not have: it has "
                 f"{', '.join(sorted(known))}."
             )
+    backends = [backend.lower() for backend in DynamoBackend.list()]
+    if args.torch_compile_backend and args.torch_compile_backend.lower() not in backends:
+        raise InputError(f"torch_compile_backend is {args.torch_compile_backend}: give one of {', '.join(backends)}.")
     if args.torch_compile_mode:
         try:
             torch.compile(torch.nn.Identity(), mode=args.torch_compile_mode)  # compiles nothing before it is called
         except RuntimeError as error:
+            if "mode" not in str(error):  # "Unrecognized mode=..., should be one of: ..."
+                raise
             raise InputError(f"torch_compile_mode is {args.torch_compile_mode}: {error}.") from None

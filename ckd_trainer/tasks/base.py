@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
@@ -32,6 +34,13 @@ from ckd_trainer.utils.processes import made_once
 logger = logging.getLogger(__name__)
 
 CHECKED_TEXTS = 256  # that two tokenizers encode alike
+
+_OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
+# Options that `Trainer` and Accelerate refuse in their constructors, where they meet those of the launcher.
+REFUSED_BY_TRAINER = re.compile(
+    "mixed precision requires|only works in distributed training|`num_steps` is set but|can't (both )?be set|"
+    "can't be used with `save_only_model`|save_only_model option is not compatible"
+)
 
 
 class ModelInputs(NamedTuple):
@@ -282,9 +291,22 @@ def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
 
 
 def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> DistillationTrainer:
+    """Returns a trainer.
+
+    Raises:
+        InputError: options that do not go together with what the launcher has set, or a Hub that cannot be reached.
+    """
     try:
         return trainer_class(**kwargs)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:  # a tracker that is missing, no network, ...
+    except _OF_HUB as error:  # push_to_hub makes the repository here
+        name = kwargs["args"].hub_model_id or kwargs["args"].output_dir
+        raise InputError(
+            f"push_to_hub is set, but the repository {name} cannot be made on the Hub ({error}): check the network, "
+            "the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out."
+        ) from error
+    except ValueError as error:
+        if not REFUSED_BY_TRAINER.search(str(error)):
+            raise
         raise InputError(str(error)) from error
 
 

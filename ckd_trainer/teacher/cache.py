@@ -17,6 +17,7 @@ once it is complete. A lock makes a second builder of the same cache wait. The p
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -40,7 +41,7 @@ from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import told_without_room, write_atomically
 from ckd_trainer.utils.processes import in_all_processes, main_process_says
 
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2  # bump when the on-disk format changes
 MANIFEST = "manifest.json"
+_PART = {"file": str, "rows": int, "bytes": int, "fingerprint": str}  # the manifest's fields of each part
 ROW = "cached_row"  # column with the index of an example's row in the cache
 
 
@@ -224,6 +226,8 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
         except Timeout:
             return False
         except OSError as error:
+            if not is_mendable(error):
+                raise
             raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
         return True
 
@@ -262,27 +266,43 @@ def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
 def _check(folder: Path, contents: Contents, examples: int) -> None:
     """Raises InputError unless the folder holds exactly what was written."""
     logger.info("Checking the teacher cache %s.", folder)
+    damage = _damage(folder, contents, examples)
+    if damage is not None:
+        raise InputError(
+            f"the teacher cache {folder} is damaged or was not written by ckd-trainer ({damage}): delete the folder, "
+            "and the next run builds it again."
+        )
+
+
+def _damage(folder: Path, contents: Contents, examples: int) -> str | None:
+    """Returns what is wrong with a cache, None where nothing is."""
     try:
         manifest = _read_manifest(folder)
-        if _contents(folder) != contents:
-            raise ValueError("its manifest belongs to another cache")
-        if sum(part["rows"] for part in manifest["parts"]) != examples:
-            raise ValueError("its manifest does not list the rows of all examples")
-        for part in manifest["parts"]:
-            path = folder / part["file"]
-            if path.stat().st_size != part["bytes"]:
-                raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {part['bytes']}")
-            if files_fingerprint([path]) != part["fingerprint"]:
-                raise ValueError(f"the content of {path.name} has changed")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"the teacher cache {folder} is damaged or was not written by ckd-trainer ({error}): delete the folder, "
-            "and the next run builds it again."
-        ) from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        return str(error)
+    if _contents(folder) != contents:
+        return "its manifest belongs to another cache"
+    if sum(part["rows"] for part in manifest["parts"]) != examples:
+        return "its manifest does not list the rows of all examples"
+    for part in manifest["parts"]:
+        path = folder / part["file"]
+        if not path.is_file():
+            return f"{path.name}: {os.strerror(errno.ENOENT)}"
+        if path.stat().st_size != part["bytes"]:
+            return f"{path.name} has {path.stat().st_size} bytes instead of {part['bytes']}"
+        if files_fingerprint([path]) != part["fingerprint"]:
+            return f"the content of {path.name} has changed"
+    return None
 
 
 def _read_manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    """Returns a manifest; raises ValueError where it does not have the form of one."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        parts = [{name: kind(part[name]) for name, kind in _PART.items()} for part in manifest["parts"]]
+        return manifest | {"contents": dict(manifest["contents"]), "parts": parts}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{MANIFEST} has another form than expected: {error!r}") from None
 
 
 def _contents(folder: Path) -> Contents | None:
@@ -290,7 +310,7 @@ def _contents(folder: Path) -> Contents | None:
     try:
         contents = _read_manifest(folder)["contents"]
         return Contents(**contents | {"signals": tuple(contents["signals"])})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
 

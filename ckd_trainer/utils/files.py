@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.utils.errors import NO_ROOM, InputError
+from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
 
 RECIPE = "recipe.yaml"  # in a run's folder, with all its options
 
@@ -41,6 +41,29 @@ def public(value: Any) -> Any:
     return Path(value).name if is_private else value
 
 
+@contextlib.contextmanager
+def input_errors_about(path: str | os.PathLike) -> Iterator[None]:
+    """Turns what the operating system says about a file that the user named into an `InputError`.
+
+    Only what the user can mend: no such file, no access, a folder, no room. Put it around the lines that read or write
+    the file, and no others: a file that is missing elsewhere is a bug.
+
+    Args:
+        path: the file or folder, for errors that do not name it.
+
+    Example::
+
+        with input_errors_about(path):
+            data = path.read_bytes()
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_mendable(error):
+            raise
+        raise InputError(about_file(error, path)) from error
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) atomically: a reader sees the old or the new content, never a part of it.
 
@@ -59,7 +82,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
-    """Turns disk-full errors into an `InputError` that says where, and how to resume.
+    """Turns the errors of a full or read-only disk into an `InputError` that says where, and how to resume.
 
     Args:
         option: the option that names the folder.
@@ -72,15 +95,18 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
         yield
     except InputError:
         raise
-    except Exception as error:
-        reason = _no_room(error, Path(folder))
+    except Exception as error:  # of Python, Rust or C++; all but what says that it could not write is raised again
+        place = getattr(error, "filename", None)
+        is_inside = not place or Path(place).resolve().is_relative_to(Path(folder).resolve())
+        reason, way_out = _no_room(error, Path(folder)), "Free some space"
+        if reason is None and isinstance(error, OSError) and error.errno in NO_ACCESS and place and is_inside:
+            reason, way_out = error.strerror, "Allow writing there"
         if reason is None:
             raise
-        place = getattr(error, "filename", None)
-        if not place or Path(place).resolve().is_relative_to(Path(folder).resolve()):
+        if is_inside:
             place = f"{option} {folder}"
         raise InputError(
-            f"{place} cannot be written ({reason}). Free some space; the same command then resumes from {goes_on}."
+            f"{place} cannot be written ({reason}). {way_out}; the same command then resumes from {goes_on}."
         ) from error
 
 

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import told_without_room
+from ckd_trainer.utils.errors import FailedOnAnotherRank, InputError, InputErrorOnAnotherRank
+from ckd_trainer.utils.files import input_errors_about, told_without_room
 
 Result = TypeVar("Result")
 
@@ -63,21 +63,31 @@ def main_process_says(function: Callable[[], Result]) -> Result:
 
 
 def in_all_processes(function: Callable[[], Result]) -> Result:
-    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on."""
+    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on.
+
+    Raises:
+        Exception: what the function raised here. Of several `InputError`s that of the first process alone is kept.
+        InputErrorOnAnotherRank: it raised an `InputError` in another process, with the same message.
+        FailedOnAnotherRank: it raised something else in another process, which has the traceback.
+    """
     result: Any = None
     error: Exception | None = None
     try:
         result = function()
     except Exception as exception:  # whatever it is, the others have to hear of it
         error = exception
-    messages = [error and f"{type(error).__name__}: {error}"]
+    outcomes = [error and (isinstance(error, InputError), type(error).__name__, str(error))]
     if PartialState().num_processes > 1:
-        messages = gather_object(messages)
-    if error is not None:
+        outcomes = gather_object(outcomes)
+    failures = [(rank, *outcome) for rank, outcome in enumerate(outcomes) if outcome]
+    bugs = [(rank, f"{kind}: {text}") for rank, is_input, kind, text in failures if not is_input]
+    inputs = [(rank, text) for rank, is_input, _, text in failures if is_input]
+    if error is not None and (not isinstance(error, InputError) or inputs[0][0] == PartialState().process_index):
         raise error
-    elsewhere = [message for message in messages if message]
-    if elsewhere:
-        raise InputError(f"another process of this run failed ({elsewhere[0]}).")
+    if bugs:
+        raise FailedOnAnotherRank(*bugs[0])
+    if inputs:
+        raise InputErrorOnAnotherRank(inputs[0][1])
     return result
 
 
@@ -117,7 +127,8 @@ def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.Dat
                 return None
             sets, parent = make(), Path(datasets.config.HF_DATASETS_CACHE)
             with told_without_room(parent, "HF_DATASETS_CACHE", "the beginning"):
-                folder = stack.enter_context(_folder_of_this_process(parent))
+                with input_errors_about(parent):
+                    folder = stack.enter_context(_folder_of_this_process(parent))
                 sets.save_to_disk(folder)
             return str(folder)
 

@@ -90,6 +90,30 @@ def _run(script, options, environment, said):
     runpy.run_path(str(PROJECT / script), run_name="__main__")
 
 
+def in_two_processes(code):
+    """Runs a program as rank 0 and rank 1 of one group; returns both, finished, with what each has printed.
+
+    `launch` is nearer to what users do, but mixes what the ranks print, and its exit code is its own.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = []
+    for rank in ("0", "1"):
+        environment = ENVIRONMENT | group | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
+        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes))
+    try:
+        said = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(started, said, strict=True)
+    ]
+
+
 def logged(folder):
     """Returns the losses and scales that a run logged, by step."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]

@@ -129,6 +129,16 @@ MODELS = [
         main=TEACHER,
     ),
     teacher(
+        "config with other shapes than the weights",
+        copied("teacher", saying("config.json", intermediate_size=48)),
+        "in the shape (64, | asks for (48, | do not belong together",
+    ),
+    teacher(
+        "config with more labels than the head",
+        copied("teacher", saying("config.json", id2label={"0": "bad", "1": "good", "2": "fine"})),
+        "3 labels | has 2",
+    ),
+    teacher(
         "weights of a wrapper", copied("teacher", renamed("module.")), "names such as module. | DataParallel | rename"
     ),
     teacher(
@@ -186,6 +196,7 @@ MODELS = [
         "cannot load | trust_remote_code",
     ),
     teacher("no tokenizer", copied("teacher", without("token*")), "model has no tokenizer | add the files"),
+    teacher("tokenizer of another form", copied("teacher", saying("tokenizer.json", model={})), "cannot load"),
     teacher("tokenizer not JSON", copied("teacher", holding("tokenizer.json", "{")), "cannot load"),
     teacher(
         "tokenizer without padding",

@@ -1,7 +1,7 @@
 """The report: what it reads from run folders, the table, the picture, and what it says when it cannot."""
 
-import builtins
 import json
+import sys
 
 import pytest
 
@@ -99,14 +99,7 @@ def test_runs_without_a_curve_are_drawn_without_that_panel(make_run, tmp_path):
 
 
 def test_matplotlib_missing_names_the_extra(folders, tmp_path, monkeypatch):
-    real_import = builtins.__import__
-
-    def no_matplotlib(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"pip install 'ckd-trainer\[plots\]'"):
         draw(read_runs(folders, "accuracy"), "accuracy", tmp_path / "picture.png")
 

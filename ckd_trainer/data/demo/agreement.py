@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import write_atomically
+from ckd_trainer.utils.files import input_errors_about, write_atomically
 
 Item = TypeVar("Item")
 
@@ -240,24 +240,27 @@ def write_new_files(folder: str | Path, files: Mapping[str, str]) -> None:
     """Writes texts under their names in a folder; files that are there already and hold the same are left alone.
 
     Raises:
-        InputError: a file that is there with other content; then nothing is written.
+        InputError: a file that is there with other content, and then nothing is written; no access or no room.
 
     Example::
 
         write_new_files("runs/quickstart/data", {"train.tsv": "text\\tlabel\\n", "base/config.json": "{}\\n"})
     """
     contents = {Path(folder) / name: content.encode() for name, content in files.items()}
-    for path, content in contents.items():
-        if path.is_dir():
-            raise InputError(f"{path} is a folder, but is to be a file: give another folder.")
-        for parent in path.parents:
-            if parent.is_file():
-                raise InputError(f"{parent} is a file: give another folder.")
-        if path.exists() and path.read_bytes() != content:
-            raise InputError(f"{path} is there already with other content: give another folder, or delete it first.")
-    for path, content in contents.items():
-        if not path.exists():
-            write_atomically(path, content)
+    with input_errors_about(folder):
+        for path, content in contents.items():
+            if path.is_dir():
+                raise InputError(f"{path} is a folder, but is to be a file: give another folder.")
+            for parent in path.parents:
+                if parent.is_file():
+                    raise InputError(f"{parent} is a file: give another folder.")
+            if path.exists() and path.read_bytes() != content:
+                raise InputError(
+                    f"{path} is there already with other content: give another folder, or delete it first."
+                )
+        for path, content in contents.items():
+            if not path.exists():
+                write_atomically(path, content)
 
 
 def as_json(value: Any) -> str:
