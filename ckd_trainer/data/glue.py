@@ -219,7 +219,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         names = class_names(train, label)
 
     def read(split: str) -> Dataset:
-        table = train if split == "train" and train else open_split(split)
+        table = train if split == "train" and train is not None else open_split(split)
         return _encode(table, texts, None if split == "test" else label, names, "the training data have")
 
     return TextTask(

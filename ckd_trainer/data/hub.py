@@ -1,5 +1,6 @@
 """Data sets by name: of the Hub, a folder made by `save_to_disk`, or a folder of csv, JSON or parquet files."""
 
+import pkgutil
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value, packaged_modules
 from datasets.exceptions import DatasetGenerationError, DatasetsError
-from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS  # csv, json, parquet, ...
 
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.tables import Table
 from ckd_trainer.utils.errors import InputError, first_of, short
+
+_FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
 
 
 def hub_name(arguments: DataArguments) -> str | None:
@@ -51,11 +53,21 @@ class NamedDataset:
         """Returns the names of a `ClassLabel` column, None where there is no such column or it has another type.
 
         The training split decides, or the first split where there is none.
+
+        Raises:
+            InputError: there is only one name.
         """
         name = self._name("train")
         data = self.splits[name if name in self.splits else next(iter(self.splits))]
         feature = data.features.get(column)
-        return list(feature.names) if isinstance(feature, ClassLabel) else None
+        if not isinstance(feature, ClassLabel):
+            return None
+        if len(feature.names) < 2:
+            raise InputError(
+                f"{self.source}: the labels ({column!r}) have fewer than two names "
+                f"({first_of(feature.names)}): give two classes or more."
+            )
+        return list(feature.names)
 
     def table(self, split: str, *, texts: Sequence[str], label: str | None, advice: str) -> Table:
         """Reads columns of the split for training, evaluation or prediction.
@@ -157,7 +169,7 @@ def _load(arguments: DataArguments) -> DatasetDict:
 
 def _from_hub(arguments: DataArguments) -> DatasetDict:
     name = arguments.dataset_name
-    if name in READERS:  # `load_dataset` would read whatever files lie in the working directory
+    if name in _FORMATS:  # `load_dataset` would read whatever files lie in the working directory
         raise InputError(f"dataset_name is {name}, which is a file format: give a folder, or files as train_file.")
     return _read(
         arguments,

@@ -196,6 +196,14 @@ def test_a_column_of_images_is_refused_and_not_decoded(monkeypatch):
         load("me/data", ["train"])
 
 
+def test_a_column_of_one_class_is_refused(monkeypatch):
+    data = Dataset.from_dict({"review": ["a"], "label": [0]})
+    data = data.cast_column("label", ClassLabel(names=["only"]))
+    Hub(monkeypatch, DatasetDict(train=data))
+    with pytest.raises(InputError, match=r"me/data: the labels \('label'\) .*'only'.*: give two classes or more"):
+        load("me/data", ["train"])
+
+
 def test_no_rows_and_no_splits(monkeypatch):
     Hub(monkeypatch, DatasetDict(train=texts(4).select([])))
     with pytest.raises(InputError, match="me/data, train has no rows: give a split with data"):
