@@ -7,6 +7,10 @@
         --teacher_model_name_or_path my-teacher --student_init teacher_layers --student_num_layers 3 \\
         --output_dir my-student --do_train --do_eval
 
+    python run_glue_ckd.py --dataset_name stanfordnlp/imdb --validation_split_name test \\
+        --teacher_model_name_or_path my-teacher --student_init teacher_layers --student_num_layers 3 \\
+        --output_dir my-student --do_train --do_eval
+
 The same command takes up an interrupted run. With alpha 0 and all weights 0 the student is fine-tuned without a
 teacher. All options: --help.
 """

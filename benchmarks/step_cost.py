@@ -42,8 +42,8 @@ from floor import bert_pair, floor_step, half_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.arguments import GlueArguments
 from ckd_trainer.data.glue import load_task, tokenize
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.models.pair import StoredTeacher
 
 SETTINGS = {"bert_base": {"batch": 8, "length": 128}, "cola": {"batch": 32, "length": 128}}

@@ -38,8 +38,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments
+from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.data.glue import load_task, metrics_of, tokenize
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.metrics.glue import GlueMetric
 
 WEIGHTS = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")

@@ -4,18 +4,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+    from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+    from ckd_trainer.data.glue_arguments import GlueArguments
+    from ckd_trainer.data.squad_arguments import SquadArguments
     from ckd_trainer.trainer import DistillationTrainer
 
 __all__ = ["CKDArguments", "DistillationTrainer", "GlueArguments", "ModelArguments", "RunArguments", "SquadArguments"]
+_MODULES = {
+    "DistillationTrainer": "trainer",
+    "GlueArguments": "data.glue_arguments",
+    "SquadArguments": "data.squad_arguments",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: torch and transformers take seconds, and `ckd-trainer --help` has no use for them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "trainer" if name == "DistillationTrainer" else "arguments"
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'arguments')}"), name)
 
 
 def __dir__() -> list[str]:

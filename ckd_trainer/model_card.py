@@ -25,6 +25,7 @@ def write_model_card(
     language: str | None = None,
     license: str | None = None,
     tags: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
     **_: Any,
 ) -> None:
     """Writes README.md into the output folder of a `DistillationTrainer`, from what it and the folder know.
@@ -32,7 +33,8 @@ def write_model_card(
     Where this trainer has not trained, the card of the call that did stays, with the new results in it.
 
     Args:
-        model_name, language, license, tags: as for `Trainer.create_model_card`, whose other arguments are not used.
+        model_name, language, license, tags, dataset_tags: as for `Trainer.create_model_card`, whose other arguments
+            are not used.
     """
     folder = Path(trainer.args.output_dir)
     path, results = folder / "README.md", _results(folder, trainer.state.log_history)
@@ -50,6 +52,7 @@ def write_model_card(
             license=license,
             library_name="peft" if adapts else "transformers",
             tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
+            datasets=[dataset_tags] if isinstance(dataset_tags, str) else dataset_tags,
             base_model=_hub_id(student if adapts or teacher is None else teacher),
         ),
         template_path=str(TEMPLATE),

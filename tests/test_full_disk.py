@@ -235,7 +235,7 @@ def test_files_of_a_task_without_room(disk, capsys):
     assert stopped.value.code == 2 and "Traceback" not in error
     assert (
         f"{disk.folder / 'data'}/" in error
-        and "No space left on device: give another path, or make room there" in error
+        and "No space left on device: give another path, or free some space" in error
     )
     assert all(path.stat().st_size for path in (disk.folder / "data").iterdir())
     disk.make_room()

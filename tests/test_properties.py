@@ -24,8 +24,10 @@ from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from ckd_trainer import losses
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.spans import read_answers
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.tables import open_table
 from ckd_trainer.losses.layer_mapping import (
     STRATEGIES,

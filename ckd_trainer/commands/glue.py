@@ -2,7 +2,8 @@
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.tasks.text_classification import run_text_classification
 from ckd_trainer.utils.errors import command_line

@@ -2,7 +2,8 @@
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.tasks.question_answering import run_question_answering
 from ckd_trainer.utils.errors import command_line

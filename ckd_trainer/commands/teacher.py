@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 from ckd_trainer.tasks.question_answering import run_question_answering

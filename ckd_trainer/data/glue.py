@@ -1,4 +1,4 @@
-"""GLUE tasks and own files as one thing: texts and labels, tokenized inputs, metrics and prediction files.
+"""GLUE tasks, data sets by name and own files as one thing: texts and labels, model inputs, metrics and predictions.
 
     ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
 
@@ -14,12 +14,13 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
-from ckd_trainer.arguments import GlueArguments
 from ckd_trainer.data.classes import class_names
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
+from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.metrics.glue import GlueMetric
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+GLUE_ON_HUB = "nyu-mll/glue"
 
 
 @dataclass
@@ -85,19 +88,21 @@ def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[
 def load_task(
     arguments: GlueArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
 ) -> TextTask:
-    """Loads a GLUE task from the Hub or from a folder, or own files.
+    """Loads a GLUE task from the Hub or from a folder, a data set by name, or own files.
 
     Args:
         arguments: A `GlueArguments`; its `max_*_samples` cut the sets.
         seed: Draws the training examples when `max_train_samples` is set.
-        splits: What to load; the other sets stay None or empty. The classes of own files are the labels of
-            `train_file`, which is read for them even where "train" is not asked for.
+        splits: What to load; the other sets stay None or empty. The classes of your own data are the labels of the
+            training set, which is read for them even where "train" is not asked for.
 
     Returns:
-        A `TextTask`. The classes of own files are those of `ckd_trainer.data.classes.class_names`.
+        A `TextTask`. The classes of your own data are the names of a `ClassLabel` column in a data set by name, else
+        those of `ckd_trainer.data.classes.class_names`.
 
     Raises:
-        InputError: an unknown task, a missing file or column, a malformed row, an unknown or empty label.
+        InputError: an unknown task, a data set that cannot be loaded, a missing file, split or column, a malformed
+            row, an unknown or empty label.
 
     Example::
 
@@ -105,7 +110,7 @@ def load_task(
         task.validation[""][0]  # {"sentence1": "Dana Reeve, ...", "sentence2": "Christopher ...", "label": 1}
     """
     if arguments.task_name is None:
-        task = _load_own_files(arguments, splits)
+        task = _load_own(arguments, splits)
     else:
         glue = GLUE_TASKS[arguments.task_name]
         if arguments.data_dir:
@@ -142,23 +147,23 @@ def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequ
 
 def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
     try:
-        parts = datasets.load_dataset("nyu-mll/glue", glue.name)
+        parts = datasets.load_dataset(GLUE_ON_HUB, glue.name)
     except OSError as error:  # ConnectionError and "not found" among them
         if not is_for_user(error):
             raise
         raise InputError(
-            f"{glue.name} cannot be loaded from nyu-mll/glue ({error}): check the network, or give data_dir, a folder "
-            "in the classic GLUE layout."
+            f"{glue.name} cannot be loaded from {GLUE_ON_HUB} ({error}): check the network, or give data_dir, a "
+            "folder in the classic GLUE layout."
         ) from error
 
     def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset:
         data = parts[split]
         if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
             raise InputError(
-                f"nyu-mll/glue has the labels {short(data.features['label'].names)} for {glue.name}, not "
+                f"{GLUE_ON_HUB} has the labels {short(data.features['label'].names)} for {glue.name}, not "
                 f"{list(glue.label_names)}: this is another version of the data; give data_dir instead."
             )
-        table = Table(data, f"nyu-mll/glue, {glue.name}, {split}", range(1, len(data) + 1), unit="row")
+        table = Table(data, f"{GLUE_ON_HUB}, {glue.name}, {split}", range(1, len(data) + 1), unit="row")
         texts = {name: name for name in glue.text_columns}
         return _encode(table, texts, "label" if labelled else None, glue.label_names, f"{glue.name} has")
 
@@ -196,30 +201,29 @@ def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
     return folder if folder.is_dir() else data_dir
 
 
-def _load_own_files(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
-    # Names of our own: a text column of the file may be called "label".
+def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
+    """Loads a data set by name, or own files."""
+    # Names of our own: a text column of the data may be called "label".
     texts = {"text": arguments.text_column}
     if arguments.text_pair_column:
         texts["text_pair"] = arguments.text_pair_column
-
-    def open_split(split: str) -> Table:
-        path = getattr(arguments, f"{split}_file")
-        if not path:
-            why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
-            raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
-        usecols = [*texts.values(), None if split == "test" else arguments.label_column]
-        return open_table(path, usecols=usecols, quoting=arguments.quoting)
-
-    train, names = None, None
-    if "train" in splits or not arguments.regression:
+    label, names = arguments.label_column, None
+    if arguments.dataset_name:
+        data = NamedDataset(arguments)
+        open_split = _dataset_opener(data, list(texts.values()), label)
+        names = data.class_names(label)
+    else:
+        open_split = _file_opener(arguments, list(texts.values()), label, splits)
+    train = None
+    if arguments.regression:
+        names = None
+    elif names is None:
         train = open_split("train")
-    if not arguments.regression:
-        names = class_names(train, arguments.label_column)
-    known = "the training data have"
+        names = class_names(train, label)
 
     def read(split: str) -> Dataset:
-        table = train if split == "train" else open_split(split)
-        return _encode(table, texts, None if split == "test" else arguments.label_column, names, known)
+        table = train if split == "train" and train is not None else open_split(split)
+        return _encode(table, texts, None if split == "test" else label, names, "the training data have")
 
     return TextTask(
         name="own_files",
@@ -229,6 +233,36 @@ def _load_own_files(arguments: GlueArguments, splits: Sequence[str]) -> TextTask
         text_columns=tuple(texts),
         label_names=names,
     )
+
+
+def _file_opener(
+    arguments: GlueArguments, texts: Sequence[str], label: str, splits: Sequence[str]
+) -> Callable[[str], Table]:
+    def open_split(split: str) -> Table:
+        path = getattr(arguments, f"{split}_file")
+        if not path:
+            why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
+            raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
+        usecols = [*texts, None if split == "test" else label]
+        return open_table(path, usecols=usecols, quoting=arguments.quoting)
+
+    return open_split
+
+
+def _dataset_opener(data: NamedDataset, texts: Sequence[str], label: str) -> Callable[[str], Table]:
+    advice = "name columns of it with text_column, text_pair_column and label_column"
+
+    def open_split(split: str) -> Table:
+        table = data.table(split, texts=texts, label=None if split == "test" else label, advice=advice)
+        kind = table.data.features.get(label)
+        if split != "test" and not isinstance(kind, Value | ClassLabel):
+            raise InputError(
+                f"{table.source}: the label ({label!r}) is a {type(kind).__name__}: name a column of words or numbers "
+                "with label_column."
+            )
+        return table
+
+    return open_split
 
 
 def _encode(

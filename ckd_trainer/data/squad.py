@@ -17,7 +17,8 @@ import torch
 from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ckd_trainer.arguments import SquadArguments
+from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError, first_of, is_for_user
@@ -53,19 +54,19 @@ def files_of(arguments: SquadArguments, splits: Sequence[str]) -> dict[str, list
 def load_questions(
     arguments: SquadArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
 ) -> QuestionTask:
-    """Loads SQuAD from the Hub, from a folder with the official files, or own files.
+    """Loads SQuAD from the Hub or from a folder with the official files, a data set by name, or own files.
 
     Args:
         arguments: A `SquadArguments`; its `max_*_samples` cut the sets.
         seed: Draws the training questions when `max_train_samples` is set.
-        splits: What to load; the other sets stay None or empty. Where there is no `test_file`, the test set is the
-            validation set, as SQuAD's own test set is not public.
+        splits: What to load; the other sets stay None or empty. Where there is no `test_file` and no test split, the
+            test set is the validation set, as SQuAD's own test set is not public.
 
     Returns:
         A `QuestionTask`.
 
     Raises:
-        InputError: a missing or malformed file, and what `check_questions` finds in the questions.
+        InputError: a missing or malformed file or data set, and what `check_questions` finds in the questions.
 
     Example::
 
@@ -75,8 +76,18 @@ def load_questions(
     task = SQUAD_TASKS[arguments.task_name]
     rules = {"answerable": not task.null_answers, "drop_misplaced": arguments.drop_misplaced_answers}
 
+    named = NamedDataset(arguments) if arguments.dataset_name else None
+
     def read(split: str) -> Dataset:
         labelled = split != "test"
+        if named is not None:
+            table = named.table(
+                split if labelled or named.has_test else "validation",
+                texts=["id", "context", "question"],
+                label="answers" if labelled else None,
+                advice="questions have the columns id, context, question and answers",
+            )
+            return check_questions(table.data, table.source, labelled=labelled, **rules)
         source = split if labelled or arguments.test_file else "validation"
         path = getattr(arguments, f"{source}_file")
         if path is None and arguments.data_dir:
@@ -101,7 +112,8 @@ def load_questions(
         train = train.select(sorted(rows))
     validation = first("validation", arguments.max_eval_samples)
     # The same questions are read and encoded once. (Dropping is for answers, which are not asked for in predictions.)
-    same = not (arguments.test_file or arguments.drop_misplaced_answers)
+    has_test = bool(arguments.test_file) or (named is not None and named.has_test)
+    same = not (has_test or arguments.drop_misplaced_answers)
     if validation and same and arguments.max_predict_samples == arguments.max_eval_samples:
         test = validation if "test" in splits else {}
     else:

@@ -18,7 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ckd_trainer.arguments import GlueArguments, ModelArguments, SquadArguments
+from ckd_trainer.arguments import ModelArguments
+from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.heads import Head
 from ckd_trainer.heads.labels import label_order, warn_of_label_order
 from ckd_trainer.heads.recognition import head_of_auto_class
@@ -181,7 +182,7 @@ class ModelPair:
         for config, tokenizer in self._models():
             check_max_length(config, tokenizer, max_seq_length, **self.options)
 
-    def fit_max_length(self, data_args: GlueArguments | SquadArguments) -> None:
+    def fit_max_length(self, data_args: DataArguments) -> None:
         """Lowers a default max_seq_length to what student and teacher support.
 
         Raises:

@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.runs.checkpoints import (
     best_of,
     bring_best,
@@ -54,6 +56,8 @@ _MAY_DIFFER = {
     "do_eval",
     "do_predict",
     "test_file",
+    "test_split_name",
+    "dataset_revision",  # the rows are compared, see `ckd_trainer.runs.inputs`
     "max_predict_samples",
     "n_best_size",
     "per_device_eval_batch_size",
@@ -96,6 +100,9 @@ _MAY_DIFFER = {
     "ddp_timeout",
     "torch_empty_cache_steps",
 }
+_TRAINING_DATA = {"train_file", "data_dir", "dataset_name"}  # where it comes from
+# What run.json says of the data, beside their fingerprints.
+_DATASET = ("task_name", "dataset_name", "dataset_config_name", "dataset_revision")
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # as values of resume_from_checkpoint
 # These choose the best checkpoint, and nothing any more once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
@@ -111,6 +118,10 @@ _MAY_DIFFER_WHEN_NAMED = {
     "train_file",
     "validation_file",
     "data_dir",
+    "dataset_name",
+    "dataset_config_name",
+    "train_split_name",
+    "validation_split_name",
     "model_name_or_path",
     "teacher_model_name_or_path",
 }
@@ -332,6 +343,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "commit": _commit(),
         "device": str(args.device),
         "processes": args.world_size,
+        "dataset": {name: public(start.recipe.get(name)) for name in _DATASET},
         "inputs": start.inputs,
         "mixed_precision": mixed_precision(args),
     }
@@ -352,11 +364,14 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
 
     An option that one of them lacks is at its default there: a recipe of an older version lacks newer options.
     """
-    different = [
-        key
-        for key in {**theirs, **ours}
-        if theirs.get(key, _DEFAULTS.get(key)) != ours.get(key, _DEFAULTS.get(key)) and key not in may_differ
-    ]
+
+    def differs(key: str) -> bool:
+        there, here = (recipe.get(key, _DEFAULTS.get(key)) for recipe in (theirs, ours))
+        # Content can be compared only with content of the same kind.
+        may = key in may_differ and (key not in _TRAINING_DATA or bool(there) == bool(here))
+        return there != here and not may
+
+    different = [key for key in {**theirs, **ours} if differs(key)]
     return ", ".join(
         f"{key} {theirs.get(key, default)} there, {ours.get(key, default)} here"
         for key, default in ((key, _DEFAULTS.get(key, "at its default")) for key in different[:3])

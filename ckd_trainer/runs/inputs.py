@@ -60,7 +60,7 @@ class TrainingInputs:
         inputs = TrainingInputs(args, start, model_args, distils=True)
         inputs.check_files(task.files(inputs.splits))
         ...  # configurations are loaded, and data from the Hub
-        inputs.check_hub({"train": task.data.train})
+        inputs.check_loaded({"dataset_name": {"train": task.data.train}})
     """
 
     def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distils: bool) -> None:
@@ -99,19 +99,25 @@ class TrainingInputs:
         settings = {"deepspeed": [Path(config)]} if isinstance(config, str) else {}
         self._check(lambda: _files({**data, **self._model_files(), **settings}))
 
-    def check_hub(self, data: Mapping[str, Dataset | None]) -> None:
-        """Compares and records what came from the Hub: the commits of models, and the rows of data.
+    def check_loaded(self, data: Mapping[str, Mapping[str, Dataset | None]]) -> None:
+        """Compares and records what has a name instead of files: the commits of models, and the rows of data sets.
 
         Call it when the models' configurations are loaded: then the cache on this machine is at the commit in use.
 
         Args:
-            data: sets by name, None where this call does not read one.
+            data: the sets of `splits` by name, None where this call does not read one, by the option that names them.
 
         Raises:
             InputError: a model or a set has changed since the run has trained.
         """
-        rows = {name: examples for name, examples in data.items() if examples is not None}
-        self._check(lambda: {**self._commits(), "task_name": {name: _rows(rows[name]) for name in rows}})
+
+        def rows() -> Inputs:
+            return {
+                option: {name: _rows(examples) for name, examples in sets.items() if examples is not None}
+                for option, sets in data.items()
+            }
+
+        self._check(lambda: {**self._commits(), **rows()})
 
     def _check(self, read: Callable[[], dict]) -> None:
         if self.args.do_train:

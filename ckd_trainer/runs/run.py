@@ -122,6 +122,7 @@ def run(
     evaluation: dict[str, Dataset],
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
+    dataset_tags: str | None = None,
 ) -> dict[str, float]:
     """Trains, evaluates and predicts as the arguments ask, and leaves a complete run folder.
 
@@ -132,6 +133,7 @@ def run(
         evaluation: labelled datasets by name; "" reports as eval_*, another name as eval_<name>_*.
         prediction: datasets to predict, by name.
         write_predictions: writes the file for a name, its logits in the dataset's order, and a folder.
+        dataset_tags: the data set's name on the Hub, for the model card.
 
     Returns:
         all metrics, as in all_results.json.
@@ -152,7 +154,7 @@ def run(
             if args.do_train:
                 if early_stopping_patience is not None:
                     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-                metrics |= _train(trainer, start)
+                metrics |= _train(trainer, start, dataset_tags)
         if args.do_eval:
             metrics |= _evaluate(trainer, evaluation)
         for name, dataset in prediction.items() if args.do_predict else ():
@@ -160,9 +162,9 @@ def run(
             if args.should_save:
                 path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
                 logger.info("Predictions written to %s", path)
-        trainer.create_model_card()
+        trainer.create_model_card(dataset_tags=dataset_tags)
         if args.push_to_hub:
-            trainer.push_to_hub()
+            trainer.push_to_hub(dataset_tags=dataset_tags)
     return metrics
 
 
@@ -190,7 +192,7 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
     }
 
 
-def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
+def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None) -> dict[str, float]:
     if _is_ended(trainer, start):
         metrics = _end_of(trainer, start)
     else:
@@ -227,7 +229,7 @@ def _train(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card()
+    trainer.create_model_card(dataset_tags=dataset_tags)
     trainer.log_metrics("train", metrics)
     _save_results(trainer, "train", metrics)  # last: says that training is complete
     return metrics

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import Pair, terms_of
 from ckd_trainer.models.compatibility import check_encodings
@@ -58,7 +59,7 @@ class Task(abc.ABC):
         model_class: the Auto class of its models.
         trainer_class: what trains them.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all.
-        on_hub: the data has to be fetched.
+        hub_dataset: the name of the data set where it has to be fetched from the Hub, else None.
         data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
             `load` on.
         inputs: the same encoded, from the end of `encode` on.
@@ -68,7 +69,7 @@ class Task(abc.ABC):
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
     metrics: Sequence[str]
-    on_hub: bool
+    hub_dataset: str | None
     data: Any
     inputs: ModelInputs
 
@@ -120,7 +121,7 @@ class Task(abc.ABC):
 def run_task(
     task: Task,
     model_args: ModelArguments,
-    data_args: GlueArguments | SquadArguments,
+    data_args: DataArguments,
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
@@ -148,7 +149,7 @@ def _run_started(
     task: Task,
     begin: Start,
     model_args: ModelArguments,
-    data_args: GlueArguments | SquadArguments,
+    data_args: DataArguments,
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None,
@@ -172,7 +173,7 @@ def _run_started(
     # Files here are read before a model is looked up, and data on the Hub after: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
     splits = [split for split, wanted in reads.items() if wanted]
-    if not task.on_hub:
+    if task.hub_dataset is None:
         task.load(splits)
     pair = ModelPair(
         model_args,
@@ -187,9 +188,9 @@ def _run_started(
     if pair.distils:  # raises where a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
         terms_of(ckd_args, Pair(pair.student_config, pair.teacher_config, head))
-    if task.on_hub:
+    if task.hub_dataset is not None:
         task.load(splits)
-    read.check_hub(_training_sets(task, read.splits) if task.on_hub else {})
+    read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
     if pair.distils:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
@@ -205,6 +206,7 @@ def _run_started(
             evaluation=inputs.validation,
             prediction=inputs.test,
             write_predictions=task.write_predictions,
+            dataset_tags=task.hub_dataset,
         )
 
 
@@ -272,11 +274,14 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
         logger.warning("No term of the loss reads the teacher's logits, but %s", error)  # its states may yet be good
 
 
-def _training_sets(task: Task, splits: Sequence[str]) -> dict[str, Dataset | None]:
+def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
+    """Returns the sets that training depends on by the option that names them; none where files do."""
+    if task.hub_dataset is None and not data_args.dataset_name:
+        return {}
     sets = {"train": task.data.train}
     if "validation" in splits:
         sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
-    return sets
+    return {"dataset_name" if data_args.dataset_name else "task_name": sets}
 
 
 def _sample_of_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:

@@ -10,9 +10,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.models.pair import ModelPair
@@ -60,7 +62,7 @@ class QuestionAnsweringTrainer(DistillationTrainer):
 
 
 class QuestionAnswering(Task):
-    """SQuAD v1.1 or v2.0, or own files.
+    """SQuAD v1.1 or v2.0, a data set by name, or own files.
 
     Args:
         seed: draws the training questions when max_train_samples is set.
@@ -73,7 +75,7 @@ class QuestionAnswering(Task):
         self.args, self.seed = data_args, seed
         self.squad = SQUAD_TASKS[data_args.task_name]
         self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
-        self.on_hub = data_args.reads_hub
+        self.hub_dataset = self.squad.hub_name if data_args.reads_hub else hub_name(data_args)
         self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:

@@ -14,8 +14,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
+    GLUE_ON_HUB,
     GLUE_TASKS,
     compute_metrics_for,
     files_of,
@@ -24,6 +25,8 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.hub import hub_name
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
@@ -46,7 +49,7 @@ def run_text_classification(
 
 
 class TextClassification(Task):
-    """A GLUE task, or own files.
+    """A GLUE task, a data set by name, or own files.
 
     Args:
         seed: draws the training examples when max_train_samples is set.
@@ -57,7 +60,8 @@ class TextClassification(Task):
     def __init__(self, data_args: GlueArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
-        self.on_hub = data_args.task_name is not None and not data_args.data_dir
+        glue = GLUE_ON_HUB if data_args.task_name and not data_args.data_dir else None
+        self.hub_dataset = glue or hub_name(data_args)
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         return files_of(self.args, splits)

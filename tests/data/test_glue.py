@@ -17,7 +17,6 @@ from helpers.files import PROJECT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
-from ckd_trainer.arguments import GlueArguments
 from ckd_trainer.data.glue import (
     GLUE_TASKS,
     TextTask,
@@ -27,6 +26,7 @@ from ckd_trainer.data.glue import (
     tokenize,
     write_predictions,
 )
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.tables import open_table
 from ckd_trainer.utils.errors import InputError
 

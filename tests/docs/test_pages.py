@@ -6,7 +6,9 @@ import pytest
 from helpers.files import PROJECT
 from transformers import HfArgumentParser, TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 
 PAGES = [PROJECT / "README.md", PROJECT / "benchmarks" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 LAUNCHERS = {"config_file", "help", "output", "overwrite"}  # of accelerate and of the tools

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Value
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ckd_trainer.arguments import SquadArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 
 CORPUS = (
     "the river runs slowly past the old town and its bridge was built by the third duke . "

@@ -10,8 +10,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from helpers.files import PROJECT
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import GLUE_TASKS
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 

@@ -8,7 +8,8 @@ from helpers.files import sentences, write_tsv
 from transformers import TrainingArguments
 
 import run_glue_ckd
-from ckd_trainer.arguments import CKDArguments, GlueArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.runs.run import use_best_metric
 from ckd_trainer.runs.training_options import check_options, check_steps
 from ckd_trainer.tasks.text_classification import run_text_classification

@@ -25,10 +25,10 @@ import run_glue_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.arguments import SquadArguments
 from ckd_trainer.data.demo import reading
 from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad import SpanCollator, encode, load_questions
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.tasks.question_answering import QuestionAnsweringTrainer
 from ckd_trainer.utils.errors import InputError

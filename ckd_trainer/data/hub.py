@@ -1,0 +1,198 @@
+"""Data sets by name: of the Hub, a folder made by `save_to_disk`, or a folder of csv, JSON or parquet files."""
+
+import pkgutil
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import yaml
+from datasets import ClassLabel, Dataset, DatasetDict, Value, packaged_modules
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+
+from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.tables import Table
+from ckd_trainer.utils.errors import InputError, first_of, short
+
+_FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
+
+
+def hub_name(arguments: DataArguments) -> str | None:
+    """Returns `dataset_name` where it is a name on the Hub, None where it is a local folder or not set."""
+    name = arguments.dataset_name
+    return name if name and not _exists(name) else None
+
+
+class NamedDataset:
+    """The splits of the data set that `arguments.dataset_name` names.
+
+    Raises:
+        InputError: the Hub cannot be reached or does not know the name, the configuration is missing, the folder is
+            damaged.
+
+    Example::
+
+        data = NamedDataset(GlueArguments(dataset_name="stanfordnlp/imdb", validation_split_name="test"))
+        data.class_names("label")  # ["neg", "pos"]
+    """
+
+    def __init__(self, arguments: DataArguments) -> None:
+        self.arguments = arguments
+        self.source = ", ".join(filter(None, (arguments.dataset_name, arguments.dataset_config_name)))
+        self.splits = _load(arguments)
+        if not self.splits:
+            raise InputError(f"dataset_name is {self.source}, which has no splits: give another data set.")
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a split to predict, or one was asked for by name."""
+        return bool(self.arguments.test_split_name) or "test" in self.splits
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Returns the names of a `ClassLabel` column, None where there is no such column or it has another type.
+
+        The training split decides, or the first split where there is none.
+
+        Raises:
+            InputError: there is only one name.
+        """
+        name = self._name("train")
+        data = self.splits[name if name in self.splits else next(iter(self.splits))]
+        feature = data.features.get(column)
+        if not isinstance(feature, ClassLabel):
+            return None
+        if len(feature.names) < 2:
+            raise InputError(
+                f"{self.source}: the labels ({column!r}) have fewer than two names "
+                f"({first_of(feature.names)}): give two classes or more."
+            )
+        return list(feature.names)
+
+    def table(self, split: str, *, texts: Sequence[str], label: str | None, advice: str) -> Table:
+        """Reads columns of the split for training, evaluation or prediction.
+
+        Args:
+            split: "train", "validation" or "test"; the options of the arguments say which split that is.
+            texts: the columns of texts.
+            label: one more column, of any type; None where there is none to read.
+            advice: ends an error about a column.
+
+        Raises:
+            InputError: no such split or column, a column of texts that holds something else, no rows, damaged data.
+        """
+        name = self._name(split)
+        if name not in self.splits:
+            raise InputError(
+                f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose the split "
+                f"for {split} with {split}_split_name."
+            )
+        # A format that was saved with the data set would make tensors of its values.
+        data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
+        columns = list(dict.fromkeys([*texts, *([label] if label else [])]))
+        for column in columns:
+            if column not in data.column_names:
+                raise InputError(f"{source} has no column {column!r}: it has {_described(data)}; {advice}.")
+        for column in texts:
+            if not _is_text(data.features[column]):
+                raise InputError(
+                    f"{source}: the column {column!r} does not hold texts: the data set has {_described(data)}; "
+                    f"{advice}."
+                )
+        if len(data) == 0:
+            raise InputError(f"{source} has no rows: give a split with data.")
+        read = data.select_columns(columns)
+        try:
+            read.data.validate(full=True)  # or a damaged file could crash Python
+        except pa.ArrowException as error:
+            raise InputError(f"{source} is damaged ({error}): save or download it again.") from None
+        return Table(read, source, range(1, len(read) + 1), unit="row")
+
+    def _name(self, split: str) -> str:
+        return getattr(self.arguments, f"{split}_split_name") or split
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long for a path, a NUL in it
+        return False
+
+
+def _is_text(feature: object) -> bool:
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _described(data: Dataset, most: int = 20) -> str:
+    """Returns the names of the columns, with the type of those that do not hold texts."""
+    columns = [
+        short(name) if _is_text(feature) else f"{short(name)} ({_kind(feature)})"
+        for name, feature in list(data.features.items())[:most]
+    ]
+    return ", ".join(columns) + (", ..." if len(data.features) > most else "")
+
+
+def _kind(feature: object) -> str:
+    return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def _load(arguments: DataArguments) -> DatasetDict:
+    name = arguments.dataset_name
+    if not _exists(name):
+        return _from_hub(arguments)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(f"dataset_name is {name}, which is a file: give a folder, or give the file as train_file.")
+    if arguments.dataset_revision:
+        raise InputError(f"dataset_revision is set, but dataset_name {name} is a local folder: leave it out.")
+    is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
+    if not is_saved:
+        return _read(arguments, "give a folder of save_to_disk, or of csv, JSON or parquet files")
+    if arguments.dataset_config_name:
+        raise InputError(
+            f"dataset_config_name is set, but dataset_name {name} was made by save_to_disk, which saves one "
+            "configuration: leave it out."
+        )
+    try:
+        data = datasets.load_from_disk(name)
+    # Files that are missing or cut off, JSON that is not JSON, keys that are missing, and unknown types of columns.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise InputError(
+            f"dataset_name is {name}, a folder of save_to_disk that cannot be read ({_one_line(error)}): save the "
+            "data set again."
+        ) from error
+    if isinstance(data, DatasetDict):
+        return data
+    recorded = re.match(r"\w*", str(data.split or ""))[0]  # of train[:10%] it is train
+    return DatasetDict({recorded or "train": data})
+
+
+def _from_hub(arguments: DataArguments) -> DatasetDict:
+    name = arguments.dataset_name
+    if name in _FORMATS:  # `load_dataset` would read whatever files lie in the working directory
+        raise InputError(f"dataset_name is {name}, which is a file format: give a folder, or files as train_file.")
+    return _read(
+        arguments,
+        "check the name, dataset_config_name, dataset_revision and the network, or give a local folder",
+    )
+
+
+def _read(arguments: DataArguments, advice: str) -> DatasetDict:
+    name, config = arguments.dataset_name, arguments.dataset_config_name
+    try:
+        return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
+    # Besides OSError (network, unknown names, files): ValueError of configurations, RuntimeError of data sets that are
+    # scripts, ImportError of file formats whose library is missing, and README.md with broken YAML.
+    except (OSError, ValueError, RuntimeError, ImportError, yaml.YAMLError, DatasetsError) as error:
+        place = error.filename if isinstance(error, OSError) else None
+        if place and not isinstance(error, FileNotFoundError) and not str(place).startswith(name):
+            raise  # of the cache, such as a full disk, which has its own message
+        raise InputError(f"dataset_name is {name}, which cannot be loaded ({_one_line(error)}): {advice}.") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Returns what an error says in one line, without the example of Python code that may follow it."""
+    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
+        error = error.__cause__
+    words = " ".join(str(error).partition("Example of usage")[0].split()).rstrip(".")
+    return f"{words[:400]}..." if len(words) > 400 else words or type(error).__name__
