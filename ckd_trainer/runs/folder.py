@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Collection
@@ -33,7 +32,7 @@ from ckd_trainer.runs.recipe import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
 from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import RECIPE, public, write_atomically
-from ckd_trainer.utils.versions import versions
+from ckd_trainer.utils.versions import source_commit, versions
 
 logger = logging.getLogger(__name__)
 
@@ -340,7 +339,7 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "command": _command(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {"python": platform.python_version()} | versions(),
-        "commit": _commit(),
+        "commit": source_commit(),
         "device": str(args.device),
         "processes": args.world_size,
         "dataset": {name: public(start.recipe.get(name)) for name in _DATASET},
@@ -393,14 +392,3 @@ def _public_word(word: str) -> str:
     """Returns a word of the command line without folders, also in --option=value."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{public(value)}"
-
-
-def _commit() -> str | None:
-    """Returns the commit of this source tree, None where it is no git checkout."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()
