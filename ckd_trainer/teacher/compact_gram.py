@@ -27,11 +27,6 @@ class CompactGram(NamedTuple):
     scales: Tensor  # (..., 2, N), float32: |c_i|, offset
 
 
-def size_in_bytes(items: int) -> int:
-    """Returns the size in bytes of a set with this number of items."""
-    return items * (items - 1) + 8 * items
-
-
 def pack(sets: Gram) -> CompactGram:
     """Returns the compact form of sets whose items are all valid. Cosines are rounded to 16 bits."""
     items = sets.offsets.shape[-1]
