@@ -1,4 +1,4 @@
-"""Distil a teacher into a student on a GLUE task, or on your own labelled texts.
+"""Distill a teacher into a student on a GLUE task or on your own labeled texts.
 
     python run_glue_ckd.py recipes/glue_rte_ckd.yaml
     accelerate launch run_glue_ckd.py recipes/glue_rte_ckd.yaml --learning_rate 3e-5 --seed 1
@@ -11,8 +11,8 @@
         --teacher_model_name_or_path my-teacher --student_init teacher_layers --student_num_layers 3 \\
         --output_dir my-student --do_train --do_eval
 
-The same command takes up an interrupted run. With alpha 0 and all weights 0 the student is fine-tuned without a
-teacher. All options: --help.
+The same command resumes an interrupted run. With alpha 0 and all weights 0 the student is fine-tuned without a
+teacher. --help lists all options.
 """
 
 from ckd_trainer.commands.glue import main

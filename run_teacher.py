@@ -10,7 +10,7 @@
         --train_file train.json --validation_file dev.json --output_dir my-teacher --do_train --do_eval
 
 With task_name squad or squad_v2 it fine-tunes question answering, else classification or regression. The same command
-takes up an interrupted run. All options: --help, and --task_name squad --help.
+resumes an interrupted run. --help lists all options, and --task_name squad --help those for question answering.
 """
 
 from ckd_trainer.commands.teacher import main

@@ -1,8 +1,7 @@
-"""The options that all tasks share, as dataclasses for `HfArgumentParser`. Those of data are in `ckd_trainer.data`.
+"""The options that all tasks share, as dataclasses for `HfArgumentParser`. The data options are in `ckd_trainer.data`.
 
-Each `help` text is the documentation of its option. What a value alone can tell (ranges, combinations) is checked
-here; what needs data or models is checked where those are loaded. Everything not listed here is a field of
-`transformers.TrainingArguments`.
+Each `help` text documents its option. Ranges and combinations of values are checked here. Checks that need data or
+models are made where those are loaded. Everything not listed here is a field of `transformers.TrainingArguments`.
 """
 
 import json
@@ -26,12 +25,12 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass
 class CKDArguments:
-    """What is distilled, and with which weight.
+    """The terms of the training loss and their weights.
 
     The training loss is `(1 - alpha) task + alpha logits + wr_distance_weight WR-distance + wr_angle_weight WR-angle
-    + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`, where the weights of relations are shares of the
-    gradient that task and logits have together, see `ckd_trainer.training.balance` (`term_balance` none: plain
-    factors). With `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
+    + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`. The weights of relations are shares of the
+    gradient of labels and logits together, see `ckd_trainer.training.balance`. With `term_balance` none they are
+    plain factors. With `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
 
     Example::
 
@@ -40,91 +39,94 @@ class CKDArguments:
     """
 
     # alpha and temperature: the middle of the published settings. Shares: the four together have about the gradient of
-    # task and logits.
+    # labels and logits.
     alpha: float = option(
-        0.7, "Weight of the teacher's logits, in [0, 1]; the task loss on the labels has weight 1 - alpha."
+        0.7, "Weight of the loss on the teacher's logits, from 0 to 1; the loss on the labels has weight 1 - alpha."
     )
-    temperature: float = option(3.0, "Softens the logits of teacher and student before they are compared; above 0.")
+    temperature: float = option(
+        3.0, "Divides the logits of teacher and student before they are compared, to soften them; above 0."
+    )
     scale_by_temperature: bool = option(
         True,
         "Multiply the classification logit loss by temperature squared, so that its gradient does not shrink with the "
-        "temperature (Hinton et al. 2015). false: as in the CKD authors' code.",
+        "temperature (Hinton et al. 2015). false: do not, as in the CKD authors' code.",
     )
     teacher_score_scale: float = option(
         1.0,
-        "Regression: the student learns teacher_score_scale * score + teacher_score_shift, for a teacher whose scores "
-        "are on another scale than the labels.",
+        "Regression, for a teacher whose scores are on another scale than the labels: the student learns "
+        "teacher_score_scale * score + teacher_score_shift.",
     )
     teacher_score_shift: float = option(0.0, "See teacher_score_scale.")
     wr_distance_weight: float = option(
         0.3,
-        "Share of the gradient (a factor with term_balance none) of the word relation's distances, between pairs of "
-        "tokens; 0 turns it off.",
+        "Share of the gradient for the word relation's distances, between pairs of tokens (with term_balance none, a "
+        "plain factor); 0 turns the term off.",
     )
-    wr_angle_weight: float = option(0.3, "The same of the word relation's angles, between triples of tokens.")
+    wr_angle_weight: float = option(0.3, "The same for the word relation's angles, between triples of tokens.")
     ltr_distance_weight: float = option(
-        0.3, "The same of the layer-transforming relation's distances, between pairs of layers."
+        0.3, "The same for the layer-transforming relation's distances, between pairs of layers."
     )
     ltr_angle_weight: float = option(
-        0.3, "The same of the layer-transforming relation's angles, between triples of layers."
+        0.3, "The same for the layer-transforming relation's angles, between triples of layers."
     )
     term_balance: Literal["gradient", "none"] = option(
         "gradient",
-        "gradient: the weight of a relation term is a share, and 1 gives it as much gradient as task and logits have "
-        "together, measured over the first steps. none: weights multiply the terms as they are, as published ones do.",
+        "gradient: the weight of a relation term is a share, measured over the first steps. A share of 1 gives the "
+        "term as much gradient as labels and logits together. none: weights multiply the terms directly, as in the "
+        "paper.",
     )
     balance_interval: int | None = option(
         None,
-        "With term_balance gradient: the number of steps between measurements after step 128. Off by default.",
+        "With term_balance gradient: measure again every so many steps after step 128. Off by default.",
     )
     log_gradient_norms: bool = option(
         False,
-        "At each log, add the norms of the terms' gradients, as they are weighted, and the cosines between them: one "
-        "more forward and backward for each term, and memory for a gradient of each.",
+        "Add to each log the norms of the terms' weighted gradients and the cosines between them. Each term costs one "
+        "more forward and backward pass, and memory for its gradient.",
     )
     # Window 21: Park et al. 2021, section 4.
     window_size: int | None = option(
         21,
-        "Tokens around each token (itself in the middle, so an odd number) whose angles are compared; none for all "
-        "tokens of the text.",
+        "Angles are compared among this many tokens around each token. It is in the middle, so give an odd number; "
+        "none for all tokens of the text.",
     )
     distance: Literal["cosine", "l2"] = option(
-        "cosine", "How far two hidden states are apart: cosine, or l2 for the squared Euclidean distance."
+        "cosine", "Distance between two hidden states: cosine, or l2 for the squared Euclidean distance."
     )
     distance_loss: Literal["kl", "l1", "mse", "smooth_l1"] = option(
         "kl",
-        "Compares the distances of teacher and student: kl with distance cosine (softmax over the other items); l1, "
-        "mse or smooth_l1 with distance l2.",
+        "The loss that compares the distances of teacher and student: kl with distance cosine (softmax over the other "
+        "items); l1, mse or smooth_l1 with distance l2.",
     )
     normalize_distances: bool = option(
         False,
-        "Divide l2 distances by their mean over the pairs of a set that are apart, for teacher and student each.",
+        "Divide l2 distances by the mean of those that are not zero, separately for teacher and student.",
     )
-    angle_loss: Literal["mse", "l1", "smooth_l1"] = option("mse", "Compares the cosines of the angles.")
+    angle_loss: Literal["mse", "l1", "smooth_l1"] = option("mse", "The loss that compares the cosines of the angles.")
     relation_temperature: float = option(
         1.0,
         "Divides the cosines before the softmax of distance_loss kl; above 0. The lower it is, the more the nearest "
-        "items count. At 1, as in the paper, the softmax is nearly flat and the gradient small, which term_balance "
-        "gradient makes up for.",
+        "items count. At 1, as in the paper, the softmax is nearly flat and the gradient small; term_balance gradient "
+        "makes up for that.",
     )
     relation_normalization: Literal["items", "pairs"] = option(
         "items",
-        "What the divergence of cosines is divided by: items (tokens; layers for the layer-transforming relation), so "
-        "that one weight serves all lengths; or their pairs, as in the paper, so that it wears off as texts get "
-        "longer. Distance l2 is a mean over pairs in any case.",
+        "The KL divergence of cosines is divided by the number of items or of pairs. items (tokens, or layers for the "
+        "layer-transforming relation): one weight fits all lengths. pairs: as in the paper; the term shrinks as texts "
+        "get longer. Distance l2 is always a mean over pairs.",
     )
     wr_layer_mapping: str = option(
         "emb+skip",
-        "Which student and teacher layers the word relation matches: skip, emb+skip, last, final, emb, emb+final, "
+        "The student and teacher layers that the word relation matches: skip, emb+skip, last, final, emb, emb+final, "
         "triple, uniform, or pairs STUDENT:TEACHER such as 0:0,1:2,3:6 (0 is the embedding output).",
     )
     ltr_layer_mapping: str = option(
         "emb+skip",
-        "Which layers the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
+        "The layers that the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
     )
     teacher_cache_dir: str | None = option(
         None,
-        "Folder for the teacher's logits and relations, computed once and read from then on by every epoch and every "
+        "Folder for the teacher's logits and relations. They are computed once, then read by every epoch and by every "
         "run with the same teacher, training examples and matched teacher layers. By default the teacher runs on each "
         "batch.",
     )
@@ -170,7 +172,7 @@ class CKDArguments:
 
     @property
     def weights(self) -> dict[str, float]:
-        """{term: weight} of the terms that compare with the teacher, those with weight 0 left out."""
+        """{term: weight} of the terms that compare with the teacher, without those of weight 0."""
         weights = {
             "logits": self.alpha,
             "wr_distance": self.wr_distance_weight,
@@ -186,52 +188,52 @@ class CKDArguments:
         return (self.teacher_score_scale, self.teacher_score_shift) != (1.0, 0.0)
 
     def map_scores(self, scores: Any) -> Any:
-        """Returns a regression teacher's scores on the scale of the labels; a tensor or an array."""
+        """Returns a regression teacher's scores (a tensor or an array) on the scale of the labels."""
         return self.teacher_score_scale * scores + self.teacher_score_shift if self.maps_scores else scores
 
     @classmethod
     def fine_tuning(cls) -> "CKDArguments":
-        """The control run: the task loss alone, no teacher."""
+        """Returns the arguments of the control run: the loss on the labels alone, without a teacher."""
         return cls(alpha=0, wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0)
 
 
 @dataclass
 class ModelArguments:
-    """Where teacher and student come from."""
+    """The models: teacher and student."""
 
     model_name_or_path: str | None = option(
         None,
         "The student (or, in run_teacher.py, the model to fine-tune): a folder or a model id on the Hub. With "
-        "student_init random only its configuration and tokenizer are read.",
+        "student_init random, only its configuration and tokenizer are read.",
     )
     teacher_model_name_or_path: str | None = option(
         None, "The fine-tuned teacher: a folder or a model id on the Hub. Not needed for the control run."
     )
     student_init: Literal["pretrained", "teacher_layers", "random"] = option(
         "pretrained",
-        "Where the student's weights come from: model_name_or_path (pretrained), chosen layers of the teacher "
-        "(teacher_layers), or nowhere (random).",
+        "How the student's weights are initialized: from model_name_or_path (pretrained), from layers of the teacher "
+        "(teacher_layers), or at random (random).",
     )
     student_num_layers: int | None = option(
-        None, "Number of student layers for student_init teacher_layers or random; the configuration's own by default."
+        None, "Number of student layers for student_init teacher_layers or random. By default as in the configuration."
     )
     student_layers: str | None = option(
         None,
-        "For student_init teacher_layers: which teacher layers to copy: first (the default), last, skip (every second "
-        "one, or third, ...), uniform (as skip, rounded where the depths do not divide), or numbers from 1, such as "
-        "2,4,6.",
+        "The teacher layers to copy for student_init teacher_layers: first (the default), last, skip (every second, "
+        "third, ... layer), uniform (like skip, but rounded if the depths do not divide), or numbers counted from 1, "
+        "such as 2,4,6.",
     )
     student_config: dict | str | None = option(
         None,
-        'Overrides of the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
+        'Changes to the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
         "in a recipe, JSON on the command line).",
     )
     allow_unused_weights: bool = option(
         False,
-        "Accept weights in the files of a model that it does not use, such as those of a second head of a teacher. By "
-        "default they are refused, as they may be layers that its configuration leaves out.",
+        "Accept weights in a model's files that the model does not use, such as a teacher's second head. By default "
+        "they are refused, as they may be layers that its configuration leaves out.",
     )
-    trust_remote_code: bool = option(False, "Run model code that comes with a model on the Hub.")
+    trust_remote_code: bool = option(False, "Run the code that comes with a model on the Hub.")
 
     def __post_init__(self) -> None:
         self.model_name_or_path = expanded(self.model_name_or_path)
@@ -270,13 +272,13 @@ class ModelArguments:
 
     @property
     def student_is_from_teacher(self) -> bool:
-        """The student's configuration and tokenizer are the teacher's."""
+        """Whether the student takes its configuration and tokenizer from the teacher."""
         return self.student_init == "teacher_layers" or (self.student_init == "random" and not self.model_name_or_path)
 
 
 @dataclass
 class RunArguments:
-    """How a run treats its folder and when it stops early."""
+    """The output folder and early stopping."""
 
     overwrite_output_dir: bool = option(
         False, "Delete the checkpoints and results of the earlier run in output_dir and start again."
@@ -290,7 +292,7 @@ class RunArguments:
 
 
 def check_positive(arguments: Any, *names: str) -> None:
-    """Raises InputError for the first of these options that is set to less than 1."""
+    """Raises InputError if one of these options is set to less than 1."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -298,12 +300,12 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 
 def _mapping(name: str, value: dict | str | None) -> dict | None:
-    """Returns the mapping that an option holds, given as such or as JSON text."""
+    """Returns the mapping that an option holds, parsed if it is JSON text."""
     if value is None or isinstance(value, dict):
         return value
     try:
         parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, endless brackets
         raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None
     if not isinstance(parsed, dict):
         raise InputError(f'{name} is {short(value)}: give a mapping such as {{"hidden_size": 256}}.')

@@ -5,7 +5,7 @@
     ckd-trainer glue recipes/quickstart_ckd.yaml
     ckd-trainer report runs/quickstart/teacher runs/quickstart/ckd --metric accuracy
 
-`ckd-trainer glue ...` does what `python run_glue_ckd.py ...` does. With several processes it is
+`ckd-trainer glue ...` is the same as `python run_glue_ckd.py ...`. To start several processes, use
 `accelerate launch -m ckd_trainer glue ...`.
 """
 
@@ -23,10 +23,10 @@ class Command(NamedTuple):
 
     Attributes:
         summary: one line for `--help`.
-        module: has the `main(argv)` that is called. It is imported when the command is chosen, as torch and
+        module: the module whose `main(argv)` is called. It is imported only when the command is chosen, as torch and
             transformers take seconds to import.
-        words: precede the user's arguments.
-        trains: the command may run in several processes.
+        words: arguments to put before the user's.
+        trains: whether the command may run in several processes.
     """
 
     summary: str
@@ -43,22 +43,22 @@ class Group(NamedTuple):
 
 
 DEMOS = {
-    "agreement": Command("sentences to tell grammatical from ungrammatical", "ckd_trainer.data.demo.agreement"),
+    "agreement": Command("sentences to classify as grammatical or ungrammatical", "ckd_trainer.data.demo.agreement"),
     "reading": Command("questions about texts, as SQuAD files", "ckd_trainer.data.demo.reading"),
 }
 COMMANDS: dict[str, Command | Group] = {
     "teacher": Command("fine-tune a pre-trained encoder: the teacher", "ckd_trainer.commands.teacher", trains=True),
     "glue": Command(
-        "distil a teacher into a student on GLUE or your own labelled texts", "ckd_trainer.commands.glue", trains=True
+        "distill a teacher into a student on GLUE or your own labeled texts", "ckd_trainer.commands.glue", trains=True
     ),
     "squad": Command(
-        "distil a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
+        "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
     ),
     "report": Command("one table and one picture from finished runs", "ckd_trainer.reports.table"),
     "submission": Command(
         "zip the prediction files of runs for the GLUE server", "ckd_trainer.data.glue", words=("submission",)
     ),
-    "demo": Group(f"make the data of an embedded task: {', '.join(DEMOS)}", DEMOS),
+    "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
 }
 
 
@@ -97,4 +97,4 @@ def _run(prog: str, commands: Mapping[str, Command | Group], argv: list[str]) ->
 
 def _help(prog: str, commands: Mapping[str, Command | Group]) -> str:
     lines = [f"usage: {prog} COMMAND ...", "", *(f"  {name:12}{part.summary}" for name, part in commands.items())]
-    return "\n".join([*lines, "", f"What a command takes: {prog} COMMAND --help"])
+    return "\n".join([*lines, "", f"For the options of a command: {prog} COMMAND --help"])

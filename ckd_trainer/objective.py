@@ -18,18 +18,18 @@ class Objective:
     """The loss: (1 - alpha) task + alpha logits + weights x other terms.
 
     Args:
-        terms: those that compare with the teacher, with weights above 0; none in the control run.
-        task_weight: weight of the loss on the labels, 1 - alpha; None where there is none.
-        counts_examples: the loss on the labels is a function of the user's, which need not read the head's labels.
-        balances: weights of balanced terms are shares of the gradient.
+        terms: the terms that compare with the teacher, with weights above 0; empty in the control run.
+        task_weight: the weight of the loss on the labels, 1 - alpha; None if there is no such loss.
+        counts_examples: whether the loss on the labels is the user's function, which may not read the head's labels.
+        balances: whether the weights of balanced terms are shares of the gradient.
 
     Attributes:
         terms: by name.
         weights: {term: weight}, "task" first.
-        student_signals, teacher_signals: what the terms read, each once.
+        student_signals, teacher_signals: the signals that the terms read, without duplicates.
 
     Raises:
-        InputError: two terms of one name, one with parameters, or nothing to train by.
+        InputError: two terms with the same name, a term with parameters, or no loss at all.
     """
 
     def __init__(
@@ -46,20 +46,20 @@ class Objective:
         names = [term.name for term in terms]
         duplicates = [name for name in [*names, "task"] if [*names, "task"].count(name) > 1]
         if duplicates:
-            raise InputError(f"two terms of the loss are called {duplicates[0]}: give each a name of its own.")
+            raise InputError(f"two terms of the loss are called {duplicates[0]}: give each its own name.")
         for term in terms:
             if next(term.parameters(), None) is not None:
                 raise InputError(
-                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: put "
-                    "them into the student, or make them buffers if they stay as they are."
+                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: move "
+                    "them to the student, or make them buffers if they are not trained."
                 )
         self.weights = ({"task": task_weight} if task_weight is not None else {}) | {
             name: term.weight for name, term in self.terms.items()
         }
         if not self.weights:
             raise InputError(
-                f"the model has no head ({head.name}) and no term of the loss has a weight, so there is nothing to "
-                "train by: give a term a weight, or a compute_loss_func."
+                f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss to "
+                "train with: give a term a weight, or give a compute_loss_func."
             )
         self.student_signals = list(dict.fromkeys(term.student_signal for term in terms))
         self.teacher_signals = list(dict.fromkeys(term.teacher_signal for term in terms))
@@ -70,10 +70,10 @@ class Objective:
         return {name: term.weight for name, term in self.terms.items() if term.is_balanced}
 
     def describe(self, scales: Mapping[str, float] | None = None) -> str:
-        """Returns the plan in one line: the weighted terms and what they say of themselves.
+        """Returns the loss in one line: the weighted terms, described by themselves, and their notes.
 
         Args:
-            scales: what the weights are multiplied by, where that is known.
+            scales: the factors of the weights, once they are known.
         """
         scales, parts = scales or {}, []
         for name, weight in self.weights.items():
@@ -81,11 +81,11 @@ class Objective:
             parts.append(f"{weight:g}{scale} {self.terms[name].describe() if name in self.terms else name}")
         notes = dict.fromkeys(note for term in self.terms.values() for note in term.notes())
         if self.balances and self.balanced:
-            notes = {"weights of relations are shares of the gradient of task and logits": None} | notes
+            notes = {"weights of relations are shares of the gradient of labels and logits": None} | notes
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
     def log_plan(self) -> None:
-        """Logs the plan, and what terms warn of."""
+        """Logs the loss and the warnings of its terms."""
         logger.info(self.describe())
         for warning in dict.fromkeys(warning for term in self.terms.values() for warning in term.warnings()):
             logger.warning(warning)
@@ -96,8 +96,8 @@ class Objective:
         """Returns the unweighted terms, named as in `terms`, as scalars.
 
         Args:
-            outputs: of the student, with what its signals ask for.
-            teacher: values of `teacher_signals`.
+            outputs: the student's outputs, with those that its signals read.
+            teacher: the values of `teacher_signals`.
         """
         student = {signal: signal.read(outputs, batch) for signal in self.student_signals}
         return {
@@ -110,7 +110,7 @@ class Objective:
         counts = {name: term.count(batch) for name, term in self.terms.items()}
         if "task" in self.weights:
             ids = batch["input_ids"]
-            unlabelled = ids.new_full((), len(ids) if self.counts_examples else 0)
-            labelled = self.head.task_count(batch) if self.head.has_labels(batch) else unlabelled
-            counts = {"task": labelled} | counts
+            unlabeled = ids.new_full((), len(ids) if self.counts_examples else 0)
+            labeled = self.head.task_count(batch) if self.head.has_labels(batch) else unlabeled
+            counts = {"task": labeled} | counts
         return counts

@@ -1,12 +1,20 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides twelve methods of `Trainer`: `compute_loss` adds the terms that compare the student
-with the teacher, `call_model_init` fits them to each new student, `get_batch_samples` counts what they are means of in
-all batches of a step and measures their gradients, `get_train_dataloader` adds cached teacher signals to the batches,
-`get_eval_dataloader` and `get_test_dataloader` keep the rows in order, `_get_train_sampler` shuffles batches of
-similar length, `log` reports each term, `prediction_step` keeps only logits, `_set_signature_columns_if_needed` keeps
-the columns that teacher and losses read, `_save_rng_state` waits for all processes, and `create_model_card` describes
-the distillation. Everything else is `Trainer`.
+`DistillationTrainer` overrides twelve methods of `Trainer`:
+
+- `compute_loss` adds the terms that compare the student with the teacher.
+- `call_model_init` fits the terms to each new student.
+- `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
+- `get_train_dataloader` adds cached teacher signals to the batches.
+- `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
+- `_get_train_sampler` shuffles batches of similar length.
+- `log` reports each term.
+- `prediction_step` keeps only logits.
+- `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
+- `_save_rng_state` waits for all processes.
+- `create_model_card` describes the distillation.
+
+Everything else is `Trainer`.
 """
 
 import contextlib
@@ -61,17 +69,17 @@ from ckd_trainer.utils.wrapped_models import (
     use_inner_weight_names,
 )
 
-# Options that the norms of the terms' gradients do not depend on, beside weights.
+# Options that, like the weights, do not affect the norms of the terms' gradients.
 _NOT_IN_NORMS = {"term_balance", "balance_interval", "log_gradient_norms", "teacher_cache_dir"}
 
 
 class StepItems(NamedTuple):
-    """How many items the batches of a step have.
+    """The number of items in the batches of a step.
 
     Attributes:
         terms: for each term the mean number over the batches and all processes, in the order of the weights.
-        labels: what `Trainer` gives a `compute_loss_func` to divide by; None without one, or without labels.
-        batches: those of this process.
+        labels: the number that `Trainer` passes to a `compute_loss_func`; None without one, or without labels.
+        batches: the batches of this process.
     """
 
     terms: Tensor
@@ -82,43 +90,46 @@ class StepItems(NamedTuple):
 class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
-    The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`; the weights of
-    relations are shares of the gradient, measured in the first steps (`TermBalance`), or factors. The teacher runs in
-    eval mode without gradients and is no part of the student: neither the optimizer nor a checkpoint sees it. The log
-    holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...), averaged
-    over the finite steps since the last log and over all processes, `nonfinite_steps`, the count of the others, and
-    what the weights of relations are multiplied by at the time (`scale_wr_distance`, ...). Evaluation reports the
-    student's task loss and metrics alone.
+    The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The weights of
+    relations are plain factors, or shares of the gradient, measured in the first steps (`TermBalance`). The teacher
+    runs in eval mode without gradients. Neither the optimizer nor a checkpoint contains it.
+
+    The log holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...).
+    These are averaged over all processes and over the steps since the last log whose loss was finite;
+    `nonfinite_steps` counts the others. The current scales of the relations' weights are logged too
+    (`scale_wr_distance`, ...). Evaluation reports only the student's loss on the labels and its metrics.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
-    be given; training is then that of `Trainer`, bit for bit, but for two differences on purpose. For spans, the loss
-    on the labels leaves out the logits of padding, see `span_task_loss`; for causal language models, its mean leaves
-    out the first token of each text, which is not predicted. And a step depends on the examples in it, and
-    not on how they are cut into batches and processes: 1 x 32, 4 x 8 and 32 x 1 examples train alike, whatever their
-    lengths. Each term of a batch is a mean, over examples, or pairs, triples or words that are not padding; its weight
-    in the step is its batch's share in all of these,
+    be given. Training then equals that of `Trainer`, bit for bit, with two intended differences. The first is the
+    mean of the loss on the labels. For spans it leaves out the logits of padding, see `span_task_loss`. For causal
+    language models it leaves out the first token of each text, which is not predicted.
+
+    The second is that a step depends only on its examples, not on how they are divided into batches and processes:
+    1 x 32, 4 x 8 and 32 x 1 examples train alike, whatever their lengths. Each term of a batch is a mean over
+    examples, or over pairs, triples or words that are not padding. Its weight in the step is its batch's share of all
+    of these,
 
         (items in this batch) / (mean items of the step's batches, on all processes)
 
-    so that the plain mean over batches and processes that `Trainer` takes is the mean over all items.
+    so the plain mean that `Trainer` takes over batches and processes is the mean over all items.
 
     Args:
         teacher_model: a fine-tuned model with the student's labels and vocabulary; a folder or Hub id of one; or a
-            `StoredTeacher`, whose weights are loaded only where something has to be computed with them. Labels in
-            another order are put in the student's. Student and teacher may be wrapped: by PEFT, `torch.compile` or a
-            module of yours.
-        ckd_args: weights and definitions of the terms; the defaults where left out. `hyperparameter_search` sets
-            `TrainingArguments` alone: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
-        head: what the outputs of student and teacher mean, see `ckd_trainer.heads`; found by the class of the model
-            where left out.
-        terms: more terms for the loss, of your own, see docs/extending.md.
-        args, kwargs: as for `Trainer`. A `compute_loss_func` takes the place of the loss on the labels. As there, it
-            is given the number of labels in the step, and what it returns is added up over the batches of the step.
+            `StoredTeacher`, whose weights are loaded only if they are needed. If the labels are in another order, they
+            are put in the student's. Student and teacher may be wrapped by PEFT, by `torch.compile` or by a module of
+            your own.
+        ckd_args: weights and definitions of the terms; by default `CKDArguments()`. `hyperparameter_search` sets only
+            `TrainingArguments`: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
+        head: the meaning of the outputs of student and teacher, see `ckd_trainer.heads`; by default it follows from
+            the class of the model.
+        terms: your own additional terms for the loss, see docs/extending.md.
+        args, kwargs: as for `Trainer`. A `compute_loss_func` replaces the loss on the labels. As with `Trainer`, it
+            receives the number of labels in the step, and its results are summed over the batches of the step.
 
     Raises:
-        InputError: no teacher while a term needs it; a model whose outputs are unknown, or that cannot be looked
-            into; labels, vocabulary or a layer mapping that do not fit; teacher_cache_dir with a dataset, a teacher
-            or a term that a cache cannot serve.
+        InputError: a term needs a teacher, but there is none; a model with unknown outputs or without access to them;
+            labels, a vocabulary or a layer mapping that do not fit; teacher_cache_dir with a dataset, a teacher or a
+            term that cannot be cached.
 
     Example::
 
@@ -134,7 +145,7 @@ class DistillationTrainer(Trainer):
         trainer.train()
     """
 
-    # `compute_loss` returns what is still to be divided by the number of accumulated batches.
+    # `Trainer` still has to divide the result of `compute_loss` by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
     teacher_model: Any  # a model, or a `StoredTeacher`
@@ -154,26 +165,26 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
-        # No sum over items of the global batch: says the same as `loss_is_scaled_for_ga` to versions that lack it,
-        # and keeps `Trainer` from multiplying the loss by the number of processes.
+        # The loss is not a sum over items of the global batch. This does the work of `loss_is_scaled_for_ga` in
+        # versions that lack it, and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
         self.ckd_args = ckd_args or CKDArguments()
         self._given_head, self._given_terms = head, list(terms)
         self._given_teacher: Any = teacher_model
         self._placed_teacher: torch.nn.Module | None = None
         self._listener: Listener | None = None
-        self._last_step: StepItems | None = None  # the `StepItems` that were trained last, for `log_gradient_norms`
+        self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._fit_to(self.model)
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
-        """Fits terms, layers and columns to the new student: `model_init` may vary its depth, or set `ckd_args`."""
+        """Fits terms, layers and columns to the new student: `model_init` may vary its depth or set `ckd_args`."""
         student = super().call_model_init(trial)
-        if hasattr(self, "ckd_args"):  # else it is `Trainer.__init__` that calls
+        if hasattr(self, "ckd_args"):  # not yet set when `Trainer.__init__` calls this
             self._fit_to(student)
         return student
 
     def _fit_to(self, student: torch.nn.Module) -> None:
-        """Sets what follows from a student and the teacher: head, terms, matched layers, label order and columns."""
+        """Sets everything that depends on the models: head, terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
         config = config_of(student)
         self.head = self._given_head or head_of(student)
@@ -188,7 +199,7 @@ class DistillationTrainer(Trainer):
         if teacher is not None and inner_model(teacher) is inner_model(student):
             raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
         arguments = forward_arguments(student)
-        if self.args.label_names is None and not self.label_names:  # not to be seen in the class of a wrapper
+        if self.args.label_names is None and not self.label_names:  # the class of a wrapper does not show them
             self.label_names = [name for name in LABELS if name in arguments]
         tokenizer = self._tokenizer()
         if tokenizer is not None:
@@ -207,7 +218,7 @@ class DistillationTrainer(Trainer):
         elif self.teacher_model is not None:
             self.teacher_model = self._given_teacher = self._loaded(teacher)
             self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments - {*LABELS}
-            asked_for(self.teacher_model, objective.teacher_signals)  # raises where it cannot be asked
+            asked_for(self.teacher_model, objective.teacher_signals)  # raises if the model cannot return them
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
         self._listen_to(student, objective.student_signals)
         self._balance_with(objective.balanced)
@@ -216,12 +227,12 @@ class DistillationTrainer(Trainer):
             objective.log_plan()
 
     def _objective(self, config: PreTrainedConfig, teacher: Any) -> Objective:
-        """Returns the loss of a student with this configuration; checks that the teacher's head goes with it."""
+        """Returns the loss of a student with this configuration; checks that the teacher's head fits."""
         head, args = self.head, self.ckd_args
         if args.maps_scores and not head.is_score:
             raise InputError(
                 f"teacher_score_scale is {args.teacher_score_scale:g} and teacher_score_shift "
-                f"{args.teacher_score_shift:g}, but the model predicts no score: leave them out."
+                f"{args.teacher_score_shift:g}, but the model does not predict a score: leave them out."
             )
         wanted = [*args.weights, *(term.name for term in self._given_terms)]
         if wanted and teacher is None:
@@ -253,7 +264,7 @@ class DistillationTrainer(Trainer):
     def _match_heads(
         self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher, reads_logits: bool
     ) -> None:
-        """Finds the order of the teacher's labels; raises where a term reads logits that cannot be compared."""
+        """Finds the order of the teacher's labels; raises if a term reads logits that cannot be compared."""
         head, theirs = self.head, None
         try:
             theirs = self._head_of(teacher)
@@ -286,14 +297,14 @@ class DistillationTrainer(Trainer):
             return self._given_head
 
     def _listen_to(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
-        """Prepares a student to be read: eager attention and hooks where signals want them."""
+        """Prepares a student for its signals, with eager attention and hooks if they need them."""
         reads_attentions = any("attentions" in signal.model_outputs for signal in signals)
         reads_modules = any(signal.modules(student) for signal in signals)
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.args.gradient_checkpointing and reentrant and (reads_attentions or reads_modules):
             raise InputError(
-                "gradient_checkpointing_kwargs has use_reentrant, with which no gradient comes from within a layer, "
-                "but a term reads attentions or their projections: set use_reentrant to false."
+                "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from within a layer, but "
+                "a term reads attentions or their projections: set use_reentrant to false."
             )
         if reads_attentions:
             use_eager_attention(student)
@@ -308,22 +319,22 @@ class DistillationTrainer(Trainer):
         return None
 
     def _balance_with(self, relations: dict[str, float]) -> None:
-        """Makes the balance of a student's relation terms, by weight."""
+        """Makes the `TermBalance` of a student's relation terms (by weight)."""
         self._balance = None
         self.remove_callback(TermBalance)
         if not relations:
             return
         if "layerwise" in self.args.optim:
             raise InputError(
-                f"optim is {self.args.optim.value}, which changes weights in every backward, but balancing relations "
-                "takes some that change nothing: choose an optimizer that is not layerwise."
+                f"optim is {self.args.optim.value}, which changes weights in every backward pass, but balancing "
+                "relations needs backward passes that change nothing: choose an optimizer that is not layerwise."
             )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise InputError(
                 "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
                 "recipes/accelerate/fsdp2.yaml."
             )
-        # Options at their defaults are left out: one that is added later makes no old checkpoint another run's.
+        # Options at their defaults are left out, so that an option added later does not invalidate old checkpoints.
         definition = {
             option.name: value
             for option in dataclasses.fields(self.ckd_args)
@@ -343,7 +354,7 @@ class DistillationTrainer(Trainer):
     def balance(self) -> TermBalance | None:
         """The balance of the relation terms; None without relation terms."""
         if self._balance is not None and self._balance not in self.callback_handler.callbacks:
-            # Restoring callbacks from a checkpoint, `Trainer` puts another in its place, with the terms of that time.
+            # When it restores a checkpoint's callbacks, `Trainer` replaces it by one with the terms of that run.
             found = next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
             if found is None:
                 raise InputError("the callback TermBalance was removed, but the weights of relations need it.")
@@ -354,13 +365,13 @@ class DistillationTrainer(Trainer):
 
     @property
     def scales(self) -> dict[str, float]:
-        """{term: what its weight is multiplied by} of the terms that are balanced."""
+        """{term: factor of its weight} for the balanced terms."""
         balance = self.balance
         return balance.scales if balance is not None and balance.rescales else {}
 
     @property
     def term_weights(self) -> dict[str, float]:
-        """{term: weight} in the loss, scaled; task and logits among them."""
+        """{term: scaled weight} of all terms of the loss, labels and logits included."""
         scales = self.scales
         weights = self.distillation_objective.weights
         return {term: weight * scales.get(term, 1.0) for term, weight in weights.items()}
@@ -369,17 +380,19 @@ class DistillationTrainer(Trainer):
     def teacher(self) -> LiveTeacher | CachedTeacher | None:
         """The source of the teacher's signals, None in the control run.
 
-        Made at first use: Accelerate places the model, or the cache for the training set is opened, or built.
+        It is made at first use: Accelerate places the model, or the cache of the training set is opened or built.
         """
         if self.teacher_model is None:
             return None
         if not self.caches_teacher:
             if self._teacher is None:
                 self._teacher = self._live_teacher(self.teacher_model)
-                if self._placed_teacher is None:  # once, whatever the number of students
+                if self._placed_teacher is None:  # once, however many students there are
                     self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
                 self._teacher.model = self._placed_teacher
-        elif self._teacher is None or self._cached_examples is not self.train_dataset:  # never of other examples
+        elif (
+            self._teacher is None or self._cached_examples is not self.train_dataset
+        ):  # a cache belongs to its examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher = CachedTeacher(self.distillation_objective.teacher_signals)
             self._cached_examples = self.train_dataset
@@ -405,7 +418,7 @@ class DistillationTrainer(Trainer):
             reason = term.teacher_signal.uncached_because
             if reason is not None:
                 raise InputError(
-                    f"teacher_cache_dir is set, but a cache cannot hold what {term.name} reads of the teacher: "
+                    f"teacher_cache_dir is set, but a cache cannot hold the teacher's signal for {term.name}: "
                     f"{reason}. Leave teacher_cache_dir out, or set "
                     f"{'alpha' if term.name == 'logits' else 'the weight of the term'} to 0."
                 )
@@ -416,13 +429,13 @@ class DistillationTrainer(Trainer):
 
     @property
     def _cached_signals(self) -> list[Signal]:
-        """What a cache of this run holds: the logits also where no term reads them, so that alpha may change."""
+        """The signals in this run's cache: the logits even if no term reads them, so that alpha may change."""
         signals = list(self.distillation_objective.teacher_signals)
         logits = self._teachers_logits
         return signals if logits is None or logits.uncached_because else list(dict.fromkeys([logits, *signals]))
 
     def has_cache(self) -> bool:
-        """Returns whether the teacher's cache of the training set is complete, so that its weights are not needed."""
+        """Returns whether the teacher's cache of the training set is complete: then its weights are not needed."""
         if not self.caches_teacher:
             return False
         _check_rows(self.train_dataset)
@@ -430,14 +443,14 @@ class DistillationTrainer(Trainer):
         return main_process_says(lambda: is_complete(self.ckd_args.teacher_cache_dir, wanted))
 
     def live_teacher(self) -> LiveTeacher:
-        """Returns the teacher with its weights, also where training reads a cache."""
+        """Returns the teacher with its weights, even if training reads a cache."""
         if not self.caches_teacher:
             return self.teacher  # type: ignore[return-value]  # without a cache it is live
         return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
 
     def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Returns the teacher's logits of some training examples from the cache, as `live_logits` does."""
-        _ = self.teacher  # opens the cache, or builds it
+        _ = self.teacher  # opens or builds the cache
         columns = columns_of([self._teachers_logits])
         ((name, _),) = columns.items()
         return self._in_order(torch.from_numpy(self.teacher_cache.read(rows, columns)[name]))
@@ -445,7 +458,7 @@ class DistillationTrainer(Trainer):
     def live_logits(self, teacher: LiveTeacher, batch: dict[str, Tensor]) -> Tensor:
         """Returns the teacher's logits of a batch in the student's order of labels, (batch, labels).
 
-        Where they run over tokens they come by token (see `ckd_trainer.utils.padding`), (batch, labels, tokens).
+        Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`).
         """
         logits = teacher.logits(batch, self.head)
         return self._in_order(self._teachers_logits.pack(logits, attention_mask_of(batch))["logits"])
@@ -484,7 +497,7 @@ class DistillationTrainer(Trainer):
             contents,
             self._cached_signals,
             examples,
-            # Not prepared by Accelerate, which would hold on to it after the cache is complete.
+            # Not prepared by Accelerate, which would keep a reference after the cache is complete.
             load_teacher=lambda: LiveTeacher(
                 self._loaded(teacher).to(self.args.device), self._cached_signals, autocast=self.accelerator.autocast
             ),
@@ -494,11 +507,11 @@ class DistillationTrainer(Trainer):
             show_progress=self.is_local_process_zero() and not self.args.disable_tqdm,
         )
         if origin is not None:
-            teacher.to(origin)  # its work is done, and the device's memory is the student's
+            teacher.to(origin)  # to free the device's memory for the student
         return cache
 
     def get_train_dataloader(self) -> DataLoader:
-        """Adds the teacher's cached signals to the batches, where there is a cache."""
+        """Adds the teacher's cached signals to the batches, if there is a cache."""
         if not self.caches_teacher or self.teacher is None:
             return super().get_train_dataloader()
         examples, collator = self.train_dataset, self.data_collator
@@ -514,8 +527,8 @@ class DistillationTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
-        # The epoch comes from the state, as Accelerate's `set_epoch` does not reach a sampler that it has wrapped
-        # twice: for the batches of each process, and to skip those that were trained before a resume.
+        # The epoch comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to
+        # skip those trained before a resume), and its `set_epoch` does not reach through both.
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthGroupedSampler(
             sampler.lengths,
@@ -524,19 +537,19 @@ class DistillationTrainer(Trainer):
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Goes through all rows in their order, so that `compute_metrics` sees them in it."""
+        """Reads all rows in order, for `compute_metrics`."""
         with self._sequential():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Goes through all rows in their order, so that predictions come back in it."""
+        """Reads all rows in order, so that predictions are in that order too."""
         with self._sequential():
             return super().get_test_dataloader(test_dataset)
 
     @contextlib.contextmanager
     def _sequential(self) -> Iterator[None]:
-        # `Trainer` takes these from training: it would group by length what it evaluates and return predictions in
-        # that order, drop the last rows, and take batches as workers finish them.
+        # `Trainer` uses the training options here too: it would group the evaluated rows by length and return
+        # predictions in that order, drop the last rows, and take batches as workers finish them.
         wanted = {
             "train_sampling_strategy": "sequential",
             "dataloader_drop_last": False,
@@ -554,7 +567,7 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, StepItems | None]:
-        """Returns the batches of a step, and their `StepItems`."""
+        """Returns the batches of a step and their `StepItems`."""
         batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -568,7 +581,7 @@ class DistillationTrainer(Trainer):
         return batches, step
 
     def _check_labels(self, batch: dict[str, Tensor]) -> None:
-        """Raises InputError where the task loss has a weight, and the batches have no labels to compute it."""
+        """Raises InputError if the loss on the labels has a weight, but the batches have no labels."""
         needs = self.distillation_objective.weights.get("task") and self.compute_loss_func is None
         if needs and not self.head.has_labels(batch):
             raise InputError(
@@ -587,11 +600,11 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: StepItems | Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """Returns the distillation loss of a training batch, the task loss of an evaluation batch.
+        """Returns the distillation loss of a training batch, or the loss on the labels of an evaluation batch.
 
         Args:
-            num_items_in_batch: in training the `StepItems` of `get_batch_samples`; None: the batch stands for itself.
-                In evaluation what `Trainer` counts for a `compute_loss_func`.
+            num_items_in_batch: in training, the `StepItems` of `get_batch_samples`; None for a batch that is a step of
+                its own. In evaluation, the number that `Trainer` counts for a `compute_loss_func`.
         """
         step = num_items_in_batch if isinstance(num_items_in_batch, StepItems) else None
         if not model.training:
@@ -601,11 +614,11 @@ class DistillationTrainer(Trainer):
         total: Any = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
         self._running_means.add(total, terms)
         if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            total = total / len(step.batches)  # what versions without the attribute leave to the function
+            total = total / len(step.batches)  # without the attribute, `Trainer` leaves this to the function
         return (total, outputs) if return_outputs else total
 
     def _signals(self, inputs: dict[str, Tensor]) -> dict[Signal, Any] | None:
-        """Returns what the teacher says of a batch, its logits in the student's order of labels."""
+        """Returns the teacher's signals for a batch, its logits in the student's order of labels."""
         if self.teacher is None:
             return None
         return {
@@ -616,7 +629,7 @@ class DistillationTrainer(Trainer):
     def _task_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any], num_items: Any
     ) -> tuple[Tensor, Any]:
-        """Returns the loss on the labels, 0 where a batch has none, and the student's outputs."""
+        """Returns the loss on the labels (0 if the batch has none) and the student's outputs."""
         given = self._student_inputs(inputs) | options
         smooths = self.label_smoother is not None and "labels" in inputs
         if self.compute_loss_func is not None or smooths:
@@ -630,7 +643,7 @@ class DistillationTrainer(Trainer):
     def _terms(
         self, model: torch.nn.Module, inputs: dict[str, Any], signals: dict[Signal, Any] | None, step: StepItems | None
     ) -> tuple[dict[str, Tensor], Any]:
-        """Returns the terms of a training batch, each times its share in the step, and the student's outputs."""
+        """Returns the terms of a training batch, each times its share of the step, and the student's outputs."""
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
         with self._listener.capturing() as captured:
@@ -640,13 +653,13 @@ class DistillationTrainer(Trainer):
         if signals is not None:
             terms |= self.distillation_objective(dict(outputs) | captured, signals, inputs)
         if self.accelerator.num_processes > 1 and not self.head.label_columns:
-            # No term reads a bare encoder's pooler, and own terms may read within a layer alone. But DDP waits for the
-            # gradients of all weights, and FSDP2 gathers a layer's when the gradient of its output comes.
+            # No term reads a bare encoder's pooler, and a user's terms may read only parts of a layer. But DDP waits
+            # for the gradients of all weights, and FSDP2 gathers a layer's once the gradient of its output arrives.
             zero = sum((0 * output).sum() for output in dict(outputs).values() if isinstance(output, Tensor))
             terms = {term: value + zero for term, value in terms.items()}
         if step:
             shares = dict(zip(weights, self._counts(inputs) / step.terms, strict=True))
-            if step.labels is not None:  # a `compute_loss_func` has divided by the labels of the step already
+            if step.labels is not None:  # a `compute_loss_func` has already divided by the labels of the step
                 shares["task"] = torch.full_like(shares["task"], len(step.batches))
             # The mean over zero items is NaN: leave it out.
             terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
@@ -656,13 +669,13 @@ class DistillationTrainer(Trainer):
         """Measures the norms of a step's gradients and updates the balance."""
         balance, weights = self.balance, self.distillation_objective.weights
         alone = [{term: 1.0} for term in balance.weights]
-        # Without a task loss or logits the others are measured by the first.
+        # Without labels and logits, the first term is the yardstick for the others.
         rest = {term: weight for term, weight in weights.items() if term not in balance.weights} or alone[0]
         norm_of_rest, *norms = map(norm, self._gradients(step, [rest, *alone]))
         balance.add(self.state.global_step, norm_of_rest, dict(zip(balance.weights, norms, strict=True)))
 
     def _gradients(self, step: StepItems, mixtures: list[dict[str, float]]) -> Iterator[list[Tensor]]:
-        """Yields the gradient of each mixture of terms (by weight) in a step, see `gradients`."""
+        """Yields the gradient of each weighted sum of terms in a step, see `gradients`."""
         batches = [self._prepare_inputs(batch) for batch in step.batches]
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()  # as before every training step: schedule-free optimizers need it
@@ -684,14 +697,14 @@ class DistillationTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Keeps logits alone: `Trainer` would gather every output of a student that is configured to return more."""
+        """Keeps only logits: `Trainer` would gather every output of a student that is configured to return more."""
         if ignore_keys is None:
             ignore_keys = getattr(config_of(self.model), "keys_to_ignore_at_inference", [])
         ignore_keys = [*ignore_keys, "hidden_states", "attentions"]
         return super().prediction_step(model, self._student_inputs(inputs), prediction_loss_only, ignore_keys)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the terms' means to a training log, and what balances them."""
+        """Adds the terms' means and scales to a training log."""
         if "loss" in logs:
             logs = logs | self._running_means.drain(self.accelerator)
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
@@ -703,7 +716,7 @@ class DistillationTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # Each process saves its own. The state, whose file says that a checkpoint is whole, comes after all of them.
+        # Each process saves its own. The trainer state marks a checkpoint as complete, so it must come after them all.
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, **kwargs: Any) -> None:
@@ -712,8 +725,8 @@ class DistillationTrainer(Trainer):
             write_model_card(self, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
-        # `Trainer` keeps the columns that the student's forward names; the teacher's, and those that a wrapper passes
-        # on, stay as well.
+        # `Trainer` keeps the columns that the student's forward names. Keep the teacher's too, and those that a
+        # wrapper passes on.
         super()._set_signature_columns_if_needed()
         read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, *self.head.other_columns}
         self._signature_columns += sorted(read - set(self._signature_columns))

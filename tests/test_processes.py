@@ -260,7 +260,7 @@ def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
             launcher.terminate()
             raise
     assert launcher.returncode == 1, said[-3000:]  # its own, whatever the workers end with
-    assert said.count(f"stopped by {number.name}; the same command goes on from the last checkpoint.") == 2
+    assert said.count(f"stopped by {number.name}; the same command resumes from the last checkpoint.") == 2
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint)
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2

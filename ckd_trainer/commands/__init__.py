@@ -1,1 +1,1 @@
-"""The commands that train, as modules of the package: the scripts of the checkout are not in a wheel."""
+"""The commands that train, as modules of the package, because a wheel does not contain the run_*.py scripts."""

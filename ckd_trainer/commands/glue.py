@@ -1,4 +1,4 @@
-"""Distils a model of labelled texts: `ckd-trainer glue` and run_glue_ckd.py, which shows examples."""
+"""Distills a classifier of texts: `ckd-trainer glue` and run_glue_ckd.py, which shows examples."""
 
 from transformers import TrainingArguments
 

@@ -1,4 +1,4 @@
-"""Distils a model that answers questions: `ckd-trainer squad` and run_squad_ckd.py, which shows examples."""
+"""Distills a model that answers questions: `ckd-trainer squad` and run_squad_ckd.py, which shows examples."""
 
 from transformers import TrainingArguments
 

@@ -1,4 +1,4 @@
-"""The data options that all tasks share. `glue_arguments.py` and `squad_arguments.py` add those of their tasks."""
+"""The data options that all tasks share. `glue_arguments.py` and `squad_arguments.py` add those of each task."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,24 +10,24 @@ from ckd_trainer.utils.files import expanded
 
 @dataclass
 class DataArguments:
-    """Where a task's data come from: a data set by name, or files; and how much of them is used.
+    """The source of a task's data (a data set by name, or files), and how much of it is used.
 
-    A task's own dataclass adds fields, and declares a field again where its help or default differs. `by_default`
-    names the options that were not given and that a run lowers where its models read less.
+    A task's own dataclass adds fields, and redeclares a field if its help or default differs. `by_default` names the
+    options that were not given; a run lowers them if its models read less.
     """
 
     dataset_name: str | None = option(
         None,
-        "A data set of the Hub, a folder made by save_to_disk, or a folder of csv, JSON or parquet files. Give this "
+        "A data set on the Hub, a folder made by save_to_disk, or a folder of csv, JSON or parquet files. Give this "
         "or files.",
     )
-    dataset_config_name: str | None = option(None, "Which configuration of dataset_name, where it has several.")
+    dataset_config_name: str | None = option(None, "The configuration of dataset_name, if it has several.")
     dataset_revision: str | None = option(
-        None, "Branch, tag or commit of dataset_name on the Hub. By default the newest commit."
+        None, "The branch, tag or commit of dataset_name on the Hub. By default the newest commit."
     )
     train_split_name: str | None = option(None, "The split of dataset_name to train on. By default train.")
     validation_split_name: str | None = option(
-        None, "The split of dataset_name to evaluate on. By default validation, and never another."
+        None, "The split of dataset_name to evaluate on. By default validation; no other is used unless you name it."
     )
     test_split_name: str | None = option(None, "The split of dataset_name to predict. By default test.")
     train_file: str | None = option(None, "Your own training data.")
@@ -35,18 +35,18 @@ class DataArguments:
     test_file: str | None = option(None, "Your own test data.")
     quoting: Literal["auto", "csv", "none"] = option(
         "auto",
-        "How csv and tsv files are quoted: csv (a field that holds a delimiter, a line break or a quote is in quotes, "
-        "and quotes in it are doubled, as pandas and spreadsheets write) or none (quotes are text). auto: csv for "
-        ".csv files, none for .tsv files, and a warning where a file looks otherwise.",
+        "How csv and tsv files are quoted. csv: a field that holds a delimiter, a line break or a quote is in quotes, "
+        "and quotes inside it are doubled, as pandas and spreadsheets write it. none: quotes are text. auto: csv for "
+        ".csv files, none for .tsv files, with a warning if a file seems to follow the other rule.",
     )
     max_seq_length: int | None = option(None, "Longer texts are cut to this many tokens.")
     pad_to_max_length: bool = option(
         False,
-        "Pad every input to max_seq_length (for hardware that wants one shape), not to the longest of its batch.",
+        "Pad every input to max_seq_length, not to the longest of its batch, for hardware that needs fixed shapes.",
     )
     max_train_samples: int | None = option(None, "Use only this many training examples, drawn with the run's seed.")
-    max_eval_samples: int | None = option(None, "Use only the first so many examples of each validation set.")
-    max_predict_samples: int | None = option(None, "Use only the first so many examples of each test set.")
+    max_eval_samples: int | None = option(None, "Use only this many examples of each validation set, the first ones.")
+    max_predict_samples: int | None = option(None, "Use only this many examples of each test set, the first ones.")
 
     def __post_init__(self) -> None:
         self.dataset_name = expanded(self.dataset_name) or None
@@ -70,11 +70,11 @@ class DataArguments:
         check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
 
     def given(self, *names: str) -> list[str]:
-        """Returns those of the options that are set."""
+        """Returns the names of the options that are set."""
         return [name for name in names if getattr(self, name)]
 
     def fill_in(self, **defaults: int) -> None:
-        """Sets the options that were not given; `by_default` names them, as the models may ask for lower values."""
+        """Sets the options that were not given and names them in `by_default`, as models may require lower values."""
         self.by_default = frozenset(name for name in defaults if getattr(self, name) is None)
         for name in self.by_default:
             setattr(self, name, defaults[name])

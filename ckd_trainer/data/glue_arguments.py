@@ -12,7 +12,7 @@ from ckd_trainer.utils.errors import InputError
 
 @dataclass
 class GlueArguments(DataArguments):
-    """Which texts and labels to train and evaluate on: a GLUE task, a data set by name, or own files.
+    """The texts and labels to train and evaluate on: a GLUE task, a data set by name, or your own files.
 
     Example::
 
@@ -27,20 +27,20 @@ class GlueArguments(DataArguments):
     )
     data_dir: str | None = option(
         None,
-        "A folder in the classic GLUE layout (data_dir/CoLA/train.tsv, ...), or the folder of the one task. By "
+        "A folder in the classic GLUE layout (data_dir/CoLA/train.tsv, ...), or the folder of a single task. By "
         "default GLUE comes from the Hub (nyu-mll/glue).",
     )
     train_file: str | None = option(
-        None, "Own training data: .csv, .tsv, .json/.jsonl (one object a line) or .parquet."
+        None, "Your own training data: .csv, .tsv, .json/.jsonl (one object per line) or .parquet."
     )
-    validation_file: str | None = option(None, "Own validation data, in the same columns.")
-    test_file: str | None = option(None, "Own test data, in the same columns; labels are not needed.")
-    text_column: str = option("text", "Column of your data that holds the text (or the first of a pair).")
-    text_pair_column: str | None = option(None, "Column of your data that holds the second text of a pair.")
-    label_column: str = option("label", "Column of your data that holds the label.")
+    validation_file: str | None = option(None, "Your own validation data, with the same columns.")
+    test_file: str | None = option(None, "Your own test data, with the same columns; labels are not needed.")
+    text_column: str = option("text", "The column of your data that holds the text (or the first of a pair).")
+    text_pair_column: str | None = option(None, "The column of your data that holds the second text of a pair.")
+    label_column: str = option("label", "The column of your data that holds the label.")
     regression: bool = option(False, "The label of your data is a number to predict, not a class.")
     max_seq_length: int | None = option(
-        None, "Longer texts are cut to this many tokens. By default 128, or what the models read if that is less."
+        None, "Longer texts are cut to this many tokens. By default 128, or fewer if the models read fewer."
     )
 
     def __post_init__(self) -> None:
@@ -50,8 +50,8 @@ class GlueArguments(DataArguments):
             names = [*GLUE_TASKS, *SQUAD_TASKS]
             nearest = difflib.get_close_matches(self.task_name.lower(), names, n=1, cutoff=0.0)[0]
             raise InputError(
-                f"task_name is {self.task_name!r}, which is no task; the nearest is {nearest} (there are "
-                f"{', '.join(names)})."
+                f"task_name is {self.task_name!r}, which is not a task; the nearest is {nearest} (the "
+                f"tasks are {', '.join(names)})."
             )
         sources = self.given("dataset_name", "train_file", "validation_file", "test_file")
         if self.task_name and sources:
@@ -62,7 +62,10 @@ class GlueArguments(DataArguments):
                 "validation_file."
             )
         if self.task_name and self.regression:
-            raise InputError("regression is for your own data: whether a GLUE task predicts a number is known.")
+            raise InputError(
+                f"regression is for your own data, but task_name is {self.task_name}, which already decides it: leave "
+                "regression out."
+            )
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
         self.fill_in(max_seq_length=128)

@@ -12,9 +12,9 @@ from ckd_trainer.utils.files import user_path
 
 @dataclass
 class SquadArguments(DataArguments):
-    """Which questions to train and evaluate on, and how answers are looked for.
+    """The questions to train and evaluate on, and how answers are found.
 
-    Lengths are in tokens. The defaults are those of BERT's and transformers' SQuAD examples.
+    Lengths are in tokens. The defaults are those of the SQuAD examples of BERT and transformers.
 
     Example::
 
@@ -24,8 +24,8 @@ class SquadArguments(DataArguments):
 
     task_name: str = option(
         "squad",
-        "squad (v1.1: the context holds the answer to each question) or squad_v2 (v2.0: to some there is no answer). "
-        "It also sets the rules by which other data are read and scored.",
+        "squad (v1.1: the context holds the answer to each question) or squad_v2 (v2.0: some have no answer). "
+        "It also sets the rules by which other data is read and scored.",
     )
     data_dir: str | None = option(
         None,
@@ -37,33 +37,34 @@ class SquadArguments(DataArguments):
     )
     train_file: str | None = option(
         None,
-        "Own training data: the official JSON, or the Hub's columns (id, context, question, answers) as .jsonl, "
+        "Your own training data: the official JSON, or the Hub's columns (id, context, question, answers) as .jsonl, "
         ".parquet, .csv or .tsv (with answers as JSON text).",
     )
-    validation_file: str | None = option(None, "Own validation data, likewise.")
+    validation_file: str | None = option(None, "Your own validation data, in the same formats.")
     test_file: str | None = option(
-        None, "Questions to predict, likewise; answers are not needed. By default those of the validation set."
+        None,
+        "Your own questions to predict, in the same formats; answers are not needed. By default the validation set.",
     )
     max_seq_length: int | None = option(
         None,
-        "Length of a feature: a question and a piece of its context. By default 384, or what the models read if that "
-        "is less.",
+        "The length of a feature: a question and a piece of its context. By default 384, or fewer if the models read "
+        "fewer.",
     )
     doc_stride: int | None = option(
         None,
-        "How many tokens two neighbouring features of one context share. By default 128, or half of the context's "
-        "room in a feature if 128 do not fit.",
+        "The number of tokens that two neighboring features of one context share. By default 128, or half of the "
+        "context's room in a feature if 128 do not fit.",
     )
     max_question_length: int = option(64, "Longer questions are cut to this many tokens.")
-    max_answer_length: int = option(30, "The longest answer that is looked for.")
-    n_best_size: int = option(20, "How many answers nbest_predictions.json holds for a question.")
+    max_answer_length: int = option(30, "Answers longer than this many tokens are not predicted.")
+    n_best_size: int = option(20, "The number of answers per question in nbest_predictions.json.")
     null_score_diff_threshold: float = option(
         0.0,
-        "squad_v2: there is no answer where its score exceeds that of the best answer by more than this "
-        "(eval_best_f1_thresh says which value would have been best).",
+        "squad_v2: no answer is predicted if its score exceeds that of the best answer by more than this. The metric "
+        "eval_best_f1_thresh is the value that would have been best.",
     )
     drop_misplaced_answers: bool = option(
-        False, "Leave out questions whose answer does not stand at answer_start, instead of stopping."
+        False, "Leave out questions whose answer is not at answer_start, instead of stopping."
     )
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class SquadArguments(DataArguments):
         if self.data_dir and others:
             raise InputError(f"data_dir is set, but {others[0]} is set as well: give one or the other.")
         if self.data_dir and not user_path(self.data_dir).is_dir():
-            raise InputError(f"data_dir is {self.data_dir}, which is no folder: give one with the official files.")
+            raise InputError(f"data_dir is {self.data_dir}, which is not a folder: give one with the official files.")
         self.fill_in(max_seq_length=384, doc_stride=128)
         super().__post_init__()
         check_positive(self, "max_question_length", "max_answer_length", "n_best_size")
@@ -84,5 +85,5 @@ class SquadArguments(DataArguments):
 
     @property
     def reads_hub(self) -> bool:
-        """SQuAD comes from the Hub. (A test file says nothing of where the rest comes from.)"""
+        """Whether SQuAD comes from the Hub. (A test file does not say where the rest comes from.)"""
         return not self.given("data_dir", "dataset_name", "train_file", "validation_file")

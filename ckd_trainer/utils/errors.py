@@ -1,4 +1,4 @@
-"""Exceptions for users: their messages, and the exit codes of scripts that end on them."""
+"""User-facing exceptions, their messages and exit codes."""
 
 import argparse
 import errno
@@ -15,8 +15,8 @@ from typing import NoReturn, TypeVar
 Result = TypeVar("Result")
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a full disk, a quota, a limit of file sizes
-NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}  # permissions, a disk that is read-only
-# What a user can mend about a file. A disk that fails (EIO) and all else keep their traceback.
+NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}  # permissions, a read-only disk
+# File errors that a user can fix. A failing disk (EIO) and all others keep their traceback.
 _ANOTHER_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 _MENDABLE = NO_ROOM | NO_ACCESS | _ANOTHER_PATH
 
@@ -26,21 +26,21 @@ DEBUG = "CKD_TRAINER_DEBUG"  # the environment variable that shows the traceback
 class InputError(ValueError):
     """A recipe, option, file, model or folder that cannot be used as given.
 
-    The message names the value, says why it cannot be used and what to do instead. Scripts print it without a
-    traceback and exit with code 2. Everything that the user cannot mend is another exception, and keeps its traceback.
+    The message names the value, the reason and the remedy. Scripts print it without a traceback and exit with code 2.
+    Anything that the user cannot fix is another exception and keeps its traceback.
     """
 
 
 class InputErrorOnAnotherRank(InputError):
-    """An `InputError` that another process of the run has raised, and prints."""
+    """An `InputError` that another process of the run raised and will print."""
 
 
 class FailedOnAnotherRank(RuntimeError):
-    """Another process of the run has raised something that is not an `InputError`; its traceback is in its output.
+    """Another process of the run raised something other than an `InputError`; its output has the traceback.
 
     Args:
-        rank: of that process.
-        message: type and text of what it raised.
+        rank: the rank of that process.
+        message: the type and text of its exception.
     """
 
     def __init__(self, rank: int, message: str) -> None:
@@ -53,36 +53,36 @@ _repr.maxlevel = 2
 
 
 def short(value: object) -> str:
-    """Returns `repr(value)` for a message, with the middle of a long text or the end of a long list left out."""
+    """Returns `repr(value)` for a message, without the middle of a long text or the end of a long list."""
     return _repr.repr(value)
 
 
 def first_of(names: Sequence, most: int = 5) -> str:
-    """Returns the first `most` names in quotes, each of them `short`, as a message lists what is wrong."""
+    """Returns the first `most` names as a list for a message, in quotes and each of them `short`."""
     return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _on_a_screen(message: str) -> str:
-    """Returns the message, without its middle where it would fill more than a screen."""
+    """Returns the message, without its middle if it would fill more than a screen."""
     return message if len(message) <= 1800 else f"{message[:900]} [...] {message[-900:]}"
 
 
 def is_mendable(error: OSError) -> bool:
-    """Returns whether the user can mend what the operating system says about a file."""
+    """Returns whether the user can fix this error of the operating system about a file."""
     return error.errno in _MENDABLE
 
 
 def is_for_user(error: OSError) -> bool:
-    """Returns whether an error of a library is one that the user can mend.
+    """Returns whether the user can fix an error that a library raised.
 
-    Libraries raise their own words about files and the Hub, such as "is not a valid JSON file", as OSErrors without
-    the number that the operating system gives.
+    Libraries raise OSErrors with their own messages about files and the Hub, such as "is not a valid JSON file".
+    These have no error number of the operating system.
     """
     return error.errno is None or is_mendable(error)
 
 
 def about_file(error: OSError, path: str | os.PathLike | None = None) -> str:
-    """Returns what the operating system says about a file, as a message for the user.
+    """Returns a message for the user about an error of the operating system.
 
     Args:
         path: the file, for errors that do not name it.
@@ -97,7 +97,7 @@ def about_file(error: OSError, path: str | os.PathLike | None = None) -> str:
 
 
 def _about_cache(path: str | os.PathLike) -> str:
-    """Returns which variable sets the place of a Hugging Face cache that a path lies in, or that lies in the path."""
+    """Returns a hint at the environment variable that moves a Hugging Face cache, if the path is in or above one."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     folders = {name: os.environ.get(name) for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE")}
     folders["HF_HOME"] = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
@@ -111,7 +111,7 @@ def _about_cache(path: str | os.PathLike) -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """One whose errors are `InputError`, without the usage before them."""
+    """An `ArgumentParser` that raises `InputError` instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
@@ -121,13 +121,13 @@ class Interrupted(Exception):
     """A signal has stopped the training; its last step is in a checkpoint.
 
     Args:
-        number: of the signal.
-        can_resume: the checkpoint holds all that training needs to go on.
+        number: the number of the signal.
+        can_resume: whether training can resume from the checkpoint.
     """
 
     def __init__(self, number: int, *, can_resume: bool = True) -> None:
         way_on = (
-            "the same command goes on from the last checkpoint"
+            "the same command resumes from the last checkpoint"
             if can_resume
             else "the last checkpoint holds the model alone (save_only_model), and the run cannot be resumed"
         )
@@ -136,11 +136,11 @@ class Interrupted(Exception):
 
 
 def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
-    """Decorate a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
+    """Decorates a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
 
-    With `CKD_TRAINER_DEBUG=1` in the environment its traceback comes before the message. After a signal the code is
-    128 and the signal's number, as shells have it. Every other exception passes: Python prints its traceback and exits
-    with code 1. Where it is another process that has failed, a message takes the place of the traceback.
+    With `CKD_TRAINER_DEBUG=1` in the environment its traceback is printed before the message. After a signal the exit
+    code is 128 plus the signal's number, as in shells. Every other exception passes: Python prints its traceback and
+    exits with code 1. If another process has failed, this one prints a message instead of a traceback.
     """
 
     @functools.wraps(main)
@@ -164,7 +164,7 @@ def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
 
 
 def _print_traceback(error: BaseException) -> None:
-    """Prints a traceback with all that led to the error, also what `raise ... from None` leaves out."""
+    """Prints a traceback with all causes of the error, including those that `raise ... from None` hides."""
     cause: BaseException | None = error
     while cause is not None:
         cause.__suppress_context__ = False

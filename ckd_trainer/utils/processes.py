@@ -1,4 +1,4 @@
-"""What the processes of one run decide and make together."""
+"""Coordination of the processes of a run: shared decisions, errors, models and datasets."""
 
 import contextlib
 import copy
@@ -27,21 +27,21 @@ def check_one_device(args: TrainingArguments) -> None:
     """Raises InputError for several GPUs in one process, which `Trainer` would wrap in torch.nn.DataParallel."""
     if args.n_gpu > 1:
         raise InputError(
-            f"there are {args.n_gpu} GPUs and one process, which torch.nn.DataParallel would spread over them: start "
-            f"one for each with `accelerate launch --num_processes {args.n_gpu}` in place of `python`, or choose "
-            "one with CUDA_VISIBLE_DEVICES=0."
+            f"there are {args.n_gpu} GPUs but one process, which would use torch.nn.DataParallel: start one process "
+            f"per GPU with `accelerate launch --num_processes {args.n_gpu}` instead of `python`, or choose one GPU with "
+            "CUDA_VISIBLE_DEVICES=0."
         )
 
 
 def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:
-    """Returns a model that is only asked, on this process's device and with the run's mixed precision.
+    """Returns an inference-only model, on this process's device and with the run's mixed precision.
 
-    Each process has it whole: no DDP, as no gradients come back, and no shards, as those of FSDP and ZeRO are worth
-    their traffic for gradients and optimizer states, of which it has none. One that was loaded in parts, as
-    `from_pretrained` does under ZeRO 3, stays in parts, which DeepSpeed puts together layer by layer.
+    Each process holds the whole model. It needs no DDP, as it has no gradients. Sharding by FSDP or ZeRO would cost
+    communication and save no gradients or optimizer states. A model that was loaded in shards, as `from_pretrained`
+    does under ZeRO 3, stays sharded; DeepSpeed gathers it layer by layer.
     """
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        # FSDP leaves the placement to the sharding that is not done here.
+        # Under FSDP, sharding would place the model, but this one is not sharded.
         return accelerator.prepare_model(model, device_placement=True, evaluation_mode=True)
     import deepspeed
 
@@ -54,7 +54,7 @@ def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> t
 
 
 def main_process_says(function: Callable[[], Result]) -> Result:
-    """Returns in all processes what a function returns, or raises, in the main one."""
+    """Runs a function in the main process; returns its result, or raises, in all processes."""
     state = PartialState()
     answer: list[Any] = [in_all_processes(function if state.is_main_process else lambda: None)]
     if state.num_processes > 1:
@@ -63,18 +63,19 @@ def main_process_says(function: Callable[[], Result]) -> Result:
 
 
 def in_all_processes(function: Callable[[], Result]) -> Result:
-    """Returns what a function returns here; raises in all processes where it raises in any, so that none waits on.
+    """Runs a function in every process and returns its result. If it raises in any, all raise, so that none hangs.
 
     Raises:
-        Exception: what the function raised here. Of several `InputError`s that of the first process alone is kept.
+        Exception: the function's own exception in this process. Of several `InputError`s, only that of the first
+            process is kept.
         InputErrorOnAnotherRank: it raised an `InputError` in another process, with the same message.
-        FailedOnAnotherRank: it raised something else in another process, which has the traceback.
+        FailedOnAnotherRank: it raised something else in another process, which prints the traceback.
     """
     result: Any = None
     error: Exception | None = None
     try:
         result = function()
-    except Exception as exception:  # whatever it is, the others have to hear of it
+    except Exception as exception:  # of any kind: the other processes must be told
         error = exception
     outcomes = [error and (isinstance(error, InputError), type(error).__name__, str(error))]
     if PartialState().num_processes > 1:
@@ -93,7 +94,7 @@ def in_all_processes(function: Callable[[], Result]) -> Result:
 
 @contextlib.contextmanager
 def whole_models(args: TrainingArguments) -> Iterator[None]:
-    """Has models that are made within be whole under ZeRO 3 too, where transformers would part them."""
+    """Models made in this context are whole, even under ZeRO 3, where transformers would shard them."""
     unset_hf_deepspeed_config()
     try:
         yield
@@ -103,18 +104,18 @@ def whole_models(args: TrainingArguments) -> Iterator[None]:
 
 
 def part() -> None:
-    """Ends the group of processes, at the end of a script; a process that exits without this may abort."""
+    """Destroys the process group at the end of a script; a process that exits without this may abort."""
     if PartialState().num_processes > 1:
-        gc.collect()  # what holds on to the group, such as DDP, has to go before it, or waits for it for ever
+        gc.collect()  # objects that use the group, such as DDP, would otherwise wait for it forever
         PartialState().destroy_process_group()
 
 
 @contextlib.contextmanager
 def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.DatasetDict]:
-    """Has one process of each machine make datasets, which all processes on it then map into memory from its disk.
+    """Makes datasets in one process of each machine; all its processes then memory-map them from disk.
 
-    The files lie in the cache folder of `datasets`, and are deleted at the end, or, of a run that was killed, by the
-    next one. A single process keeps what it makes.
+    The files are in the cache folder of `datasets` and are deleted at the end. The next run deletes those of a killed
+    run. A single process keeps its datasets in place.
     """
     state = PartialState()
     if state.num_processes == 1:
@@ -134,15 +135,15 @@ def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.Dat
 
         folders = gather_object([in_all_processes(write)])
         folder = folders[state.process_index - state.local_process_index]
-        # None goes on, and deletes the folder, before all have it open.
+        # No process continues, and deletes the folder, before all have opened it.
         yield in_all_processes(lambda: datasets.load_from_disk(folder))
 
 
 @contextlib.contextmanager
 def _folder_of_this_process(parent: Path) -> Iterator[Path]:
-    """Makes a folder that lives as long as the context, and deletes those of processes that were killed in theirs.
+    """Makes a folder that exists as long as the context, and deletes the folders of killed processes.
 
-    A lock beside it says that its process lives.
+    A lock beside it shows that its process is alive.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob("ckd-trainer-*.lock"):

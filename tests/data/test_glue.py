@@ -126,7 +126,7 @@ def test_mismatched_mnli_is_used_where_it_is_there(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task_name": "SST-2"}, r"task_name is 'SST-2', which is no task; the nearest is sst2"),
+        ({"task_name": "SST-2"}, r"task_name is 'SST-2', which is not a task; the nearest is sst2"),
         ({"task_name": "rte", "data_dir": "nowhere"}, "data_dir is nowhere, which is no folder"),
     ],
 )

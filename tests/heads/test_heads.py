@@ -329,7 +329,7 @@ def test_a_bare_encoder(tmp_path):
     run.train()
     assert run.scales["wr_distance"] == pytest.approx(1)
     assert "loss_task" not in run.state.log_history[0]
-    with pytest.raises(InputError, match="nothing to train by"):
+    with pytest.raises(InputError, match="no loss to train with"):
         trainer(tmp_path, "none", data, ckd_args=CKDArguments.fine_tuning())
 
     def to_zero(outputs, labels, num_items_in_batch=None):

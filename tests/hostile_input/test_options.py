@@ -110,7 +110,7 @@ ROWS = [
     option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is not a layer mapping | such as 0:0,1:2,3:6"),
     option("--wr_layer_mapping 1:2,1:2", "wr_layer_mapping | 1:2,1:2 | names a pair twice"),
     option("--task_name cola", "task_name is cola, but train_file is set as well | give one or the other"),
-    option("--task_name squadd", "task_name is 'squadd', which is no task | the nearest is squad", main=TEACHER),
+    option("--task_name squadd", "task_name is 'squadd', which is not a task | the nearest is squad", main=TEACHER),
     option("--data_dir GOOD", "data_dir is set without task_name | name the GLUE task"),
     option("--doc_stride 7", "max_seq_length 14 leaves 7 | share doc_stride 7 | give a smaller", main=SQUAD),
     option("--load_best_model_at_end", "load_best_model_at_end | save | eval"),

@@ -179,4 +179,4 @@ def test_the_smallest_error_is_the_best(scores, tmp_path):
 
 def test_a_map_of_scores_is_refused_for_classes(twelve, tmp_path, capsys):
     options = f"--do_train --teacher_score_scale 2 {files(twelve)}"
-    assert "predicts no score" in refused(capsys, twelve / "teacher", tmp_path / "s", options)
+    assert "does not predict a score" in refused(capsys, twelve / "teacher", tmp_path / "s", options)

@@ -48,7 +48,7 @@ def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path,
         with pytest.raises(SystemExit) as stopped:
             distil(tiny_teacher, tmp_path / "cut", *options, "--do_eval")
     assert stopped.value.code == 128 + number
-    assert f"stopped by {number.name}; the same command goes on" in capsys.readouterr().err
+    assert f"stopped by {number.name}; the same command resumes" in capsys.readouterr().err
     assert last_checkpoint(tmp_path / "cut", ARGUMENTS).endswith("checkpoint-9")
     assert not (tmp_path / "cut" / "model.safetensors").exists()  # neither trained to the end nor evaluated
     assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before

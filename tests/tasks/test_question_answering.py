@@ -465,7 +465,7 @@ def test_scripts_and_tasks_that_do_not_go_together(tmp_path, capsys):
     recipe.write_text("task_name: [squad]\n")
     output = ["--output_dir", str(tmp_path / "out"), "--do_train"]
     misspelt = refused(capsys, "--task_name", "squad2", *output, main=run_teacher.main)
-    assert "task_name is 'squad2', which is no task; the nearest is squad" in misspelt
+    assert "task_name is 'squad2', which is not a task; the nearest is squad" in misspelt
     other = refused(capsys, "--task_name", "squad", *output, main=run_glue_ckd.main)
     assert "task_name is squad, which is question answering: use run_squad_ckd.py" in other
     refused(capsys, str(recipe), *output, main=run_teacher.main)

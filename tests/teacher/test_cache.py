@@ -271,7 +271,7 @@ def test_terms_that_read_more_are_refused(tmp_path):
         def count(self, batch):
             return batch["input_ids"].new_tensor(1)
 
-    with pytest.raises(InputError, match="a cache cannot hold what states reads of the teacher: it is too large"):
+    with pytest.raises(InputError, match="a cache cannot hold the teacher's signal for states: it is too large"):
         trainer(
             DistillationTrainer,
             tmp_path,
