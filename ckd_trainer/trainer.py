@@ -303,8 +303,8 @@ class DistillationTrainer(Trainer):
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.args.gradient_checkpointing and reentrant and (reads_attentions or reads_modules):
             raise InputError(
-                "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from within a layer, but "
-                "a term reads attentions or their projections: set use_reentrant to false."
+                "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from within a layer, "
+                "but a term reads attentions or their projections: set use_reentrant to false."
             )
         if reads_attentions:
             use_eager_attention(student)

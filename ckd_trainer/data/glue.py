@@ -20,11 +20,11 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
-from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.submission import write_predictions, zip_submission
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.metrics.glue import GlueMetric
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, is_for_user, short
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 __all__ = [
@@ -146,15 +146,11 @@ def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequ
 
 
 def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
-    try:
-        parts = datasets.load_dataset(GLUE_ON_HUB, glue.name)
-    except OSError as error:  # ConnectionError and "not found" among them
-        if not is_for_user(error):
-            raise
-        raise InputError(
-            f"{glue.name} cannot be loaded from {GLUE_ON_HUB} ({error}): check the network, or give data_dir, a "
-            "folder in the classic GLUE layout."
-        ) from error
+    parts = loaded(
+        lambda: datasets.load_dataset(GLUE_ON_HUB, glue.name),
+        name=f"{glue.name} of {GLUE_ON_HUB}",
+        advice="check the network, or give data_dir, a folder in the classic GLUE layout",
+    )
 
     def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset:
         data = parts[split]

@@ -1,20 +1,25 @@
 """Data sets by name: of the Hub, a folder made by `save_to_disk`, or a folder of csv, JSON or parquet files."""
 
 import pkgutil
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 import pyarrow as pa
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Value, packaged_modules
 from datasets.exceptions import DatasetGenerationError, DatasetsError
+from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.tables import Table
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, first_of, is_for_user, short
 
+Data = TypeVar("Data")
+
+# About configurations and values, the network, a missing library, broken YAML in README.md, damaged files.
+_ABOUT_DATA = (ValueError, ImportError, HTTPError, yaml.YAMLError, pa.ArrowException, DatasetsError)
 _FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
 
 
@@ -153,17 +158,15 @@ def _load(arguments: DataArguments) -> DatasetDict:
             f"dataset_config_name is set, but dataset_name {name} was made by save_to_disk, which saves one "
             "configuration: leave it out."
         )
-    try:
-        data = datasets.load_from_disk(name)
-    # Files that are missing or cut off, JSON that is not JSON, keys that are missing, and unknown types of columns.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise InputError(
-            f"dataset_name is {name}, a folder of save_to_disk that cannot be read ({_one_line(error)}): save the "
-            "data set again."
-        ) from error
+    data = loaded(
+        lambda: datasets.load_from_disk(name),
+        name=f"dataset_name is {name}, a folder of save_to_disk that",
+        advice="save the data set again",
+        also=(KeyError, TypeError, AttributeError),  # about JSON files of another form
+    )
     if isinstance(data, DatasetDict):
         return data
-    recorded = re.match(r"\w*", str(data.split or ""))[0]  # of train[:10%] it is train
+    recorded = str(data.split or "").partition("[")[0]  # "train" of "train[:10%]", but all of "train+test"
     return DatasetDict({recorded or "train": data})
 
 
@@ -178,21 +181,44 @@ def _from_hub(arguments: DataArguments) -> DatasetDict:
 
 
 def _read(arguments: DataArguments, advice: str) -> DatasetDict:
-    name, config = arguments.dataset_name, arguments.dataset_config_name
+    name = arguments.dataset_name
+    # `load_dataset` takes a name such as csv for the format, even where a folder has this name.
+    place = str(Path(name).resolve()) if _exists(name) else name
+    return loaded(
+        lambda: datasets.load_dataset(place, arguments.dataset_config_name, revision=arguments.dataset_revision),
+        name=f"dataset_name is {name}, which",
+        advice=advice,
+    )
+
+
+def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Data:
+    """Returns what a loading function of `datasets` returns.
+
+    Args:
+        name, advice: the beginning and end of the message about data that cannot be loaded.
+        also: more exceptions that this function raises about the data.
+
+    Raises:
+        InputError: the function complains about the data, the Hub or the network, or the disk is full or closed. Any
+            other exception is raised as it is.
+    """
     try:
-        return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
-    # Besides OSError (network, unknown names, files): ValueError of configurations, RuntimeError of data sets that are
-    # scripts, ImportError of file formats whose library is missing, and README.md with broken YAML.
-    except (OSError, ValueError, RuntimeError, ImportError, yaml.YAMLError, DatasetsError) as error:
-        place = error.filename if isinstance(error, OSError) else None
-        if place and not isinstance(error, FileNotFoundError) and not str(place).startswith(name):
-            raise  # of the cache, such as a full disk, which has its own message
-        raise InputError(f"dataset_name is {name}, which cannot be loaded ({_one_line(error)}): {advice}.") from error
+        return load()
+    except Exception as error:
+        # A builder wraps whatever it fails on.
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        is_script = isinstance(reason, RuntimeError) and "scripts" in str(reason)  # "no longer supported"
+        if isinstance(reason, OSError):
+            if not is_for_user(reason):
+                raise
+            if reason.errno in NO_ROOM | NO_ACCESS:
+                raise InputError(about_file(reason)) from error
+        elif not isinstance(reason, (*_ABOUT_DATA, *also)) and not is_script:
+            raise
+        raise InputError(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
 
 
-def _one_line(error: Exception) -> str:
-    """Returns what an error says in one line, without the example of Python code that may follow it."""
-    if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
-        error = error.__cause__
+def _one_line(error: BaseException) -> str:
+    """Returns the text of an error in one line, without a Python example that may follow it."""
     words = " ".join(str(error).partition("Example of usage")[0].split()).rstrip(".")
     return f"{words[:400]}..." if len(words) > 400 else words or type(error).__name__

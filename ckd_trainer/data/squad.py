@@ -17,11 +17,11 @@ import torch
 from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.utils.errors import InputError, first_of, is_for_user
+from ckd_trainer.utils.errors import InputError, first_of
 from ckd_trainer.utils.files import user_path
 from ckd_trainer.utils.padding import longest_first
 
@@ -122,15 +122,11 @@ def load_questions(
 
 
 def _from_hub(name: str, split: str) -> Dataset:
-    try:
-        return datasets.load_dataset(name, split=split)
-    except OSError as error:  # ConnectionError and "not found" among them
-        if not is_for_user(error):
-            raise
-        raise InputError(
-            f"{name} cannot be loaded from the Hub ({error}): check the network, or give data_dir, a folder with the "
-            "official files, or train_file and validation_file."
-        ) from error
+    return loaded(
+        lambda: datasets.load_dataset(name, split=split),
+        name=f"{name} on the Hub",
+        advice="check the network, or give data_dir (a folder with the official files) or train_file and the others",
+    )
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments) -> None:

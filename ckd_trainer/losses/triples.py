@@ -5,8 +5,8 @@
 
 where G are the products of `gram`. A set has N W W triples but only N N products, so no list of triples is ever built.
 Instead, each j is a block of all i, k > j and sets, as the angle is symmetric in j and k. Each block adds its gradient
-in closed form. For short texts the number of operations determines the cost, so all j and k that fit form a single
-block. tests/helpers/reference.py computes the same loss in plain loops.
+in closed form. For short texts the number of operations determines the cost: if all j and k fit into one
+block, there is only one. tests/helpers/reference.py computes the same loss in plain loops.
 """
 
 import math

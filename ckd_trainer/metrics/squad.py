@@ -109,9 +109,8 @@ def _best_threshold(
     """
     current = best = float(sum(not value for value in has_answer.values()))
     lowest = min(row["no_answer_probability"] for row in predictions.values())
-    threshold = (
-        0.0 if lowest >= 0 else lowest - 1.0
-    )  # below all of them; the official script supports probabilities only
+    # Below all of them. The official script supports probabilities only.
+    threshold = 0.0 if lowest >= 0 else lowest - 1.0
     for name in sorted(predictions, key=lambda name: predictions[name]["no_answer_probability"]):
         if has_answer[name]:
             current += scores[name]

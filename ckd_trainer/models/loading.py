@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -22,16 +22,25 @@ _NO_WEIGHTS = re.compile(
 )
 
 
-# What transformers, safetensors and huggingface_hub raise about files, and about packages that these need.
-_OF_FILES = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError)
+# What transformers, safetensors and huggingface_hub raise about files, the packages that these need, and the network.
+_OF_FILES = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, HTTPError)
+# What readers of JSON files raise if a file in the user's folder has another form, such as a list for a dict.
+OF_FORM = (KeyError, TypeError, AttributeError, IndexError)
 
 
-def call(function: Callable[..., Result], name_or_path: str, **kwargs: Any) -> Result:
-    """Returns the result of a loading function; complaints about the user's files become an `InputError`."""
+def call(
+    function: Callable[..., Result], name_or_path: str, *, also: tuple[type[Exception], ...] = (), **kwargs: Any
+) -> Result:
+    """Returns the result of a loading function; complaints about the user's files become an `InputError`.
+
+    Args:
+        also: more exceptions that mean a complaint about the files, if they are in a local folder.
+    """
     try:
         return function(name_or_path, **kwargs)
     except Exception as error:
-        is_of_files = isinstance(error, _OF_FILES) or type(error) is Exception  # `tokenizers` raises bare Exceptions
+        complaints = (*_OF_FILES, *also) if Path(name_or_path).is_dir() else _OF_FILES
+        is_of_files = isinstance(error, complaints) or type(error) is Exception  # `tokenizers` raises bare Exceptions
         if not is_of_files or (isinstance(error, OSError) and not is_for_user(error)):
             raise
         message = " ".join(str(error).split())
@@ -51,7 +60,7 @@ def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
             "Load it with peft, merge it into its base model with merge_and_unload(), save the result and its "
             "tokenizer with save_pretrained to a new folder, and give that."
         )
-    return call(AutoConfig.from_pretrained, name_or_path, **options)
+    return call(AutoConfig.from_pretrained, name_or_path, also=OF_FORM, **options)
 
 
 def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict]:

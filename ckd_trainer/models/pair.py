@@ -35,6 +35,7 @@ from ckd_trainer.models.compatibility import (
     outline,
 )
 from ckd_trainer.models.loading import (
+    OF_FORM,
     call,
     check_all_weights,
     check_base_weights,
@@ -304,7 +305,7 @@ class StoredTeacher:
 
 def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
     """Returns a tokenizer, and checks that it has a vocabulary and a padding token."""
-    tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, **options)
+    tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, also=OF_FORM, **options)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # from a folder without tokenizer files
         raise InputError(f"{name_or_path} has no tokenizer: add the files of the tokenizer that it was trained with.")
     if tokenizer.pad_token is None:

@@ -102,7 +102,9 @@ def _check_trackers(args: TrainingArguments) -> None:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
             raise InputError(f"report_to is {name}, which transformers does not know: give none or some of {known}.")
         if name not in {*get_available_reporting_integrations(), *_UNLISTED_TRACKERS}:
-            raise InputError(f"report_to is {name}, which is not installed: install it, or set report_to to none.")
+            raise InputError(
+                f"report_to is {name}, which is not installed or not set up: do so, or set report_to to none."
+            )
 
 
 def _check_torch_options(args: TrainingArguments) -> None:

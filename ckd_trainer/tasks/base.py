@@ -304,6 +304,8 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> Di
     try:
         return trainer_class(**kwargs)
     except _OF_HUB as error:  # push_to_hub makes the repository here
+        if not kwargs["args"].push_to_hub:
+            raise
         name = kwargs["args"].hub_model_id or kwargs["args"].output_dir
         raise InputError(
             f"push_to_hub is set, but the repository {name} cannot be made on the Hub ({error}): check the network, "

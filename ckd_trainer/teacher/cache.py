@@ -42,7 +42,7 @@ from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import told_without_room, write_atomically
+from ckd_trainer.utils.files import input_errors_about, told_without_room, write_atomically
 from ckd_trainer.utils.processes import in_all_processes, main_process_says
 
 logger = logging.getLogger(__name__)
@@ -142,8 +142,8 @@ class SignalCollator:
         batch = self.collate([{name: value for name, value in row.items() if name != ROW} for row in rows])
         if not np.array_equal(text_hashes(batch), signals.pop("text")):
             raise RuntimeError(
-                "the token ids of a batch differ from those that the teacher read in these rows: teacher_cache_dir "
-                "cannot be used with a data collator or a transform that changes texts between epochs. Leave it out."
+                "the token ids of a batch differ from those that the teacher read in these rows: a data collator or a "
+                "transform changes texts between epochs, and teacher_cache_dir cannot be used with it."
             )
         for name, signal in signals.items():
             bits = signal if signal.dtype == np.int16 else signal.view(np.int32)  # see `CachedTeacher`
@@ -255,7 +255,8 @@ def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents
 def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
     """Returns the folder of a complete cache that has every wanted signal, or None."""
     for folder, contents in _serving(directory, wanted):
-        _check(folder, contents, examples)
+        with input_errors_about(folder):
+            _check(folder, contents, examples)
         return folder
     building = directory / f"{wanted.key}.building"
     if building.is_file():
@@ -310,7 +311,7 @@ def _contents(folder: Path) -> Contents | None:
     try:
         contents = _read_manifest(folder)["contents"]
         return Contents(**contents | {"signals": tuple(contents["signals"])})
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, KeyError, TypeError):
         return None
 
 

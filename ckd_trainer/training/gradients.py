@@ -45,8 +45,7 @@ def gradients(
     Args:
         model: the student, prepared by Accelerate.
         losses: for each loss its parts, one per batch of the step. The loss of the step is their sum, averaged over
-        the
-            processes. A part runs the model that is passed to it, and all weights of the model take part.
+            the processes. A part runs the model that is passed to it, and all weights of the model take part.
     """
     weights = encoder_weights(model)
     measure = _backward_gradients

@@ -97,11 +97,14 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
         raise
     except Exception as error:  # of Python, Rust or C++; all but what says that it could not write is raised again
         place = getattr(error, "filename", None)
-        is_inside = not place or Path(place).resolve().is_relative_to(Path(folder).resolve())
         reason, way_out = _no_room(error, Path(folder)), "Free some space"
-        if reason is None and isinstance(error, OSError) and error.errno in NO_ACCESS and place and is_inside:
-            reason, way_out = error.strerror, "Allow writing there"
+        is_closed = False
+        if isinstance(error, OSError) and error.errno in NO_ACCESS and place:
+            is_closed, reason, way_out = True, error.strerror, "Allow writing there"
         if reason is None:
+            raise
+        is_inside = not place or Path(os.fsdecode(place)).resolve().is_relative_to(Path(folder).resolve())
+        if is_closed and not is_inside:
             raise
         if is_inside:
             place = f"{option} {folder}"

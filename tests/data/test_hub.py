@@ -1,5 +1,7 @@
 """Data sets by name: each form on the disk and the Hub gives the same task, and what cannot be read is refused."""
 
+import errno
+import os
 import re
 
 import datasets
@@ -251,10 +253,32 @@ def test_what_the_hub_says_is_one_line(monkeypatch, error, message):
     assert "\n" not in str(raised.value) and "load(" not in str(raised.value)
 
 
-@pytest.mark.parametrize("error", [KeyError("a bug"), PermissionError(13, "Permission denied", "/cache")])
-def test_bugs_and_disks_keep_their_errors(monkeypatch, error):
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a bug"),
+        RuntimeError("a bug"),
+        OSError(errno.EIO, "Input/output error"),
+        with_cause(DatasetGenerationError("An error occurred"), KeyError("a bug")),
+        with_cause(DatasetGenerationError("An error occurred"), OSError(errno.EIO, "Input/output error")),
+    ],
+    ids=["KeyError", "RuntimeError", "EIO", "KeyError of a builder", "EIO of a builder"],
+)
+def test_bugs_and_failing_disks_keep_their_errors(monkeypatch, error):
     Hub(monkeypatch, error)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as raised:
+        load("me/data")
+    assert not isinstance(raised.value, InputError)
+
+
+@pytest.mark.parametrize("is_of_builder", [False, True])
+@pytest.mark.parametrize(
+    ("number", "way_out"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "allow access to this one")]
+)
+def test_a_full_or_closed_disk_is_said(monkeypatch, number, way_out, is_of_builder):
+    error = OSError(number, os.strerror(number), "/cache/file")
+    Hub(monkeypatch, with_cause(DatasetGenerationError("An error occurred"), error) if is_of_builder else error)
+    with pytest.raises(InputError, match=f"/cache/file: {os.strerror(number)}: give another path, or {way_out}"):
         load("me/data")
 
 
@@ -266,6 +290,15 @@ def test_the_name_of_a_format_does_not_read_the_working_directory(tmp_path, monk
     with pytest.raises(InputError, match=f"dataset_name is {name}, which is a file format"):
         load(name)
     assert not hub.asked
+
+
+def test_a_folder_with_the_name_of_a_format_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text("text,label\nright,a\nright,b\n")
+    (tmp_path / "train.csv").write_text("text,label\nwrong,a\nwrong,b\n")
+    task = load("csv", splits=["train"], text_column="text")
+    assert task.train["text"][:] == ["right", "right"]
 
 
 @pytest.mark.parametrize("squad", [False, True])

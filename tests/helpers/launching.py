@@ -6,6 +6,7 @@ few seconds.
 """
 
 import json
+import multiprocessing.connection
 import os
 import runpy
 import socket
@@ -71,9 +72,12 @@ def launch(script, *options, recipe="cpu_processes.yaml"):
         ]
         for process in processes:
             process.start()
+        running = {process.sentinel for process in processes}
+        while running and not any(process.exitcode for process in processes):
+            running -= set(multiprocessing.connection.wait(running, timeout=300) or running)
         for process in processes:
-            process.join(300)
-            process.kill()  # one that waits for the other in vain
+            process.kill()  # where the other has failed, or neither ends
+            process.join()
         text = said.read()
     assert [process.exitcode for process in processes] == [0, 0], text[-3000:]
     return text

@@ -58,12 +58,12 @@ REVIEW = "--text_column review"
 ROWS = [
     named("unknown", "dataset_name is me/nowhere, which cannot be loaded | check the name", where="me/nowhere"),
     named("no such folder", "which cannot be loaded | /nowhere | or give a local folder", where="HERE/nowhere"),
-    named("no name", "cannot be loaded | alphanumeric | check the name", where="a!b", main=TEACHER),
+    named("no name", "be loaded | alphanumeric | check the name", where="a!b", main=TEACHER),
     named("a long name", "dataset_name is xxx | cannot be loaded", where="x" * 300),
     named("a format", "dataset_name is parquet, which is a file format | train_file", where="parquet"),
     named("a file", "train.tsv, which is a file | give the file as train_file", where="GOOD/train.tsv"),
-    named("an empty folder", "cannot be loaded | doesn't contain any data files | save_to_disk", folder),
-    named("a pickle", "cannot be loaded | No (supported) data files | save_to_disk", pickled),
+    named("an empty folder", "be loaded | doesn't contain any data files | save_to_disk", folder),
+    named("a pickle", "be loaded | No (supported) data files | save_to_disk", pickled),
     named("with files", "but train_file is set as well", options="--train_file GOOD/train.tsv", main=SQUAD),
     named("with a GLUE task", "task_name is rte, but dataset_name is set as well", options="--task_name rte"),
     named("with the folder of SQuAD", "data_dir is set, but dataset_name", options="--data_dir GOOD", main=SQUAD),
@@ -97,27 +97,28 @@ ROWS = [
         options=f"{REVIEW} --regression",
     ),
     named(
-        "saved without its rows", "cannot be read | save the data set again", saved(one, without_rows), options=REVIEW
+        "saved without its rows",
+        "be loaded | save the data set again",
+        saved(one, without_rows),
+        options=REVIEW,
     ),
-    named("saved and cut off", "cannot be read | save the data set again", saved(one, cut("*.arrow")), options=REVIEW),
-    named("saved as noise", "cannot be read", saved(one, holding("data-00000-of-00001.arrow", NOISE)), options=REVIEW),
-    named("a broken state.json", "cannot be read", saved(one, holding("state.json", "{")), options=REVIEW),
-    named("a state.json of nothing", "cannot be read", saved(one, holding("state.json", "{}")), options=REVIEW),
-    named(
-        "a broken dataset_info.json", "cannot be read", saved(one, holding("dataset_info.json", "[")), options=REVIEW
-    ),
+    named("saved and cut off", "be loaded | save the data set again", saved(one, cut("*.arrow")), options=REVIEW),
+    named("saved as noise", "be loaded", saved(one, holding("data-00000-of-00001.arrow", NOISE)), options=REVIEW),
+    named("a broken state.json", "be loaded", saved(one, holding("state.json", "{")), options=REVIEW),
+    named("a state.json of nothing", "be loaded", saved(one, holding("state.json", "{}")), options=REVIEW),
+    named("a broken dataset_info.json", "be loaded", saved(one, holding("dataset_info.json", "[")), options=REVIEW),
     named(
         "unknown types",
-        "cannot be read | Evil",
+        "be loaded | Evil",
         saved(one, saying("dataset_info.json", features={"review": {"dtype": "string", "_type": "Evil"}})),
         options=REVIEW,
     ),
-    named("a split that is gone", "cannot be read", saved(several, saying("dataset_dict.json", splits=["dev"]))),
+    named("a split that is gone", "be loaded", saved(several, saying("dataset_dict.json", splits=["dev"]))),
     named("no splits", "has no splits", saved(several, saying("dataset_dict.json", splits=[]))),
-    named("a list of splits that is none", "cannot be read", saved(several, holding("dataset_dict.json", "[]"))),
-    named("csv of bytes", "cannot be loaded", file("train.csv", NOISE)),
-    named("parquet that is cut off", "cannot be loaded", file("train.parquet", b"PAR1" + bytes(40))),
-    named("README.md with broken YAML", "cannot be loaded", file("README.md", "---\nconfigs: [\n---\n")),
+    named("a list of splits that is none", "be loaded", saved(several, holding("dataset_dict.json", "[]"))),
+    named("csv of bytes", "be loaded", file("train.csv", NOISE)),
+    named("parquet that is cut off", "be loaded", file("train.parquet", b"PAR1" + bytes(40))),
+    named("README.md with broken YAML", "be loaded", file("README.md", "---\nconfigs: [\n---\n")),
 ]
 
 

@@ -197,6 +197,8 @@ MODELS = [
     ),
     teacher("no tokenizer", copied("teacher", without("token*")), "model has no tokenizer | add the files"),
     teacher("tokenizer of another form", copied("teacher", saying("tokenizer.json", model={})), "cannot load"),
+    teacher("tokenizer is a list", copied("teacher", holding("tokenizer_config.json", "[]")), "cannot load"),
+    teacher("labels are a list", copied("teacher", saying("config.json", id2label=["bad"])), "cannot load"),
     teacher("tokenizer not JSON", copied("teacher", holding("tokenizer.json", "{")), "cannot load"),
     teacher(
         "tokenizer without padding",
