@@ -1,4 +1,4 @@
-"""README and docs/: links lead somewhere, options exist, Python compiles."""
+"""READMEs and docs/: links lead somewhere, options exist, Python compiles."""
 
 import re
 
@@ -10,7 +10,10 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 
-PAGES = [PROJECT / "README.md", PROJECT / "benchmarks" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    *(PROJECT / folder / "README.md" for folder in (".", "benchmarks", "recipes")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 LAUNCHERS = {"config_file", "help", "output", "overwrite"}  # of accelerate and of the tools
 
 
@@ -26,7 +29,7 @@ def options_of(*groups):
 
 
 def test_the_front_door_fits_on_a_few_screens():
-    assert len(PAGES) >= 11
+    assert len(PAGES) >= 12
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
 
 
