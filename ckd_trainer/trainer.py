@@ -303,7 +303,7 @@ class DistillationTrainer(Trainer):
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.args.gradient_checkpointing and reentrant and (reads_attentions or reads_modules):
             raise InputError(
-                "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from within a layer, "
+                "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from inside a layer, "
                 "but a term reads attentions or their projections: set use_reentrant to false."
             )
         if reads_attentions:
@@ -390,9 +390,7 @@ class DistillationTrainer(Trainer):
                 if self._placed_teacher is None:  # once, however many students there are
                     self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
                 self._teacher.model = self._placed_teacher
-        elif (
-            self._teacher is None or self._cached_examples is not self.train_dataset
-        ):  # a cache belongs to its examples
+        elif self._teacher is None or self._cached_examples is not self.train_dataset:  # of other examples
             self.teacher_cache = self._open_cache(self.train_dataset)
             self._teacher = CachedTeacher(self.distillation_objective.teacher_signals)
             self._cached_examples = self.train_dataset

@@ -95,7 +95,7 @@ def test_demo_makes_a_task(tmp_path, capsys):
 
 def test_a_command_that_fails_ends_as_its_script_does(capsys):
     assert "none cannot be reported" in refused(capsys, "report", "none", "--metric", "accuracy")
-    assert "leraning_rate is no known option: did you mean learning_rate?" in refused(
+    assert "leraning_rate is not a known option: did you mean learning_rate?" in refused(
         capsys, "glue", "--leraning_rate", "1"
     )
 

@@ -79,8 +79,8 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("learning_rat: 1e-5\n", "learning_rat is no known option: did you mean learning_rate?"),
-        ("qqqqqq: 1\n", "qqqqqq is no known option: see --help"),
+        ("learning_rat: 1e-5\n", "learning_rat is not a known option: did you mean learning_rate?"),
+        ("qqqqqq: 1\n", "qqqqqq is not a known option: see --help"),
         ("learning_rate: fast\n", "learning_rate.*'fast'"),
         ("num_train_epochs: [1, 2]\n", "num_train_epochs.*'1,2'"),
         ("temperature: 1\ntemperature: 2\n", "gives temperature twice"),
@@ -114,12 +114,12 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("student_init: teacher_layers\nstudent_layers: 2,4\nstudent_num_layers: 3\n", "names 2 layers"),
         ("load_best_model_at_end: true\neval_strategy: epoch\nsave_strategy: steps\n", "load_best_model_at_end"),
         ("a: [\n", "is not YAML"),
-        ("do_train: !!bool maybe\n", "is not YAML: 'maybe' is no bool"),
-        ("seed: !!int ''\n", "is not YAML: '' is no int"),
-        ("run_name: !!timestamp soon\n", "is not YAML: 'soon' is no timestamp"),
+        ("do_train: !!bool maybe\n", "is not YAML: 'maybe' is not of type bool"),
+        ("seed: !!int ''\n", "is not YAML: '' is not of type int"),
+        ("run_name: !!timestamp soon\n", "is not YAML: 'soon' is not of type timestamp"),
         ("seed: 0x" + 4000 * "f", "is not YAML: Exceeds the limit"),
-        ("student_config: {day: 2026-11-30}\n", "student_config is a mapping that has no form in JSON .*date"),
-        ("student_config: &a {b: *a}\n", "student_config is a mapping that has no form in JSON .*Circular"),
+        ("student_config: {day: 2026-11-30}\n", "student_config is a mapping that JSON cannot represent .*date"),
+        ("student_config: &a {b: *a}\n", "student_config is a mapping that JSON cannot represent .*Circular"),
         (f"student_init: random\nstudent_config: '{10**5 * '['}'\n", "student_config is .*not JSON"),
     ],
 )
@@ -132,10 +132,10 @@ def test_refused_with_the_value_and_the_reason(tmp_path, text, words):
     ("command_line", "words"),
     [
         (["nothing.yaml"], "cannot read the recipe nothing.yaml: No such file"),
-        ([*DATA, "--learning_rat", "1"], "learning_rat is no known option: did you mean learning_rate?"),
-        ([*DATA, "--window", "5"], "window is no known option: did you mean window_size?"),  # no abbreviations
+        ([*DATA, "--learning_rat", "1"], "learning_rat is not a known option: did you mean learning_rate?"),
+        ([*DATA, "--window", "5"], "window is not a known option: did you mean window_size?"),  # no abbreviations
         ([*DATA, "--alpha", "x"], "alpha.*'x'"),
-        ([*DATA, "stray"], "stray is no known option"),
+        ([*DATA, "stray"], "stray is not a known option"),
         (["--output_dir", "out"], "there is no data to use"),
         (["--output_dir", "out", "--data_dir", "x", "--train_file", "y"], "data_dir is set without task_name"),
     ],
@@ -147,12 +147,12 @@ def test_command_line_refusals(command_line, words):
 
 def test_a_list_is_no_recipe(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    with pytest.raises(InputError, match="list.yaml is no recipe"):
+    with pytest.raises(InputError, match="list.yaml is not a recipe"):
         parse_recipe(ALL, [str(tmp_path / "list.yaml")])
 
 
 def test_the_recipe_comes_first(tmp_path):
-    with pytest.raises(InputError, match="recipe.yaml stands behind other options"):
+    with pytest.raises(InputError, match="recipe.yaml comes after other options"):
         parse_recipe(ALL, [*DATA, "recipe.yaml"])
 
 

@@ -302,7 +302,7 @@ def test_loss_without_a_value_in_one_process_stops_both(training, tmp_path):
     spoiled = command(tmp_path / "spoiled.py", *training, "--save_steps", "10")
     result = subprocess.run(spoiled, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 1  # the launcher's own
-    assert "error: training has diverged: by step 20 the weights are not finite any more." in result.stderr
+    assert "error: training has diverged: at step 20 the weights are no longer finite." in result.stderr
     assert "exitcode  : 2" in result.stderr
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint) and checkpoint.name == "checkpoint-10"

@@ -181,7 +181,7 @@ def test_a_typing_error_in_a_key_is_refused_with_the_key_that_was_meant(folder, 
     assume(wrong not in HINTS)
     line = [f"--{wrong}", "1"] if on_the_command_line else []
     (folder / "recipe.yaml").write_text("task_name: rte" if line else json.dumps({"task_name": "rte", wrong: 1}))
-    with pytest.raises(InputError, match=f"{wrong} is no known option: did you mean ") as refusal:
+    with pytest.raises(InputError, match=f"{wrong} is not a known option: did you mean ") as refusal:
         parse_recipe(KINDS, [str(folder / "recipe.yaml"), *line])
     meant = re.search(r"did you mean (\w+)\?", str(refusal.value))[1]
     assert edits(wrong, meant) == min(edits(wrong, name) for name in HINTS)

@@ -58,7 +58,7 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     accuracy = [json.loads((folder / "eval_results.json").read_text())["eval_accuracy"] for folder in (one, two)]
     assert accuracy[0] == accuracy[1]
 
-    for end, goes_on in (("", "from checkpoint-3"), ("6", "from checkpoint-6"), ("6 model", "is trained already")):
+    for end, goes_on in (("", "from checkpoint-3"), ("6", "from checkpoint-6"), ("6 model", "is already trained")):
         shutil.copytree(two, again)
         if "6" not in end:
             shutil.rmtree(again / "checkpoint-6")

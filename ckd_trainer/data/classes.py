@@ -1,4 +1,4 @@
-"""The classes that a column of labels names, with a warning or an error for those that nobody meant."""
+"""The classes in a column of labels, with a warning or an error for unintended ones."""
 
 import logging
 import math
@@ -11,24 +11,24 @@ from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 
-MANY = 10  # up to so many classes, a small file may have as many classes as rows
-# How pandas, Python and spreadsheets write a value that is missing.
+MANY = 10  # with up to this many classes, each row of a small file may have its own class
+# The ways in which pandas, Python and spreadsheets write a missing value.
 MISSING = {"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>", "N/A", "#N/A"}
 
 
 def class_names(table: Table, column: str) -> list[str]:
     """Returns the classes of a training set, sorted, numerically if all of them are whole numbers.
 
-    Warns of names that differ only in case, spaces or how a number is written, of names that stand for a missing
-    value, of classes of one row, and of numbers that look like scores.
+    Warns of names that differ only in case, spaces or the notation of a number, of names that look like missing
+    values, of classes with one row, and of numbers that look like scores.
 
     Args:
         table: A `ckd_trainer.data.tables.Table`.
         column: The name of its column of labels.
 
     Raises:
-        InputError: what `Table.words` refuses; only one class; classes for more than half of the rows, as when numbers
-            to predict or a column of ids are read as classes.
+        InputError: what `Table.words` refuses; only one class; more classes than half of the rows (and more than ten),
+            as when numbers to predict or a column of ids are read as classes.
 
     Example::
 
@@ -62,7 +62,7 @@ def class_names(table: Table, column: str) -> list[str]:
     ):
         if odd:
             logger.warning(
-                "%s: %d of %d classes (%r) %s (%s): check that each of them is meant.",
+                "%s: %d of %d classes (%r) %s (%s): check that each of them is intended.",
                 table.source,
                 len(odd),
                 len(names),
@@ -82,7 +82,7 @@ def _with_counts(names: list[str], counts: Mapping[str, int], most: int = 10) ->
 
 
 def _look_alikes(names: list[str]) -> list[str]:
-    """Returns the names that have a twin, twins next to each other."""
+    """Returns the names that look like another one, grouped by their looks."""
     groups = defaultdict(list)
     for name in names:
         groups[_looks(name)].append(name)
@@ -90,7 +90,7 @@ def _look_alikes(names: list[str]) -> list[str]:
 
 
 def _looks(name: str) -> str | float:
-    """Returns what is left of a name without case, spaces, invisible characters and ways to write a number."""
+    """Returns a name without case, spaces and invisible characters, or the number that it spells."""
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(char for char in text if not char.isspace() and unicodedata.category(char) != "Cf")
     number = _number(text)
@@ -108,6 +108,6 @@ def _number(text: str) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    if "_" in text:  # 1_1 is 11 to Python alone
+    if "_" in text:  # only Python reads 1_1 as 11
         return None
     return number if math.isfinite(number) else None

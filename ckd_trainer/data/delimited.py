@@ -1,8 +1,9 @@
-"""Splits csv and tsv files into rows, by the delimiter and the rule for quotes that a file was written with.
+"""Splits csv and tsv files into rows, by the file's delimiter and its rule for quotes.
 
-There are two rules for quotes. By the rule of csv (RFC 4180), a field with a delimiter, a line break or a quote in it
-is put in quotes, and the quotes in it are doubled. By the other, as in most of GLUE's files, quotes are text. Nothing
-in a file says which rule it follows: the suffix decides, unless the user does, and evidence against it is a warning.
+There are two rules for quotes. By the rule of csv (RFC 4180), a field that contains a delimiter, a line break or a
+quote is put in quotes, and the quotes inside it are doubled. By the other rule, as in most of GLUE's files, quotes are
+text. A file does not say which rule it follows: the suffix decides, unless the user does. If the content seems to
+follow the other rule, a warning says so.
 """
 
 import csv
@@ -28,24 +29,24 @@ _HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n]+)*')
 def split_rows(
     path: Path, text: str, *, header: Sequence[str] | None, quoting: str
 ) -> tuple[Sequence[str], Rows, list[int]]:
-    """Splits the text of a .csv or .tsv file into rows of as many fields each.
+    """Splits the text of a .csv or .tsv file into rows with the same number of fields.
 
     The delimiter of a .tsv file is the tab. That of a .csv file is the comma, unless a first line such as `sep=;` or
-    a header without commas says otherwise.
+    a header without commas shows another.
 
     Args:
-        path: Where the text is from; its suffix says how to read it.
+        path: The file of the text; its suffix decides how to read it.
         text: The content, as `read_text` returns it.
         header: The column names of a file without a header line, or None: the first row is the header.
         quoting: "csv" or "none", the rule for quotes; "auto" for "none" in .tsv and "csv" in .csv files, with a
-            warning where the quotes in the file contradict that.
+            warning if the quotes in the file contradict that.
 
     Returns:
-        The column names, the rows (a list of lists of str) and the line on which each of them starts.
+        The column names, the rows (a list of lists of str) and the line on which each row starts.
 
     Raises:
-        InputError: a row with another number of fields, a blank line, a quote that is not closed, a row that repeats
-            the header.
+        InputError: a row with another number of fields, a blank line, an unclosed quote, a row that repeats the
+            header.
     """
     is_tsv = path.suffix.lower() == ".tsv"
     rule = ("none" if is_tsv else "csv") if quoting == "auto" else quoting
@@ -56,13 +57,13 @@ def split_rows(
         line, what, remedy = mistake
         other = _OTHER[rule]
         if '"' in text and not _parse(text, delimiter, other, header)[2]:
-            remedy += f", or set quoting to {other}, by which every row can be read"
+            remedy += f", or set quoting to {other}, with which every row can be read"
         raise InputError(f"{path}, line {line}: {what}: {remedy}.")
     if header is None and len(rows[0]) > 1:
         for row, line in zip(rows[1:], lines[1:], strict=True):
             if [row[0].removeprefix("\ufeff"), *row[1:]] == rows[0]:
                 raise InputError(
-                    f"{path}, line {line}: the row repeats the header ({first_of(row)}), as where files were joined: "
+                    f"{path}, line {line}: the row repeats the header ({first_of(row)}), as in concatenated files: "
                     "delete it."
                 )
     if quoting == "auto" and '"' in text:
@@ -72,7 +73,7 @@ def split_rows(
 
 
 def _delimiter_of(text: str, rule: str, header: Sequence[str] | None) -> tuple[str, int]:
-    """Returns the delimiter of a csv file, and where in the text the first row starts."""
+    """Returns the delimiter of a csv file, and the position in the text at which the first row starts."""
     named = _SEP_LINE.match(text)
     if named and text[named.end() :].strip():
         return named[1], named.end()
@@ -88,8 +89,8 @@ def _parse(
     text: str, delimiter: str, rule: str, header: Sequence[str] | None, line: int = 1
 ) -> tuple[Rows, list[int], Mistake | None]:
     """Returns the rows, the line on which each starts, and the first mistake as (line, what, remedy), or None."""
-    # The module's limit of 131,072 characters guards against runaway quotes, which strict reading reports; long texts
-    # are legitimate.
+    # The module's limit of 131,072 characters guards against unclosed quotes, which strict reading reports anyway.
+    # Long texts are legitimate.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     options = {"quoting": csv.QUOTE_NONE} if rule == "none" else {"strict": True}
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **options)
@@ -100,7 +101,7 @@ def _parse(
             lines.append(line)
             line = before + reader.line_num  # a quoted field may have spanned several
     except csv.Error as error:
-        remedy = "a field with a quote in it stands in quotes, and the quote is doubled"
+        remedy = "put a field that contains a quote in quotes, and double the quote"
         return rows, lines, (line, f"the row that starts here cannot be read ({error})", remedy)
     while rows and not rows[-1]:
         rows.pop()
@@ -111,7 +112,7 @@ def _parse(
             return rows, lines, (line, "the line is blank", "delete it")
         if len(row) != len(names):
             kind = _DELIMITERS[delimiter]
-            remedy = f"{kind} separate fields, quotes do not protect them"
+            remedy = f"{kind} separate fields, even inside quotes"
             if rule == "csv":
                 remedy = f"quote a field with {kind}"
             what = f"the row has {len(row)} fields, not {len(names)} ({first_of(names, 20)})"
@@ -120,8 +121,8 @@ def _parse(
 
 
 def _follows_csv(text: str, delimiter: str) -> bool:
-    """Whether each quote in the text encloses a whole field or is doubled in such a field, as csv has it."""
-    around = text.split('"')  # in turns outside and inside of quotes; doubled quotes have nothing between them
+    """Returns whether each quote encloses a whole field or is doubled inside such a field, as in csv."""
+    around = text.split('"')  # alternately outside and inside quotes; between doubled quotes is the empty text
     ends = delimiter + "\r\n"
     return (
         len(around) % 2 == 1
@@ -134,7 +135,7 @@ def _follows_csv(text: str, delimiter: str) -> bool:
 def _warn_of_quotes(
     path: Path, text: str, delimiter: str, header: Sequence[str] | None, rows: Rows, lines: list[int]
 ) -> None:
-    """Warns of a file that was read with quotes as text, but looks as if written by the rule of csv."""
+    """Warns if a file was read with quotes as text, but seems to follow the rule of csv."""
     if not _follows_csv(text, delimiter):
         return
     as_csv, _, mistake = _parse(text, delimiter, "csv", header)
@@ -142,16 +143,16 @@ def _warn_of_quotes(
         return
     spans_lines = len(as_csv) < len(rows)
     if spans_lines and len(rows[0]) > 1:
-        return  # each line is a row as it is: one text opens a quote and another one closes it
+        return  # each line is already a row: one text opens a quote and another one closes it
     quoted = [field for row in rows for field in row if field.startswith('"')]
     if not (
         spans_lines
         or any('""' in field[1:-1] for field in quoted)
-        or any(_has_quoted_column(part) for part in (rows, rows[1:]))  # with the header or without
+        or any(_has_quoted_column(part) for part in (rows, rows[1:]))  # with or without the header
         # Spreadsheets also put a field with a comma in quotes.
         or (len(quoted) > 1 and all((("," in field) == field.startswith('"')) for row in rows for field in row))
     ):
-        return  # some texts are in quotes, for which csv has no reason
+        return  # some texts are in quotes that csv would not have added
     places = [place for place, row in enumerate(rows) if any(field.startswith('"') for field in row)]
     example = next(field for field in rows[places[0]] if field.startswith('"'))
     logger.warning(
@@ -173,11 +174,11 @@ def _has_quoted_column(rows: Rows) -> bool:
 def _warn_of_text_in_quotes(
     path: Path, text: str, delimiter: str, header: Sequence[str] | None, rows: Rows, lines: list[int]
 ) -> None:
-    """Warns of a file that was read by the rule of csv, but looks as if quotes in it were text."""
+    """Warns if a file was read by the rule of csv, but its quotes seem to be text."""
     if _follows_csv(text, delimiter):
         fields = [field for row in rows for field in row]
         spans_lines = any("\n" in field or "\r" in field for field in fields)
-        if len(rows[0]) == 1 or not spans_lines or any('"' in field for field in fields):  # which was doubled
+        if len(rows[0]) == 1 or not spans_lines or any('"' in field for field in fields):  # a doubled quote
             return
         reason = "and a field in quotes spans lines that are whole rows without the quotes"
     else:
@@ -189,8 +190,8 @@ def _warn_of_text_in_quotes(
         (place, field) for place, row in zip(places, as_text, strict=True) for field in row if field.startswith('"')
     )
     logger.warning(
-        "%s MAY HAVE QUOTES THAT ARE TEXT: as in csv, they are taken off a field that begins with one (line %d: %s), "
-        "%s. Set quoting to none if quotes are text, or to csv if the file was read well.",
+        "%s MAY HAVE QUOTES THAT ARE TEXT: as in csv, they are removed from a field that begins with one (line %d: "
+        "%s), %s. Set quoting to none if quotes are text, or to csv if the file was read correctly.",
         path,
         place,
         short(example),

@@ -1,4 +1,4 @@
-"""GLUE tasks, data sets by name and own files as one thing: texts and labels, model inputs, metrics and predictions.
+"""Texts and labels of GLUE, of data sets by name and of the user's files: loading, tokenizing, metrics, predictions.
 
     ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
 
@@ -46,10 +46,10 @@ GLUE_ON_HUB = "nyu-mll/glue"
 
 @dataclass
 class TextTask:
-    """Texts with labels to train and evaluate on. Each set holds the text columns and `label`; test sets no label.
+    """Texts with labels to train and evaluate on. Each set holds the text columns and, except test sets, `label`.
 
-    The label is the index into `label_names`, or a number where those are None (regression). `validation` and `test`
-    hold sets by key: "" for the only or first one, "mismatched" for MNLI's second.
+    The label is an index into `label_names`, or a number if those are None (regression). `validation` and `test` hold
+    sets by key: "" for the only or first one, "mismatched" for MNLI's second.
     """
 
     name: str
@@ -73,7 +73,7 @@ def metrics_of(arguments: GlueArguments) -> tuple[str, tuple[str, ...]]:
 
 
 def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
-    """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
+    """Returns the files of labeled sets by the option that names them; empty if they come from the Hub."""
     if arguments.task_name is None:
         files = {f"{split}_file": getattr(arguments, f"{split}_file") for split in splits}
         return {option: [user_path(path)] for option, path in files.items() if path}
@@ -88,16 +88,16 @@ def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[
 def load_task(
     arguments: GlueArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
 ) -> TextTask:
-    """Loads a GLUE task from the Hub or from a folder, a data set by name, or own files.
+    """Loads a GLUE task from the Hub or from a folder, a data set by name, or the user's files.
 
     Args:
-        arguments: A `GlueArguments`; its `max_*_samples` cut the sets.
-        seed: Draws the training examples when `max_train_samples` is set.
-        splits: What to load; the other sets stay None or empty. The classes of your own data are the labels of the
-            training set, which is read for them even where "train" is not asked for.
+        arguments: A `GlueArguments`; its `max_*_samples` limit the sizes of the sets.
+        seed: Selects the training examples if `max_train_samples` is set.
+        splits: The splits to load; the other sets stay None or empty. The classes of the user's data are the labels
+            of the training set, which is read for them even if "train" is not requested.
 
     Returns:
-        A `TextTask`. The classes of your own data are the names of a `ClassLabel` column in a data set by name, else
+        A `TextTask`. The classes of the user's data are the names of a `ClassLabel` column in a data set by name, else
         those of `ckd_trainer.data.classes.class_names`.
 
     Raises:
@@ -129,7 +129,7 @@ def load_task(
 
 
 def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
-    """`read(split, file, labelled)` returns a Dataset, or None where a second set ("mismatched") is missing."""
+    """Loads a GLUE task; `read(split, file, labelled, needed)` returns a Dataset, or None for a missing second set."""
 
     def read_sets(sets: Mapping[str, tuple[str, str]], labelled: bool) -> dict[str, Dataset]:
         data = {key: read(*place, labelled=labelled, needed=not key) for key, place in sets.items()}
@@ -168,7 +168,7 @@ def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
 
 def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[..., Dataset | None]:
     if not data_dir.is_dir():
-        raise InputError(f"data_dir is {data_dir}, which is no folder: give one in the classic GLUE layout.")
+        raise InputError(f"data_dir is {data_dir}, which is not a folder: give one in the classic GLUE layout.")
     folder = _task_folder(glue, data_dir)
     with input_errors_about(folder):
         there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
@@ -198,8 +198,8 @@ def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
 
 
 def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
-    """Loads a data set by name, or own files."""
-    # Names of our own: a text column of the data may be called "label".
+    """Loads a data set by name or the user's files."""
+    # The columns get new names, because a text column of the data may be called "label".
     texts = {"text": arguments.text_column}
     if arguments.text_pair_column:
         texts["text_pair"] = arguments.text_pair_column
@@ -237,7 +237,7 @@ def _file_opener(
     def open_split(split: str) -> Table:
         path = getattr(arguments, f"{split}_file")
         if not path:
-            why = f"the {split} set is asked for" if split in splits else "its labels name the classes"
+            why = f"the {split} set is needed" if split in splits else "its labels define the classes"
             raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
         usecols = [*texts, None if split == "test" else label]
         return open_table(path, usecols=usecols, quoting=arguments.quoting)
@@ -246,7 +246,7 @@ def _file_opener(
 
 
 def _dataset_opener(data: NamedDataset, texts: Sequence[str], label: str) -> Callable[[str], Table]:
-    advice = "name columns of it with text_column, text_pair_column and label_column"
+    advice = "name the columns with text_column, text_pair_column and label_column"
 
     def open_split(split: str) -> Table:
         table = data.table(split, texts=texts, label=None if split == "test" else label, advice=advice)
@@ -264,7 +264,7 @@ def _dataset_opener(data: NamedDataset, texts: Sequence[str], label: str) -> Cal
 def _encode(
     table: Table, texts: Mapping[str, str], label_column: str | None, names: Sequence[str] | None, known: str
 ) -> Dataset:
-    """Returns the texts (new name -> column) and the label, if there is one, as an index into `names` or a number."""
+    """Returns the texts (new name -> column) and the label, if any, as an index into `names` or a number."""
     data = {name: table.texts(column) for name, column in texts.items()}
     if label_column is None:
         return Dataset.from_dict(data)
@@ -286,8 +286,8 @@ def tokenize(
 ) -> Dataset:
     """Turns a set of `task` into model inputs: `input_ids`, `attention_mask` and so on, and `labels` if it has labels.
 
-    Texts are cut to `arguments.max_seq_length` tokens (of a pair the longer one first) and not padded, which is the
-    collator's work, unless `arguments.pad_to_max_length` is set.
+    Texts are cut to `arguments.max_seq_length` tokens; of a pair, the longer text is cut first. The collator pads
+    them, unless `arguments.pad_to_max_length` is set.
     """
 
     def encode(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,7 +332,7 @@ def main(argv: list[str] = None) -> None:
         found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
     print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
     if missing:
-        print(f"Missing: {', '.join(missing)}. The server wants all but AX.tsv, which is optional.")
+        print(f"Missing: {', '.join(missing)}. The server requires all but AX.tsv, which is optional.")
 
 
 if __name__ == "__main__":

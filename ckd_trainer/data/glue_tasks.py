@@ -1,4 +1,4 @@
-"""The table of GLUE tasks: what each is called on the Hub and in the classic files, and how it is scored."""
+"""The table of GLUE tasks: names on the Hub and in the classic files, and metrics."""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ _NLI = ("entailment", "neutral", "contradiction")
 class GlueTask:
     """A GLUE task: its names on the Hub, its columns and labels in the classic files, its metrics.
 
-    Validation and test sets go by a key: "" for the only or first one, "mismatched" for MNLI's second. `file_labels`
+    Validation and test sets have keys: "" for the only or first one, "mismatched" for MNLI's second. `file_labels`
     are the labels as the classic files and the GLUE server write them, in the order of `label_names` (the Hub's
-    order). Both are None where the label is a score.
+    order). Both are None if the label is a score.
     """
 
     name: str  # the configuration of nyu-mll/glue
@@ -22,7 +22,7 @@ class GlueTask:
     text_columns: tuple[str, ...] = ("sentence1", "sentence2")
     file_text_columns: tuple[str, ...] | None = None  # None: as on the Hub
     file_label_column: str = "label"
-    file_columns: tuple[str, ...] | None = None  # of labelled files without a header line
+    file_columns: tuple[str, ...] | None = None  # of labeled files without a header line
     quoting: str = "auto"  # of the files, as `split_rows` takes it
     metrics: tuple[str, ...] = ("accuracy",)
     best_metric: str = "accuracy"

@@ -1,4 +1,4 @@
-"""Data sets by name: of the Hub, a folder made by `save_to_disk`, or a folder of csv, JSON or parquet files."""
+"""Data sets by name: on the Hub, in a folder made by `save_to_disk`, or in a folder of csv, JSON or parquet files."""
 
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__pa
 
 
 def hub_name(arguments: DataArguments) -> str | None:
-    """Returns `dataset_name` where it is a name on the Hub, None where it is a local folder or not set."""
+    """Returns `dataset_name` if it is a name on the Hub, None if it is a local folder or not set."""
     name = arguments.dataset_name
     return name if name and not _exists(name) else None
 
@@ -51,16 +51,16 @@ class NamedDataset:
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a split to predict, or one was asked for by name."""
+        """Whether there is a split to predict, or the user named one."""
         return bool(self.arguments.test_split_name) or "test" in self.splits
 
     def class_names(self, column: str) -> list[str] | None:
-        """Returns the names of a `ClassLabel` column, None where there is no such column or it has another type.
+        """Returns the names of a `ClassLabel` column, None if there is no such column or it has another type.
 
-        The training split decides, or the first split where there is none.
+        The names come from the training split, or from the first split if there is none.
 
         Raises:
-            InputError: there is only one name.
+            InputError: there are fewer than two names.
         """
         name = self._name("train")
         data = self.splits[name if name in self.splits else next(iter(self.splits))]
@@ -78,13 +78,13 @@ class NamedDataset:
         """Reads columns of the split for training, evaluation or prediction.
 
         Args:
-            split: "train", "validation" or "test"; the options of the arguments say which split that is.
+            split: "train", "validation" or "test"; the arguments may give it another name in the data set.
             texts: the columns of texts.
-            label: one more column, of any type; None where there is none to read.
-            advice: ends an error about a column.
+            label: one more column, of any type; None to read no label.
+            advice: the end of error messages about columns.
 
         Raises:
-            InputError: no such split or column, a column of texts that holds something else, no rows, damaged data.
+            InputError: no such split or column, a text column that does not hold texts, no rows, damaged data.
         """
         name = self._name(split)
         if name not in self.splits:
@@ -92,7 +92,7 @@ class NamedDataset:
                 f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose the split "
                 f"for {split} with {split}_split_name."
             )
-        # A format that was saved with the data set would make tensors of its values.
+        # A format that was saved with the data set would convert its values to tensors.
         data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
         columns = list(dict.fromkeys([*texts, *([label] if label else [])]))
         for column in columns:
@@ -108,7 +108,7 @@ class NamedDataset:
             raise InputError(f"{source} has no rows: give a split with data.")
         read = data.select_columns(columns)
         try:
-            read.data.validate(full=True)  # or a damaged file could crash Python
+            read.data.validate(full=True)  # otherwise a damaged file could crash Python
         except pa.ArrowException as error:
             raise InputError(f"{source} is damaged ({error}): save or download it again.") from None
         return Table(read, source, range(1, len(read) + 1), unit="row")
@@ -129,7 +129,7 @@ def _is_text(feature: object) -> bool:
 
 
 def _described(data: Dataset, most: int = 20) -> str:
-    """Returns the names of the columns, with the type of those that do not hold texts."""
+    """Returns the names of the columns; those that do not hold texts with their type."""
     columns = [
         short(name) if _is_text(feature) else f"{short(name)} ({_kind(feature)})"
         for name, feature in list(data.features.items())[:most]
@@ -152,7 +152,7 @@ def _load(arguments: DataArguments) -> DatasetDict:
         raise InputError(f"dataset_revision is set, but dataset_name {name} is a local folder: leave it out.")
     is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     if not is_saved:
-        return _read(arguments, "give a folder of save_to_disk, or of csv, JSON or parquet files")
+        return _read(arguments, "give a folder made by save_to_disk, or one with csv, JSON or parquet files")
     if arguments.dataset_config_name:
         raise InputError(
             f"dataset_config_name is set, but dataset_name {name} was made by save_to_disk, which saves one "
@@ -172,7 +172,7 @@ def _load(arguments: DataArguments) -> DatasetDict:
 
 def _from_hub(arguments: DataArguments) -> DatasetDict:
     name = arguments.dataset_name
-    if name in _FORMATS:  # `load_dataset` would read whatever files lie in the working directory
+    if name in _FORMATS:  # `load_dataset` would read any files in the working directory
         raise InputError(f"dataset_name is {name}, which is a file format: give a folder, or files as train_file.")
     return _read(
         arguments,

@@ -1,6 +1,6 @@
-"""From a model's logits for the start and end of answers back to answers: texts, n-best lists, null odds, files.
+"""Turns a model's logits for the start and end of answers into answers: texts, n-best lists, null odds, files.
 
-All questions are treated at once, in arrays; only the texts are cut out one by one.
+All questions are processed at once, in arrays; only the texts are cut out one by one.
 """
 
 import json
@@ -19,18 +19,18 @@ from numpy.typing import ArrayLike
 
 from ckd_trainer.utils.files import write_atomically
 
-_SCORES_AT_ONCE = 2**24  # 64 MB of them
-_LARGEST = 1e30  # of a logit: sums stay finite in float32
+_SCORES_AT_ONCE = 2**24  # 64 MB of scores
+_LARGEST = 1e30  # the largest logit: sums stay finite in float32
 
 
 @dataclass
 class Answers:
-    """What a model answers.
+    """A model's answers.
 
     Attributes:
-        text: {id: text}, the best answer, whether or not there is one; "" where the context is blank.
+        text: {id: text}, the best answer, even if "no answer" scores higher; "" if the context is blank.
         nbest: {id: [{"text", "probability", "start_logit", "end_logit"}, ...]}, the best first.
-        null_odds: {id: score of no answer, less that of the best answer}; None where every question has an answer.
+        null_odds: {id: score of "no answer" minus that of the best answer}; None if every question has an answer.
     """
 
     text: dict[str, str]
@@ -38,14 +38,14 @@ class Answers:
     null_odds: dict[str, float] | None
 
     def final(self, null_threshold: float) -> dict[str, str]:
-        """Returns {id: text}, with "" for no answer where the null odds are above a threshold."""
+        """Returns {id: text}, with "" for no answer if the null odds exceed a threshold."""
         if self.null_odds is None:
             return self.text
         return {name: "" if self.null_odds[name] > null_threshold else text for name, text in self.text.items()}
 
 
 class Spans(NamedTuple):
-    """Spans of characters in contexts, as arrays: those of one question together, the best first."""
+    """Spans of characters in contexts, as arrays, grouped by question with the best first."""
 
     question: np.ndarray  # row of the question
     char_start: np.ndarray
@@ -61,7 +61,7 @@ class Spans(NamedTuple):
         return Spans(*(part[index] for part in self))
 
     def top(self, n: int) -> "Spans":
-        """Returns the n best of each question; of equal ones those that come first in the context."""
+        """Returns the n best spans of each question; of equal ones, those that come first in the context."""
         spans = self.take(np.lexsort((self.char_end, self.char_start, -self.score, self.question)))
         begins = np.flatnonzero(np.diff(spans.question, prepend=-1))
         rank = np.arange(len(spans.question)) - np.repeat(begins, np.diff(begins, append=len(spans.question)))
@@ -78,23 +78,23 @@ def read_answers(
     max_answer_length: int,
     null_answers: bool,
 ) -> Answers:
-    """Returns what the logits of all features of some questions answer.
+    """Returns the answers to questions from the logits of all their features.
 
-    The score of a span is the logit of its first token as a start plus that of its last token as an end; of no answer,
-    the same of [CLS], in that feature of the question where it is lowest. All spans of a piece of context with at most
-    `max_answer_length` tokens compete, not only those between the best starts and the best ends, over all features of
-    the question. A piece of text that stands in two features counts once, with its better score. No span starts or
-    ends at a token of spaces.
+    The score of a span is the start logit of its first token plus the end logit of its last token. The score of "no
+    answer" is the sum of both logits of [CLS], in the question's feature where this is lowest. All spans of at most
+    `max_answer_length` tokens compete, over all features of the question, not only those between the best starts and
+    the best ends. A piece of text in two features counts once, with its better score. No span starts or ends at a
+    token of spaces.
 
     Args:
         questions: With the columns id and context.
-        features: Of these questions, from `ckd_trainer.data.squad.encode` with offsets.
-        start_logits, end_logits: (features, length or more), by token (see `ckd_trainer.utils.padding`): as
-            `QuestionAnsweringTrainer.predict` returns them; any trainer's where padding is on the right. What is not
-            finite counts as lowest.
-        n_best: How many spans an n-best list has.
+        features: The features of these questions, from `ckd_trainer.data.squad.encode` with offsets.
+        start_logits, end_logits: (features, length or more), in token positions (see `ckd_trainer.utils.padding`), as
+            `QuestionAnsweringTrainer.predict` returns them. If padding is on the right, those of any trainer will do.
+            Logits that are not finite count as lowest.
+        n_best: The number of spans in an n-best list.
         max_answer_length: In tokens.
-        null_answers: Some questions have no answer: give null odds, and no answer as one more entry of n-best lists.
+        null_answers: Some questions have no answer: return null odds, and add "no answer" to the n-best lists.
 
     Returns:
         `Answers`.
@@ -126,8 +126,7 @@ def read_answers(
 
 
 def write_answers(answers: Answers, folder: str | Path, *, null_threshold: float) -> Path:
-    """Writes `predictions.json` (as the official evaluation script takes it), `nbest_predictions.json`, and with null
-    odds `null_odds.json`.
+    """Writes `predictions.json` (the official format), `nbest_predictions.json` and, for null odds, `null_odds.json`.
 
     Returns:
         The path of `predictions.json`.
@@ -145,13 +144,13 @@ def write_answers(answers: Answers, folder: str | Path, *, null_threshold: float
 
 
 def _pass_over_spaces(chars: Sequence[np.ndarray], contexts: Sequence[str]) -> None:
-    """Gives tokens of mere spaces, and of nothing, the characters of a token outside of the context.
+    """Marks tokens that hold only spaces, or no characters, as outside the context.
 
     Args:
-        chars: for starts and for ends, (features, length), -1 outside of the context.
-        contexts: of each feature.
+        chars: the first and last characters of tokens, each (features, length), -1 outside the context.
+        contexts: the context of each feature.
     """
-    before = {}  # context -> how many characters that are no spaces come before each of its characters
+    before = {}  # context -> number of non-space characters before each of its characters
     for context in contexts:
         if context not in before:
             before[context] = np.cumsum([0, *(not char.isspace() for char in context)])
@@ -166,8 +165,8 @@ def _best_spans(
     """Returns the n_best spans of each question over its features.
 
     Args:
-        owners: (features,), the row of a feature's question.
-        chars, logits: for starts and for ends, (features, length).
+        owners: (features,), the row of each feature's question.
+        chars, logits: one array for starts and one for ends, each (features, length).
     """
     length = chars[0].shape[1]
     max_answer_length = min(max_answer_length, length)
@@ -178,7 +177,7 @@ def _best_spans(
         # scores[f, i, d]: the span of feature f from token i to token i + d
         behind = np.pad(ends[first : first + rows], ((0, 0), (0, max_answer_length - 1)), constant_values=-np.inf)
         scores = starts[first : first + rows, :, None] + sliding_window_view(behind, max_answer_length, axis=1)
-        # So many spans may be one piece of text.
+        # The largest number of spans that may be the same piece of text.
         doubles = math.prod(_most_alike(part[first : first + rows]) for part in chars)
         feature, place = _highest(scores.reshape(len(scores), -1), n_best * doubles)
         token, more = np.divmod(place, max_answer_length)
@@ -192,13 +191,13 @@ def _best_spans(
 
 
 def _highest(scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows and columns of the n highest finite scores of each row; of equal ones the first."""
+    """Returns the rows and columns of the n highest finite scores of each row; of equal ones, the first."""
     n = min(n, scores.shape[1])
     best = torch.from_numpy(scores).topk(min(n + 1, scores.shape[1]))
     values, columns = best.values.numpy(), best.indices.numpy()
     row, rank = np.nonzero(np.isfinite(values[:, :n]))
     column = columns[row, rank]
-    # Of scores that are equal to the n-th, topk takes any.
+    # Among scores equal to the n-th, topk takes any.
     tied = np.flatnonzero((values[:, n:] == values[:, n - 1 : n]).any(1) & np.isfinite(values[:, n - 1]))
     if not len(tied):
         return row, column
@@ -211,7 +210,7 @@ def _highest(scores: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _most_alike(chars: np.ndarray) -> int:
-    """Returns the largest number of tokens of a feature that start (or end) at one character."""
+    """Returns the largest number of tokens of a feature that start (or end) at the same character."""
     ordered = np.sort(chars, axis=1)
     alike = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     most = 1
@@ -222,7 +221,7 @@ def _most_alike(chars: np.ndarray) -> int:
 
 
 def _null_spans(owners: np.ndarray, cls: np.ndarray, logits: Sequence[np.ndarray]) -> Spans:
-    """Returns for each question the span of no characters that stands for no answer, of the lowest score."""
+    """Returns each question's empty span with the lowest score, which means "no answer"."""
     start, end = (np.take_along_axis(part, cls[:, None], 1)[:, 0] for part in logits)
     nowhere = np.zeros_like(owners)
     spans = Spans(owners, nowhere, nowhere, start, end)
@@ -231,7 +230,7 @@ def _null_spans(owners: np.ndarray, cls: np.ndarray, logits: Sequence[np.ndarray
 
 
 def _best_scores(spans: Spans, count: int) -> np.ndarray:
-    """Returns the score of each question's best span, 0 where it has none."""
+    """Returns the score of each question's best span, 0 if it has none."""
     scores = np.zeros(count, np.float32)
     first = np.diff(spans.question, prepend=-1) > 0
     scores[spans.question[first]] = spans.score[first]
@@ -249,7 +248,7 @@ def _lists(spans: Spans, texts: Sequence[str], count: int) -> list[list[dict]]:
 
 
 def _softmax(spans: Spans) -> np.ndarray:
-    """Returns each span's probability among those of its question."""
+    """Returns each span's probability among the spans of its question."""
     if not len(spans.question):
         return spans.score
     begins = np.flatnonzero(np.diff(spans.question, prepend=-1))
@@ -264,13 +263,13 @@ def _texts(spans: Spans, contexts: Sequence[str]) -> list[str]:
 
 
 def _finite(logits: ArrayLike) -> np.ndarray:
-    """Returns logits as float32, between -_LARGEST, which stands for those that are not finite, and _LARGEST."""
+    """Returns logits as float32 within +-_LARGEST; those that are not finite become -_LARGEST."""
     logits = np.asarray(logits, np.float32)
     return np.where(np.isfinite(logits), logits, np.float32(-_LARGEST)).clip(-_LARGEST, _LARGEST)
 
 
 def _padded(column: pa.ChunkedArray, fill: int) -> np.ndarray:
-    """Returns a column of lists as an array (rows, longest)."""
+    """Returns a column of lists as an array (rows, longest list)."""
     column = column.combine_chunks()
     lengths = column.value_lengths().to_numpy()
     there = np.arange(lengths.max()) < lengths[:, None]

@@ -1,7 +1,7 @@
-"""Questions about contexts: where they come from, and how they become features for a model.
+"""Loads questions about contexts and turns them into features for a model.
 
-A *feature* is one model input: a question and as much of its context as fits. A long context makes several features,
-whose pieces of context overlap. `ckd_trainer.data.spans` goes the way back, from a model's logits to answers.
+A *feature* is one model input: a question and as much of its context as fits. A long context becomes several features,
+whose pieces of context overlap. `ckd_trainer.data.spans` turns a model's logits back into answers.
 """
 
 import logging
@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 class QuestionTask:
     """Questions to train and evaluate on, each set with the columns id, context, question and answers.
 
-    `answers` holds the lists `text` and `answer_start`, empty where there is no answer; test sets may lack it.
-    `validation` and `test` hold their one set by the key "".
+    `answers` holds the lists `text` and `answer_start`, empty if there is no answer; test sets may lack it.
+    `validation` and `test` hold their only set under the key "".
     """
 
     train: Dataset | None
@@ -43,7 +43,7 @@ class QuestionTask:
 
 
 def files_of(arguments: SquadArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
-    """Returns the files of labelled sets, by the option that names them; none where they come from the Hub."""
+    """Returns the files of labeled sets by the option that names them; empty if they come from the Hub."""
     if arguments.data_dir:
         files = SQUAD_TASKS[arguments.task_name].files
         return {"data_dir": [user_path(arguments.data_dir) / files[split] for split in splits]}
@@ -54,19 +54,19 @@ def files_of(arguments: SquadArguments, splits: Sequence[str]) -> dict[str, list
 def load_questions(
     arguments: SquadArguments, *, seed: int, splits: Sequence[str] = ("train", "validation", "test")
 ) -> QuestionTask:
-    """Loads SQuAD from the Hub or from a folder with the official files, a data set by name, or own files.
+    """Loads SQuAD from the Hub or from a folder with the official files, a data set by name, or the user's files.
 
     Args:
-        arguments: A `SquadArguments`; its `max_*_samples` cut the sets.
-        seed: Draws the training questions when `max_train_samples` is set.
-        splits: What to load; the other sets stay None or empty. Where there is no `test_file` and no test split, the
-            test set is the validation set, as SQuAD's own test set is not public.
+        arguments: A `SquadArguments`; its `max_*_samples` limit the sizes of the sets.
+        seed: Selects the training questions if `max_train_samples` is set.
+        splits: The splits to load; the other sets stay None or empty. Without a `test_file` or a test split, the test
+            set is the validation set, as SQuAD's own test set is not public.
 
     Returns:
         A `QuestionTask`.
 
     Raises:
-        InputError: a missing or malformed file or data set, and what `check_questions` finds in the questions.
+        InputError: a missing or malformed file or data set; whatever `check_questions` refuses.
 
     Example::
 
@@ -97,7 +97,7 @@ def load_questions(
             return check_questions(questions, f"{task.hub_name}, {source}", labelled=labelled, **rules)
         elif path is None:
             others = "" if labelled else " (or validation_file)"
-            raise InputError(f"{split}_file is not set{others}, but the {split} set is asked for: give a file.")
+            raise InputError(f"{split}_file is not set{others}, but the {split} set is needed: give a file.")
         return read_questions(path, labelled=labelled, quoting=arguments.quoting, **rules)
 
     def first(split: str, limit: int | None) -> dict[str, Dataset]:
@@ -111,7 +111,7 @@ def load_questions(
         rows = random.Random(seed).sample(range(len(train)), arguments.max_train_samples)
         train = train.select(sorted(rows))
     validation = first("validation", arguments.max_eval_samples)
-    # The same questions are read and encoded once. (Dropping is for answers, which are not asked for in predictions.)
+    # The same questions are read and encoded once. (Questions are dropped for their answers; predictions need none.)
     has_test = bool(arguments.test_file) or (named is not None and named.has_test)
     same = not (has_test or arguments.drop_misplaced_answers)
     if validation and same and arguments.max_predict_samples == arguments.max_eval_samples:
@@ -130,30 +130,30 @@ def _from_hub(name: str, split: str) -> Dataset:
 
 
 def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments) -> None:
-    """Raises InputError where no room is left for a context beside a question, or the tokenizer cannot serve.
+    """Raises InputError if no room is left for a context beside a question, or if the tokenizer does not fit.
 
     Args:
-        tokenizer: A fast tokenizer, as only those say where a token stands in the text.
+        tokenizer: A fast tokenizer, as only those give the positions of tokens in the text.
         arguments: A `SquadArguments`.
     """
     if not tokenizer.is_fast:
         raise InputError(
-            f"{type(tokenizer).__name__} does not say where a token stands in its text: give a model with a fast "
+            f"{type(tokenizer).__name__} does not give the positions of tokens in the text: use a model with a fast "
             "tokenizer (tokenizer.json)."
         )
     pair = tokenizer("a", "b")
     special = {id for id, text in zip(pair["input_ids"], pair.sequence_ids(), strict=True) if text is None}
     if tokenizer.cls_token_id not in special:
         raise InputError(
-            f"{type(tokenizer).__name__} puts no [CLS] token ({tokenizer.cls_token}) to a question and its context, "
-            "but it stands for 'no answer' here: give a model whose tokenizer does."
+            f"{type(tokenizer).__name__} does not add a [CLS] token ({tokenizer.cls_token}) to a question and its "
+            "context, but that token means 'no answer' here: use a model whose tokenizer adds it."
         )
     special = tokenizer.num_special_tokens_to_add(pair=True)
     room = arguments.max_seq_length - arguments.max_question_length - special
     if room <= arguments.doc_stride:
         raise InputError(
             f"max_seq_length {arguments.max_seq_length} leaves {room} tokens for the context beside a question of up "
-            f"to {arguments.max_question_length} and {special} special tokens, but neighbouring features share "
+            f"to {arguments.max_question_length} and {special} special tokens, but neighboring features share "
             f"doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length."
         )
 
@@ -164,23 +164,23 @@ def encode(
     """Turns questions into features.
 
     A question is cut to `max_question_length` tokens. A context that does not fit beside it into `max_seq_length` is
-    cut into pieces that share `doc_stride` tokens, of which each becomes a feature.
+    cut into pieces that share `doc_stride` tokens. Each piece becomes a feature.
 
     Args:
         questions: With the columns of a `QuestionTask`.
-        tokenizer: As `check_lengths` wants it.
+        tokenizer: A tokenizer that `check_lengths` accepts.
         arguments: A `SquadArguments`.
-        with_offsets: Add what `ckd_trainer.data.spans` reads, and put long features first, so that batches of
-            neighbours need little padding.
+        with_offsets: Add the columns that `ckd_trainer.data.spans` reads, and put long features first, so that
+            batches need little padding.
 
     Returns:
         A `datasets.Dataset` of unpadded features with the model's inputs and
 
         - `answer_mask`: 1 for the tokens of the context and for [CLS], where an answer may start or end;
-        - where the questions have answers, `start_positions` and `end_positions`: first and last token of the first
-          answer, both those of [CLS] where it is not in the feature's piece of the context;
-        - with offsets, `question`: the row of the feature's question; `char_starts` and `char_ends`: where each token
-          stands in the context, -1 for tokens outside of it.
+        - if the questions have answers, `start_positions` and `end_positions`: the first and last token of the first
+          answer, or [CLS] for both if the answer is not in the feature's piece of the context;
+        - with offsets, `question`: the row of the feature's question; `char_starts` and `char_ends`: the position of
+          each token in the context, -1 for tokens outside it.
     """
     columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
     cut = 0
@@ -227,15 +227,15 @@ def encode(
     )
     if cut:
         logger.warning(
-            "%d of %d questions are longer than max_question_length %d and are cut to so many tokens.",
+            "%d of %d questions are longer than max_question_length %d tokens and are cut.",
             cut,
             len(questions),
             arguments.max_question_length,
         )
     if torn:
         logger.warning(
-            "%d of %d questions (%s) have an answer that is whole in no piece of the context and are taken to have "
-            "none: give a larger max_seq_length or doc_stride.",
+            "%d of %d questions (%s) have an answer that no piece of the context contains whole, and are treated as "
+            "unanswerable: give a larger max_seq_length or doc_stride.",
             len(torn),
             len(questions),
             first_of(questions.select(torn)["id"][:]),
@@ -252,7 +252,7 @@ def encode(
 
 
 class _Places(NamedTuple):
-    """Where in a feature [CLS] stands, and the tokens of its piece of the context (from first to before stop)."""
+    """The positions in a feature of [CLS] and of its piece of the context (from `first` up to, without, `stop`)."""
 
     length: int
     cls: int
@@ -276,9 +276,9 @@ def _mask(length: int, cls: int, first: int, stop: int) -> np.ndarray:
 def _answer_places(
     encoded: BatchEncoding, owners: Sequence[int], answers: Sequence[Mapping[str, Any]]
 ) -> list[tuple[int, int] | None]:
-    """Returns the first and the last character of each question's first answer that a token stands for, or None.
+    """Returns the first and the last character of each question's first answer that belong to a token, or None.
 
-    Spaces around the answer do not count. Tokenizers leave some characters out, such as accents of their own.
+    Spaces around the answer do not count. Tokenizers drop some characters, such as combining accents.
     """
     features: list[list[int]] = [[] for _ in answers]
     for feature, owner in enumerate(owners):
@@ -301,7 +301,7 @@ def _answer_places(
 
 
 def _span(encoded: BatchEncoding, feature: int, place: tuple[int, int] | None) -> list[int] | None:
-    """Returns the first and the last token of an answer, None where it is not wholly in the feature."""
+    """Returns the first and the last token of an answer, None if it is not entirely in the feature."""
     if place is None:
         return None
     tokens = [encoded.char_to_token(feature, char, sequence_index=1) for char in place]
@@ -309,7 +309,7 @@ def _span(encoded: BatchEncoding, feature: int, place: tuple[int, int] | None) -
 
 
 def _offsets(encoded: BatchEncoding, feature: int, place: _Places) -> np.ndarray:
-    """Returns the characters of the context at which each token starts and ends, -1 outside of the context."""
+    """Returns the characters of the context at which each token starts and ends, -1 outside the context."""
     offsets = np.array(encoded.encodings[feature].offsets, np.int32)
     outside = np.ones(place.length, bool)
     outside[place.first : place.stop] = False
@@ -318,16 +318,16 @@ def _offsets(encoded: BatchEncoding, feature: int, place: _Places) -> np.ndarray
 
 
 def _cut_questions(questions: Iterable[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> tuple[list[str], int]:
-    """Returns the questions, cut to at most so many tokens, and how many of them were longer."""
+    """Returns the questions, cut to at most `limit` tokens, and the number of those that were longer."""
     questions = list(questions)
     long, cut = list(range(len(questions))), set[int]()
-    while long:  # again, as a text that is cut in a word may be split into other tokens
+    while long:  # repeat: a text that is cut within a word may be split into other tokens
         texts = [questions[row] for row in long]
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         lengths = map(len, encoded["input_ids"])
         cuts = [(row, place) for place, (row, length) in enumerate(zip(long, lengths, strict=True)) if length > limit]
         for row, place in cuts:
-            # Where the first token that is too many starts: a character of several tokens goes as a whole.
+            # The start of the first surplus token: a character of several tokens is removed as a whole.
             end = encoded.encodings[place].offsets[limit][0]
             questions[row] = questions[row][: min(end, len(questions[row]) - 1)]
         long = [row for row, _ in cuts]
@@ -336,15 +336,15 @@ def _cut_questions(questions: Iterable[str], tokenizer: PreTrainedTokenizerBase,
 
 
 class SpanCollator:
-    """Pads features to one length and makes a batch of them, for training and evaluation.
+    """Pads features to the same length and makes a batch of them, for training and evaluation.
 
     Args:
-        tokenizer: Says on which side to pad.
-        length: To how many tokens; None for the longest of each batch.
+        tokenizer: Sets the side to pad on.
+        length: The number of tokens to pad to; None for the longest of each batch.
 
     Example::
 
-        SpanCollator(tokenizer)([features[0], features[1]])["start_positions"]  # where the padding has moved them to
+        SpanCollator(tokenizer)([features[0], features[1]])["start_positions"]  # shifted by padding on the left
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Which model a run with `load_best_model_at_end` leaves: the one that evaluated best."""
+"""Keeps the best model of a run with `load_best_model_at_end`."""
 
 import os
 from typing import Any
@@ -9,15 +9,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 
 class SaveBestModel(TrainerCallback):
-    """Saves a checkpoint whenever an evaluation is the best so far, also where none is due.
+    """Saves a checkpoint whenever an evaluation is the best so far, even if no checkpoint is due.
 
-    `Trainer` remembers the best evaluation, but can only go back to a checkpoint. A checkpoint that is due at the end
-    of an epoch, or of the training, is saved after the evaluation there: a run that resumes from it will not repeat
-    that evaluation.
+    `Trainer` remembers the best evaluation, but can only load a checkpoint. A checkpoint that is due at the end of an
+    epoch or of training is saved after the evaluation there, so that a resumed run does not repeat that evaluation.
 
     Args:
-        best_checkpoint: name of the best checkpoint so far in `output_dir`, for a run that resumes; the state of a
-            checkpoint holds a path, which is stale in a folder that was moved.
+        best_checkpoint: the name of the best checkpoint so far in `output_dir`, for a run that resumes. The path in a
+            checkpoint's state is stale if its folder was moved.
     """
 
     def __init__(self, best_checkpoint: str | None = None) -> None:
@@ -52,14 +51,14 @@ class SaveBestModel(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if args.load_best_model_at_end:
-            # After the training come evaluations of other sets too, such as MNLI's mismatched one.
+            # After training, other sets are evaluated too, such as MNLI's mismatched one.
             value = metrics.get(f"eval_{args.metric_for_best_model.removeprefix('eval_')}", np.nan)
             worst = -np.inf if args.greater_is_better else np.inf
             best = worst if state.best_metric is None else state.best_metric
-            # As Trainer compares them next. A value that is NaN is never better.
+            # `Trainer` makes the same comparison next. NaN is never better.
             control.should_save |= bool(value > best if args.greater_is_better else value < best)
 
 
 def may_save_after_evaluation(args: TrainingArguments) -> bool:
-    """Returns whether an evaluation can bring about a checkpoint that no callback knows of when the step ends."""
+    """Returns whether an evaluation can cause a checkpoint that callbacks cannot foresee at the end of the step."""
     return args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST

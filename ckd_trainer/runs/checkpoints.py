@@ -1,4 +1,4 @@
-"""Finds the checkpoints of a run, tells which of them can be resumed exactly, and deletes broken and surplus ones."""
+"""Finds the checkpoints of a run, checks which can be resumed exactly, and deletes incomplete and surplus ones."""
 
 import json
 import logging
@@ -14,46 +14,45 @@ from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_OPTIMIZERS = {"optimizer.pt", "optimizer.bin", "optimizer_0"}  # the latter two of FSDP: whole, a folder of shards
+_OPTIMIZERS = {"optimizer.pt", "optimizer.bin", "optimizer_0"}  # the last two are FSDP's: whole, sharded
 
 
 def last_checkpoint(folder: str | Path, args: TrainingArguments) -> str | None:
-    """Returns the newest checkpoint that training can go on from exactly, None where no save was ever completed.
+    """Returns the newest checkpoint that training can resume from exactly, None if no save was ever completed.
 
     Raises:
-        InputError: there are checkpoints, but each was damaged, or something was deleted from it. Starting over would
-            overwrite them.
+        InputError: there are checkpoints, but all are damaged or lack files. Starting over would overwrite them.
     """
     reasons = []
     for path in reversed(_checkpoints(Path(folder))):
         missing = what_is_missing(path, args)
         if missing is None:
             return str(path)
-        logger.warning("%s is passed over: %s.", path.name, missing)
-        if _state_of(path) is not None:  # it is written last, so the rest was there once
+        logger.warning("%s is skipped: %s.", path.name, missing)
+        if _state_of(path) is not None:  # it is written last, so the checkpoint was once complete
             reasons.append(f"{path.name}: {missing}")
     if reasons:
         raise InputError(
-            f"output_dir {folder} holds a run that was not finished and cannot be resumed exactly ({reasons[0]}). Put "
-            "back what is missing, or set overwrite_output_dir to start over, or take the weights of a checkpoint as "
-            "the student of a new run: model_name_or_path, with another output_dir."
+            f"output_dir {folder} holds an unfinished run that cannot be resumed exactly ({reasons[0]}). Restore the "
+            "missing files, or set overwrite_output_dir to start over, or start a new run from the weights of a "
+            "checkpoint: give it as model_name_or_path, with another output_dir."
         )
     return None
 
 
 def what_is_missing(checkpoint: Path, args: TrainingArguments) -> str | None:
-    """Returns why training cannot go on from a checkpoint exactly, None where it can.
+    """Returns why training cannot resume from a checkpoint exactly, None if it can.
 
-    That takes the weights, optimizer, schedule, random number generators of all processes, with float16 the scaler of
-    the loss, and with `load_best_model_at_end` the weights of the best checkpoint so far. The shards of FSDP and
-    DeepSpeed are not looked into.
+    It needs the weights, the optimizer, the schedule and the random number generators of all processes. With float16
+    it also needs the loss scaler, and with `load_best_model_at_end` the weights of the best checkpoint so far. The
+    shards of FSDP and DeepSpeed are not inspected.
     """
     return _missing_files(checkpoint, args) or (_missing_best(checkpoint) if args.load_best_model_at_end else None)
 
 
 def ends_training(checkpoint: str | Path) -> bool:
-    """Returns whether training had come to its end with this checkpoint: all steps done, or stopped early."""
-    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` puts together
+    """Returns whether training ended at this checkpoint: all steps were done, or it stopped early."""
+    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` gathers
         return False
     state = _state_of(Path(checkpoint))
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
@@ -61,9 +60,9 @@ def ends_training(checkpoint: str | Path) -> bool:
 
 
 def best_of(checkpoint: str | Path) -> Path | None:
-    """Returns the checkpoint that had evaluated best when this one was saved, None where there was no evaluation.
+    """Returns the best checkpoint at the time this one was saved, None if there was no evaluation yet.
 
-    It lies beside it. (`best_model_checkpoint` in its state is a path from when it was saved.)
+    It is in the same folder. (`best_model_checkpoint` in the state is the path at that time.)
     """
     path = Path(os.path.abspath(checkpoint))
     step = _state_of(path).get("best_global_step")
@@ -71,12 +70,12 @@ def best_of(checkpoint: str | Path) -> Path | None:
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """Returns the step after which a checkpoint was saved, by its name."""
+    """Returns the step after which a checkpoint was saved, from its name."""
     return int(os.path.basename(os.path.abspath(checkpoint)).removeprefix("checkpoint-"))
 
 
 def bring_best(best: str | Path, folder: str | Path) -> None:
-    """Copies the best checkpoint of another folder into this one, unless it is there."""
+    """Copies the best checkpoint of another folder into this one, unless it is already there."""
     target = Path(folder) / Path(best).name
     if target.exists():
         return
@@ -87,29 +86,30 @@ def bring_best(best: str | Path, folder: str | Path) -> None:
 
 
 def processes_of(checkpoint: str | Path) -> int:
-    """Returns how many processes saved a checkpoint: each saves the state of its random number generators."""
+    """Returns the number of processes that saved a checkpoint: each saves the state of its random generators."""
     return max(1, len(list(Path(checkpoint).glob("rng_state_*.pth"))))
 
 
 def sharded_by(checkpoint: str | Path) -> str | None:
-    """Returns what sharded the model of a checkpoint, FSDP or DeepSpeed; None where it is whole."""
+    """Returns "FSDP" or "DeepSpeed" if it sharded a checkpoint's model; None if the model is whole."""
     if any(Path(checkpoint).glob("pytorch_model_fsdp*")):
         return "FSDP"
     return "DeepSpeed" if any(Path(checkpoint).glob("global_step*")) else None
 
 
 def mixed_precision(args: TrainingArguments) -> str:
-    """Returns what autocast computes in, as `TrainingArguments` or else the launcher says: no, bf16 or fp16."""
+    """Returns the mixed precision of `TrainingArguments`, or else of the launcher: no, bf16 or fp16."""
     if args.fp16 or args.bf16:
         return "fp16" if args.fp16 else "bf16"
     return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def tidy_up(folder: Path, checkpoint: str | None, args: TrainingArguments) -> None:
-    """Deletes what an interrupted save or deletion has left of checkpoints, down to as many as a run keeps.
+    """Deletes incomplete checkpoints that an interruption left, and surplus ones.
 
-    `Trainer` goes by the time at which a folder was changed, which a deletion that was cut short is, too. Where it
-    deletes nothing (no `save_total_limit`), a checkpoint without its optimizer is the user's.
+    `Trainer` goes by the modification time of a folder, which an interrupted deletion changes too. Without a
+    `save_total_limit`, `Trainer` deletes nothing, so the user must have removed a missing optimizer: that checkpoint
+    is kept.
     """
     limit = args.save_total_limit
     best = None if checkpoint is None else best_of(checkpoint)
@@ -123,38 +123,38 @@ def tidy_up(folder: Path, checkpoint: str | None, args: TrainingArguments) -> No
     if checkpoint is None or not limit:
         return
     kept = [path for path in paths[:-1] if best is not None and path.name == best.name]
-    ordered = [path for path in paths[:-1] if path not in kept] + kept + paths[-1:]  # as `Trainer` keeps them
+    ordered = [path for path in paths[:-1] if path not in kept] + kept + paths[-1:]  # in the order of `Trainer`
     for path in ordered[: -max(limit, 1 + len(kept))]:
         if path != Path(checkpoint):
             shutil.rmtree(path)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints of a run, whole or not, in the order of their steps."""
+    """Returns the checkpoints of a run, complete or not, in the order of their steps."""
     paths = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(paths, key=step_of)
 
 
 def _state_of(checkpoint: Path) -> dict | None:
-    """Returns the state that ends each save, None where it is missing or only half there."""
+    """Returns the trainer state, which is saved last; None if it is missing or incomplete."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None  # not of a disk that fails: `tidy_up` deletes what is half there
+        return None  # a failing disk must raise: `tidy_up` deletes incomplete checkpoints
     return state if isinstance(state, dict) and "global_step" in state else None
 
 
 def _missing_files(checkpoint: Path, args: TrainingArguments) -> str | None:
     state = _state_of(checkpoint)
     if state is None:
-        return "it has no trainer_state.json, or half of one"
+        return "its trainer_state.json is missing or incomplete"
     if os.path.basename(os.path.abspath(checkpoint)) != f"checkpoint-{state['global_step']}":
-        return f"it is not called checkpoint-{state['global_step']}, as its run called it"
+        return f"it was renamed: its run called it checkpoint-{state['global_step']}"
     missing = _missing_weights(checkpoint)
     if missing is not None or (args.save_only_model and ends_training(checkpoint)):
         return missing
     names = {path.name for path in checkpoint.iterdir()}
-    if not names & _OPTIMIZERS and sharded_by(checkpoint) != "DeepSpeed":  # which has its own in its folder
+    if not names & _OPTIMIZERS and sharded_by(checkpoint) != "DeepSpeed":  # which saves its own
         return "it has no optimizer.pt"
     needed = [] if sharded_by(checkpoint) == "DeepSpeed" else ["scheduler.pt"]
     if mixed_precision(args) == "fp16" and "optimizer.pt" in names:
@@ -165,13 +165,13 @@ def _missing_files(checkpoint: Path, args: TrainingArguments) -> str | None:
     if lacking:
         return f"it has no {' and no '.join(lacking)}"
     broken = [name for name in names if name.endswith((".pt", ".pth")) and not zipfile.is_zipfile(checkpoint / name)]
-    return f"{broken[0]} is not whole" if broken else None
+    return f"{broken[0]} is incomplete" if broken else None
 
 
 def _missing_weights(checkpoint: Path) -> str | None:
     try:
         for path in checkpoint.glob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:  # reads the head, and compares it with the file's size
+            with safe_open(path, framework="pt") as file:  # compares the header with the file's size
                 file.keys()
         index = checkpoint / "model.safetensors.index.json"
         shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
@@ -189,6 +189,6 @@ def _missing_best(checkpoint: Path) -> str | None:
     if best is None or best == Path(os.path.abspath(checkpoint)):
         return None
     if not best.is_dir():
-        return f"{best.name}, the best model so far, is not beside it"
+        return f"{best.name}, the best model so far, is not in the same folder"
     missing = _missing_weights(best)
-    return None if missing is None else f"of {best.name}, the best model so far, {missing}"
+    return None if missing is None else f"{best.name}, the best model so far, cannot be used: {missing}"

@@ -1,4 +1,4 @@
-"""A run's output folder: what is in it, whether this run may use it, and the record it leaves."""
+"""A run's output folder: whether this run may use it, how it starts there, and the record it leaves."""
 
 import json
 import logging
@@ -37,8 +37,8 @@ from ckd_trainer.utils.versions import source_commit, versions
 logger = logging.getLogger(__name__)
 
 RECORD, TRAINED = "run.json", "train_results.json"
-# What training leaves by a fixed name: a folder with any of it is taken. Overwriting deletes these and RECIPE and
-# RECORD, and leaves other files alone.
+# Files that training leaves under fixed names: a folder with any of them is taken. Overwriting deletes these, RECIPE
+# and RECORD, and no other files.
 RESULTS = (
     "checkpoint-*",
     "config.json",
@@ -49,7 +49,7 @@ RESULTS = (
     "predictions",
     "README.md",
 )
-# Options that change neither the data nor the training; a run may be taken up with others.
+# Options that affect neither the data nor the training: they may change when a run is resumed.
 _MAY_DIFFER = {
     "do_train",
     "do_eval",
@@ -65,7 +65,7 @@ _MAY_DIFFER = {
     "overwrite_output_dir",
     "resume_from_checkpoint",
     "save_total_limit",
-    # what is said, how often, and to whom
+    # logging, trackers and the Hub
     "disable_tqdm",
     "include_num_input_tokens_seen",
     "log_level",
@@ -90,8 +90,8 @@ _MAY_DIFFER = {
     "hub_strategy",
     "push_to_hub",
     "allow_unused_weights",
-    # how fast batches come: not dataloader_drop_last, which takes steps away; not dataloader_in_order; and not
-    # dataloader_persistent_workers, with which an epoch draws no random number of the generator of dropout
+    # the speed of data loading. Not dataloader_drop_last, which removes steps; not dataloader_in_order; and not
+    # dataloader_persistent_workers, as an epoch then draws no number from the generator that dropout uses
     "dataloader_multiprocessing_context",
     "dataloader_num_workers",
     "dataloader_pin_memory",
@@ -99,13 +99,13 @@ _MAY_DIFFER = {
     "ddp_timeout",
     "torch_empty_cache_steps",
 }
-_TRAINING_DATA = {"train_file", "data_dir", "dataset_name"}  # where it comes from
-# What run.json says of the data, beside their fingerprints.
+_TRAINING_DATA = {"train_file", "data_dir", "dataset_name"}  # the sources of the data
+# The options about data in run.json, beside the fingerprints.
 _DATASET = ("task_name", "dataset_name", "dataset_config_name", "dataset_revision")
-_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # as values of resume_from_checkpoint
-# These choose the best checkpoint, and nothing any more once the run is trained.
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # values of resume_from_checkpoint
+# These affect the choice of the best checkpoint, so they no longer matter once the run is trained.
 _MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
-# These say how long training goes on. A checkpoint that is named in resume_from_checkpoint goes on with others.
+# These set the length of training. They may change if resume_from_checkpoint names the checkpoint.
 _MAY_DIFFER_WHEN_NAMED = {
     "max_steps",
     "num_train_epochs",
@@ -113,7 +113,7 @@ _MAY_DIFFER_WHEN_NAMED = {
     "eval_delay",
     "eval_steps",
     "save_steps",
-    # and these may lie elsewhere now: they are compared by content, see `ckd_trainer.runs.inputs`
+    # and these may have moved: they are compared by content, see `ckd_trainer.runs.inputs`
     "train_file",
     "validation_file",
     "data_dir",
@@ -125,7 +125,7 @@ _MAY_DIFFER_WHEN_NAMED = {
     "teacher_model_name_or_path",
 }
 
-# Values of options that the recipe of an earlier version does not have yet.
+# Values of options that the recipes of earlier versions lack.
 _DEFAULTS = {
     option.name: option.default
     for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
@@ -138,14 +138,14 @@ class Start:
     """How a run starts in its output folder.
 
     Attributes:
-        recipe: its resolved recipe.
-        checkpoint: the checkpoint to resume from, None for the beginning.
-        best: the best checkpoint up to there, None where none was evaluated, or the run does not go back to it.
-        trains_on: the checkpoint was asked for, so that what was its end need not be that of this run.
-        is_trained: an earlier call has trained to the end; its model is used and not trained again.
-        overwrites: delete what an earlier run left, once everything else is known to be right.
-        recorded: what the earlier run in the folder had for options that are left to their defaults now.
-        inputs: fingerprints of what training reads, see `ckd_trainer.runs.inputs`.
+        recipe: the run's resolved recipe.
+        checkpoint: the checkpoint to resume from, None to start from the beginning.
+        best: the best checkpoint up to there; None if there was no evaluation, or the run does not load the best.
+        trains_on: the user named this checkpoint: keep training even if its own run ended there.
+        is_trained: an earlier call finished training: use its model without training again.
+        overwrites: delete the files of an earlier run, once everything else has been checked.
+        recorded: the earlier run's values of options that are left to their defaults now.
+        inputs: fingerprints of the inputs of training, see `ckd_trainer.runs.inputs`.
     """
 
     recipe: dict
@@ -161,12 +161,12 @@ class Start:
         """Records the final values of options whose defaults depend on the models.
 
         Raises:
-            InputError: the run to go on from had other values.
+            InputError: the run to resume had other values.
         """
         if difference := _difference(self.recorded, {name: values[name] for name in self.recorded}, set()):
             raise InputError(
-                f"the run that this one would go on from had other options ({difference}): set them as they were, or "
-                "give another output_dir."
+                f"the run that this one would resume had other options ({difference}): set them as they were, or give "
+                "another output_dir."
             )
         self.recipe |= values
 
@@ -174,14 +174,14 @@ class Start:
 def look_into(
     args: TrainingArguments, recipe: dict, *, overwrite: bool, by_default: Collection[str] = frozenset()
 ) -> Start:
-    """Decides how a run starts, by what its output folder holds. Nothing is changed yet.
+    """Decides from its output folder how a run starts. Nothing is changed yet.
 
     Args:
-        by_default: options of the recipe that the models may still lower, so that they are compared in `Start.settle`.
+        by_default: options of the recipe that the models may still lower; `Start.settle` compares them later.
 
     Raises:
-        InputError: the folder holds another run or something else, or the checkpoint to go on from is not complete or
-            of a run that trained otherwise.
+        InputError: the folder holds another run or other files, or the checkpoint to resume from is incomplete or
+            comes from a run with other options.
     """
     folder = Path(args.output_dir)
     is_trained = _is_json(folder / TRAINED)
@@ -190,7 +190,7 @@ def look_into(
     def difference() -> str:
         return _difference(read_recipe(folder / RECIPE), recipe, may_differ)
 
-    # A job that always asks for the last checkpoint may find that its run has ended.
+    # A job that always requests the last checkpoint may find that its run has ended.
     has_ended = is_trained and _asks(args) in _YES and not difference()
     named = _named_checkpoint(args, recipe, by_default) if args.do_train and not has_ended else None
     if named is not None and _is_in(named, folder):
@@ -199,7 +199,7 @@ def look_into(
     if found and not (folder / RECIPE).is_file():
         raise InputError(
             f"output_dir {folder} already holds {', '.join(found[:5])}, but no run of ckd-trainer: give another "
-            "folder, or move these files away yourself."
+            "folder, or move these files elsewhere."
         )
     if not found or overwrite:
         if named is not None:
@@ -208,14 +208,16 @@ def look_into(
     if different := difference():
         raise InputError(
             f"output_dir {folder} holds another run ({different}): give another output_dir, or set "
-            "overwrite_output_dir to delete what the earlier run left."
+            "overwrite_output_dir to delete the earlier run."
         )
     results = folder / "all_results.json"
     if results.is_file() and not _is_json(results):
-        raise InputError(f"{results} is not JSON: an earlier call was cut off there. Delete it, and start again.")
+        raise InputError(
+            f"{results} is not JSON: an earlier call was interrupted while writing it. Delete it, and start again."
+        )
     recorded = _recorded(folder, by_default)
     if is_trained:
-        logger.info("The run in %s is trained already; its model is used as it is.", folder)
+        logger.info("The run in %s is already trained; its model is used as it is.", folder)
         return Start(recipe, is_trained=True, recorded=recorded)
     checkpoint = last_checkpoint(folder, args) if args.do_train else None
     if named is not None and (checkpoint is None or step_of(checkpoint) <= step_of(named)):
@@ -235,16 +237,16 @@ def _asks(args: TrainingArguments) -> str:
 
 
 def _recorded(folder: Path, names: Collection[str]) -> dict:
-    """Returns what the recipe in a folder has for some options."""
+    """Returns the values of these options in a folder's recipe."""
     recipe = read_recipe(folder / RECIPE) if (folder / RECIPE).is_file() else {}
     return {name: recipe[name] for name in names if name in recipe}
 
 
 def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collection[str]) -> str | None:
-    """Returns the checkpoint that `resume_from_checkpoint` asks for, None where it asks for none.
+    """Returns the checkpoint that `resume_from_checkpoint` requests, None if it requests none.
 
     Raises:
-        InputError: training cannot go on from it, or its run has other options.
+        InputError: training cannot resume from it, or its run has other options.
     """
     if _asks(args) in _NO:
         return None
@@ -262,8 +264,8 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
         difference = _difference(read_recipe(its_recipe), recipe, _MAY_DIFFER | _MAY_DIFFER_WHEN_NAMED | {*by_default})
         if difference:
             raise InputError(
-                f"resume_from_checkpoint is {args.resume_from_checkpoint}, which is of a run with other options "
-                f"({difference}): give the same, or take it as the student of a new run (model_name_or_path)."
+                f"resume_from_checkpoint is {args.resume_from_checkpoint}, which is from a run with other options "
+                f"({difference}): give the same, or use it as the student of a new run (model_name_or_path)."
             )
     return checkpoint
 
@@ -271,7 +273,7 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
 def _resume(
     checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start: Any
 ) -> Start:
-    """Returns the start from a checkpoint; raises InputError where a step would be another one than in its run."""
+    """Returns the start from a checkpoint; raises InputError if its next step would differ from that of its run."""
     folder, path = Path(args.output_dir), Path(os.path.abspath(checkpoint))
     if start["trains_on"] or not ends_training(checkpoint):
         check_same_processes(checkpoint, args)
@@ -283,17 +285,17 @@ def _resume(
 
 
 def _check_device(record: Path, args: TrainingArguments) -> None:
-    """Raises InputError where a run was computed in another precision, and warns where on another kind of device."""
+    """Raises InputError if the run was trained in another precision; warns if on another kind of device."""
     recorded = json.loads(record.read_text(encoding="utf-8")) if _is_json(record) else {}
     recorded = recorded if isinstance(recorded, dict) else {}
     there, here = recorded.get("mixed_precision"), mixed_precision(args)
     if there not in (None, here):
         raise InputError(
-            f"the run was trained with mixed precision {there}, but the launcher asks for {here}: start it as before."
+            f"the run was trained with mixed precision {there}, but the launcher sets {here}: start it as before."
         )
     there, here = recorded.get("device", "").partition(":")[0], args.device.type
     if there not in ("", here):
-        logger.warning("The run was trained on %s, and goes on on %s: not bit for bit as it would have.", there, here)
+        logger.warning("The run was trained on %s and resumes on %s: results may differ in rounding.", there, here)
 
 
 def _is_in(checkpoint: str, folder: Path) -> bool:
@@ -301,12 +303,12 @@ def _is_in(checkpoint: str, folder: Path) -> bool:
 
 
 def check_place(name: str) -> None:
-    """Raises InputError where output_dir cannot be a folder."""
+    """Raises InputError if output_dir cannot be a folder."""
     if not name or "\0" in name:
         raise InputError(f"output_dir is {name!r}: give a folder.")
     try:
         there = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
-    except OSError as error:  # too long a name, no access
+    except OSError as error:  # the name is too long, or there is no access
         if not is_mendable(error):
             raise
         raise InputError(f"output_dir is {name}: {error.strerror}: give another folder.") from None
@@ -323,10 +325,10 @@ def _is_json(path: Path) -> bool:
 
 
 def write_record(args: TrainingArguments, start: Start) -> None:
-    """Writes the resolved recipe and how the run was started: command, versions, commit, device, time.
+    """Writes the resolved recipe, and the command, versions, commit, device and time of the start.
 
-    Before that, deletes what an earlier run left, where that was asked for, and checkpoints that are not whole, and
-    copies the best checkpoint of the folder that the run goes on from.
+    Before that, it deletes the earlier run, if requested, and incomplete checkpoints. If the run resumes from another
+    folder, it copies that folder's best checkpoint.
     """
     folder = Path(args.output_dir)
     if start.overwrites:
@@ -359,14 +361,14 @@ def _delete(folder: Path) -> None:
 
 
 def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
-    """Names the first options in which two resolved recipes differ, and their values.
+    """Returns the first options in which two resolved recipes differ, with their values, as text.
 
-    An option that one of them lacks is at its default there: a recipe of an older version lacks newer options.
+    An option that a recipe lacks has its default there: recipes of older versions lack newer options.
     """
 
     def differs(key: str) -> bool:
         there, here = (recipe.get(key, _DEFAULTS.get(key)) for recipe in (theirs, ours))
-        # Content can be compared only with content of the same kind.
+        # Contents can be compared only between sources of the same kind.
         may = key in may_differ and (key not in _TRAINING_DATA or bool(there) == bool(here))
         return there != here and not may
 
@@ -378,7 +380,7 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
 
 
 def _command() -> list[str]:
-    """Returns the command line, without the token and the folders that may be in it."""
+    """Returns the command line without tokens and folders."""
     words = [Path(sys.argv[0]).name, *map(_public_word, sys.argv[1:])]
     for place, word in enumerate(words):
         if word.split("=")[0] in ("--hub_token", "--hub-token"):
@@ -389,6 +391,6 @@ def _command() -> list[str]:
 
 
 def _public_word(word: str) -> str:
-    """Returns a word of the command line without folders, also in --option=value."""
+    """Returns a word of the command line without folders, even in --option=value."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return f"{option}{equals}{public(value)}"

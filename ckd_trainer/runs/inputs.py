@@ -1,6 +1,6 @@
-"""What training reads: fingerprints of data, models and revisions, so that a change under the same name is noticed.
+"""Fingerprints of data, models and revisions, so that a change under the same name is noticed.
 
-`run.json` holds them. A call that resumes the run, or would use its trained model, compares its own with them.
+`run.json` holds them. A call that resumes the run, or would use its trained model, compares its own with these.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Inputs = dict[str, dict[str, str]]  # {option: {file name, split or "commit": fingerprint}}
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_BESIDE_WEIGHTS = (  # configuration, code, and what tokenizers are saved in
+_BESIDE_WEIGHTS = (  # configuration, code and tokenizer files
     "*config.json",
     "*.py",
     "tokenizer*",
@@ -44,16 +44,16 @@ _BESIDE_WEIGHTS = (  # configuration, code, and what tokenizers are saved in
 
 
 class TrainingInputs:
-    """The inputs of a run's training. Refuses others than its output folder was trained on, and records them.
+    """The inputs of a run's training: records them, and refuses to resume if they have changed.
 
-    Every process makes one and calls its methods; the main process alone reads files. Without do_train nothing is
+    Every process makes one and calls its methods, but only the main process reads files. Without do_train nothing is
     compared, and the record stays as it is.
 
     Args:
-        args: of the run.
-        start: how it starts; its `inputs` are set here.
-        model_args: where its models come from.
-        distils: a loss reads the teacher.
+        args: the arguments of the run.
+        start: how the run starts; its `inputs` are set here.
+        model_args: the models of the run.
+        distils: whether a term of the loss reads the teacher.
 
     Example::
 
@@ -78,8 +78,8 @@ class TrainingInputs:
     def splits(self) -> list[str]:
         """The sets that training depends on.
 
-        The validation set is one of them where it is evaluated during training. Once the run is trained, that counts
-        only where its scores have chosen something: the best checkpoint, or the learning rate.
+        The validation set is one of them if it is evaluated during training. Once the run is trained, it counts only
+        if its scores chose the best checkpoint or the learning rate.
         """
         args = self.args
         chooses = args.load_best_model_at_end or args.lr_scheduler_type in SCHEDULES_BY_METRIC
@@ -87,28 +87,28 @@ class TrainingInputs:
         return ["train", "validation"] if evaluates else ["train"]
 
     def check_files(self, data: Mapping[str, list[Path]]) -> None:
-        """Compares and records files: of data, of models that are folders, and DeepSpeed's configuration.
+        """Compares and records the files of data and of local models, and DeepSpeed's configuration.
 
         Args:
             data: the files of `splits` by the option that names them.
 
         Raises:
-            InputError: a file has changed since the run has trained, or cannot be read.
+            InputError: a file has changed since the run was trained, or cannot be read.
         """
         config = self.args.deepspeed
         settings = {"deepspeed": [Path(config)]} if isinstance(config, str) else {}
         self._check(lambda: _files({**data, **self._model_files(), **settings}))
 
     def check_loaded(self, data: Mapping[str, Mapping[str, Dataset | None]]) -> None:
-        """Compares and records what has a name instead of files: the commits of models, and the rows of data sets.
+        """Compares and records the commits of models and the rows of data sets that come by name.
 
-        Call it when the models' configurations are loaded: then the cache on this machine is at the commit in use.
+        Call it after the models' configurations are loaded: then the cache on this machine is at the commit in use.
 
         Args:
-            data: the sets of `splits` by name, None where this call does not read one, by the option that names them.
+            data: {option: {name: set}} for the sets of `splits`; None for a set that this call does not read.
 
         Raises:
-            InputError: a model or a set has changed since the run has trained.
+            InputError: a model or a set has changed since the run was trained.
         """
 
         def rows() -> Inputs:
@@ -124,11 +124,11 @@ class TrainingInputs:
             self.start.inputs = main_process_says(lambda: self._unchanged(read()))
 
     def _unchanged(self, inputs: Inputs) -> Inputs:
-        """Returns the recorded inputs and these; raises InputError where they differ."""
+        """Returns the recorded inputs and these; raises InputError if they differ."""
         start, changed = self.start, []
         for option, parts in inputs.items():
             before = start.inputs.get(option, parts)
-            # A trained model does not need files that are gone, and a named checkpoint may go on without a set.
+            # A trained model does not need files that are gone, and a named checkpoint may resume without a set.
             names = parts if start.is_trained or start.trains_on else before | parts
             changed += [f"{option} ({name})" for name in names if before.get(name) != parts.get(name)]
         if changed:
@@ -157,7 +157,7 @@ class TrainingInputs:
         for option, (name, _) in self._models.items():
             try:
                 path = try_to_load_from_cache(name, "config.json") if name and not is_folder(name) else None
-            except HFValidationError:  # a folder that is gone
+            except HFValidationError:  # a folder that no longer exists
                 continue
             if isinstance(path, str):
                 commits[option] = {"commit": Path(path).parent.name}  # .../snapshots/<commit>/config.json
@@ -183,7 +183,7 @@ def _rows(examples: Dataset) -> str:
 
 
 def _recorded(args: TrainingArguments, start: Start) -> Inputs:
-    """Returns what the run to go on from has read; nothing where training begins."""
+    """Returns the inputs of the run to resume; empty if training starts from the beginning."""
     if start.checkpoint is None and not start.is_trained:
         return {}
     folder = Path(args.output_dir if start.is_trained else os.path.dirname(os.path.abspath(start.checkpoint)))
@@ -191,5 +191,5 @@ def _recorded(args: TrainingArguments, start: Start) -> Inputs:
         inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
         return {option: dict(parts) for option, parts in inputs.items()}
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):  # older than inputs, or damaged
-        logger.info("%s does not say what was trained on, so changed inputs cannot be noticed.", folder / RECORD)
+        logger.info("%s has no fingerprints of the run's inputs, so changes cannot be noticed.", folder / RECORD)
         return {}

@@ -1,4 +1,4 @@
-"""Early ends of a training, by signals and by divergence, and what they save."""
+"""Callbacks that end training early, on a signal or on divergence, and log so that it can be resumed."""
 
 import logging
 import signal
@@ -16,20 +16,20 @@ from ckd_trainer.utils.errors import InputError, Interrupted
 
 logger = logging.getLogger(__name__)
 
-_STEPS_BETWEEN = 10  # what all processes have to agree on is looked at this often
-_SECONDS_BETWEEN = 2  # and signals this often where steps are slow: launchers kill 30 seconds after they have sent one
+_STEPS_BETWEEN = 10  # steps between checks on which all processes must agree
+_SECONDS_BETWEEN = 2  # between checks for signals if steps are slow: launchers kill 30 seconds after they send one
 
 
 class LogWhereSaved(TrainerCallback):
-    """Logs at every checkpoint and at the end, as what was summed since the last log is in no checkpoint.
+    """Logs at every checkpoint and at the end, as checkpoints do not hold the sums since the last log.
 
-    So a run that goes on from a checkpoint logs what it would have logged without the interruption.
+    A run that resumes from a checkpoint therefore logs the same as without the interruption.
     """
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # A step is logged before it is evaluated, and the evaluation may be the best so far, which is saved.
+        # A step is logged before it is evaluated, and if the evaluation is the best so far, a checkpoint is saved.
         may_save = control.should_save or (control.should_evaluate and may_save_after_evaluation(args))
         control.should_log |= may_save or control.should_training_stop
 
@@ -37,19 +37,19 @@ class LogWhereSaved(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM and SIGINT: ends the step, saves a checkpoint and stops the training.
+    """On SIGTERM and SIGINT: finishes the step, saves a checkpoint and stops training.
 
-    A second signal does what it did before. In one of several processes it does nothing, as there the second is the
-    rule: whoever stops a job sends it to all of its processes, and their launcher passes on the one that it got. To be
-    used as a context around the training, which raises `Interrupted` at its end where there was a signal.
+    Use it as a context around training too; after a signal, the context raises `Interrupted` at its end. In a single
+    process, a second signal has its usual effect. In one of several processes it does nothing, because there a second
+    one is normal: a job's signal goes to all of its processes, and their launcher passes on its own.
 
     Args:
-        can_resume: checkpoints hold all that training needs to go on from them.
+        can_resume: whether training can resume from the checkpoints.
     """
 
     def __init__(self, accelerator: Accelerator, *, can_resume: bool = True) -> None:
         self.accelerator, self._before = accelerator, dict[int, Any]()
-        self.received = self.agreed = 0  # the signal that came here, and the one that all processes know of
+        self.received = self.agreed = 0  # the signal received here, and the one known to all processes
         self.can_resume, self._has_stopped = can_resume, False
 
     def __enter__(self) -> "StopOnSignal":
@@ -67,7 +67,7 @@ class StopOnSignal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._last = self._next = state.global_step  # at which they tell each other
+        self._last = self._next = state.global_step  # the steps at which the processes exchange signals
         self._told = time.monotonic()
 
     def on_step_end(
@@ -79,11 +79,11 @@ class StopOnSignal(TrainerCallback):
             self._agree(state.global_step)
         if self.agreed:
             control.should_save = control.should_log = True
-            if args.save_strategy == SaveStrategy.BEST:  # by which an evaluation decides whether to save
+            if args.save_strategy == SaveStrategy.BEST:  # with which an evaluation decides whether to save
                 control.should_evaluate = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Only now, as the checkpoint of a training that was to stop is taken for its end.
+        # Not earlier: a checkpoint saved while training is about to stop would pass for the end of training.
         self._has_stopped = bool(self.agreed) and not control.should_training_stop
         control.should_training_stop |= self._has_stopped
 
@@ -100,7 +100,7 @@ class StopOnSignal(TrainerCallback):
             self._agree(state.global_step)
 
     def _agree(self, step: int) -> None:
-        """Tells the others of a signal, and how long steps take here; the slowest says when to do so again."""
+        """Exchanges signals and step times among processes; the slowest step time sets the next exchange."""
         now = time.monotonic()
         mine = [self.received, (now - self._told) / max(1, step - self._last)]
         theirs = self.accelerator.gather(torch.tensor([mine], device=self.accelerator.device))
@@ -113,7 +113,7 @@ class StopOnSignal(TrainerCallback):
         self.received = number
         if self.accelerator.num_processes == 1:
             self._restore()
-        logger.warning("%s: the run is stopped after this step.", signal.Signals(number).name)
+        logger.warning("%s: the run stops after this step.", signal.Signals(number).name)
 
     def _restore(self) -> None:
         while self._before:
@@ -121,17 +121,17 @@ class StopOnSignal(TrainerCallback):
 
 
 class StopOnDivergence(TrainerCallback):
-    """Ends a training that has diverged, on all processes.
+    """Stops training on all processes if it has diverged.
 
-    It has diverged if a weight is not finite, which is checked every 10 steps and before an evaluation or a
-    checkpoint, or if no log in 10 steps has a loss on the labels below 100 times that of a model that knows nothing.
-    Single steps without a finite loss do not count: with float16 some overflow, and are left out.
+    Training has diverged if a weight is not finite. This is checked every 10 steps and before an evaluation or a
+    checkpoint. It has also diverged if in 10 steps no log has a loss on the labels below 100 times that of a model
+    that knows nothing. Single steps whose loss is not finite do not count: with float16 some overflow and are skipped.
 
     Args:
         loss_at_chance: the loss on the labels of a model that knows nothing.
 
     Raises:
-        InputError: from the end of a step or an epoch, or a log.
+        InputError: at the end of a step or an epoch, or at a log.
     """
 
     def __init__(self, accelerator: Accelerator, loss_at_chance: float) -> None:
@@ -140,7 +140,7 @@ class StopOnDivergence(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.sound = state.global_step  # the last step with a log that was well
+        self.sound = state.global_step  # the last step with a sound log
 
     def on_step_end(
         self,
@@ -156,7 +156,7 @@ class StopOnDivergence(TrainerCallback):
         rank = self.accelerator.process_index
         bad = sum(~torch.isfinite(_here(parameter, rank)).all() for parameter in model.parameters())
         if self.accelerator.reduce(bad, reduction="sum"):
-            raise self._diverged(args, f"by step {state.global_step} the weights are not finite any more")
+            raise self._diverged(args, f"at step {state.global_step} the weights are no longer finite")
 
     on_epoch_end = on_step_end
 
@@ -168,29 +168,29 @@ class StopOnDivergence(TrainerCallback):
         logs: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        loss = logs.get("loss_task")  # the mean over finite steps since the last log; no number if none was
+        loss = logs.get("loss_task")  # the mean over finite steps since the last log; NaN if there were none
         if loss is None or loss < 100 * self.loss_at_chance:
             self.sound = state.global_step
         elif state.global_step - self.sound >= _STEPS_BETWEEN:
             raise self._diverged(
                 args,
-                f"from step {self.sound} to {state.global_step} the loss on the labels is {loss:.4g}, where a model "
-                f"that knows nothing has {self.loss_at_chance:.2g}",
+                f"from step {self.sound} to {state.global_step} the loss on the labels is {loss:.4g}, but that of a "
+                f"model that knows nothing is {self.loss_at_chance:.2g}",
             )
 
     def _diverged(self, args: TrainingArguments, what: str) -> InputError:
         return InputError(
             f"training has diverged: {what}. Lower learning_rate ({args.learning_rate:g}) or the weights of the loss, "
             f"or clip gradients (max_grad_norm {args.max_grad_norm:g}). Checkpoints in {args.output_dir} up to step "
-            f"{self.sound} are from before."
+            f"{self.sound} are from before the divergence."
         )
 
 
 def _here(parameter: Any, rank: int) -> torch.Tensor:
-    """Returns the part of a parameter that is in this process: all of it, or its shard (FSDP, ZeRO 3)."""
+    """Returns this process's part of a parameter: all of it, or its shard (FSDP, ZeRO 3)."""
     if hasattr(parameter, "to_local"):
         return parameter.to_local()
     if not hasattr(parameter, "ds_tensor"):
         return parameter
-    shard = parameter.ds_tensor  # filled up with anything, so that all processes have as many numbers
+    shard = parameter.ds_tensor  # padded with arbitrary numbers to the same size in all processes
     return shard[: max(0, parameter.ds_numel - rank * shard.numel())]

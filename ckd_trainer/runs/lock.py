@@ -17,7 +17,7 @@ from ckd_trainer.utils.processes import main_process_says
 
 logger = logging.getLogger(__name__)
 
-# `Trainer` uploads the output folder, but no file whose name begins with an underscore.
+# `Trainer` uploads the output folder, except files whose names begin with an underscore.
 LOCK, HOLDER = "_lock", "_lock_holder.json"
 _SECONDS_OF_WORKERS = 30
 _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
@@ -25,7 +25,7 @@ _CANNOT_LOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 @contextlib.contextmanager
 def run_lock(output_dir: str) -> Iterator[None]:
-    """Locks an output folder for the run, and makes it where it is missing.
+    """Locks an output folder for the run, and makes it if it is missing.
 
     The main process holds the lock for all processes of the run. The operating system releases it when that process
     ends, however it ends. On exit the lock's files are deleted, and so are the folders made here, if they are empty.
@@ -48,7 +48,7 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         if lock.is_locked:
             (folder / HOLDER).unlink(missing_ok=True)
-            if isinstance(lock, UnixFileLock):  # the other kind is the file itself, and goes with it
+            if isinstance(lock, UnixFileLock):  # the other kind of lock is the file itself
                 (folder / LOCK).unlink(missing_ok=True)
             lock.release()
         with contextlib.suppress(OSError):  # not empty
@@ -64,27 +64,29 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         except Timeout:
             if not _is_dead(folder):
                 raise
-            # With older versions of filelock, its data loader's workers hold the lock until they notice that it died.
+            # With older versions of filelock, data loader workers hold the lock until they notice that their run died.
             lock.acquire(timeout=_SECONDS_OF_WORKERS)
     except Timeout:
         raise InputError(
-            f"output_dir {folder} is in use by another run ({_holder(folder)}): wait until it has ended, or give "
+            f"output_dir {folder} is in use by another run ({_holder(folder)}): wait until it ends, or give "
             "another output_dir."
         ) from None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _CANNOT_LOCK:
             if not is_mendable(error):
                 raise
-            raise InputError(f"output_dir {folder} cannot be written ({error.strerror}).") from error
+            raise InputError(
+                f"output_dir {folder} cannot be written ({error.strerror}): give another folder."
+            ) from error
         logger.warning("The file system of %s has no locks: do not start a second run there.", folder)
     else:
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with contextlib.suppress(OSError):  # without room on the disk the lock still holds
+        with contextlib.suppress(OSError):  # the lock works even if the disk is full
             (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
 
 
 def _is_dead(folder: Path) -> bool:
-    """Returns whether the process that took the lock was one of this machine and has ended."""
+    """Returns whether the process that took the lock ran on this machine and has ended."""
     try:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         if holder["host"] != socket.gethostname():
@@ -102,4 +104,4 @@ def _holder(folder: Path) -> str:
         holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, LookupError, TypeError):  # not written yet, or its disk was full
-        return "its process is not known"
+        return "its process is unknown"

@@ -1,4 +1,4 @@
-"""A YAML recipe and the command line become the options of a run; the command line wins."""
+"""Reads the options of a run from a YAML recipe and the command line; the command line wins."""
 
 import dataclasses
 import difflib
@@ -18,26 +18,26 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ckd_trainer.utils.errors import InputError, about_file, is_mendable, short
 from ckd_trainer.utils.files import expanded, user_path
 
-# Options that only concern this machine or hold a secret: no part of a resolved recipe.
+# Options that only concern this machine or hold a secret: a resolved recipe leaves them out.
 _NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
-# Paths among the fields of TrainingArguments. Our own dataclasses, or the readers of files, replace ~ themselves.
+# The paths among the fields of TrainingArguments. Our own dataclasses, or the readers of files, expand ~ themselves.
 _PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
 
 class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:  # argparse would print the usage of two hundred options first
+    def error(self, message: str) -> NoReturn:  # argparse would first print the usage of two hundred options
         raise InputError(message)
 
 
 def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | None = None) -> tuple:
     """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
 
-    A recipe is a flat mapping of field names. YAML's own types are converted by the field's: `2e-5` is a number and
-    `no` is a word where the field wants one. `null` in a recipe or `none` on the command line means None
-    (`None` where the field takes any word). `prog` is the command that `--help` shows.
+    A recipe is a flat mapping of field names. YAML's types are converted to the field's: `2e-5` becomes a number, and
+    `no` a word if the field takes a word. `null` in a recipe or `none` on the command line means None (for a field
+    that takes any word, `None`). `prog` is the command that `--help` shows.
 
     Raises:
-        InputError: a missing or malformed recipe, an unknown key (the nearest known one is named), a value of the
+        InputError: a missing or malformed recipe, an unknown key (the message names the nearest one), a value of the
             wrong type, or a combination that a dataclass refuses.
 
     Example:
@@ -72,7 +72,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
     nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
-        values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 where there is no GPU
+        values["use_cpu"] = True  # without it, TrainingArguments refuses bf16 if there is no GPU
     for key, value in values.items():
         if _takes(fields[key], dict):
             _check_json(key, value)
@@ -94,14 +94,14 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
         if option is None or not is_mendable(error):
             raise
         raise InputError(f"{option} is {about_file(error)}") from None
-    except (ValueError, TypeError, ImportError) as error:  # checks its own combinations, and for packages
+    except (ValueError, TypeError, ImportError) as error:  # wrong combinations, missing packages
         if isinstance(error, TypeError) and "unexpected keyword" not in str(error):  # of accelerator_config
             raise
         raise InputError(str(error)) from None
 
 
 def value_of(option: str, argv: list[str]) -> str | None:
-    """Returns what the command line, or else the recipe, gives for one option, read before all others."""
+    """Returns one option's value from the command line, or else the recipe, without reading the others."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{option}", f"--{option.replace('_', '-')}", dest=option)
     given = getattr(parser.parse_known_args(argv)[0], option)
@@ -129,22 +129,22 @@ def read_recipe(path: str | Path) -> dict:
         recipe = yaml.load(text, _Loader)
     except _TwiceError as error:
         raise InputError(f"{path} gives {error} twice: leave one out.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and dates that are none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also malformed numbers and dates
         raise InputError(f"{path} is not YAML: {error}") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
-        raise InputError(f"{path} is no recipe: give one `key: value` a line.")
+        raise InputError(f"{path} is not a recipe: give one `key: value` per line.")
     return recipe
 
 
 class _TwiceError(Exception):
-    """A key stands twice in a mapping."""
+    """A mapping has the same key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load`, but for equal keys, of which that keeps the last and says nothing."""
+    """`yaml.SafeLoader`, but refuses duplicate keys instead of silently keeping the last."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # else the super class says what it is
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # for other nodes, the super class raises
         keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
@@ -154,8 +154,8 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
-        except (LookupError, AttributeError):  # how PyYAML fails on a tag that does not fit, such as `!!bool maybe`
-            message = f"{node.value!r} is no {node.tag.rpartition(':')[2]}"
+        except (LookupError, AttributeError):  # PyYAML's errors for a wrong tag, such as `!!bool maybe`
+            message = f"{node.value!r} is not of type {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
         if isinstance(value, int):
             str(value)  # ValueError: it has more digits than Python writes
@@ -163,7 +163,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def resolved_recipe(*arguments: Any) -> dict:
-    """Returns the recipe that gives these options again: all of ours, and of TrainingArguments what was changed."""
+    """Returns the recipe that reproduces these options: all of ours, and the non-defaults of TrainingArguments."""
     recipe: dict[str, Any] = {}
     for instance in arguments:
         values = dataclasses.asdict(instance)
@@ -175,14 +175,14 @@ def resolved_recipe(*arguments: Any) -> dict:
 
 def _is_default(args: TrainingArguments, key: str, value: Any) -> bool:
     if key == "accelerator_config":
-        return value.items() <= AcceleratorConfig().to_dict().items()  # of which TrainingArguments takes one out
+        return value.items() <= AcceleratorConfig().to_dict().items()  # TrainingArguments removes one of these
     default = args.__dataclass_fields__[key].default
-    # TrainingArguments itself turns defaults such as None, "" and "none" into False or an empty list.
+    # TrainingArguments turns defaults such as None, "" and "none" into False or an empty list.
     return value == default or (not value and default in (None, "", "none", dataclasses.MISSING))
 
 
 def _check_json(key: str, value: Any) -> None:
-    """Raises InputError for JSON that is none, as TrainingArguments would not say which option it is."""
+    """Raises InputError for malformed JSON, as TrainingArguments would not name the option."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             json.loads(value)
@@ -195,23 +195,23 @@ def _recipe_path(argv: list[str]) -> str | None:
 
 
 def _option(path: str | None, key: str, value: Any, kind: Any) -> str:
-    """Returns a recipe's value as it would stand on the command line."""
+    """Returns a recipe's value in the form of the command line."""
     if value is None and not _takes(kind, types.NoneType):
         raise InputError(f"{path}: {key} has no value.")
     if isinstance(value, bool) and not _takes(kind, bool):
-        value = "yes" if value else "no"  # YAML's reading of a bare yes or no
+        value = "yes" if value else "no"  # YAML reads a bare yes or no as a boolean
     if isinstance(value, list):  # such as 2,4,6 or the pairs 0:0,1:2
         value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
     if isinstance(value, dict):
         try:
             value = json.dumps(value)
-        except (TypeError, ValueError) as error:  # a date, say, or an alias of the mapping that it stands in
-            raise InputError(f"{path}: {key} is a mapping that has no form in JSON ({error}).") from None
+        except (TypeError, ValueError) as error:  # for example a date, or an alias of the mapping itself
+            raise InputError(f"{path}: {key} is a mapping that JSON cannot represent ({error}).") from None
     return f"--{key}={value}"
 
 
 def _join_values(command_line: list[str]) -> list[str]:
-    """Writes `--key none` as `--key=none`, as the options of a recipe stand, and so -1e-5, for argparse an option."""
+    """Writes `--key none` as `--key=none`, like a recipe's options, and joins -1e-5, which argparse takes for one."""
     joined: list[str] = []
     for word in command_line:
         is_value = word.lower() == "none" or re.fullmatch(r"-[\d.]+e[+-]?\d+", word.lower())
@@ -223,7 +223,7 @@ def _join_values(command_line: list[str]) -> list[str]:
 
 
 def _split_nulls(options: list[str], fields: dict) -> tuple[list[str], set[str]]:
-    """Takes out `--key=none` where None is a value to set, and a recipe's null (`--key=None`) for a word not given."""
+    """Separates the options that mean None: `--key=none`, and for words a recipe's null (`--key=None`)."""
     rest, nulls = [], set()
     for option in options:
         key, value = _key(option), option.partition("=")[2]
@@ -246,7 +246,7 @@ def _key(option: str) -> str:
 
 def _unknown(key: str, fields: Mapping[str, Any]) -> str:
     if key.endswith((".yaml", ".yml")):
-        return f"{key} stands behind other options: the recipe comes first."
+        return f"{key} comes after other options: give the recipe first."
     nearest = difflib.get_close_matches(key, fields, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "see --help for all options."
-    return f"{key} is no known option: {hint}"
+    return f"{key} is not a known option: {hint}"

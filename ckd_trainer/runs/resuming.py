@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint exactly: the same model, processes, and place in the data."""
+"""Checks that a run can resume from a checkpoint exactly: same model, processes and position in the data."""
 
 import math
 import os
@@ -12,14 +12,14 @@ from ckd_trainer.runs.checkpoints import ends_training, processes_of, sharded_by
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import main_process_says
 
-# Entries of a configuration that loading, training and saving set, and that change nothing about the weights' meaning.
+# Configuration entries set by loading, training and saving, which do not affect the meaning of the weights.
 _OF_NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "problem_type"}
 
 
 def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
-    """Raises InputError where another number of processes saved a checkpoint, whose steps would be other ones here."""
+    """Raises InputError if another number of processes saved a checkpoint, as its steps would differ here."""
     there, here = processes_of(checkpoint), args.world_size
-    if there == here or args.save_on_each_node:  # each machine has the states of its own processes
+    if there == here or args.save_on_each_node:  # each machine has only its own processes' states
         return
     batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
     step = batch * accumulated * there
@@ -38,7 +38,7 @@ def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
 
 
 def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool) -> None:
-    """Raises InputError where a checkpoint has another model, sharding or position in the data than this run."""
+    """Raises InputError if a checkpoint has another model, sharding or position in the data than this run."""
     main_process_says(lambda: check_same_model(trainer.model, checkpoint))
     if not trains_on and main_process_says(lambda: ends_training(checkpoint)):
         return
@@ -49,12 +49,12 @@ def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool)
             f"{checkpoint} was saved {_with(theirs)}, but this run is {_with(ours)}: start it as before, with the "
             "same configuration of accelerate launch."
         )
-    if not trainer.args.ignore_data_skip:  # which begins with the first batch
+    if not trainer.args.ignore_data_skip:  # with it, training starts at the first batch
         _check_same_place(trainer, checkpoint)
 
 
 def check_same_model(model: PreTrainedModel, checkpoint: str) -> None:
-    """Raises InputError where a checkpoint's configuration or weights are not those of this model."""
+    """Raises InputError if a checkpoint's configuration or weights are not those of this model."""
     ours = model.config.to_dict()
     theirs = type(model.config).from_json_file(os.path.join(checkpoint, "config.json")).to_dict()
     different = [
@@ -67,13 +67,13 @@ def check_same_model(model: PreTrainedModel, checkpoint: str) -> None:
         different = _different_shapes(model.state_dict(), weights)
     if different:
         raise InputError(
-            f"{checkpoint} is of another model than the student ({', '.join(different[:3])}): resume with the options "
-            "of its run, or take it as the student of a new one (model_name_or_path)."
+            f"{checkpoint} is from another model than the student ({', '.join(different[:3])}): resume with the "
+            "options of its run, or use it as the student of a new one (model_name_or_path)."
         )
 
 
 def steps_of(trainer: Trainer) -> tuple[int, int, int]:
-    """Returns the batches of an epoch in each process, its steps, and the steps of the whole training."""
+    """Returns the batches per epoch and process, the steps per epoch, and the steps of the whole training."""
     args = trainer.args
     batches = len(trainer.get_train_dataloader())
     steps = max(1, math.ceil(batches / args.gradient_accumulation_steps))
@@ -81,7 +81,7 @@ def steps_of(trainer: Trainer) -> tuple[int, int, int]:
 
 
 def _check_same_place(trainer: Trainer, checkpoint: str) -> None:
-    """Raises InputError where a checkpoint's step is at another place of the data than it would be in this run."""
+    """Raises InputError if a checkpoint's step is at another position in the data than in this run."""
     state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
     batches, steps, _ = steps_of(trainer)
     epochs, more = divmod(state.global_step, steps)
@@ -89,8 +89,8 @@ def _check_same_place(trainer: Trainer, checkpoint: str) -> None:
     if not math.isclose(epoch, state.epoch, abs_tol=1e-6):
         raise InputError(
             f"{checkpoint} is at epoch {state.epoch:.4g} of its run, but step {state.global_step} of this one is at "
-            f"epoch {epoch:.4g}: it goes on only with as many training examples, and with batches and steps made up "
-            "of them in the same way. To train its weights otherwise, take it as the student of a new run "
+            f"epoch {epoch:.4g}: it resumes only with the same number of training examples, the same batches and the "
+            "same steps. To train its weights in another way, use it as the student of a new run "
             "(model_name_or_path)."
         )
 
@@ -103,8 +103,8 @@ def _different_shapes(tensors: dict[str, Tensor], weights: Path) -> list[str]:
     for name, tensor in tensors.items():
         if name in shapes and shapes[name] != tuple(tensor.shape):
             different.append(f"{name} {shapes[name]} there, {tuple(tensor.shape)} here")
-        elif name not in shapes and tensor.data_ptr() not in saved:  # of tied weights one is saved
-            different.append(f"{name} is in the student alone")
+        elif name not in shapes and tensor.data_ptr() not in saved:  # only one of tied weights is saved
+            different.append(f"{name} is only in the student")
     return different
 
 

@@ -1,4 +1,4 @@
-"""What all scripts share: start a run, train, evaluate, predict, and leave its record."""
+"""The steps that all scripts share: start a run, train, evaluate, predict, and leave a record."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-# How optimizers and schedules refuse their options, and packages that are missing.
+# Errors of optimizers and schedules about their options and about missing packages.
 _OF_OPTIMIZERS = (ValueError, TypeError, ImportError, NotImplementedError)
 
 
@@ -47,14 +47,14 @@ _OF_OPTIMIZERS = (ValueError, TypeError, ImportError, NotImplementedError)
 def start(*arguments: Any) -> Iterator[Start]:
     """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
 
-    Until the context ends, the output folder is locked for this run. Nothing else is written yet. The main process
+    The output folder is locked for this run until the context ends. Nothing else is written yet. The main process
     decides for all, as the others may not see its disk.
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
 
     Raises:
-        InputError: the folder holds something else, another run writes there, or options that do not go together.
+        InputError: the folder holds something else, another run writes there, or options contradict each other.
     """
     args = _one(TrainingArguments, arguments)
     run_args = _one(RunArguments, arguments)
@@ -64,9 +64,9 @@ def start(*arguments: Any) -> Iterator[Start]:
         if not args.load_best_model_at_end:
             raise InputError(
                 "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the "
-                "best checkpoint. Set it, with eval_strategy and save_strategy alike."
+                "best checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
             )
-        args.restore_callback_states_from_checkpoint = True  # the count goes on where a run is resumed
+        args.restore_callback_states_from_checkpoint = True  # a resumed run continues the count
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
@@ -84,10 +84,10 @@ def start(*arguments: Any) -> Iterator[Start]:
 
 
 def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence[str]) -> None:
-    """Makes the task's own metric pick the best checkpoint, unless the recipe names one.
+    """Makes the task's own metric pick the best checkpoint, unless the recipe names another.
 
-    `TrainingArguments` puts `loss` where none is named; `eval_loss` asks for it outright. A schedule that reads the
-    metric is told whether more of it is better, which `Trainer` leaves at less.
+    `TrainingArguments` sets `loss` if none is named; `eval_loss` requests it explicitly. For a schedule that reads the
+    metric, this also sets whether higher is better; the default of `Trainer` is lower.
 
     Raises:
         InputError: the recipe names a metric that the evaluation does not report.
@@ -98,7 +98,7 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
         args.metric_for_best_model, args.greater_is_better = best_metric, True
     name = args.metric_for_best_model.removeprefix("eval_")
     if name == "rmse":
-        args.greater_is_better = False  # which TrainingArguments knows of losses alone
+        args.greater_is_better = False  # TrainingArguments does this only for losses
     if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
         raise InputError(
             f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
@@ -110,7 +110,7 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
     if name not in (*metrics, "loss"):
         raise InputError(
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
-            "and loss."
+            "and loss: give one of these."
         )
 
 
@@ -124,19 +124,19 @@ def run(
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
     dataset_tags: str | None = None,
 ) -> dict[str, float]:
-    """Trains, evaluates and predicts as the arguments ask, and leaves a complete run folder.
+    """Trains, evaluates and predicts as requested, and leaves a complete run folder.
 
     Args:
-        trainer: with its datasets.
-        start: from `start`.
+        trainer: the trainer, with its datasets.
+        start: the result of `start`.
         early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
-        evaluation: labelled datasets by name; "" reports as eval_*, another name as eval_<name>_*.
+        evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
         prediction: datasets to predict, by name.
-        write_predictions: writes the file for a name, its logits in the dataset's order, and a folder.
+        write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
         dataset_tags: the data set's name on the Hub, for the model card.
 
     Returns:
-        all metrics, as in all_results.json.
+        all metrics of this call, as in all_results.json.
     """
     args, metrics = trainer.args, dict[str, float]()
     with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
@@ -169,10 +169,10 @@ def run(
 
 
 def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats: int = 30) -> dict[str, float]:
-    """Returns what the model costs in production: parameters, size of the weights in MB (10^6 bytes), latency.
+    """Returns the model's costs in production: parameters, size of the weights in MB (10^6 bytes), latency.
 
     Args:
-        inputs: one example as a batch; `latency_ms` is the median time of its forward.
+        inputs: one example as a batch; `latency_ms` is the median time of its forward pass.
     """
     parameters = list(model.parameters())
     training, times = model.training, []
@@ -197,7 +197,7 @@ def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None)
         metrics = _end_of(trainer, start)
     else:
         with StopOnSignal(trainer.accelerator, can_resume=not trainer.args.save_only_model) as stop:
-            # In this order: the later ones read whether the earlier ones have asked for a checkpoint.
+            # In this order: the later ones read whether the earlier ones requested a checkpoint.
             trainer.add_callback(stop)
             trainer.add_callback(SaveBestModel(start.best and Path(start.best).name))
             trainer.add_callback(LogWhereSaved)
@@ -207,15 +207,15 @@ def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None)
             except torch.OutOfMemoryError:
                 logger.error(
                     "Out of memory. Half of per_device_train_batch_size with twice the gradient_accumulation_steps "
-                    "trains alike and takes less."
+                    "trains alike and takes less memory."
                 )
                 raise
-            except pickle.UnpicklingError as error:  # of torch, which reads numbers and tensors alone
+            except pickle.UnpicklingError as error:  # torch reads only numbers and tensors
                 if start.checkpoint is None or "Weights only load failed" not in str(error):
                     raise
                 raise InputError(
-                    f"{start.checkpoint} holds Python objects that could run code, or is damaged, and is not read: "
-                    "delete it, and the same command goes on from the checkpoint before."
+                    f"{start.checkpoint} is not read: it holds Python objects that could run code, or is damaged. "
+                    "Delete it, and the same command resumes from the previous checkpoint."
                 ) from error
     if trainer.args.load_best_model_at_end and not trainer.state.best_model_checkpoint:
         logger.warning(
@@ -225,25 +225,25 @@ def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None)
         )
     metrics["train_samples"] = len(trainer.train_dataset)
     metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
-    if trainer.is_fsdp_enabled:  # or nothing would be saved: a shard is no model
+    if trainer.is_fsdp_enabled:  # otherwise nothing would be saved: a shard is not a model
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(dataset_tags=dataset_tags)
     trainer.log_metrics("train", metrics)
-    _save_results(trainer, "train", metrics)  # last: says that training is complete
+    _save_results(trainer, "train", metrics)  # last, as it marks training as complete
     return metrics
 
 
 def _loss_at_chance(trainer: DistillationTrainer) -> float:
-    """Returns about the loss on the labels of a model that knows nothing."""
+    """Returns the approximate loss on the labels of a model that knows nothing."""
     data = trainer.train_dataset
     labels = data["labels"][:] if trainer.head.is_score and "labels" in data.column_names else None
     return trainer.head.loss_at_chance(trainer.model.config, labels)
 
 
 def _place_whole(trainer: DistillationTrainer) -> None:
-    """Prepares a model that is not trained by this call: FSDP and ZeRO 2 part models for training alone."""
+    """Prepares a model that this call does not train: FSDP and ZeRO 2 shard models only for training."""
     trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
     trainer.accelerator.prepare_model(trainer.model, device_placement=True, evaluation_mode=True)
 
@@ -259,7 +259,7 @@ def _is_ended(trainer: DistillationTrainer, start: Start) -> bool:
 
 
 def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
-    """Does what `Trainer.train` does at its end, which would make one step more first."""
+    """Does what `Trainer.train` does at its end; calling it would first train one more step."""
     trainer.state = state = TrainerState.load_from_json(str(Path(start.checkpoint) / "trainer_state.json"))
     if start.best is not None:
         state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
@@ -275,7 +275,7 @@ def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
 
 
 def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, float]) -> None:
-    """Writes `<split>_results.json` and adds to all_results.json, as `Trainer.save_metrics` does, but whole or not."""
+    """Writes `<split>_results.json` and updates all_results.json, like `Trainer.save_metrics`, but atomically."""
     if not trainer.is_world_process_zero():
         return
     folder = Path(trainer.args.output_dir)
@@ -304,11 +304,11 @@ def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
 
 
 def _check_optimizer(trainer: DistillationTrainer) -> None:
-    """Raises InputError where optimizer or schedule cannot be made, by making them for a model of one number."""
+    """Raises InputError if optimizer or schedule cannot be made: tries it with a single parameter."""
     args = trainer.args
     try:
         optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
-        if not {"params", "model", "optimizer_dict"} & options.keys():  # those that want the model itself
+        if not {"params", "model", "optimizer_dict"} & options.keys():  # optimizers that need the model itself
             optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options)
             get_scheduler(
                 args.lr_scheduler_type,
@@ -318,7 +318,7 @@ def _check_optimizer(trainer: DistillationTrainer) -> None:
                 scheduler_specific_kwargs=args.lr_scheduler_kwargs,
             )
     except (*_OF_OPTIMIZERS, RuntimeError) as error:
-        if not isinstance(error, _OF_OPTIMIZERS) and "fused" not in str(error):  # where the device has no such kernel
+        if not isinstance(error, _OF_OPTIMIZERS) and "fused" not in str(error):  # if the device has no such kernel
             raise
         chosen = {
             name: getattr(args, name)
@@ -326,13 +326,13 @@ def _check_optimizer(trainer: DistillationTrainer) -> None:
         }
         words = ", ".join(f"{name} {value}" for name, value in chosen.items() if value is not None)
         raise InputError(
-            f"the optimizer or the learning rate's schedule cannot be made ({error}) with {words}, lr_scheduler_type "
+            f"the optimizer or the learning rate schedule cannot be made ({error}) with {words}, lr_scheduler_type "
             f"{args.lr_scheduler_type.value}: change one of them."
         ) from error
 
 
 def _check_training_arguments(args: TrainingArguments) -> None:
-    """Raises InputError for values that `TrainingArguments` takes and `Trainer` trips over."""
+    """Raises InputError for values that `TrainingArguments` accepts but `Trainer` fails on."""
     check_one_device(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
@@ -352,7 +352,7 @@ def _check_training_arguments(args: TrainingArguments) -> None:
         if value is not None and not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give a number that is not negative.")
     if args.seed >= 2**32:
-        raise InputError(f"seed is {args.seed}: give a number below {2**32}, as NumPy's generator wants it.")
+        raise InputError(f"seed is {args.seed}: give a number below {2**32}, as NumPy's generator requires.")
     if not 0 <= args.label_smoothing_factor < 1:
         raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}: give a number from 0 to below 1.")
     if args.eval_accumulation_steps is not None and args.eval_accumulation_steps < 1:
@@ -362,7 +362,7 @@ def _check_training_arguments(args: TrainingArguments) -> None:
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
     if not args.eval_do_concat_batches:
-        raise InputError("eval_do_concat_batches is off, but scores are of whole sets: leave it out.")
+        raise InputError("eval_do_concat_batches is off, but scores are computed on whole sets: leave it out.")
     if args.do_predict and args.prediction_loss_only:
         raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
     check_options(args)
@@ -373,7 +373,7 @@ def _one(kind: type[Result], arguments: Iterable[Any]) -> Result:
 
 
 def _set_up_logging(args: TrainingArguments) -> None:
-    """Logs of this package and of transformers on stdout, warnings alone from all processes but the first."""
+    """Sends the logs of this package and of transformers to stdout; only the first process logs everything."""
     logging.basicConfig(
         format="%(asctime)s %(name)s %(levelname)s: %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
     )

@@ -1,4 +1,4 @@
-"""Checks of `TrainingArguments`: values that it accepts, but `Trainer` fails on or does not do what they say."""
+"""Checks of `TrainingArguments`: values that it accepts, but that make `Trainer` fail or behave unexpectedly."""
 
 import inspect
 import logging
@@ -15,29 +15,29 @@ from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # of the learning rate, by the scores of the validation set
-_UNLISTED_TRACKERS = ("azure_ml", "flyte")  # that transformers does not list as available where they are
-# What is refused, and why.
+SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # learning rate schedules that read validation scores
+_UNLISTED_TRACKERS = ("azure_ml", "flyte")  # transformers does not list these even if they are installed
+# Refused options, with the reason.
 _REFUSED = {
-    "batch_eval_metrics": "scores are of whole sets, not of batches: leave it out. eval_accumulation_steps moves "
-    "predictions off the device while a set is evaluated",
-    "auto_find_batch_size": "it would train with smaller batches than the recipe says where memory runs out: set a "
+    "batch_eval_metrics": "scores are computed on whole sets, not on batches: leave it out. eval_accumulation_steps "
+    "moves predictions off the device during evaluation",
+    "auto_find_batch_size": "if memory runs out, it would train with smaller batches than the recipe says: set a "
     "smaller per_device_train_batch_size and a larger gradient_accumulation_steps, which train alike",
-    "enable_jit_checkpoint": "a run that SIGTERM stops would pass for a trained one: leave it out. SIGTERM and SIGINT "
+    "enable_jit_checkpoint": "a run that SIGTERM stops would then count as finished: leave it out. SIGTERM and SIGINT "
     "save a checkpoint without it",
 }
 
 
 def check_options(args: TrainingArguments) -> None:
-    """Raises InputError for values that `Trainer` fails on, or with which it would not do what they say."""
+    """Raises InputError for values that make `Trainer` fail or behave unexpectedly."""
     for name, why in _REFUSED.items():
         if getattr(args, name, False):  # the oldest transformers 5 do not have all of them
             raise InputError(f"{name} is set, but {why}.")
     for name in ("fp16", "bf16"):
         if args.do_train and getattr(args, f"{name}_full_eval"):
             raise InputError(
-                f"{name}_full_eval is set, but it would turn the trained weights to {name} for good: set {name}, "
-                "which leaves them alone."
+                f"{name}_full_eval is set, but it would convert the trained weights to {name} for good: set {name}, "
+                "which leaves them unchanged."
             )
     for name in ("warmup_steps", "eval_delay", "data_seed"):
         value = getattr(args, name)
@@ -58,10 +58,10 @@ def check_options(args: TrainingArguments) -> None:
         )
     if args.debug:
         why = (
-            "it cannot look into the boolean masks that attention reads. Training stops with an error as soon as a "
-            "weight is not finite"
+            "it fails on the boolean masks of attention. Training stops with an error anyway as soon as a weight is "
+            "not finite"
             if DebugOption.UNDERFLOW_OVERFLOW in args.debug
-            else "there are no TPUs here"
+            else "TPUs are not supported"
         )
         raise InputError(f"debug is {', '.join(args.debug)}, but {why}: leave it out.")
     _check_workers(args)
@@ -70,22 +70,22 @@ def check_options(args: TrainingArguments) -> None:
 
 
 def check_steps(args: TrainingArguments, examples: int) -> None:
-    """Raises InputError where dataloader_drop_last leaves no step of this many training examples."""
+    """Raises InputError if dataloader_drop_last leaves no step for this many training examples."""
     batch = args.per_device_train_batch_size
     if not args.accelerator_config.split_batches:
         batch *= args.world_size
     if args.dataloader_drop_last and examples < batch:
         raise InputError(
-            f"dataloader_drop_last leaves nothing to train on: there are {examples} training examples, and a batch "
+            f"dataloader_drop_last leaves nothing to train on: there are {examples} training examples, but a batch "
             f"takes {batch} (per_device_train_batch_size on each of {args.world_size} processes). Give a smaller "
             "per_device_train_batch_size, or leave dataloader_drop_last out."
         )
     if args.max_steps < 0 and args.num_train_epochs == 0:
-        logger.warning("num_train_epochs is 0: the model is saved as it is, without training.")
+        logger.warning("num_train_epochs is 0: the model is saved without training.")
 
 
 def _check_workers(args: TrainingArguments) -> None:
-    """Raises InputError for options of a data loader's workers where it has none, or that they cannot have."""
+    """Raises InputError for options of data loader workers if there are no workers, or if the value is invalid."""
     if args.dataloader_num_workers == 0:
         # The oldest transformers 5 do not have dataloader_multiprocessing_context.
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
@@ -96,7 +96,7 @@ def _check_workers(args: TrainingArguments) -> None:
 
 
 def _check_trackers(args: TrainingArguments) -> None:
-    """Raises InputError for a tracker that transformers does not know, or whose package is not installed."""
+    """Raises InputError for a tracker that transformers does not know or whose package is not installed."""
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
@@ -108,12 +108,12 @@ def _check_trackers(args: TrainingArguments) -> None:
 
 
 def _check_torch_options(args: TrainingArguments) -> None:
-    """Raises InputError for values that only torch knows, and refuses when training has begun."""
+    """Raises InputError for values that torch would refuse only once training has begun."""
     known = inspect.signature(checkpoint).parameters.keys() - {"function", "args", "kwargs"}
-    for name in args.gradient_checkpointing_kwargs or {}:  # activation_checkpointing_kwargs by its older name
+    for name in args.gradient_checkpointing_kwargs or {}:  # called activation_checkpointing_kwargs in newer versions
         if name not in known:
             raise InputError(
-                f"gradient_checkpointing_kwargs names {name}, which torch.utils.checkpoint does not have: it has "
+                f"gradient_checkpointing_kwargs names {name}, which torch.utils.checkpoint does not take: it takes "
                 f"{', '.join(sorted(known))}."
             )
     backends = [backend.lower() for backend in DynamoBackend.list()]
@@ -121,7 +121,7 @@ def _check_torch_options(args: TrainingArguments) -> None:
         raise InputError(f"torch_compile_backend is {args.torch_compile_backend}: give one of {', '.join(backends)}.")
     if args.torch_compile_mode:
         try:
-            torch.compile(torch.nn.Identity(), mode=args.torch_compile_mode)  # compiles nothing before it is called
+            torch.compile(torch.nn.Identity(), mode=args.torch_compile_mode)  # compiles nothing until it is called
         except RuntimeError as error:
             if "mode" not in str(error):  # "Unrecognized mode=..., should be one of: ..."
                 raise

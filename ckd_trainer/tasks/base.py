@@ -1,4 +1,4 @@
-"""From arguments to a run folder: the way that all scripts go, whatever the task. What differs is a `Task`."""
+"""From arguments to a run folder: the steps that all scripts share. A `Task` holds what differs between tasks."""
 
 import abc
 import contextlib
@@ -34,10 +34,10 @@ from ckd_trainer.utils.processes import made_once
 
 logger = logging.getLogger(__name__)
 
-CHECKED_TEXTS = 256  # that two tokenizers encode alike
+CHECKED_TEXTS = 256  # number of texts on which two tokenizers are compared
 
 _OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
-# Options that `Trainer` and Accelerate refuse in their constructors, where they meet those of the launcher.
+# Errors of the constructors of `Trainer` and Accelerate about options, some of which come from the launcher.
 REFUSED_BY_TRAINER = re.compile(
     "mixed precision requires|only works in distributed training|`num_steps` is set but|can't (both )?be set|"
     "can't be used with `save_only_model`|save_only_model option is not compatible"
@@ -45,7 +45,7 @@ REFUSED_BY_TRAINER = re.compile(
 
 
 class ModelInputs(NamedTuple):
-    """The encoded sets of a task; `validation` and `test` by key, "" for the only or first one."""
+    """The encoded sets of a task. `validation` and `test` hold sets by key: "" for the only or first one."""
 
     train: Dataset | None
     validation: dict[str, Dataset]
@@ -53,16 +53,16 @@ class ModelInputs(NamedTuple):
 
 
 class Task(abc.ABC):
-    """What a run has to know of a task.
+    """The interface between a run and its task.
 
     Attributes:
         model_class: the Auto class of its models.
-        trainer_class: what trains them.
-        best_metric, metrics: the score that picks the best checkpoint, and the names of all.
-        hub_dataset: the name of the data set where it has to be fetched from the Hub, else None.
-        data: with `train`, `validation` and `test` as in `ModelInputs` and the names of its `text_columns`; from
-            `load` on.
-        inputs: the same encoded, from the end of `encode` on.
+        trainer_class: the trainer of its models.
+        best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
+        hub_dataset: the name of the data set if it comes from the Hub, else None.
+        data: the sets `train`, `validation` and `test` as in `ModelInputs`, and the names of its `text_columns`; set
+            by `load`.
+        inputs: the encoded data, set once `encode` is done.
     """
 
     model_class: type[Any]
@@ -75,7 +75,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
-        """Returns the files of these splits (train, validation), by the option that names them."""
+        """Returns the files of these splits (train, validation) by the option that names them."""
 
     @abc.abstractmethod
     def load(self, splits: Sequence[str]) -> None:
@@ -83,11 +83,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def check(self, pair: ModelPair) -> None:
-        """Raises InputError where the models' configurations or tokenizers do not serve; called before `load`."""
+        """Raises InputError if the models' configurations or tokenizers do not fit; called before `load`."""
 
     @abc.abstractmethod
     def set_head(self, pair: ModelPair) -> None:
-        """Gives the student the task's head, and checks the teacher's."""
+        """Gives the student the task's head and checks the teacher's."""
 
     @abc.abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
@@ -95,7 +95,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
-        """Returns what makes a batch of encoded examples."""
+        """Returns the function that makes a batch of encoded examples."""
 
     @abc.abstractmethod
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -103,11 +103,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
-        """Warns loudly where a teacher's answers to a sample of encoded examples have nothing to do with the labels.
+        """Warns loudly if a teacher's answers to a sample of encoded examples have nothing to do with the labels.
 
         Args:
-            logits: as `Head.logits` returns them, in the data's order of labels and on their scale; of spans by
-                token.
+            logits: as `Head.logits` returns them, in the data's order of labels and on their scale; for spans, in
+                token positions.
 
         Raises:
             InputError: the answers fit labels in another order or on another scale.
@@ -115,7 +115,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def write_predictions(self, name: str, logits: Any, folder: Path) -> Path:
-        """Writes what the logits of the test set `name` say; returns the file."""
+        """Writes the predictions for the test set `name`; returns the file."""
 
 
 def run_task(
@@ -126,19 +126,19 @@ def run_task(
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
-    """Distils as the arguments say, or fine-tunes where no CKDArguments are given.
+    """Distills as the arguments say, or fine-tunes if no CKDArguments are given.
 
     Args:
-        data_args: the task's own arguments, which go into the run's record.
+        data_args: the task's own arguments; they are recorded with the run.
 
     Returns:
         the metrics of all_results.json that this call measured.
 
     Raises:
-        InputError: before any weights are loaded, for everything that can be told from the arguments, the models'
-            configurations and tokenizers, and the data.
+        InputError: before any weights are loaded, if the arguments, the models' configurations and tokenizers, or the
+            data are wrong or do not fit together.
     """
-    unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is parted when training begins
+    unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is sharded when training begins
     arguments = [model_args, data_args, ckd_args, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
     with start(*(group for group in arguments if group is not None)) as begin:
@@ -159,9 +159,9 @@ def _run_started(
     read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
-        for name, value in begin.recorded.items():  # as it was trained, also with a teacher that read less
+        for name, value in begin.recorded.items():  # as in training, where a teacher may have lowered it
             if value != getattr(data_args, name):
-                logger.info("%s is %s, as the run in %s was trained.", name, value, args.output_dir)
+                logger.info("%s is %s, as when the run in %s was trained.", name, value, args.output_dir)
             setattr(data_args, name, value)
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(
@@ -170,7 +170,7 @@ def _run_started(
     if ckd_args is None or not trains:
         ckd_args = CKDArguments.fine_tuning()
 
-    # Files here are read before a model is looked up, and data on the Hub after: no mistake costs a download.
+    # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
     splits = [split for split, wanted in reads.items() if wanted]
     if task.hub_dataset is None:
@@ -185,7 +185,7 @@ def _run_started(
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
-    if pair.distils:  # raises where a layer mapping does not fit
+    if pair.distils:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
         terms_of(ckd_args, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
@@ -212,7 +212,7 @@ def _run_started(
 
 @contextlib.contextmanager
 def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInputs]:
-    """Encodes the task's data, once on each machine."""
+    """Encodes the task's data once on each machine."""
 
     def make() -> DatasetDict:
         inputs = task.encode(tokenizer)
@@ -238,7 +238,7 @@ def _prepare(
     ckd_args: CKDArguments,
     args: TrainingArguments,
 ) -> DistillationTrainer:
-    """Returns the trainer. Its teacher has answered a sample of examples."""
+    """Returns the trainer, after its teacher has answered a sample of examples."""
     trainer = _make_trainer(
         task.trainer_class,
         model=student,
@@ -254,12 +254,12 @@ def _prepare(
     if teacher is not None:
         _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
     if trainer.caches_teacher:
-        _ = trainer.teacher  # builds the cache here: a signal ends the run at once, and a mistake leaves no files
+        _ = trainer.teacher  # builds the cache now: a signal ends the run at once, and a mistake leaves no files
     return trainer
 
 
 def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, seed: int) -> None:
-    """Has the task look at the teacher's logits of a sample, before the teacher's cache is built."""
+    """Lets the task check the teacher's logits for a sample, before the teacher's cache is built."""
     cached = trainer.has_cache()
     split = "validation" if "" in inputs.validation and not cached else "training"
     examples = inputs.validation[""] if split == "validation" else inputs.train
@@ -271,11 +271,12 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     except InputError as error:
         if "logits" in trainer.distillation_objective.terms:
             raise
-        logger.warning("No term of the loss reads the teacher's logits, but %s", error)  # its states may yet be good
+        # Its hidden states may still be useful.
+        logger.warning("No term of the loss reads the teacher's logits, but %s", error)
 
 
 def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
-    """Returns the sets that training depends on by the option that names them; none where files do."""
+    """Returns the sets that training depends on by the option that names them; empty if files do."""
     if task.hub_dataset is None and not data_args.dataset_name:
         return {}
     sets = {"train": task.data.train}
@@ -285,7 +286,7 @@ def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -
 
 
 def _sample_of_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
-    """Returns rows of texts, as many as the text columns each."""
+    """Returns a sample of rows, each with one text per text column."""
     sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
     sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
     return zip(*(sample[name] for name in data.text_columns), strict=True)
@@ -299,17 +300,17 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> Di
     """Returns a trainer.
 
     Raises:
-        InputError: options that do not go together with what the launcher has set, or a Hub that cannot be reached.
+        InputError: options that contradict those of the launcher, or a Hub that cannot be reached.
     """
     try:
         return trainer_class(**kwargs)
-    except _OF_HUB as error:  # push_to_hub makes the repository here
+    except _OF_HUB as error:  # push_to_hub creates the repository here
         if not kwargs["args"].push_to_hub:
             raise
         name = kwargs["args"].hub_model_id or kwargs["args"].output_dir
         raise InputError(
-            f"push_to_hub is set, but the repository {name} cannot be made on the Hub ({error}): check the network, "
-            "the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out."
+            f"push_to_hub is set, but the repository {name} cannot be created on the Hub ({error}): check the "
+            "network, the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out."
         ) from error
     except ValueError as error:
         if not REFUSED_BY_TRAINER.search(str(error)):
@@ -323,7 +324,7 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
         sample,
         batch_size=trainer.args.eval_batch_size,
         collate_fn=trainer.data_collator,
-        generator=torch.Generator(),  # by default a loader draws from the one that dropout draws from
+        generator=torch.Generator(),  # the default generator is the one that dropout uses
     )
     for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}

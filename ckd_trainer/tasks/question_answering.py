@@ -1,4 +1,4 @@
-"""Extractive question answering: what run_teacher.py and run_squad_ckd.py do with SQuAD and its like."""
+"""Extractive question answering on SQuAD and similar data, for run_teacher.py and run_squad_ckd.py."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ def run_question_answering(
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
-    """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     if args.label_smoothing_factor:
         raise InputError("label_smoothing_factor is set, but question-answering models do not smooth: leave it out.")
     return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
 
 
 class QuestionAnsweringTrainer(DistillationTrainer):
-    """A `DistillationTrainer` whose predictions come by token (see `ckd_trainer.utils.padding`), for `read_answers`.
+    """A `DistillationTrainer` with predictions in token positions (`ckd_trainer.utils.padding`), for `read_answers`.
 
-    `Trainer` puts batches of different lengths together by their first columns. Where padding is on the left, which
-    columns of a prediction belong to the tokens then depends on the other features of its batch.
+    `Trainer` aligns batches of different lengths at their first column. With padding on the left, the columns of a
+    feature's tokens would then depend on the other features of its batch.
     """
 
     def prediction_step(
@@ -53,7 +53,7 @@ class QuestionAnsweringTrainer(DistillationTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
-        """Returns start and end logits with those of a feature's tokens first, in their order."""
+        """Returns start and end logits; those of a feature's tokens come first, in order."""
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if logits is not None:
             mask = attention_mask_of(inputs)
@@ -62,10 +62,10 @@ class QuestionAnsweringTrainer(DistillationTrainer):
 
 
 class QuestionAnswering(Task):
-    """SQuAD v1.1 or v2.0, a data set by name, or own files.
+    """SQuAD v1.1 or v2.0, a data set by name, or the user's files.
 
     Args:
-        seed: draws the training questions when max_train_samples is set.
+        seed: selects the training questions if max_train_samples is set.
     """
 
     model_class = AutoModelForQuestionAnswering
@@ -129,7 +129,7 @@ class QuestionAnswering(Task):
 
         if answers.null_odds is None:
             return scores(answers.text)
-        # What the best threshold would have given cannot be seen from answers that this run's threshold has emptied.
+        # The best threshold is found on all answers, before this run's threshold empties some of them.
         best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
         return scores(answers.final(self.args.null_score_diff_threshold)) | best
 
@@ -144,11 +144,11 @@ class QuestionAnswering(Task):
         )
 
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
-        """Warns where the teacher's starts of answers have nothing to do with the right ones.
+        """Warns if the starts of the teacher's answers have nothing to do with the right ones.
 
-        If they had not, sum_p P(teacher says p) P(p is right) of them would be right. The teacher is taken to guess
-        where it is right no more often than that plus two standard errors. Features without an answer do not count,
-        as always saying so is right there. Nothing is said of fewer than 10 features.
+        By chance, the share sum_p P(teacher predicts p) P(p is right) of them would be right. The teacher counts as
+        guessing if it is not right more often than that plus two standard errors. Features without an answer do not
+        count: a teacher that always predicts "no answer" is right there. Fewer than 10 features are not judged.
         """
         length = logits.shape[-1]
         masks = torch.zeros(len(examples), length, dtype=torch.bool)

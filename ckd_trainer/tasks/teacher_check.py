@@ -1,4 +1,4 @@
-"""Does the teacher know the task? Its answers to a sample of labeled examples, before any training."""
+"""Checks, before any training, that the teacher knows the task: its answers to a sample of labeled examples."""
 
 import logging
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from ckd_trainer.utils.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_SIZE = 256  # at least; ten examples for each class, if those are more
-_SMALLEST = 10  # examples that tell anything
+SAMPLE_SIZE = 256  # or ten examples per class, if that is more
+_SMALLEST = 10  # the smallest sample that is judged
 
 
 def check_classes(labels: ArrayLike, answers: ArrayLike, names: Sequence[str], split: str) -> None:
-    """Warns where the teacher scores at chance; raises where its labels come in another order.
+    """Warns if the teacher scores at chance; raises if its labels are in another order.
 
-    The teacher guesses where the Matthews correlation of answers and labels is below two standard errors of chance,
-    2 / sqrt(n). Its labels are in another order where the best assignment of answers to labels, found in one half of
-    the sample, agrees much better with the other half than the given one, see `permutation`.
+    The teacher scores at chance if the Matthews correlation of answers and labels is below two standard errors,
+    2 / sqrt(n). Its labels are in another order if the best assignment of answers to labels, found on one half of the
+    sample, agrees much better with the other half than the given one, see `permutation`.
 
     Args:
-        labels, answers: class of each example, and the teacher's answer, as an index into `names`.
-        names: the classes.
-        split: what the examples are called, such as "validation".
+        labels, answers: the class of each example and the teacher's answer, as indices into `names`.
+        names: the names of the classes.
+        split: the name of the set that the examples are from, such as "validation".
 
     Raises:
-        InputError: the labels are in another order, with the order that fits.
+        InputError: the labels are in another order. The message names the order that fits.
     """
     labels, answers = np.asarray(labels), np.asarray(answers)
     if len(labels) < _SMALLEST or len(set(labels.tolist())) < 2:
@@ -51,14 +51,14 @@ def check_classes(labels: ArrayLike, answers: ArrayLike, names: Sequence[str], s
 
 
 def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[int] | None:
-    """Returns for each answer the label that it stands for; None where the answers are best taken as they are.
+    """Returns for each answer the label that it means; None if the answers fit best as they are.
 
-    For answers a and labels l, C_al counts a sample, and E_al = sum_l C_al sum_a C_al / n is what C would be by
+    For answers a and labels l, C_al counts the sample, and E_al = sum_l C_al sum_a C_al / n is the expected C of
     chance. The best assignment maximizes sum_a (C - E)_a,p(a); a constant answer gains nothing by it. It is found on
-    half of the sample and judged on the other, and the other way round, so that noise is not taken for an order. It
-    has to gain, on the classes that it moves, at least twice what the given order does, by four standard errors. And
-    it has to agree well as a whole (Cohen's kappa of 0.4): a weak teacher that leans to a neighboring class, as from
-    four stars to five, has its labels in no other order.
+    one half of the sample and judged on the other, and vice versa, so that noise does not pass for an order. On the
+    classes that it moves, it must gain at least twice as much as the given order, by four standard errors. It must
+    also agree well as a whole (Cohen's kappa of 0.4): a weak teacher that leans to a neighboring class, such as five
+    stars instead of four, does not have its labels in another order.
     """
     halves = [slice(0, None, 2), slice(1, None, 2)]
     gain = given = variance = agreed = possible = 0.0
@@ -77,25 +77,25 @@ def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[i
 
 
 def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
-    """Warns where the teacher scores at chance; raises where its scores are on another scale.
+    """Warns if the teacher scores at chance; raises if its scores are on another scale.
 
-    A teacher that was trained on these labels, be it a weak one, predicts them without bias: labels regressed on its
-    scores have a slope of 1, and the means are equal. Its scale is another one where the slope is below 1/2 or above
-    2, or the means are half a standard deviation of the labels apart, by three standard errors each. That is an error
-    where the scores are further from the labels than the mean label is (RMSE above the labels' standard deviation),
-    else a warning, as for a teacher that was trained too little.
+    A teacher that was trained on these labels predicts them without bias, even if it is weak: labels regressed on its
+    scores have a slope of 1, and the means are equal. Its scores are on another scale if the slope is below 1/2 or
+    above 2, or if the means differ by half a standard deviation of the labels, by three standard errors each. This is
+    an error if the scores are further from the labels than the mean label is (RMSE above the labels' standard
+    deviation). Otherwise it is a warning, as the teacher may only have been trained too little.
 
     Args:
-        labels, scores: of each example, and the teacher's, mapped as `teacher_score_scale` and `teacher_score_shift`
-            say.
-        split: what the examples are called, such as "validation".
+        labels, scores: the label of each example and the teacher's score, mapped by `teacher_score_scale` and
+            `teacher_score_shift`.
+        split: the name of the set that the examples are from, such as "validation".
 
     Raises:
-        InputError: another scale, with the options that map it.
+        InputError: the scores are on another scale. The message names the options that map them.
     """
     labels, scores = np.asarray(labels, float), np.asarray(scores, float)
     if not np.isfinite(scores).all():
-        raise InputError(f"the teacher's scores of {split} examples are not finite: it is damaged, or has diverged.")
+        raise InputError(f"the teacher's scores for {split} examples are not finite: it is damaged, or has diverged.")
     if len(labels) < _SMALLEST or np.ptp(labels) == 0:
         return
     if np.ptp(scores) == 0:
@@ -126,19 +126,19 @@ def _moments(values: np.ndarray) -> str:
 
 def _best_assignment(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
     excess, _ = _excess(labels, answers, classes)
-    # Among equals, such as classes that do not occur, the given order.
+    # Ties, such as classes that do not occur, keep the given order.
     return linear_sum_assignment(excess + 1e-6 * np.eye(classes), maximize=True)[1]
 
 
 def _possible(labels: np.ndarray, answers: np.ndarray, best: np.ndarray) -> float:
-    """Returns what the excess of an assignment would be if it always agreed: n - sum_a E_a,p(a)."""
+    """Returns the excess of an assignment that always agrees: n - sum_a E_a,p(a)."""
     meant = best[answers]
     shares = [np.bincount(values, minlength=len(best)) for values in (meant, labels)]
     return len(labels) - float(shares[0] @ shares[1]) / max(1, len(labels))
 
 
 def _excess(labels: np.ndarray, answers: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns C - E and the variance of C by chance, (answers, labels)."""
+    """Returns C - E and the variance of C by chance, both (answers, labels)."""
     counts = confusion_matrix(answers, labels, labels=range(classes))
     answered, labeled = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
     share = answered / max(1, counts.sum())

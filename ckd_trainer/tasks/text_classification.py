@@ -1,4 +1,4 @@
-"""Classification and regression of texts: what run_teacher.py and run_glue_ckd.py do."""
+"""Text classification and regression, for run_teacher.py and run_glue_ckd.py."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def run_text_classification(
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
 ) -> dict[str, float]:
-    """Distils as the arguments say, or fine-tunes where no CKDArguments are given, see `run_task`."""
+    """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
     if args.label_smoothing_factor and is_score:
         raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
@@ -49,10 +49,10 @@ def run_text_classification(
 
 
 class TextClassification(Task):
-    """A GLUE task, a data set by name, or own files.
+    """A GLUE task, a data set by name, or the user's files.
 
     Args:
-        seed: draws the training examples when max_train_samples is set.
+        seed: selects the training examples if max_train_samples is set.
     """
 
     model_class = AutoModelForSequenceClassification

@@ -28,8 +28,8 @@ def check_one_device(args: TrainingArguments) -> None:
     if args.n_gpu > 1:
         raise InputError(
             f"there are {args.n_gpu} GPUs but one process, which would use torch.nn.DataParallel: start one process "
-            f"per GPU with `accelerate launch --num_processes {args.n_gpu}` instead of `python`, or choose one GPU "
-            "with CUDA_VISIBLE_DEVICES=0."
+            f"per GPU with `accelerate launch --num_processes {args.n_gpu}` instead of `python`, or choose one with "
+            "CUDA_VISIBLE_DEVICES=0."
         )
 
 

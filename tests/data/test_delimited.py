@@ -157,27 +157,27 @@ def test_csv_files_that_are_quoted_as_csv(write, read, content):
         (
             "a.tsv",
             'text\tlabel\n"a\tb"\t1\n',
-            r"line 2: the row has 3 fields, not 2 .* or set quoting to csv, by which every row can be read\.",
+            r"line 2: the row has 3 fields, not 2 .* or set quoting to csv, with which every row can be read\.",
         ),
         (
             "a.tsv",
             'text\tlabel\n"a\nb"\t1\n',
-            r"line 2: the row has 1 fields, not 2 .* or set quoting to csv, by which every row can be read\.",
+            r"line 2: the row has 1 fields, not 2 .* or set quoting to csv, with which every row can be read\.",
         ),
         (
             "a.csv",
             'text,label\n"a" b,1\n',
-            r"line 2: the row that starts here .* or set quoting to none, by which every row can be read\.",
+            r"line 2: the row that starts here .* or set quoting to none, with which every row can be read\.",
         ),
         (
             "a.csv",
             'text,label\n"a,1\nb,1\n',
-            r"line 2: the row that starts here .* or set quoting to none, by which every row can be read\.",
+            r"line 2: the row that starts here .* or set quoting to none, with which every row can be read\.",
         ),
         (
             "a.csv",
             'text;label\n"a" b;1\n',
-            r"line 2: the row that starts here .* or set quoting to none, by which every row can be read\.",
+            r"line 2: the row that starts here .* or set quoting to none, with which every row can be read\.",
         ),
         ("a.csv", 'text,label\n"a, c" b,1\n', r"line 2: the row that starts here .*the quote is doubled\."),
         ("a.csv", "text;label\na, b; c;1\n", r"line 2: the row has 3 fields, not 2 .*: quote a field with semicolons"),

@@ -127,7 +127,7 @@ def test_mismatched_mnli_is_used_where_it_is_there(tmp_path, caplog):
     ("arguments", "message"),
     [
         ({"task_name": "SST-2"}, r"task_name is 'SST-2', which is not a task; the nearest is sst2"),
-        ({"task_name": "rte", "data_dir": "nowhere"}, "data_dir is nowhere, which is no folder"),
+        ({"task_name": "rte", "data_dir": "nowhere"}, "data_dir is nowhere, which is not a folder"),
     ],
 )
 def test_unknown_tasks_and_folders(arguments, message):
@@ -330,7 +330,7 @@ def test_a_text_column_may_be_called_label(tmp_path):
         ),
         (["a", "b"], ["a", ""], {}, r"validation\.csv, line 3: the label \('label'\) is empty"),
         (["a", "a"], ["a"], {}, r"train\.csv: every label \('label'\) is 'a': give two classes or more"),
-        (["a", "b"], None, {}, r"validation_file is not set, but the validation set is asked for"),
+        (["a", "b"], None, {}, r"validation_file is not set, but the validation set is needed"),
         (
             ["1", "b"],
             ["1"],
@@ -382,11 +382,11 @@ def test_a_label_column_may_have_any_name(tmp_path):
 
 def test_classes_need_the_training_file_and_scores_do_not(tmp_path):
     path = write_rows(tmp_path / "a.csv", rows(["1", "2"]))
-    with pytest.raises(InputError, match="train_file is not set, but its labels name the classes"):
+    with pytest.raises(InputError, match="train_file is not set, but its labels define the classes"):
         load_task(GlueArguments(validation_file=path), seed=0, splits=["validation"])
     task = load_task(GlueArguments(validation_file=path, regression=True), seed=0, splits=["validation"])
     assert task.train is None and len(task.validation[""]) == 2
-    with pytest.raises(InputError, match="train_file is not set, but the train set is asked for"):
+    with pytest.raises(InputError, match="train_file is not set, but the train set is needed"):
         load_task(GlueArguments(validation_file=path, regression=True), seed=0, splits=["train"])
 
 

@@ -161,7 +161,7 @@ def test_features_are_those_of_the_twin(rng, kind, lengths):
 
 @pytest.mark.parametrize("shared", [0, 1, 6, 17])
 def test_no_token_of_a_context_is_lost(rng, kind, shared):
-    """Each stands in a feature, none of which is too long; neighbours share exactly doc_stride tokens."""
+    """Each stands in a feature, none of which is too long; neighbors share exactly doc_stride tokens."""
     tokenizer, arguments = make_tokenizer(kind), options(max_seq_length=32, doc_stride=shared)
     draw = drawer(rng)
     context = random_text(draw, 120)
@@ -357,7 +357,7 @@ def test_long_questions_are_cut_with_a_warning(words, caplog):
         "[CLS] the cat runs [SEP] the dog [SEP]",
     ]
     assert [record.getMessage() for record in caplog.records if record.name.startswith("ckd_trainer")] == [
-        "1000 of 1500 questions are longer than max_question_length 3 and are cut to so many tokens."
+        "1000 of 1500 questions are longer than max_question_length 3 tokens and are cut."
     ]
     caplog.clear()
     encode(questions, words, options(max_question_length=6), with_offsets=False)
@@ -401,15 +401,15 @@ def test_tokenizers_that_cannot_serve_are_refused(kind):
     class SlowTokenizer:
         is_fast = False
 
-    with pytest.raises(InputError, match="SlowTokenizer does not say where a token stands .* a fast tokenizer"):
+    with pytest.raises(InputError, match="SlowTokenizer does not give the positions of tokens .* a fast tokenizer"):
         check_lengths(SlowTokenizer(), options())
     without = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(kind).backend_tokenizer, pad_token="[PAD]")
-    with pytest.raises(InputError, match=r"puts no \[CLS\] token \(None\) to a question and its context"):
+    with pytest.raises(InputError, match=r"does not add a \[CLS\] token \(None\) to a question and its "):
         check_lengths(without, options())
     backend = Tokenizer.from_str(make_tokenizer(kind).backend_tokenizer.to_str())
     backend.post_processor = processors.Sequence([])  # knows the token, and adds none
     names = {name: make_tokenizer(kind).special_tokens_map[name] for name in ("pad_token", "cls_token")}
-    with pytest.raises(InputError, match=r"puts no \[CLS\] token \(.*\) to a question"):
+    with pytest.raises(InputError, match=r"does not add a \[CLS\] token \(.*\) to a question"):
         check_lengths(PreTrainedTokenizerFast(tokenizer_object=backend, **names), options())
     check_lengths(make_tokenizer(kind), options())
 
@@ -608,9 +608,7 @@ def test_own_files(tmp_path):
     assert load_questions(only_test, seed=0, splits=("test",)).test[""]["id"][:] == ["p"]
     only = {"train": SquadArguments(validation_file=str(validation)), "validation": SquadArguments(train_file=train)}
     for split, arguments in only.items():
-        with pytest.raises(
-            InputError, match=f"{split}_file is not set, but the {split} set is asked for: give a file"
-        ):
+        with pytest.raises(InputError, match=f"{split}_file is not set, but the {split} set is needed: give a file"):
             load_questions(arguments, seed=0, splits=(split,))
     with pytest.raises(InputError, match=r"test_file is not set \(or validation_file\), but the test set"):
         load_questions(SquadArguments(train_file=train), seed=0, splits=("test",))
@@ -706,7 +704,7 @@ def test_answers_that_no_piece_holds_are_warned_of(kind, caplog):
     tokenizer = make_tokenizer(kind)
     args = options(max_seq_length=24, doc_stride=4, max_question_length=6)
     features = encode(questions, tokenizer, args, with_offsets=False)
-    assert "1 of 2 questions ('long') have an answer that is whole in no piece" in caplog.text
+    assert "1 of 2 questions ('long') have an answer that no piece of the context contains" in caplog.text
     assert len(features) > 4
     caplog.clear()
     encode(questions.select([1]), tokenizer, args, with_offsets=True)

@@ -1,6 +1,7 @@
-"""README and docs/: links lead somewhere, options exist, Python compiles."""
+"""READMEs and docs/: links lead somewhere, options exist, Python compiles."""
 
 import re
+import textwrap
 
 import pytest
 from helpers.files import PROJECT
@@ -10,7 +11,10 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 
-PAGES = [PROJECT / "README.md", PROJECT / "benchmarks" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    *(PROJECT / folder / "README.md" for folder in (".", "benchmarks", "recipes")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 LAUNCHERS = {"config_file", "help", "output", "overwrite"}  # of accelerate and of the tools
 
 
@@ -26,7 +30,7 @@ def options_of(*groups):
 
 
 def test_the_front_door_fits_on_a_few_screens():
-    assert len(PAGES) >= 11
+    assert len(PAGES) >= 12
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
 
 
@@ -42,7 +46,7 @@ def test_links(page):
         assert not anchor or anchor in anchors(target.read_text()), link
 
 
-@pytest.mark.parametrize("page", PAGES[:1] + PAGES[2:], ids=lambda page: str(page.relative_to(PROJECT)))
+@pytest.mark.parametrize("page", PAGES[:1] + PAGES[3:], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_options_and_code(page):
     text = page.read_text()
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments)
@@ -50,5 +54,5 @@ def test_options_and_code(page):
     known |= {f"--{name}" for name in (*LAUNCHERS, "threads", "repeats")}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
     assert used <= known, used - known
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        compile(code, str(page), "exec")
+    for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+        compile(textwrap.dedent(code), str(page), "exec")

@@ -265,7 +265,7 @@ def test_cached_is_live(tmp_path, head):
 
 def test_logits_of_a_vocabulary_are_not_cached(tmp_path):
     args = CKDArguments(**LOGITS_ALONE, teacher_cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="cannot hold what logits reads .* vocabulary are too large .*Leave"):
+    with pytest.raises(InputError, match="teacher's signal for logits.* vocabulary are too large .*Leave"):
         trainer(tmp_path, "masked", examples("masked"), ckd_args=args)
     relations = CKDArguments(**RELATIONS | {"alpha": 0.0}, teacher_cache_dir=str(tmp_path / "cache"))
     trainer(tmp_path, "masked", examples("masked"), ckd_args=relations).train()  # but relations are

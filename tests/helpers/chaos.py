@@ -299,7 +299,7 @@ class Launch:
 
     @property
     def resumed_from(self) -> str:
-        if "is trained already" in self.text:
+        if "is already trained" in self.text:
             return "the trained model"
         found = re.search(r"Resuming the run in \S+ from (\S+)\.", self.text)
         return found[1] if found else "the beginning" if len(self.events) > 1 else "nothing yet"

@@ -1,4 +1,4 @@
-"""A run goes on from a checkpoint exactly, or says what is missing or different."""
+"""A run resumes from a checkpoint exactly, or the message names what is missing or different."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def logged(folder):
 def test_a_checkpoint_without_a_file_is_passed_over(once, killed, caplog, name):
     (killed / "checkpoint-12" / name).unlink()
     distil(once, killed, *BEST)
-    assert f"checkpoint-12 is passed over: it has no {name}." in caplog.messages
+    assert f"checkpoint-12 is skipped: it has no {name}." in caplog.messages
     assert f"Resuming the run in {killed} from checkpoint-8." in caplog.messages
     assert is_like(killed, once / "whole")
 
@@ -133,7 +133,7 @@ def test_a_named_checkpoint_that_lacks_something_is_refused(once, killed, tmp_pa
     assert "no complete checkpoint" in error and "it has no scheduler.pt" in error
     (killed / "checkpoint-8").rename(killed / "mine")
     error = refused(capsys, once, tmp_path / "new", *BEST, "--resume_from_checkpoint", str(killed / "mine"))
-    assert "it is not called checkpoint-8, as its run called it" in error
+    assert "it was renamed: its run called it checkpoint-8" in error
 
 
 def test_save_only_model_says_that_it_cannot_be_resumed(once, tmp_path, capsys, caplog):
@@ -182,15 +182,17 @@ def test_a_newest_checkpoint_without_the_best_is_refused(once, killed, tmp_path,
     for step in (4, 8):
         shutil.rmtree(killed / f"checkpoint-{step}")
     error = refused(capsys, once, killed, *BEST)
-    assert "checkpoint-12: checkpoint-4, the best model so far, is not beside it" in error
+    assert "checkpoint-12: checkpoint-4, the best model so far, is not in the same folder" in error
     error = refused(capsys, once, tmp_path / "new", *BEST, "--resume_from_checkpoint", str(killed / "checkpoint-12"))
-    assert "checkpoint-4, the best model so far, is not beside it" in error
+    assert "checkpoint-4, the best model so far, is not in the same folder" in error
 
 
 def test_a_best_checkpoint_that_is_damaged_is_refused(once, killed, capsys):
     weights = killed / "checkpoint-4" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "of checkpoint-4, the best model so far, its weights cannot be read" in refused(capsys, once, killed, *BEST)
+    assert "checkpoint-4, the best model so far, cannot be used: its weights cannot be read" in refused(
+        capsys, once, killed, *BEST
+    )
 
 
 @pytest.mark.parametrize("limit", [[], ["--save_total_limit", "1"]], ids=["all checkpoints", "one checkpoint"])
@@ -213,7 +215,7 @@ def test_a_named_checkpoint_of_another_model_is_refused(once, killed, tmp_path, 
         (killed / name).unlink()
     named = [*BEST, "--resume_from_checkpoint", str(killed / "checkpoint-4")]
     error = refused(capsys, once, tmp_path / "new", *named, "--student_num_layers", "4")
-    assert "of another model than the student (num_hidden_layers 2 there, 4 here)" in error
+    assert "from another model than the student (num_hidden_layers 2 there, 4 here)" in error
     for name in ("train", "validation"):
         rows = [(text, {"good": "fine", "bad": "awful"}[label]) for text, label in sentences(96)]
         write_tsv(tmp_path / f"{name}.tsv", rows)
@@ -335,7 +337,7 @@ def test_options_that_change_no_step_may_differ(once, killed):
 
 def test_another_precision_of_the_launcher_is_refused(once, killed, capsys, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert "mixed precision no, but the launcher asks for bf16" in refused(capsys, once, killed, *BEST)
+    assert "mixed precision no, but the launcher sets bf16" in refused(capsys, once, killed, *BEST)
 
 
 def test_a_model_with_names_of_old_is_resumed_like_any_other(once, tmp_path):
@@ -382,7 +384,7 @@ def test_a_job_that_always_asks_for_the_last_checkpoint_ends_well(once, tmp_path
     for optimizer in trained.glob("checkpoint-*/optimizer.pt"):
         optimizer.unlink()
     distil(once, trained, *BEST, "--resume_from_checkpoint", "true")
-    assert "is trained already" in caplog.text
+    assert "is already trained" in caplog.text
 
 
 def test_a_run_of_a_version_with_fewer_options_goes_on(once, killed):

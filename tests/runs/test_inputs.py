@@ -1,4 +1,4 @@
-"""A run goes on, or its trained model is used again, only with the inputs that it was trained on."""
+"""A run resumes, and its trained model is used again, only with the inputs that it was trained on."""
 
 import json
 import shutil

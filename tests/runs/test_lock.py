@@ -105,7 +105,7 @@ def test_lock_is_released_on_an_error_and_keeps_what_is_there(tmp_path):
 def test_holder_that_cannot_be_read(tmp_path, holder):
     with run_lock(str(tmp_path)):
         (tmp_path / HOLDER).unlink() if holder is None else (tmp_path / HOLDER).write_text(holder)
-        with pytest.raises(InputError, match="its process is not known"), run_lock(str(tmp_path)):
+        with pytest.raises(InputError, match="its process is unknown"), run_lock(str(tmp_path)):
             pass
 
 

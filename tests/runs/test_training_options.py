@@ -95,7 +95,7 @@ def test_batch_of_all_processes_counts(tmp_path):
     check_steps(args, 16)
     args.distributed_state.num_processes, before = 2, args.distributed_state.num_processes
     try:
-        with pytest.raises(InputError, match="there are 31 training examples, and a batch takes 32"):
+        with pytest.raises(InputError, match="there are 31 training examples, but a batch takes 32"):
             check_steps(args, 31)
         check_steps(args, 32)
         args.accelerator_config.split_batches = True
@@ -123,7 +123,7 @@ def test_stopping_by_another_handler_is_refused(tmp_path):
 
 def test_options_are_checked_from_python_too(tiny_teacher, tmp_path):
     train = write_tsv(tmp_path / "train.tsv", sentences(8))
-    with pytest.raises(InputError, match="there are 8 training examples, and a batch takes 16"):
+    with pytest.raises(InputError, match="there are 8 training examples, but a batch takes 16"):
         run_text_classification(
             ModelArguments(
                 teacher_model_name_or_path=str(tiny_teacher), student_init="teacher_layers", student_layers="2"

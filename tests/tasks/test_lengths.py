@@ -64,7 +64,8 @@ def test_the_least_of_both_models_counts_after_training_too(command, tiny_teache
     assert run_glue_ckd.main(command)["eval_loss"] == first["eval_loss"]
     assert recorded(tmp_path / "out") == {"max_seq_length": 32}
     assert (
-        "max_seq_length is 32, as the run in" in caplog.text and "the most that the models support" not in caplog.text
+        "max_seq_length is 32, as when the run" in caplog.text
+        and "the most that the models support" not in caplog.text
     )
 
 

@@ -177,7 +177,7 @@ def test_a_named_checkpoint_goes_on_with_the_same_rows_elsewhere(tiny_teacher, t
     command = [*distils(tiny_teacher, tmp_path / "third", here, *resume), "--train_file", str(file)]
     del command[command.index("--dataset_name") : command.index("--dataset_name") + 2]
     error = refused(capsys, run_glue_ckd.main, command, tmp_path / "third")
-    assert "of a run with other options (" in error and "dataset_name" in error and "train_file" in error
+    assert "from a run with other options (" in error and "dataset_name" in error and "train_file" in error
 
 
 def test_the_teachers_cache(tiny_teacher, tmp_path, monkeypatch):

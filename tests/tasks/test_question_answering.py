@@ -415,7 +415,7 @@ def refused(capsys, *options, main=run_squad_ckd.main):
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor is set"),
         (["--metric_for_best_model", "accuracy", *EPOCHS], "the evaluation reports exact_match, f1 and loss"),
         (["--relation_normalization", "tokens"], "relation_normalization"),
-        (["--text_column", "a"], "text_column is no known option"),
+        (["--text_column", "a"], "text_column is not a known option"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(
