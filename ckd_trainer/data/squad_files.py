@@ -1,4 +1,4 @@
-"""Questions about texts, their answers marked in the text: SQuAD 1.1 and 2.0 files and own ones, read strictly.
+"""Reads and checks SQuAD 1.1 and 2.0 files, and the user's own questions with answers marked in the text.
 
 Two layouts are read: the official SQuAD JSON, and tables with the columns of `rajpurkar/squad` on the Hub.
 """
@@ -35,8 +35,8 @@ def read_questions(
     """Reads a file of questions: the official SQuAD JSON (.json), or a table as `read_table` reads it.
 
     The table has the columns `id`, `context`, `question` and, if labelled, `answers`, which in csv and tsv files is
-    JSON text: `{"text": ["Denver Broncos"], "answer_start": [177]}`. Whatever else a file holds (titles,
-    plausible answers) is ignored.
+    JSON text: `{"text": ["Denver Broncos"], "answer_start": [177]}`. Other content (titles, plausible answers) is
+    ignored.
 
     Args:
         path: The file.
@@ -221,7 +221,7 @@ def _checked(columns: Columns, source: str, answerable: bool, labelled: bool, dr
 
 
 def _refuse(source: str, ids: Sequence[str], wrong: Sequence[str], what: str, remedy: str) -> None:
-    """Raises the error of the questions `wrong` (ids), if there are any."""
+    """Raises an InputError that names the questions `wrong` (ids), if there are any."""
     if wrong:
         raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({first_of(wrong)}): {remedy}.")
 
@@ -281,7 +281,7 @@ def _dataset(columns: Columns, source: str, labelled: bool) -> Dataset:
             starts = pa.array(columns["answer_start"], pa.list_(pa.int32()))
             arrays["answers"] = pa.StructArray.from_arrays([texts, starts], names=["text", "answer_start"])
     except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair, which is no character.
+        # JSON can spell half of a surrogate pair, which is not a character.
         near = error.object[max(error.start - 20, 0) : error.end + 20]
         raise InputError(
             f"{source}: {near!r} is not text ({error.reason}): write the whole character there."

@@ -1,4 +1,4 @@
-"""The two versions of SQuAD: where they come from and how they are scored."""
+"""The two versions of SQuAD: names on the Hub, official files and metrics."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 class SquadTask:
     """A version of SQuAD.
 
-    `null_answers` says that there are questions without an answer. `files` are the official ones by split.
+    `null_answers` is set if some questions have no answer. `files` holds the names of the official files by split.
     """
 
     hub_name: str
     files: dict[str, str]
     null_answers: bool
-    metrics: tuple[str, ...]  # of which the best checkpoint can be chosen by one
+    metrics: tuple[str, ...]  # each of them can choose the best checkpoint
     best_metric: str = "f1"
 
 

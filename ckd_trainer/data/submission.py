@@ -1,4 +1,4 @@
-"""Prediction files as the GLUE server takes them, and the one zip file of several runs."""
+"""Prediction files in the format of the GLUE server, and a zip file with those of several runs."""
 
 import io
 import zipfile
@@ -15,7 +15,7 @@ from ckd_trainer.utils.files import write_atomically
 
 
 def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str | Path) -> Path:
-    """Writes what the model predicts for a test set: for GLUE tasks the file that the GLUE server takes.
+    """Writes the predictions for a test set, for GLUE tasks in the format of the GLUE server.
 
     The file has the header `index<tab>prediction` and a row per example in order: the label as GLUE writes it, or for
     STS-B the score, clipped to [0, 5], with 3 decimals. Other tasks get `predictions.tsv` with label names, or scores

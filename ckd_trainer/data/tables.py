@@ -1,4 +1,4 @@
-"""Reads csv, tsv, JSON lines and parquet files strictly: what is in the file, or an error that names the line."""
+"""Reads csv, tsv, JSON lines and parquet files strictly: malformed content is an error that names the line."""
 
 import codecs
 import json
@@ -16,7 +16,7 @@ from ckd_trainer.data.delimited import split_rows
 from ckd_trainer.utils.errors import InputError, first_of, is_for_user, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
-# What Arrow raises for content that it cannot read or hold. Out of memory, say, is something else.
+# Errors of Arrow for content that it cannot read or hold; running out of memory is not among them.
 _UNUSABLE = (
     pa.ArrowInvalid,
     pa.ArrowTypeError,
@@ -29,20 +29,20 @@ _UNUSABLE = (
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file, and where each of them stands in it, so that an error about a row can name the line."""
+    """The rows of a file and their line numbers, so that an error about a row can name the line."""
 
     data: Dataset
     source: str
-    lines: Sequence[int]  # of each row, from 1
+    lines: Sequence[int]  # the line of each row, from 1
     unit: str = "line"
-    names: Sequence[str] | None = None  # of all columns of the source, where not all of them were read
+    names: Sequence[str] | None = None  # of all columns of the source, if not all were read
 
     def place(self, row: int) -> str:
-        """Where row `row` (from 0) stands, as an error message says it: "train.csv, line 7"."""
+        """Returns the place of row `row` (from 0) for an error message: "train.csv, line 7"."""
         return f"{self.source}, {self.unit} {self.lines[row]}"
 
     def texts(self, column: str) -> list[str]:
-        """The values of a column of texts, as a list of str. InputError: no such column, a value that is not text."""
+        """Returns a column of texts as a list of str. InputError: no such column, a value that is not text."""
         values = self._values(column)
         for row, value in enumerate(values):
             if value is None:
@@ -54,7 +54,7 @@ class Table:
         return values
 
     def words(self, column: str) -> list[str]:
-        """The classes of a column of labels, as a list of str: 3 and "3" are one class, and so are 3.0 and 3.
+        """Returns a column of labels as a list of str: 3 and "3" are the same class, and so are 3.0 and 3.
 
         InputError: no such column, a blank label, a number with a fraction, a list or a mapping, a tab or a line break
         in a label, an id for which a `ClassLabel` has no name.
@@ -82,7 +82,7 @@ class Table:
         return words
 
     def numbers(self, column: str) -> list[float]:
-        """The values of a column of numbers (as such or in words), as a list of float.
+        """Returns a column of numbers, which may be written as text, as a list of float.
 
         InputError: no such column, a blank label, a label that is not a finite number.
         """
@@ -117,7 +117,7 @@ class Table:
         return self.data[column][:]
 
     def _labels(self, column: str) -> list:
-        """The values of a column of labels, of which none is blank; of a `ClassLabel` the names."""
+        """Returns the labels in a column, for a `ClassLabel` their names; raises InputError if one is blank."""
         values = self._values(column)
         feature = self.data.features[column]
         names = feature.names if isinstance(feature, ClassLabel) else None
@@ -200,7 +200,7 @@ def open_table(
     if suffix in (".json", ".jsonl"):
         names, rows = _read_json(path, text)
         lines = range(1, len(rows) + 1)
-        _check_rows(path, names)  # objects without a key are no rows of a table
+        _check_rows(path, names)  # objects without keys are not rows of a table
     else:
         names, rows, lines = split_rows(path, text, header=columns, quoting=quoting)
     _check_rows(path, rows)
@@ -231,7 +231,7 @@ def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
 
 
 def _without_notes(table: pa.Table) -> pa.Table:
-    """Returns the table without what `datasets` has noted about columns that were not read."""
+    """Returns the table without the metadata of `datasets` about columns that were not read."""
     metadata = table.schema.metadata or {}
     try:
         notes = json.loads(metadata[b"huggingface"])
@@ -251,7 +251,7 @@ def _dataset(path: Path, table: pa.Table) -> Dataset:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's object_pairs_hook: refuses a key that occurs twice, of which json keeps the last and says nothing."""
+    """For json's object_pairs_hook: refuses duplicate keys instead of silently keeping the last."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
@@ -293,12 +293,12 @@ def _read_json(path: Path, text: str) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _used(path: Path, names: Sequence[str], usecols: Collection[str | None] | None) -> list[str]:
-    """Returns those of the names that are read, in the file's order; refuses one that occurs twice or is not text."""
+    """Returns the names to read, in the file's order; refuses a name that occurs twice or is not text."""
     used = [name for name in names if usecols is None or name in usecols]
     for name in used:
         try:
             name.encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is no character
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is not a character
             raise InputError(
                 f"{path}: the column {short(name)} is not text ({error.reason}): give it a name."
             ) from None
@@ -312,7 +312,7 @@ def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Arra
     try:
         return pa.array(values)
     except (*_UNUSABLE, ValueError, OverflowError) as error:
-        # Only JSON gets here: values of several kinds in a column, or one that has no place in Arrow.
+        # Only JSON gets here: a column with values of several types, or with one that Arrow cannot hold.
         first = next(value for value in values if value is not None)
         for line, value in zip(lines, values, strict=True):
             try:
