@@ -442,7 +442,7 @@ def refused(capsys, *options, main=run_glue_ckd.main):
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0"),
         (["--learning_rate", "nan"], "learning_rate is nan"),
         (["--seed", "-1"], "seed is -1"),
-        (["--report_to", "nonesuch"], "nonesuch is not supported"),
+        (["--report_to", "nonesuch"], "nonesuch, which transformers does not know"),
         (["--do_predict", "--prediction_loss_only"], "prediction_loss_only"),
     ],
 )

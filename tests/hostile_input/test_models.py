@@ -131,7 +131,7 @@ MODELS = [
     teacher(
         "config with other shapes than the weights",
         copied("teacher", saying("config.json", intermediate_size=48)),
-        "in the shape (64, | asks for (48, | do not belong together",
+        "of shape (64, | requires (48, | do not belong together",
     ),
     teacher(
         "config with more labels than the head",

@@ -86,7 +86,7 @@ def test_equal_names_decide_however_they_are_sorted(twelve, tmp_path, caplog):
     assert metrics["eval_accuracy"] == 1.0
     metrics = distil(twelve / "teacher", tmp_path / "s", f"--do_train --do_eval --max_steps 60 {files(twelve)}")
     assert metrics["eval_accuracy"] == 1.0
-    assert "they are matched by name" in caplog.text and "BY POSITION" not in caplog.text
+    assert "They are matched by name" in caplog.text and "BY POSITION" not in caplog.text
 
 
 def test_positions_that_are_assumed_are_said_and_may_fit(twelve, tmp_path, caplog):
