@@ -179,7 +179,7 @@ def test_csv_files_that_are_quoted_as_csv(write, read, content):
             'text;label\n"a" b;1\n',
             r"line 2: the row that starts here .* or set quoting to none, with which every row can be read\.",
         ),
-        ("a.csv", 'text,label\n"a, c" b,1\n', r"line 2: the row that starts here .*the quote is doubled\."),
+        ("a.csv", 'text,label\n"a, c" b,1\n', r"line 2: the row that starts here .*double the quote\."),
         ("a.csv", "text;label\na, b; c;1\n", r"line 2: the row has 3 fields, not 2 .*: quote a field with semicolons"),
         ("a.csv", "sep=;\n", r"a\.csv has no rows"),
         ("a.csv", "sep=,\ntext,label\na,b,1\n", r"line 3: the row has 3 fields"),
