@@ -91,7 +91,7 @@ def test_nothing_that_is_read_runs(tmp_path, monkeypatch, caplog):
     assert [details for event, details in events if event == "pickle.find_class"] == []
     assert [details for event, details in events if event in ("os.system", "os.exec")] == []
     programs = {tuple(details[1]) for event, details in events if event == "subprocess.Popen"}
-    assert programs == {("git", "rev-parse", "HEAD")}  # a list of words, which no shell reads
+    assert programs == {("git", "rev-parse", "--show-toplevel", "HEAD")}  # a list of words, which no shell reads
     sources = [str(details[0]) for event, details in events if event == "compile"]
     assert [source for source in sources if MARKER in source] == []
 
@@ -117,6 +117,7 @@ def test_checkpoint_with_code_in_it_is_refused(tiny_teacher, text_files, tmp_pat
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error and not (tmp_path / MARKER).exists()
     assert f"error: {checkpoint} is not read: it holds Python objects that could run code" in error
+    assert "Delete it" in error
 
 
 @pytest.mark.parametrize("script", [run_glue_ckd, run_teacher])
