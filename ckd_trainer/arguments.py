@@ -6,8 +6,8 @@ models are made where those are loaded. Everything not listed here is a field of
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from ckd_trainer.losses.layer_mapping import parse_layer_mapping
@@ -167,7 +167,7 @@ class CKDArguments:
             except ValueError as error:
                 raise InputError(f"{name}: {error}") from None
         self.teacher_cache_dir = expanded(self.teacher_cache_dir)
-        if self.teacher_cache_dir and Path(self.teacher_cache_dir).is_file():
+        if self.teacher_cache_dir and os.path.isfile(self.teacher_cache_dir):
             raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
 
     @property

@@ -6,6 +6,7 @@ zips the prediction files of several runs for the GLUE server.
 """
 
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
 
 
 def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[..., Dataset | None]:
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):  # also where access to it is denied
         raise InputError(f"data_dir is {data_dir}, which is not a folder: give one in the classic GLUE layout.")
     folder = _task_folder(glue, data_dir)
     with input_errors_about(folder):
@@ -194,7 +195,7 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
 
 def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
     folder = data_dir / glue.folder
-    return folder if folder.is_dir() else data_dir
+    return folder if os.path.isdir(folder) else data_dir
 
 
 def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:

@@ -1,6 +1,7 @@
 """Loads models: every weight that matters comes from the files, or one message explains what is wrong."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,7 +40,7 @@ def call(
     try:
         return function(name_or_path, **kwargs)
     except Exception as error:
-        complaints = (*_OF_FILES, *also) if Path(name_or_path).is_dir() else _OF_FILES
+        complaints = (*_OF_FILES, *also) if os.path.isdir(name_or_path) else _OF_FILES
         is_of_files = isinstance(error, complaints) or type(error) is Exception  # `tokenizers` raises bare Exceptions
         if not is_of_files or (isinstance(error, OSError) and not is_for_user(error)):
             raise

@@ -180,7 +180,8 @@ def open_or_build(
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
     def find() -> Path | None:
-        return _find(directory, wanted, len(examples))
+        with input_errors_about(directory):
+            return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
         folder = main_process_says(find)  # a complete cache does not change, so it needs no lock
@@ -239,7 +240,8 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
 
 def is_complete(directory: str | Path, wanted: Contents) -> bool:
     """Returns whether a complete cache has every wanted signal, without checking its files."""
-    return next(_serving(Path(directory), wanted), None) is not None
+    with input_errors_about(directory):
+        return next(_serving(Path(directory), wanted), None) is not None
 
 
 def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents]]:
@@ -255,8 +257,7 @@ def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents
 def _find(directory: Path, wanted: Contents, examples: int) -> Path | None:
     """Returns the folder of a complete cache that has every wanted signal, or None."""
     for folder, contents in _serving(directory, wanted):
-        with input_errors_about(folder):
-            _check(folder, contents, examples)
+        _check(folder, contents, examples)
         return folder
     building = directory / f"{wanted.key}.building"
     if building.is_file():

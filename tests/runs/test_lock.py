@@ -32,7 +32,7 @@ def stopped_in_training(script, *options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen([sys.executable, str(PROJECT / script), *options], env=environment)
     patience = time.monotonic() + 120
-    while not any(output.glob("checkpoint-*/trainer_state.json")):
+    while not any(file.read_bytes().endswith(b"\n}\n") for file in output.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < patience
         time.sleep(0.02)
     process.send_signal(signal.SIGSTOP)
