@@ -1,6 +1,7 @@
 """A disk that is full at any moment: one message, the last checkpoint is whole, and the same command ends well."""
 
 import logging
+import os
 import re
 import resource
 import shutil
@@ -248,3 +249,9 @@ def test_other_errors_stay_what_they_are(tmp_path, error):
     with pytest.raises(type(error)) as raised, told_without_room(tmp_path, "output_dir", "there"):
         raise error
     assert raised.value is error
+
+
+def test_a_missing_file_elsewhere_keeps_its_error(tmp_path):
+    """Whatever the form of its name."""
+    with pytest.raises(FileNotFoundError), told_without_room(tmp_path, "output_dir", "the beginning"):
+        os.listdir(b"/nowhere")

@@ -1,5 +1,6 @@
 """The teacher cache: what it says is what the teacher says, wherever, whenever and by whomever it was built."""
 
+import errno
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.chaos import context_of
@@ -15,12 +17,14 @@ from helpers.launching import launch
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
 
+import ckd_trainer.teacher.cache
 import ckd_trainer.teacher.writer
 import run_glue_ckd
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.methods import Term
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import HiddenStates
+from ckd_trainer.teacher.writer import check_texts_stay
 from ckd_trainer.utils.errors import InputError
 
 
@@ -322,6 +326,41 @@ def test_texts_that_change_each_time_are_refused_before_the_teacher_runs(tmp_pat
     with pytest.raises(InputError, match="change from one time to the next.*leave teacher_cache_dir out"):
         run.train()
     assert not teacher_runs
+
+
+def test_looking_for_changes_draws_no_random_numbers():
+    """Only the main process looks, and a collator may draw what does not change the texts."""
+
+    def collate(rows):
+        random.random(), np.random.rand(), torch.rand(())
+        return pad(rows)
+
+    def next_numbers():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    def seed():
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+
+    seed()
+    expected = next_numbers()
+    seed()
+    check_texts_stay(examples(), collate, batch_size=4)
+    assert next_numbers() == expected
+
+
+def test_a_cache_without_access_is_one_line_or_passed_over(tmp_path, monkeypatch):
+    run = caching_trainer(tmp_path)
+    run.get_train_dataloader()
+    (folder,) = caches(tmp_path / "cache")
+
+    def closed(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "manifest.json"))
+
+    monkeypatch.setattr(ckd_trainer.teacher.cache, "_read_manifest", closed)
+    with pytest.raises(InputError, match="manifest.json: Permission denied: .*allow access to this one"):
+        caching_trainer(tmp_path).get_train_dataloader()
+    folder.rename(folder.with_name("another"))
+    assert not caching_trainer(tmp_path).has_cache()
 
 
 def caching_trainer(folder, **kwargs):
