@@ -231,7 +231,7 @@ def test_hub_out_of_reach_is_an_input_error(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(InputError, match=r"rte cannot be loaded from nyu-mll/glue \(no route\): .* give data_dir"):
+    with pytest.raises(InputError, match=r"rte of nyu-mll/glue cannot be loaded \(no route\): .* give data_dir"):
         load_task(GlueArguments(task_name="rte"), seed=0)
 
 

@@ -683,7 +683,7 @@ def test_an_unreachable_hub_is_explained(monkeypatch, error):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
         InputError,
-        match=rf"rajpurkar/squad cannot be loaded from the Hub \({error}\): check the network, or give data_dir",
+        match=rf"rajpurkar/squad on the Hub cannot be loaded \({error}\): check the network, or give data_dir",
     ):
         load_questions(SquadArguments(), seed=0, splits=("train",))
 

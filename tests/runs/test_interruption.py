@@ -86,7 +86,7 @@ def test_divergence_is_told_and_leaves_the_last_good_checkpoint(tiny_teacher, te
         distil(tiny_teacher, tmp_path / "out", *options)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error
-    assert "error: training has diverged: by step" in error and "Lower learning_rate (1e+36)" in error
+    assert "error: training has diverged: at step" in error and "Lower learning_rate (1e+36)" in error
     for path in (tmp_path / "out").glob("checkpoint-*"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path / "model.safetensors").values())
     assert not (tmp_path / "out" / "train_results.json").exists()

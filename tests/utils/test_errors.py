@@ -117,6 +117,8 @@ def test_a_bug_keeps_its_traceback(script, seam, command, monkeypatch, capsys):
     """In all scripts, wherever it happens; all kinds of bugs where a run comes quickly."""
     quickly = script is run_glue_ckd and seam not in ("training", "saving", *CACHE)
     for kind in BUGS if quickly else ("RuntimeError", "failing disk"):
+        if kind == "KeyError" and seam in ("configuration", "tokenizer"):
+            continue  # how transformers says that a JSON file in the user's folder has another form
         bug, owner, name = BUGS[kind](), *SEAMS[script][seam]
 
         def broken(*args, bug=bug, **kwargs):
