@@ -1,5 +1,5 @@
 # make quickstart      a teacher and three students on the embedded task, then a table and a picture
-# make quickstart-qa   the same for question answering, in under three minutes
+# make quickstart-qa   the same for question answering, in about four minutes
 # make test            the tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
 # make lint            the linters and the types
