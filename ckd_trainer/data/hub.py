@@ -152,7 +152,9 @@ def _load(arguments: DataArguments) -> DatasetDict:
         raise InputError(f"dataset_revision is set, but dataset_name {name} is a local folder: leave it out.")
     is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     if not is_saved:
-        return _read(arguments, "give a folder made by save_to_disk, or one with csv, JSON or parquet files")
+        # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
+        place = str(folder.resolve())
+        return _read(arguments, place, "give a folder made by save_to_disk, or one with csv, JSON or parquet files")
     if arguments.dataset_config_name:
         raise InputError(
             f"dataset_config_name is set, but dataset_name {name} was made by save_to_disk, which saves one "
@@ -176,17 +178,15 @@ def _from_hub(arguments: DataArguments) -> DatasetDict:
         raise InputError(f"dataset_name is {name}, which is a file format: give a folder, or files as train_file.")
     return _read(
         arguments,
+        name,
         "check the name, dataset_config_name, dataset_revision and the network, or give a local folder",
     )
 
 
-def _read(arguments: DataArguments, advice: str) -> DatasetDict:
-    name = arguments.dataset_name
-    # `load_dataset` takes a name such as csv for the format, even where a folder has this name.
-    place = str(Path(name).resolve()) if _exists(name) else name
+def _read(arguments: DataArguments, place: str, advice: str) -> DatasetDict:
     return loaded(
         lambda: datasets.load_dataset(place, arguments.dataset_config_name, revision=arguments.dataset_revision),
-        name=f"dataset_name is {name}, which",
+        name=f"dataset_name is {arguments.dataset_name}, which",
         advice=advice,
     )
 

@@ -2,8 +2,8 @@
 
 A cache is a folder `teacher_cache_dir/<key>` of Arrow files and a manifest. The key is a hash of everything that
 determines the signals: the teacher's weights and configuration, the encoded examples, the precision, and the keys of
-the signals. The examples depend on the tokenizer, the maximum length and the data. Row i holds the signals of example
-i:
+the signals. The examples depend on the tokenizer, the maximum length and the data. Row i holds the signals of
+example i:
 
     tokens, text       number of its valid tokens, and a hash of their ids
     <key>.<column>     the columns of each signal, see `Signal.columns`
