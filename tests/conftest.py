@@ -1,5 +1,6 @@
 """Fixtures that several test files share: the real data's folder, a tiny teacher, and files made on the spot."""
 
+import gc
 import os
 import random
 
@@ -12,6 +13,11 @@ from helpers.tiny import save_tokenizer, tiny_model
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)  # tiny tensors: threads only cost, and bit-for-bit comparisons want one order of sums
+
+
+@pytest.fixture(autouse=True, scope="session")
+def imports_are_no_garbage():
+    gc.freeze()  # each training collects garbage, and looking through a million objects of torch takes half a second
 
 
 @pytest.fixture

@@ -44,12 +44,10 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
         >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
     """
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
-    fields = {
-        field.name: typing.get_type_hints(cls)[field.name]
-        for cls in dataclass_types
-        for field in dataclasses.fields(cls)
-        if field.init
-    }
+    fields = {}
+    for cls in dataclass_types:
+        hints = typing.get_type_hints(cls)
+        fields |= {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
     path = _recipe_path(argv)
     command_line = _join_values(argv[1:] if path else argv)
     recipe = read_recipe(path) if path else {}

@@ -13,6 +13,7 @@ import argparse
 import builtins
 import collections
 import contextlib
+import gc
 import io
 import itertools
 import json
@@ -251,6 +252,7 @@ def phase(event: str) -> str:
 
 def child(folder: Path, number: int, options: list[str], target: str | None) -> None:
     """Runs the script under watch, in its own process."""
+    gc.freeze()  # what was imported is no garbage, and would be searched at each training
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, str(PROJECT))

@@ -5,6 +5,7 @@ real launcher: three processes, each of which imports them again, which takes ha
 few seconds.
 """
 
+import gc
 import json
 import multiprocessing.connection
 import os
@@ -84,6 +85,7 @@ def launch(script, *options, recipe="cpu_processes.yaml"):
 
 
 def _run(script, options, environment, said):
+    gc.freeze()  # see conftest.py
     os.environ.clear()
     os.environ.update(environment)
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
