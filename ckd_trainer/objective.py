@@ -69,6 +69,17 @@ class Objective:
         """{term: weight} of the terms whose weights may be shares of the gradient."""
         return {name: term.weight for name, term in self.terms.items() if term.is_balanced}
 
+    def check_cacheable(self) -> None:
+        """Raises InputError if a term reads a signal of the teacher that a cache cannot hold."""
+        for name, term in self.terms.items():
+            reason = term.teacher_signal.uncached_because
+            if reason is not None:
+                raise InputError(
+                    f"teacher_cache_dir is set, but a cache cannot hold the teacher's signal for {name}: {reason}. "
+                    f"Leave teacher_cache_dir out, or set {'alpha' if name == 'logits' else 'the weight of the term'} "
+                    "to 0."
+                )
+
     def describe(self, scales: Mapping[str, float] | None = None) -> str:
         """Returns the loss in one line: the weighted terms, described by themselves, and their notes.
 

@@ -24,9 +24,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -38,25 +36,16 @@ from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import Objective
-from ckd_trainer.teacher.cache import (
-    ROW,
-    Contents,
-    SignalCollator,
-    TeacherCache,
-    is_complete,
-    open_or_build,
-)
-from ckd_trainer.teacher.cached import PREFIX, CachedTeacher, columns_of
-from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
-from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.cache import ROW, SignalCollator
+from ckd_trainer.teacher.cached import PREFIX
 from ckd_trainer.teacher.signals import Listener, Logits, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
+from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of
-from ckd_trainer.utils.processes import check_one_device, main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.utils.processes import check_one_device
 from ckd_trainer.utils.wrapped_models import (
     LABELS,
     asked_for,
@@ -148,7 +137,6 @@ class DistillationTrainer(Trainer):
     # `Trainer` still has to divide the result of `compute_loss` by the number of accumulated batches.
     loss_is_scaled_for_ga = False
 
-    teacher_model: Any  # a model, or a `StoredTeacher`
     train_dataset: Any
     data_collator: Any
     label_names: list[str]
@@ -171,7 +159,7 @@ class DistillationTrainer(Trainer):
         self.ckd_args = ckd_args or CKDArguments()
         self._given_head, self._given_terms = head, list(terms)
         self._given_teacher: Any = teacher_model
-        self._placed_teacher: torch.nn.Module | None = None
+        self._source: TeacherSource | None = None  # one for all students
         self._listener: Listener | None = None
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._fit_to(self.model)
@@ -206,25 +194,48 @@ class DistillationTrainer(Trainer):
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
         previous = getattr(self, "distillation_objective", None)
         self.distillation_objective = objective = self._objective(config, teacher)
-        self.teacher_model, self._teacher_only_inputs, self._signature_columns = None, set(), None
-        self._teacher: LiveTeacher | CachedTeacher | None = None
-        self._cached_examples = None
-        self.caches_teacher = bool(objective.terms and self.ckd_args.teacher_cache_dir)
+        self.teacher: TeacherSource | None = None
+        self._teacher_only_inputs: set[str] = set()
+        self._signature_columns = self._cached_examples = None
         if objective.terms:
-            self.teacher_model = teacher
-            self._check_token_ids(config)
-        if self.caches_teacher:
-            self._check_cacheable()
-        elif self.teacher_model is not None:
-            self.teacher_model = self._given_teacher = self._loaded(teacher)
-            self._teacher_only_inputs = forward_arguments(self.teacher_model) - arguments - {*LABELS}
-            asked_for(self.teacher_model, objective.teacher_signals)  # raises if the model cannot return them
+            self._read_from(teacher, student)
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
         self._listen_to(student, objective.student_signals)
         self._balance_with(objective.balanced)
         self._running_means = RunningMeans(list(objective.weights))
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
+
+    def _read_from(self, teacher: PreTrainedModel | StoredTeacher, student: torch.nn.Module) -> None:
+        """Sets the source of the teacher's signals for this student."""
+        self._check_token_ids(config_of(student), teacher)
+        cache_dir, objective = self.ckd_args.teacher_cache_dir, self.distillation_objective
+        if cache_dir:
+            objective.check_cacheable()
+            if self.train_dataset is not None:
+                check_has_rows(self.train_dataset)
+        if self._source is None:
+            self._source = TeacherSource(teacher, self.args, self.accelerator)
+        self._source.fit(
+            objective.teacher_signals,
+            head=self.head,
+            logits=self._teachers_logits,
+            label_order=self.label_order,
+            cache_dir=cache_dir,
+        )
+        self.teacher = self._source
+        if not cache_dir:
+            self._teacher_only_inputs = self.teacher.input_names - forward_arguments(student) - {*LABELS}
+
+    @property
+    def teacher_model(self) -> PreTrainedModel | StoredTeacher | None:
+        """The teacher; None in the control run."""
+        return None if self.teacher is None else self.teacher.model
+
+    @property
+    def caches_teacher(self) -> bool:
+        """Whether batches hold cached signals of the teacher."""
+        return self.teacher is not None and self.teacher.caches
 
     def _objective(self, config: PreTrainedConfig, teacher: Any) -> Objective:
         """Returns the loss of a student with this configuration; checks that the teacher's head fits."""
@@ -376,145 +387,34 @@ class DistillationTrainer(Trainer):
         weights = self.distillation_objective.weights
         return {term: weight * scales.get(term, 1.0) for term, weight in weights.items()}
 
-    @property
-    def teacher(self) -> LiveTeacher | CachedTeacher | None:
-        """The source of the teacher's signals, None in the control run.
-
-        It is made at first use: Accelerate places the model, or the cache of the training set is opened or built.
-        """
-        if self.teacher_model is None:
-            return None
-        if not self.caches_teacher:
-            if self._teacher is None:
-                self._teacher = self._live_teacher(self.teacher_model)
-                if self._placed_teacher is None:  # once, however many students there are
-                    self._placed_teacher = placed_for_evaluation(self.teacher_model, self.accelerator)
-                self._teacher.model = self._placed_teacher
-        elif self._teacher is None or self._cached_examples is not self.train_dataset:  # of other examples
-            self.teacher_cache = self._open_cache(self.train_dataset)
-            self._teacher = CachedTeacher(self.distillation_objective.teacher_signals)
-            self._cached_examples = self.train_dataset
-        return self._teacher
-
-    def _loaded(self, teacher: PreTrainedModel | StoredTeacher) -> PreTrainedModel:
-        if not isinstance(teacher, StoredTeacher):
-            return teacher
-        with whole_models(self.args):
-            return teacher.load()
-
-    def _live_teacher(self, model: PreTrainedModel) -> LiveTeacher:
-        return LiveTeacher(model, self.distillation_objective.teacher_signals)
-
-    def _check_token_ids(self, config: PreTrainedConfig) -> None:
-        tokenizer, teacher = self._tokenizer(), self.teacher_model
+    def _check_token_ids(self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher) -> None:
+        tokenizer = self._tokenizer()
         options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
         stored = local_tokenizer(getattr(inner_model(teacher), "name_or_path", ""), **options) if tokenizer else None
         check_token_ids(config, config_of(teacher), tokenizer, stored)
 
-    def _check_cacheable(self) -> None:
-        for term in self.distillation_objective.terms.values():
-            reason = term.teacher_signal.uncached_because
-            if reason is not None:
-                raise InputError(
-                    f"teacher_cache_dir is set, but a cache cannot hold the teacher's signal for {term.name}: "
-                    f"{reason}. Leave teacher_cache_dir out, or set "
-                    f"{'alpha' if term.name == 'logits' else 'the weight of the term'} to 0."
-                )
-        if not isinstance(self.teacher_model, StoredTeacher):
-            check_has_fingerprint(self.teacher_model)
-        if self.train_dataset is not None:
-            _check_rows(self.train_dataset)
-
-    @property
-    def _cached_signals(self) -> list[Signal]:
-        """The signals in this run's cache: the logits even if no term reads them, so that alpha may change."""
-        signals = list(self.distillation_objective.teacher_signals)
-        logits = self._teachers_logits
-        return signals if logits is None or logits.uncached_because else list(dict.fromkeys([logits, *signals]))
-
-    def has_cache(self) -> bool:
-        """Returns whether the teacher's cache of the training set is complete: then its weights are not needed."""
-        if not self.caches_teacher:
-            return False
-        _check_rows(self.train_dataset)
-        wanted = self._cache_contents(self.train_dataset)
-        return main_process_says(lambda: is_complete(self.ckd_args.teacher_cache_dir, wanted))
-
-    def live_teacher(self) -> LiveTeacher:
-        """Returns the teacher with its weights, even if training reads a cache."""
-        if not self.caches_teacher:
-            return self.teacher  # type: ignore[return-value]  # without a cache it is live
-        return self._live_teacher(self._loaded(self.teacher_model).to(self.args.device))
-
-    def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """Returns the teacher's logits of some training examples from the cache, as `live_logits` does."""
-        _ = self.teacher  # opens or builds the cache
-        columns = columns_of([self._teachers_logits])
-        ((name, _),) = columns.items()
-        return self._in_order(torch.from_numpy(self.teacher_cache.read(rows, columns)[name]))
-
-    def live_logits(self, teacher: LiveTeacher, batch: dict[str, Tensor]) -> Tensor:
-        """Returns the teacher's logits of a batch in the student's order of labels, (batch, labels).
-
-        Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`).
-        """
-        logits = teacher.logits(batch, self.head)
-        return self._in_order(self._teachers_logits.pack(logits, attention_mask_of(batch))["logits"])
-
-    def _in_order(self, logits: Tensor) -> Tensor:
-        return logits if self.label_order is None else logits[:, self.label_order]
-
-    def _teacher_columns(self) -> set[str]:
-        teacher = self.teacher_model
-        with whole_models(self.args):
-            return teacher.input_names if isinstance(teacher, StoredTeacher) else forward_arguments(teacher)
-
-    def _cache_contents(self, examples: Dataset) -> Contents:
-        teacher, reads = self.teacher_model, self._teacher_columns()
-        read_columns = [name for name in examples.column_names if name in reads and name not in self.label_names]
-        return main_process_says(
-            lambda: Contents(
-                teacher=teacher.fingerprint() if isinstance(teacher, StoredTeacher) else model_fingerprint(teacher),
-                examples=examples_fingerprint(examples, read_columns),
-                precision=self.accelerator.mixed_precision,
-                signals=tuple(sorted(signal.key for signal in self._cached_signals)),
-            ),
-        )
-
-    def _open_cache(self, examples: Dataset) -> TeacherCache:
-        _check_rows(examples)
-        teacher, contents = self.teacher_model, self._cache_contents(examples)
-        stored = isinstance(teacher, StoredTeacher)
+    def open_teacher_cache(self) -> None:
+        """Opens the teacher's cache of the training set, and builds it first if there is none."""
+        if self._cached_examples is self.train_dataset:
+            return
+        check_has_rows(self.train_dataset)
+        examples = self.train_dataset
         if self.args.remove_unused_columns:
             self._set_signature_columns_if_needed()
-            kept = {*self._teacher_columns(), *self._signature_columns}
+            kept = {*self.teacher.input_names, *self._signature_columns}
             examples = examples.select_columns([name for name in examples.column_names if name in kept])
-        origin = None if stored else teacher.device
-        cache = open_or_build(
-            self.ckd_args.teacher_cache_dir,
-            contents,
-            self._cached_signals,
-            examples,
-            # Not prepared by Accelerate, which would keep a reference after the cache is complete.
-            load_teacher=lambda: LiveTeacher(
-                self._loaded(teacher).to(self.args.device), self._cached_signals, autocast=self.accelerator.autocast
-            ),
-            collate=self.data_collator,
-            batch_size=self.args.per_device_eval_batch_size,
-            accelerator=self.accelerator,
-            show_progress=self.is_local_process_zero() and not self.args.disable_tqdm,
-        )
-        if origin is not None:
-            teacher.to(origin)  # to free the device's memory for the student
-        return cache
+        show_progress = self.is_local_process_zero() and not self.args.disable_tqdm
+        self.teacher.open_cache(examples, self.data_collator, show_progress=show_progress)
+        self._cached_examples = self.train_dataset
 
     def get_train_dataloader(self) -> DataLoader:
         """Adds the teacher's cached signals to the batches, if there is a cache."""
-        if not self.caches_teacher or self.teacher is None:
+        if not self.caches_teacher:
             return super().get_train_dataloader()
+        self.open_teacher_cache()
         examples, collator = self.train_dataset, self.data_collator
         self.train_dataset = examples.add_column(ROW, range(len(examples)))
-        self.data_collator = SignalCollator(collator, self.teacher_cache, self.distillation_objective.teacher_signals)
+        self.data_collator = SignalCollator(collator, self.teacher.cache, self.teacher.signals)
         try:
             return super().get_train_dataloader()
         finally:
@@ -608,21 +508,12 @@ class DistillationTrainer(Trainer):
         if not model.training:
             loss, outputs = self._task_loss(model, inputs, {}, num_items_in_batch)
             return (loss, outputs) if return_outputs else loss
-        terms, outputs = self._terms(model, inputs, self._signals(inputs), step)
+        terms, outputs = self._terms(model, inputs, step)
         total: Any = sum(weight * terms[term] for term, weight in self.term_weights.items() if weight)
         self._running_means.add(total, terms)
         if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
             total = total / len(step.batches)  # without the attribute, `Trainer` leaves this to the function
         return (total, outputs) if return_outputs else total
-
-    def _signals(self, inputs: dict[str, Tensor]) -> dict[Signal, Any] | None:
-        """Returns the teacher's signals for a batch, its logits in the student's order of labels."""
-        if self.teacher is None:
-            return None
-        return {
-            signal: self.head.in_order(value, self.label_order) if isinstance(signal, Logits) else value
-            for signal, value in self.teacher(inputs).items()
-        }
 
     def _task_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any], num_items: Any
@@ -639,9 +530,10 @@ class DistillationTrainer(Trainer):
         return self.head.task_loss(outputs, inputs, loss), outputs
 
     def _terms(
-        self, model: torch.nn.Module, inputs: dict[str, Any], signals: dict[Signal, Any] | None, step: StepItems | None
+        self, model: torch.nn.Module, inputs: dict[str, Any], step: StepItems | None
     ) -> tuple[dict[str, Tensor], Any]:
         """Returns the terms of a training batch, each times its share of the step, and the student's outputs."""
+        signals = None if self.teacher is None else self.teacher(inputs)
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
         with self._listener.capturing() as captured:
@@ -680,7 +572,7 @@ class DistillationTrainer(Trainer):
 
         def loss(batch: dict[str, Any], mixture: Mapping[str, float], model: torch.nn.Module) -> Tensor:
             with self.compute_loss_context_manager():
-                terms, _ = self._terms(model, batch, self._signals(batch), step)
+                terms, _ = self._terms(model, batch, step)
                 total: Any = sum(mixture.get(term, 0.0) * value for term, value in terms.items())
                 return total / len(batches)
 
@@ -737,11 +629,3 @@ class DistillationTrainer(Trainer):
             and name not in self.head.other_columns
             and not name.startswith(PREFIX)
         } | outputs_by_name(self.model)
-
-
-def _check_rows(examples: Any) -> None:
-    if not isinstance(examples, Dataset):
-        raise InputError(
-            f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
-            "datasets.Dataset, whose rows have numbers."
-        )

@@ -16,8 +16,8 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def imports_are_no_garbage():
-    gc.freeze()  # each training collects garbage, and looking through a million objects of torch takes half a second
+def garbage_collection_skips_imports():
+    gc.freeze()  # each training collects garbage: with the million objects of torch, that takes most of a second
 
 
 @pytest.fixture

@@ -254,18 +254,20 @@ def _prepare(
     if teacher is not None:
         _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
     if trainer.caches_teacher:
-        _ = trainer.teacher  # builds the cache now: a signal ends the run at once, and a mistake leaves no files
+        trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
     return trainer
 
 
 def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, seed: int) -> None:
     """Lets the task check the teacher's logits for a sample, before the teacher's cache is built."""
-    cached = trainer.has_cache()
+    cached = trainer.caches_teacher and trainer.teacher.has_cache(trainer.train_dataset)
     split = "validation" if "" in inputs.validation and not cached else "training"
     examples = inputs.validation[""] if split == "validation" else inputs.train
     rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
-    logits = trainer.cached_logits(rows) if cached else _live_logits(trainer, sample)
+    if cached:
+        trainer.open_teacher_cache()
+    logits = trainer.teacher.cached_logits(rows) if cached else _live_logits(trainer, sample)
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:
@@ -319,7 +321,8 @@ def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> Di
 
 
 def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
-    teacher, parts = trainer.live_teacher(), []
+    source, parts = trainer.teacher, []
+    teacher = source.live()
     loader = DataLoader(
         sample,
         batch_size=trainer.args.eval_batch_size,
@@ -328,6 +331,6 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
     )
     for batch in loader:
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        parts.append(trainer.live_logits(teacher, batch).cpu())
+        parts.append(source.live_logits(teacher, batch).cpu())
     longest = max(part.shape[-1] for part in parts)
     return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])

@@ -23,8 +23,7 @@ class LengthGroupedSampler(Sampler[int]):
     Args:
         lengths: number of tokens of each example.
         batch_size: number of examples in a step, over all processes and accumulated batches. Batches then do not
-        depend
-            on how a step is divided.
+            depend on how a step is divided.
         epoch_seed: returns the seed of the next epoch; called at its start.
 
     Example:

@@ -252,7 +252,7 @@ def phase(event: str) -> str:
 
 def child(folder: Path, number: int, options: list[str], target: str | None) -> None:
     """Runs the script under watch, in its own process."""
-    gc.freeze()  # what was imported is no garbage, and would be searched at each training
+    gc.freeze()  # garbage collection then skips the imports, see conftest.py
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, str(PROJECT))

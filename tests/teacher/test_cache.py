@@ -116,7 +116,7 @@ def test_gradient_is_the_live_one(tmp_path):
     for run in runs:
         student.zero_grad()
         run.compute_loss(
-            student, batch if run.caches_teacher else {k: v for k, v in batch.items() if not k.startswith("teacher_")}
+            student, batch if run.caches_teacher else {k: v for k, v in batch.items() if not k.startswith("cached_")}
         ).backward()
         gradients.append(
             torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
@@ -260,7 +260,7 @@ def test_estimate_of_the_size(tmp_path):
     parts = list(folder.glob("*.arrow"))
     size = sum(path.stat().st_size for path in parts)
     lengths = ckd_trainer.teacher.writer.valid_lengths(run.train_dataset)
-    estimate = ckd_trainer.teacher.cache.bytes_of(run._cached_signals, lengths).sum()
+    estimate = ckd_trainer.teacher.cache.bytes_of(run.teacher.cached_signals, lengths).sum()
     assert 0 <= size - estimate < 4000 * len(parts)
 
 
@@ -360,7 +360,8 @@ def test_a_cache_without_access_is_one_line_or_passed_over(tmp_path, monkeypatch
     with pytest.raises(InputError, match="manifest.json: Permission denied: .*allow access to this one"):
         caching_trainer(tmp_path).get_train_dataloader()
     folder.rename(folder.with_name("another"))
-    assert not caching_trainer(tmp_path).has_cache()
+    run = caching_trainer(tmp_path)
+    assert not run.teacher.has_cache(run.train_dataset)
 
 
 def caching_trainer(folder, **kwargs):

@@ -1,0 +1,180 @@
+"""Where a trainer's teacher signals come from: the model, run on each batch, or a cache of the training set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, TrainingArguments
+
+from ckd_trainer.heads import Head
+from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.teacher.cache import Contents, TeacherCache, is_complete, open_or_build
+from ckd_trainer.teacher.cached import CachedTeacher, columns_of
+from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint
+from ckd_trainer.teacher.live import LiveTeacher
+from ckd_trainer.teacher.signals import Logits, Signal
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.processes import main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.utils.wrapped_models import LABELS, asked_for, forward_arguments
+
+
+class TeacherSource:
+    """Returns the teacher's signals for a trainer's batches, the logits in the student's order of labels.
+
+    Args:
+        model: the teacher, or a `StoredTeacher`, whose weights are loaded only if they are needed.
+        args, accelerator: those of the trainer.
+    """
+
+    def __init__(self, model: PreTrainedModel | StoredTeacher, args: TrainingArguments, accelerator: Accelerator):
+        self.model: Any = model
+        self.args, self.accelerator = args, accelerator
+        self._placed: torch.nn.Module | None = None
+
+    def fit(
+        self,
+        signals: Sequence[Signal],
+        *,
+        head: Head,
+        logits: Logits | None,
+        label_order: Sequence[int] | None,
+        cache_dir: str | None,
+    ) -> None:
+        """Sets what is read for a new student.
+
+        Args:
+            signals: the signals that the terms read.
+            head: the student's.
+            logits: the signal of logits that the student's can be compared with, even if no term reads it; None if
+                the heads differ.
+            label_order: for each of the student's labels, its index among the teacher's; None if they are the same.
+            cache_dir: the folder of caches; None to run the model on each batch.
+
+        Raises:
+            InputError: the model cannot be loaded, does not return what the signals read, or cannot be cached.
+        """
+        self.signals, self.head, self.logits, self.label_order = list(signals), head, logits, label_order
+        self.cache_dir = cache_dir
+        self.cache: TeacherCache | None = None
+        self._live: LiveTeacher | None = None
+        if not self.caches:
+            self.model = self._loaded()
+            asked_for(self.model, self.signals)
+        elif not isinstance(self.model, StoredTeacher):
+            check_has_fingerprint(self.model)
+
+    @property
+    def caches(self) -> bool:
+        """Whether batches hold cached signals."""
+        return bool(self.cache_dir)
+
+    @property
+    def input_names(self) -> set[str]:
+        """The arguments of the model's forward method."""
+        with whole_models(self.args):
+            return self.model.input_names if isinstance(self.model, StoredTeacher) else forward_arguments(self.model)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
+        """Returns the signals of a training batch."""
+        read = CachedTeacher(self.signals) if self.caches else self.live()
+        return {
+            signal: self.head.in_order(value, self.label_order) if isinstance(signal, Logits) else value
+            for signal, value in read(batch).items()
+        }
+
+    def live(self) -> LiveTeacher:
+        """Returns the teacher with its weights, even if batches hold cached signals."""
+        if self.caches:
+            return LiveTeacher(self._loaded().to(self.args.device), self.signals)
+        if self._live is None:
+            self._live = LiveTeacher(self.model, self.signals)
+            if self._placed is None:  # once, however many students there are
+                self._placed = placed_for_evaluation(self.model, self.accelerator)
+            self._live.model = self._placed
+        return self._live
+
+    def live_logits(self, teacher: LiveTeacher, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns the logits of a batch, (batch, labels).
+
+        Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`).
+        """
+        logits = teacher.logits(batch, self.head)
+        return self._in_order(self.logits.pack(logits, attention_mask_of(batch))["logits"])
+
+    def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """Returns the logits of some training examples from the open cache, as `live_logits` does."""
+        columns = columns_of([self.logits])
+        ((name, _),) = columns.items()
+        return self._in_order(torch.from_numpy(self.cache.read(rows, columns)[name]))
+
+    def _in_order(self, logits: Tensor) -> Tensor:
+        return logits if self.label_order is None else logits[:, self.label_order]
+
+    def has_cache(self, examples: Dataset) -> bool:
+        """Returns whether the cache of these examples is complete: then the model's weights are not needed."""
+        wanted = self._contents(examples)
+        return main_process_says(lambda: is_complete(self.cache_dir, wanted))
+
+    def open_cache(
+        self, examples: Dataset, collate: Callable[[list[dict]], dict[str, Tensor]], *, show_progress: bool
+    ) -> None:
+        """Opens the cache of these examples, and builds it first if there is none, see `open_or_build`."""
+        stored = isinstance(self.model, StoredTeacher)
+        origin = None if stored else self.model.device
+        self.cache = open_or_build(
+            self.cache_dir,
+            self._contents(examples),
+            self.cached_signals,
+            examples,
+            # Not prepared by Accelerate, which would keep a reference after the cache is complete.
+            load_teacher=lambda: LiveTeacher(
+                self._loaded().to(self.args.device), self.cached_signals, autocast=self.accelerator.autocast
+            ),
+            collate=collate,
+            batch_size=self.args.per_device_eval_batch_size,
+            accelerator=self.accelerator,
+            show_progress=show_progress,
+        )
+        if origin is not None:
+            self.model.to(origin)  # to free the device's memory for the student
+
+    @property
+    def cached_signals(self) -> list[Signal]:
+        """The signals in the cache: the logits even if no term reads them, so that alpha may change."""
+        logits = self.logits
+        if logits is None or logits.uncached_because:
+            return self.signals
+        return list(dict.fromkeys([logits, *self.signals]))
+
+    def _contents(self, examples: Dataset) -> Contents:
+        check_has_rows(examples)
+        model, reads = self.model, self.input_names - {*LABELS}
+        columns = [name for name in examples.column_names if name in reads]
+        return main_process_says(
+            lambda: Contents(
+                teacher=model.fingerprint() if isinstance(model, StoredTeacher) else model_fingerprint(model),
+                examples=examples_fingerprint(examples, columns),
+                precision=self.accelerator.mixed_precision,
+                signals=tuple(sorted(signal.key for signal in self.cached_signals)),
+            ),
+        )
+
+    def _loaded(self) -> PreTrainedModel:
+        if not isinstance(self.model, StoredTeacher):
+            return self.model
+        with whole_models(self.args):
+            return self.model.load()
+
+
+def check_has_rows(examples: Any) -> None:
+    """Raises InputError unless the examples can be cached by their row numbers."""
+    if not isinstance(examples, Dataset):
+        raise InputError(
+            f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
+            "datasets.Dataset, whose rows have numbers."
+        )
