@@ -12,6 +12,7 @@ Sides: "floor" is bare PyTorch (see floor.py). All others run the data loader an
 `DistillationTrainer`, and the optimizer's step. "fine_tuning" has no teacher, and "logits" only the logits, with alpha
 0.7. "ckd_live" adds all four relation terms (window 21, emb+skip), and "ckd_cached" reads the teacher's signals from a
 cache. "ckd_measured" is "ckd_live" with the gradients of the relations measured first, as before eight steps of a run.
+The others are "logits" with the terms of another method.
 
 Time: the sides alternate, step by step, on the same batches. An epoch of ckd_live and one round of all sides warm up.
 A step includes drawing the batch, because that reads the cache; the floor's batches are ready in memory. A ratio is
@@ -44,6 +45,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.data.glue import load_task, tokenize
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.methods import DistilBERTArguments, GramArguments, MiniLMArguments, MiniLMv2Arguments, PKDArguments
 from ckd_trainer.models.pair import StoredTeacher
 
 SETTINGS = {"bert_base": {"batch": 8, "length": 128}, "cola": {"batch": 32, "length": 128}}
@@ -55,15 +57,26 @@ SIDES = {
     "ckd_live": "CKD, live teacher",
     "ckd_cached": "CKD, cached teacher",
     "ckd_measured": "CKD, live teacher, a step whose gradients are measured",
+    "pkd": "PKD",
+    "cosine": "DistilBERT's cosine",
+    "minilm": "MiniLM",
+    "minilmv2": "MiniLMv2",
+    "gram": "Gram matrices",
+}
+METHODS = {
+    "pkd": PKDArguments(pkd_weight=0.3),
+    "cosine": DistilBERTArguments(cosine_weight=0.3),
+    "minilm": MiniLMArguments(minilm_attention_weight=0.3, minilm_value_weight=0.3),
+    "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.3),
+    "gram": GramArguments(gram_weight=0.3),
 }
 REFERENCES = ("fine_tuning", "floor", "logits")
 SEED = 0
 
 
 def ckd_arguments(side, cache):
-    if side == "logits":
-        relations = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
-        return CKDArguments(alpha=0.7, **dict.fromkeys(relations, 0))
+    if side == "logits" or side in METHODS:
+        return CKDArguments.without_relations(alpha=0.7)
     if side in ("ckd_live", "ckd_measured"):
         return CKDArguments(alpha=0.7)
     if side == "ckd_cached":
@@ -105,6 +118,7 @@ def training_steps(side, arguments):
         model=student,
         teacher_model=teacher,
         ckd_args=ckd_arguments(side, arguments.folder / "cache"),
+        methods=[METHODS[side]] if side in METHODS else [],
         args=TrainingArguments(
             arguments.folder / side,
             per_device_train_batch_size=arguments.batch,
@@ -155,7 +169,7 @@ def measure_time(arguments):
     # The first batch of a length sets up its kernels, which would be charged to whichever side runs first.
     for _ in training_steps("ckd_live", arguments):
         pass
-    steps = {side: training_steps(side, arguments) for side in SIDES}
+    steps = {side: training_steps(side, arguments) for side in arguments.sides}
     first = {side: next(side_steps) for side, side_steps in steps.items()}
     for side, tokens in first.items():
         if not torch.equal(tokens, first["floor"]):
@@ -181,9 +195,9 @@ def measure_setting(argv, setting, precision):
     with tempfile.TemporaryDirectory() as folder:
         options = [*argv, "--settings", setting, "--precisions", precision, "--folder", folder, "--measure"]
         times = measure.fresh_process(__file__, [*options, "time"])  # also builds the cache for the next part
-        memory = {side: measure.fresh_process(__file__, [*options, side]) for side in SIDES}
+        memory = {side: measure.fresh_process(__file__, [*options, side]) for side in arguments.sides}
     seconds, rows = times["seconds"], []
-    for side in SIDES:
+    for side in arguments.sides:
         ratios = {f"ratio_{name}": f"{measure.ratio(seconds[side], seconds[name]):.3f}" for name in REFERENCES}
         rows.append(
             {
@@ -203,10 +217,11 @@ def measure_setting(argv, setting, precision):
         )
         print(
             "{setting} {precision} {side}: {median_s} s ({p20_s} to {p80_s}), {ratio_fine_tuning} x fine-tuning, "
-            "{ratio_floor} x floor, {ratio_logits} x logits, {peak_mb} MB".format(**rows[-1]),
+            "{ratio_floor} x floor, {ratio_logits} x logits, {peak_mb} MB ({memory:.3f} x logits)".format(
+                memory=memory[side] / memory["logits"], **rows[-1]
+            ),
             flush=True,
         )
-    print(f"peak memory of ckd_live: {memory['ckd_live'] / memory['logits']:.3f} x logits", flush=True)
     return rows
 
 
@@ -226,7 +241,9 @@ def draw(rows, path):
         axes.set_visible(bool(bars))
         for place, row in enumerate(bars):
             middle, low, high = (1000 * float(row[name]) for name in ("median_s", "p20_s", "p80_s"))
-            color = NOTE_COLOR if row["side"] == "floor" else COLORS[list(SIDES).index(row["side"]) - 1]
+            color = (
+                NOTE_COLOR if row["side"] == "floor" else COLORS[(list(SIDES).index(row["side"]) - 1) % len(COLORS)]
+            )
             whisker = [[middle - low], [high - middle]]
             axes.barh(place, middle, 0.62, color=color, xerr=whisker, ecolor=TEXT_COLOR, capsize=2)
             time = f"  {middle:#,.4g} ms".replace(". ms", " ms")
@@ -249,6 +266,9 @@ def draw(rows, path):
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="beside floor, fine_tuning and logits"
+    )
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--data_dir", help="GLUE folder for cola; the Hub by default")
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="teacher for cola")
@@ -264,6 +284,7 @@ def parse(argv):
     parser.add_argument("--measure", choices=("time", *SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    arguments.sides = [side for side in SIDES if side in {*REFERENCES, *arguments.sides}]
     arguments.setting, arguments.precision = arguments.settings[0], arguments.precisions[0]
     for name, value in SETTINGS[arguments.setting].items():
         if getattr(arguments, name) is None:

@@ -138,10 +138,7 @@ class CKDArguments:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value}, but logits are divided by it: give a number above 0.")
-        for name in ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+        check_weights(self, "wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
         if self.balance_interval is not None and self.term_balance == "none":
             raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")
         check_positive(self, "balance_interval")
@@ -194,7 +191,12 @@ class CKDArguments:
     @classmethod
     def fine_tuning(cls) -> "CKDArguments":
         """Returns the arguments of the control run: the loss on the labels alone, without a teacher."""
-        return cls(alpha=0, wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0)
+        return cls.without_relations(alpha=0)
+
+    @classmethod
+    def without_relations(cls, **options: Any) -> "CKDArguments":
+        """Returns arguments without CKD's own terms: for the logits alone, or beside another method."""
+        return cls(wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0, **options)
 
 
 @dataclass
@@ -289,6 +291,14 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "early_stopping_patience")
+
+
+def check_weights(arguments: Any, *names: str) -> None:
+    """Raises InputError if one of these weights is not 0 or a positive number."""
+    for name in names:
+        value = getattr(arguments, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
 
 
 def check_positive(arguments: Any, *names: str) -> None:

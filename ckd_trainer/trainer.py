@@ -31,7 +31,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.heads import Head, head_of
-from ckd_trainer.methods import Pair, Term, terms_of
+from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
@@ -109,6 +109,7 @@ class DistillationTrainer(Trainer):
             your own.
         ckd_args: weights and definitions of the terms; by default `CKDArguments()`. `hyperparameter_search` sets only
             `TrainingArguments`: to search over these, set `trainer.ckd_args` in `model_init(trial)`.
+        methods: the options of other methods, such as `PKDArguments(pkd_weight=0.3)`, see `ckd_trainer.methods`.
         head: the meaning of the outputs of student and teacher, see `ckd_trainer.heads`; by default it follows from
             the class of the model.
         terms: your own additional terms for the loss, see docs/extending.md.
@@ -147,6 +148,7 @@ class DistillationTrainer(Trainer):
         *args: Any,
         teacher_model: PreTrainedModel | StoredTeacher | str | os.PathLike | None = None,
         ckd_args: CKDArguments | None = None,
+        methods: Sequence[MethodArguments] = (),
         head: Head | None = None,
         terms: Sequence[Term] = (),
         **kwargs: Any,
@@ -156,7 +158,7 @@ class DistillationTrainer(Trainer):
         # The loss is not a sum over items of the global batch. This does the work of `loss_is_scaled_for_ga` in
         # versions that lack it, and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
-        self.ckd_args = ckd_args or CKDArguments()
+        self.ckd_args, self.methods = ckd_args or CKDArguments(), list(methods)
         self._given_head, self._given_terms = head, list(terms)
         self._given_teacher: Any = teacher_model
         self._source: TeacherSource | None = None  # one for all students
@@ -245,7 +247,8 @@ class DistillationTrainer(Trainer):
                 f"teacher_score_scale is {args.teacher_score_scale:g} and teacher_score_shift "
                 f"{args.teacher_score_shift:g}, but the model does not predict a score: leave them out."
             )
-        wanted = [*args.weights, *(term.name for term in self._given_terms)]
+        of_methods = [term for method in self.methods for term in method.weights]
+        wanted = [*args.weights, *of_methods, *(term.name for term in self._given_terms)]
         if wanted and teacher is None:
             raise InputError(
                 f"no teacher is given, but the terms {', '.join(wanted)} have a weight: give one, or set alpha and "
@@ -254,7 +257,7 @@ class DistillationTrainer(Trainer):
         if args.alpha > 0 and not head.label_columns:
             raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
         pair = Pair(config, config_of(teacher) if wanted else config, head)
-        terms = [*terms_of(args, pair), *self._given_terms] if wanted else []
+        terms = [*terms_of(args, self.methods, pair), *self._given_terms] if wanted else []
         for term in terms:
             term.student_signal.check(config)
             term.teacher_signal.check(config_of(teacher))
@@ -345,11 +348,13 @@ class DistillationTrainer(Trainer):
                 "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
                 "recipes/accelerate/fsdp2.yaml."
             )
+        used: list[Any] = [self.ckd_args, *(method for method in self.methods if method.weights)]
         # Options at their defaults are left out, so that an option added later does not invalidate old checkpoints.
         definition = {
             option.name: value
-            for option in dataclasses.fields(self.ckd_args)
-            if (value := getattr(self.ckd_args, option.name)) != option.default
+            for arguments in used
+            for option in dataclasses.fields(arguments)
+            if (value := getattr(arguments, option.name)) != option.default
             and option.name not in _NOT_IN_NORMS
             and not option.name.endswith("_weight")
         }

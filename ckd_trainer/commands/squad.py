@@ -4,6 +4,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.tasks.question_answering import run_question_answering
 from ckd_trainer.utils.errors import command_line
@@ -11,5 +12,5 @@ from ckd_trainer.utils.errors import command_line
 
 @command_line
 def main(argv: list[str]) -> dict[str, float]:
-    kinds = (ModelArguments, SquadArguments, RunArguments, TrainingArguments, CKDArguments)
+    kinds = (ModelArguments, SquadArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
     return run_question_answering(*parse_recipe(kinds, argv, prog="ckd-trainer squad"))

@@ -1,14 +1,42 @@
-"""Distillation methods, one file each, with a function `terms(args, pair)` that returns the terms of a run."""
+"""Distillation methods, one file each."""
+
+from collections.abc import Sequence
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import ckd, logits
-from ckd_trainer.methods.base import Pair, Term
+from ckd_trainer.methods.base import MethodArguments, Pair, Term
+from ckd_trainer.methods.distilbert import DistilBERTArguments
+from ckd_trainer.methods.gram import GramArguments
+from ckd_trainer.methods.minilm import MiniLMArguments, MiniLMv2Arguments
+from ckd_trainer.methods.pkd import PKDArguments
 
-__all__ = ["METHODS", "Pair", "Term", "terms_of"]
+__all__ = [
+    "METHODS",
+    "DistilBERTArguments",
+    "GramArguments",
+    "MethodArguments",
+    "MiniLMArguments",
+    "MiniLMv2Arguments",
+    "PKDArguments",
+    "Pair",
+    "Term",
+    "terms_of",
+]
 
-METHODS = (logits, ckd)
+# The options of the methods beside CKD, for scripts and recipes.
+METHODS: tuple[type[MethodArguments], ...] = (
+    PKDArguments,
+    DistilBERTArguments,
+    MiniLMArguments,
+    MiniLMv2Arguments,
+    GramArguments,
+)
 
 
-def terms_of(args: CKDArguments, pair: Pair) -> list[Term]:
-    """Returns the terms with a weight above 0, of all methods."""
-    return [term for method in METHODS for term in method.terms(args, pair)]
+def terms_of(args: CKDArguments, methods: Sequence[MethodArguments], pair: Pair) -> list[Term]:
+    """Returns the terms with a weight above 0: the logits, CKD's, and those of the other methods."""
+    return [
+        *logits.terms(args, pair),
+        *ckd.terms(args, pair),
+        *(term for method in methods for term in method.terms(pair)),
+    ]

@@ -1,6 +1,11 @@
-"""Terms: the parts of a distillation loss, which compare a signal of the student with one of the teacher."""
+"""Terms and methods.
+
+A term is a part of a distillation loss, and compares a signal of the student with one of the teacher. A method is a
+dataclass of options that makes terms.
+"""
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from ckd_trainer.arguments import check_weights
 from ckd_trainer.heads import Head
+from ckd_trainer.losses.layer_mapping import Pairs, resolve_layer_mapping
 from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.utils.errors import InputError
 
 
 class Term(torch.nn.Module, abc.ABC):
@@ -73,3 +81,60 @@ class Pair:
     student: PreTrainedConfig
     teacher: PreTrainedConfig
     head: Head
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """The number of layers of student and teacher."""
+        return self.student.num_hidden_layers, self.teacher.num_hidden_layers
+
+    def check_equal_widths(self, option: str) -> None:
+        """Raises InputError if student and teacher differ in width; `option` turns on what needs them to be equal."""
+        ours, theirs = self.student.hidden_size, self.teacher.hidden_size
+        if ours != theirs:
+            raise InputError(
+                f"{option} is set, but hidden states of width {ours} (student) and {theirs} (teacher) cannot be "
+                f"compared element by element: set {option} to 0, or use a method that compares relations, such as "
+                "gram_weight or minilmv2_weight."
+            )
+
+    def matched(self, option: str, mapping: str) -> Pairs:
+        """Returns the matched states of a layer mapping; raises InputError if the option does not fit the depths."""
+        try:
+            return resolve_layer_mapping(mapping, *self.depths)
+        except ValueError as error:
+            raise InputError(f"{option}: {error}") from None
+
+
+@dataclass
+class MethodArguments(abc.ABC):
+    """The options of a method, which is off by default.
+
+    An option `<name>_weight` is the weight of the term `<name>`: a share of the gradient, or a plain factor with
+    `term_balance: none`.
+    """
+
+    def __post_init__(self) -> None:
+        check_weights(self, *(option.name for option in dataclasses.fields(self) if option.name.endswith("_weight")))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """{term: weight} of the terms with a weight above 0."""
+        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        return {
+            name.removesuffix("_weight"): value
+            for name, value in options.items()
+            if name.endswith("_weight") and value > 0
+        }
+
+    @abc.abstractmethod
+    def terms(self, pair: Pair) -> list[Term]:
+        """Returns the terms with a weight above 0.
+
+        Raises:
+            InputError: the options do not fit the pair.
+        """
+
+
+def example_count(batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns the number of examples in a batch, a scalar."""
+    return batch["input_ids"].new_full((), len(batch["input_ids"]))

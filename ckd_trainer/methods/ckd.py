@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.losses import Gram, pair_count, pair_loss, triple_count, triple_loss
-from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, resolve_layer_mapping, unmatched_layers
+from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, unmatched_layers
 from ckd_trainer.methods.base import Pair, Term
 from ckd_trainer.teacher.signals import LayerGram, WordGram
 from ckd_trainer.utils.errors import InputError
@@ -120,22 +120,18 @@ def terms(args: CKDArguments, pair: Pair) -> list[Term]:
             three matched layers.
     """
     found: list[Term] = []
-    depths = pair.student.num_hidden_layers, pair.teacher.num_hidden_layers
     for relation in ("wr", "ltr"):
         kinds = {Distances: f"{relation}_distance_weight", Angles: f"{relation}_angle_weight"}
         weights = {kind: getattr(args, option) for kind, option in kinds.items() if getattr(args, option) > 0}
         if weights:
-            layers = _matched(f"{relation}_layer_mapping", args, depths)
-            found += [kind(relation, weight, args, layers, depths) for kind, weight in weights.items()]
+            layers = _matched(f"{relation}_layer_mapping", args, pair)
+            found += [kind(relation, weight, args, layers, pair.depths) for kind, weight in weights.items()]
     return found
 
 
-def _matched(option: str, args: CKDArguments, depths: tuple[int, int]) -> Pairs:
+def _matched(option: str, args: CKDArguments, pair: Pair) -> Pairs:
     mapping = getattr(args, option)
-    try:
-        pairs = resolve_layer_mapping(mapping, *depths)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from None
+    pairs, depths = pair.matched(option, mapping), pair.depths
     if option.startswith("ltr") and len(pairs) < 3:
         raise InputError(
             f"{option} {mapping} matches {len(pairs)} layers ({format_pairs(pairs)}) of a {depths[0]}-layer student "

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.checkpoints import (
     best_of,
     bring_best,
@@ -128,7 +129,7 @@ _MAY_DIFFER_WHEN_NAMED = {
 # Values of options that the recipes of earlier versions lack.
 _DEFAULTS = {
     option.name: option.default
-    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments)
+    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments, *METHODS)
     for option in fields(arguments)
 } | {"term_balance": "none", "relation_normalization": "pairs"}
 

@@ -20,7 +20,7 @@ from transformers.integrations import unset_hf_deepspeed_config
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import Pair, terms_of
+from ckd_trainer.methods import MethodArguments, Pair, terms_of
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair, StoredTeacher
 from ckd_trainer.runs.folder import Start
@@ -125,11 +125,13 @@ def run_task(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
+    *methods: MethodArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given.
 
     Args:
         data_args: the task's own arguments; they are recorded with the run.
+        methods: the options of methods beside CKD.
 
     Returns:
         the metrics of all_results.json that this call measured.
@@ -139,10 +141,10 @@ def run_task(
             data are wrong or do not fit together.
     """
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is sharded when training begins
-    arguments = [model_args, data_args, ckd_args, run_args, args]
+    arguments = [model_args, data_args, ckd_args, *methods, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
     with start(*(group for group in arguments if group is not None)) as begin:
-        return _run_started(task, begin, model_args, data_args, run_args, args, ckd_args)
+        return _run_started(task, begin, model_args, data_args, run_args, args, ckd_args, methods)
 
 
 def _run_started(
@@ -153,9 +155,11 @@ def _run_started(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None,
+    methods: Sequence[MethodArguments],
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
-    read = TrainingInputs(args, begin, model_args, distils=bool(ckd_args and ckd_args.weights))
+    distils = ckd_args is not None and bool(ckd_args.weights or any(method.weights for method in methods))
+    read = TrainingInputs(args, begin, model_args, distils=distils)
     read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -168,7 +172,7 @@ def _run_started(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
     if ckd_args is None or not trains:
-        ckd_args = CKDArguments.fine_tuning()
+        ckd_args, methods, distils = CKDArguments.fine_tuning(), [], False
 
     # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
@@ -178,7 +182,7 @@ def _run_started(
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
-        distils=bool(ckd_args.weights),
+        distils=distils,
         trains=trains,
     )
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
@@ -187,7 +191,7 @@ def _run_started(
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distils:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
-        terms_of(ckd_args, Pair(pair.student_config, pair.teacher_config, head))
+        terms_of(ckd_args, methods, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
@@ -200,7 +204,7 @@ def _run_started(
         if trains:
             check_steps(args, len(inputs.train))
         return run(
-            _prepare(task, inputs, student, teacher, pair, ckd_args, args),
+            _prepare(task, inputs, student, teacher, pair, ckd_args, methods, args),
             start=begin,
             early_stopping_patience=run_args.early_stopping_patience,
             evaluation=inputs.validation,
@@ -236,6 +240,7 @@ def _prepare(
     teacher: StoredTeacher | None,
     pair: ModelPair,
     ckd_args: CKDArguments,
+    methods: Sequence[MethodArguments],
     args: TrainingArguments,
 ) -> DistillationTrainer:
     """Returns the trainer, after its teacher has answered a sample of examples."""
@@ -244,6 +249,7 @@ def _prepare(
         model=student,
         teacher_model=teacher,
         ckd_args=ckd_args,
+        methods=methods,
         args=args,
         train_dataset=inputs.train,
         eval_dataset=inputs.validation.get(""),

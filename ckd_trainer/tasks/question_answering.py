@@ -16,6 +16,7 @@ from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
@@ -32,11 +33,12 @@ def run_question_answering(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
+    *methods: MethodArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     if args.label_smoothing_factor:
         raise InputError("label_smoothing_factor is set, but question-answering models do not smooth: leave it out.")
-    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
+    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *methods)
 
 
 class QuestionAnsweringTrainer(DistillationTrainer):

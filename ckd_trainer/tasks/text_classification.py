@@ -27,6 +27,7 @@ from ckd_trainer.data.glue import (
 )
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
+from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
@@ -40,12 +41,15 @@ def run_text_classification(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
+    *methods: MethodArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
     if args.label_smoothing_factor and is_score:
         raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
-    return run_task(TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args)
+    return run_task(
+        TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *methods
+    )
 
 
 class TextClassification(Task):

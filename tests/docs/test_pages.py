@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.methods import METHODS
 
 PAGES = [
     *(PROJECT / folder / "README.md" for folder in (".", "benchmarks", "recipes")),
@@ -49,7 +50,7 @@ def test_links(page):
 @pytest.mark.parametrize("page", PAGES[:1] + PAGES[3:], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_options_and_code(page):
     text = page.read_text()
-    groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments)
+    groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
     known = options_of(*groups, GlueArguments) | options_of(*groups, SquadArguments)
     known |= {f"--{name}" for name in (*LAUNCHERS, "threads", "repeats")}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))

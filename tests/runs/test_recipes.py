@@ -15,8 +15,17 @@ from ckd_trainer.data.glue import GLUE_TASKS
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 
+# Terms of the recipes in recipes/methods, beside those for labels and logits.
+METHOD_TERMS = {
+    "distilbert": {"cosine"},
+    "gram": {"gram"},
+    "minilm": {"minilm_attention", "minilm_value"},
+    "minilmv2": {"minilmv2"},
+    "pkd": {"pkd"},
+}
 FILES = sorted(path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
 RECIPES = [path for path in FILES if path not in CLUSTERS]
@@ -46,7 +55,7 @@ def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
     script, recipe = launch_command(path)[2], [str(PROJECT / path)]
     data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
-    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments)
+    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments, *METHODS)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
     return {type(part): part for part in parse_recipe(kinds, recipe)}
 
@@ -59,7 +68,8 @@ def test_all_recipes_are_found():
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     best = {f"best/{task}.yaml" for task in (*GLUE_TASKS.keys() - {"wnli"}, "squad")}
     names = {path.relative_to("recipes").as_posix() for path in RECIPES}
-    assert names == glue | squad | quickstart | best
+    methods = {f"methods/{method}.yaml" for method in METHOD_TERMS}
+    assert names == glue | squad | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
@@ -116,6 +126,18 @@ def test_best_recipes_have_the_loss_of_the_defaults(path):
         changed <= {"output_dir", "logging_dir", "run_name", "hub_model_id"}
         and args["output_dir"] == f"runs/best_{task}"
     )
+
+
+@pytest.mark.parametrize("method", METHOD_TERMS)
+def test_recipes_of_methods_differ_from_the_best_in_their_loss_alone(method):
+    """And in PKD's learning rate, which is published."""
+    ours, best = parse(Path(f"recipes/methods/{method}.yaml")), parse(Path("recipes/best/mrpc.yaml"))
+    assert {term for kind in METHODS for term in ours[kind].weights} == METHOD_TERMS[method]
+    assert set(ours[CKDArguments].weights) <= {"logits"}
+    assert ours[ModelArguments] == best[ModelArguments] and ours[GlueArguments] == best[GlueArguments]
+    args, theirs = (kind[TrainingArguments].to_dict() for kind in (ours, best))
+    changed = {name for name in args if args[name] != theirs[name]} - {"output_dir", "logging_dir", "run_name"}
+    assert changed == ({"learning_rate"} if method == "pkd" else set())
 
 
 @pytest.mark.parametrize("task", sorted(GLUE_TASKS))

@@ -1,0 +1,66 @@
+"""Gram matrices of matched layers (arXiv 2509.25253 compares such forms)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ckd_trainer.arguments import option
+from ckd_trainer.losses import Gram
+from ckd_trainer.losses.gram_matrices import gram_matrix_loss
+from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, parse_layer_mapping
+from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
+from ckd_trainer.teacher.signals import WordGram
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import attention_mask_of
+
+
+@dataclass
+class GramArguments(MethodArguments):
+    """Compares the inner products of all tokens of a text, regardless of the models' widths and scales."""
+
+    gram_weight: float = option(0.0, "Gram matrices: share of the gradient (with term_balance none, a factor).")
+    gram_centered: bool = option(
+        False, "Gram matrices: of states relative to their mean, which is linear centered kernel alignment (CKA)."
+    )
+    # The default of CKD's word relation, whose signal is the same: both then read one cache.
+    gram_layer_mapping: str = option("emb+skip", "Gram matrices: the matched layers, as in wr_layer_mapping.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            parse_layer_mapping(self.gram_layer_mapping)
+        except ValueError as error:
+            raise InputError(f"gram_layer_mapping: {error}") from None
+
+    def terms(self, pair: Pair) -> list[Term]:
+        layers = pair.matched("gram_layer_mapping", self.gram_layer_mapping) if self.gram_weight else []
+        return [GramTerm(self, layers)] if self.gram_weight else []
+
+
+class GramTerm(Term):
+    """|K^S / |K^S| - K^T / |K^T||^2, mean over matched layers and examples (`gram_matrix_loss`).
+
+    Works for any widths. Cached with the signal of CKD's word relation: a number for each pair of tokens.
+
+    Args:
+        args: with the weight and whether states are centered.
+        layers: matched pairs (student state, teacher state).
+    """
+
+    name = "gram"
+
+    def __init__(self, args: GramArguments, layers: Pairs) -> None:
+        super().__init__()
+        self.weight, self.centered, self.layers = args.gram_weight, args.gram_centered, layers
+        self.student_signal, self.teacher_signal = (WordGram(tuple(side)) for side in zip(*layers, strict=True))
+
+    def forward(self, student: Gram, teacher: Gram, batch: Mapping[str, Tensor]) -> Tensor:
+        mask = attention_mask_of(batch)[:, None, :].expand(-1, len(self.layers), -1)
+        return gram_matrix_loss(student, teacher, mask, centered=self.centered)
+
+    def count(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return example_count(batch)
+
+    def notes(self) -> list[str]:
+        return [f"{'centered ' if self.centered else ''}Gram matrices on layers {format_pairs(self.layers)}"]

@@ -1,0 +1,69 @@
+"""Slow twins of the losses of other methods: plain loops over texts, heads and tokens, in float64.
+
+Invalid vectors are skipped, not masked.
+"""
+
+import math
+
+import torch
+
+
+def _valid(mask):
+    return [index for index, there in enumerate(mask.tolist()) if there]
+
+
+def _unit(vector):
+    return vector / vector.square().sum().sqrt() if vector.any() else vector
+
+
+def normalized_state_loss(student, teacher, mask):
+    errors = [
+        element
+        for ours, theirs, row in zip(student, teacher, mask, strict=True)
+        for token in _valid(row)
+        for element in (_unit(ours[token]) - _unit(theirs[token])).square()
+    ]
+    return sum(errors, student.new_zeros(())) / max(1, len(errors))
+
+
+def cosine_loss(student, teacher, mask):
+    errors = [
+        1 - (_unit(ours[token]) * _unit(theirs[token])).sum()
+        for ours, theirs, row in zip(student, teacher, mask, strict=True)
+        for token in _valid(row)
+    ]
+    return sum(errors, student.new_zeros(())) / max(1, len(errors))
+
+
+def gram_matrix_loss(student, teacher, mask, centered):
+    """For sets (sets, N, width) with validity (sets, N)."""
+    losses = []
+    for ours, theirs, row in zip(student, teacher, mask, strict=True):
+        sides = []
+        for vectors in (ours[_valid(row)], theirs[_valid(row)]):
+            if centered and len(vectors):
+                vectors = vectors - vectors.mean(0)
+            matrix = torch.stack(
+                [torch.stack([(x * y).sum() for y in vectors]) for x in vectors] or [vectors.new_zeros(1)]
+            )
+            norm = matrix.square().sum().sqrt()
+            sides.append(matrix / norm if norm > 1e-12 else matrix * 0)
+        losses.append((sides[0] - sides[1]).square().sum())
+    return sum(losses) / len(losses)
+
+
+def attention_relation_loss(student, teacher, mask, heads):
+    losses = []
+    for text, row in enumerate(mask):
+        valid, total = _valid(row), student[0].new_zeros(())
+        for head in range(heads):
+            for i in valid:
+                rows = []
+                for x, y in (student, teacher):
+                    size = x.shape[-1] // heads
+                    part = slice(head * size, (head + 1) * size)
+                    scores = [(x[text, i, part] * y[text, j, part]).sum() / math.sqrt(size) for j in valid]
+                    rows.append(torch.stack(scores).softmax(0))
+                total = total + (rows[1] * (rows[1].log() - rows[0].log())).sum()
+        losses.append(total / (heads * max(1, len(valid))))
+    return sum(losses) / len(losses)

@@ -1,0 +1,293 @@
+"""Methods beside CKD in the trainer: their terms, what they need of the models, and how they combine."""
+
+import pytest
+import torch
+from helpers import method_reference as slow
+from helpers.commands import STUDENT
+from helpers.tiny import no_dropout, tiny_config, tiny_model
+from helpers.training import examples, logs, pad, trainer
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+)
+
+import run_glue_ckd
+from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.methods import (
+    METHODS,
+    DistilBERTArguments,
+    GramArguments,
+    MiniLMArguments,
+    MiniLMv2Arguments,
+    PKDArguments,
+)
+from ckd_trainer.utils.errors import InputError
+
+SETTINGS = {
+    "pkd": PKDArguments(pkd_weight=0.5),
+    "pkd of all tokens": PKDArguments(pkd_weight=0.5, pkd_tokens="all", pkd_layers="1:2,2:4"),
+    "cosine": DistilBERTArguments(cosine_weight=0.5),
+    "gram": GramArguments(gram_weight=0.5),
+    "centered gram": GramArguments(gram_weight=0.5, gram_centered=True, gram_layer_mapping="skip"),
+    "minilm": MiniLMArguments(minilm_attention_weight=0.5, minilm_value_weight=0.25),
+    "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.5, minilmv2_heads=4, minilmv2_teacher_layer=3),
+}
+each_method = pytest.mark.parametrize("method", SETTINGS)
+LOGITS = CKDArguments.without_relations(alpha=0.5)
+
+
+def distil(folder, method, *, student=None, teacher=None, ckd_args=LOGITS, **kwargs):
+    """Returns a trainer of a student of 2 layers and a teacher of 4."""
+    return trainer(
+        DistillationTrainer,
+        folder,
+        student or no_dropout(layers=2),
+        teacher_model=teacher or tiny_model(seed=1),
+        ckd_args=ckd_args,
+        methods=[SETTINGS[method] if isinstance(method, str) else method],
+        **kwargs,
+    )
+
+
+def projected(outputs, model, layer):
+    """Returns query, key and value of a layer, from the state below it."""
+    attention = model.bert.encoder.layer[layer - 1].attention.self
+    below = outputs.hidden_states[layer - 1]
+    return [getattr(attention, name)(below) for name in ("query", "key", "value")]
+
+
+def slow_terms(method, ours, theirs, mask):
+    """Returns the terms from two models' outputs and projections ((outputs, {layer: query, key, value}) each)."""
+    states, projections = zip(ours, theirs, strict=True)
+
+    def of(layers, loss, *more):
+        return sum(loss(states[0][s], states[1][t], *more) for s, t in layers) / len(layers)
+
+    def relation(x, y, heads, layers):
+        sides = [(side[layer][x], side[layer][y]) for side, layer in zip(projections, layers, strict=True)]
+        return slow.attention_relation_loss(*sides, mask, heads)
+
+    first = torch.zeros_like(mask)
+    first[:, 0] = 1
+    if method == "pkd":
+        return {"pkd": of([(1, 2)], slow.normalized_state_loss, first)}
+    if method == "pkd of all tokens":
+        return {"pkd": of([(1, 2), (2, 4)], slow.normalized_state_loss, mask)}
+    if method == "cosine":
+        return {"cosine": of([(2, 4)], slow.cosine_loss, mask)}
+    if method == "gram":
+        return {"gram": of([(0, 0), (1, 2), (2, 4)], slow.gram_matrix_loss, mask, False)}
+    if method == "centered gram":
+        return {"gram": of([(1, 2), (2, 4)], slow.gram_matrix_loss, mask, True)}
+    if method == "minilm":
+        return {"minilm_attention": relation(0, 1, 2, (2, 4)), "minilm_value": relation(2, 2, 2, (2, 4))}
+    return {"minilmv2": sum(relation(part, part, 4, (2, 3)) for part in range(3))}
+
+
+@each_method
+def test_a_step_is_the_twins(tmp_path, method):
+    """Terms and gradient of a batch with padding, from the models' own outputs."""
+    run = distil(tmp_path, method)
+    student, teacher = run.model.double().train(), run.teacher_model.double()
+    batch = pad(list(examples(4)))
+    terms, _ = run._terms(student, batch, None)
+    sides = []
+    for model in (student, teacher):
+        outputs = model(**batch, output_hidden_states=True)
+        depth = model.config.num_hidden_layers
+        layers = {layer: projected(outputs, model, layer) for layer in range(1, depth + 1)}
+        sides.append((outputs.hidden_states, layers))
+    expected = slow_terms(method, *sides, batch["attention_mask"])
+    assert terms.keys() - {"task", "logits"} == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, rtol=1e-6, atol=1e-9)
+    weights = [parameter for name, parameter in student.named_parameters() if "encoder" in name]
+    fast, twin = (
+        torch.autograd.grad(sum(found[name] for name in expected), weights, allow_unused=True, retain_graph=True)
+        for found in (terms, expected)
+    )
+    for ours, theirs in zip(fast, twin, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_minilm_reads_the_models_own_attention(tmp_path):
+    """softmax(Q K^T / sqrt(d)) of the captured projections is what the model returns."""
+    run = distil(tmp_path, "minilm")
+    batch = pad(list(examples(4)))
+    (term,) = (term for name, term in run.distillation_objective.terms.items() if name == "minilm_attention")
+    ((query, key, _),) = run.teacher(batch)[term.teacher_signal]
+    torch.manual_seed(1)
+    eager = BertForSequenceClassification._from_config(tiny_config(), attn_implementation="eager").eval()
+    eager.load_state_dict(run.teacher_model.state_dict())
+    own = eager(**batch, output_attentions=True).attentions[3]
+    heads = [side.unflatten(-1, (2, -1)).transpose(1, 2) for side in (query, key)]
+    scores = heads[0] @ heads[1].mT / 16**0.5
+    mask = batch["attention_mask"].bool()
+    found = scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
+    torch.testing.assert_close(found, own)
+
+
+@each_method
+def test_zero_where_student_is_teacher(tmp_path, method):
+    student = no_dropout()
+    teacher = no_dropout()
+    method = {"pkd of all tokens": PKDArguments(pkd_weight=1, pkd_tokens="all", pkd_layers="last"), "minilmv2":
+              MiniLMv2Arguments(minilmv2_weight=1, minilmv2_heads=4)}.get(method, method)  # fmt: skip
+    run = distil(tmp_path, method, student=student, teacher=teacher)
+    terms, _ = run._terms(run.model.train(), pad(list(examples(4))), None)
+    assert all(terms[name].abs() < 1e-6 for name in terms if name != "task")
+
+
+@each_method
+def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, method):
+    """1 x 8 = 2 x 4 = 8 x 1, balanced by the gradient."""
+    weights = []
+    for size in (8, 4, 1):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        # AdamW would make steps of rounding, where the gradient is 0 as for the biases of keys.
+        options |= {"optim": "sgd", "learning_rate": 0.1}
+        run = distil(tmp_path / str(size), method, train=examples(8), options=options)
+        run.train()
+        weights.append(list(run.model.parameters()))
+    for whole, *parts in zip(*weights, strict=True):
+        for part in parts:
+            torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pkd", "gram", "centered gram"])
+def test_cached_is_live(tmp_path, method):
+    both = []
+    for cache in (None, str(tmp_path / "cache")):
+        ckd_args = CKDArguments.without_relations(alpha=0.5, teacher_cache_dir=cache)
+        run = distil(tmp_path / str(bool(cache)), method, ckd_args=ckd_args, steps=4)
+        run.train()
+        both.append(logs(run))
+    for live, cached in zip(*both, strict=True):
+        terms = [name for name in live if name.startswith(("loss", "scale"))]
+        assert len(terms) == 5
+        assert [cached[name] for name in terms] == pytest.approx([live[name] for name in terms], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["pkd of all tokens", "cosine", "minilm", "minilmv2"])
+def test_what_is_too_large_for_a_cache_is_refused(tmp_path, method):
+    ckd_args = CKDArguments.without_relations(teacher_cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="a cache cannot hold the teacher's signal for .*: it is too large to store"):
+        distil(tmp_path, method, ckd_args=ckd_args)
+
+
+@pytest.mark.parametrize("method", ["gram", "centered gram", "minilm", "minilmv2"])
+def test_widths_may_differ(tmp_path, method):
+    run = distil(tmp_path, method, student=no_dropout(layers=2, width=16))
+    run.train()
+    assert logs(run)[0]["nonfinite_steps"] == 0 and all(scale > 0 for scale in run.scales.values())
+
+
+def mpnet():
+    config = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 40}
+    torch.manual_seed(0)
+    return MPNetForSequenceClassification(MPNetConfig(num_hidden_layers=4, max_position_embeddings=40, **config))
+
+
+NARROW = {"layers": 2, "width": 16}
+REFUSED = {
+    "pkd of other widths": (PKDArguments(pkd_weight=1), NARROW, "width 16 .student. and 32 .teacher."),
+    "cosine of other widths": (DistilBERTArguments(cosine_weight=1), NARROW, "set cosine_weight to 0"),
+    "pkd of one layer": (PKDArguments(pkd_weight=1), {"layers": 1}, "give pairs such as 1:4"),
+    "pkd of layers that are not there": (
+        PKDArguments(pkd_weight=1, pkd_layers="1:9"), {"layers": 2}, "pkd_layers: layer mapping 1:9 names 1:9",
+    ),
+    "gram of layers that are not there": (
+        GramArguments(gram_weight=1, gram_layer_mapping="3:4"), {"layers": 2}, "gram_layer_mapping: ",
+    ),
+    "relation heads": (MiniLMv2Arguments(minilmv2_weight=1), {"layers": 2}, "48, which does not divide the student"),
+    "a layer that is not there": (
+        MiniLMArguments(minilm_value_weight=1, minilm_teacher_layer=5), {"layers": 2},
+        "minilm_teacher_layer is 5, but the teacher has 4 layers",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pairs_that_do_not_fit_are_refused(tmp_path, name):
+    method, student, words = REFUSED[name]
+    with pytest.raises(InputError, match=words):
+        distil(tmp_path, method, student=no_dropout(**student))
+
+
+def test_minilm_needs_equal_heads_and_plain_attention(tmp_path):
+    student = no_dropout(layers=2)
+    student.config.num_attention_heads = 4
+    with pytest.raises(InputError, match="the student has 4 attention heads and the teacher 2: use minilmv2_weight"):
+        distil(tmp_path, "minilm", student=student)
+    student = mpnet()
+    with pytest.raises(InputError, match="the attention of a mpnet model also depends on positions"):
+        distil(tmp_path, "minilm", student=student, teacher=mpnet())
+    distil(tmp_path, MiniLMArguments(minilm_value_weight=1), student=student, teacher=mpnet())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        (PKDArguments, {"pkd_weight": -1}, "pkd_weight is -1: give 0 to turn the term off"),
+        (PKDArguments, {"pkd_layers": "uniform"}, "pkd_layers is 'uniform': give skip, last, or pairs"),
+        (PKDArguments, {"pkd_layers": "1-2"}, "pkd_layers is '1-2': give skip, last, or pairs"),
+        (GramArguments, {"gram_weight": float("nan")}, "gram_weight is nan"),
+        (GramArguments, {"gram_layer_mapping": "all"}, "gram_layer_mapping: 'all' is not a layer mapping"),
+        (MiniLMArguments, {"minilm_teacher_layer": 0}, "minilm_teacher_layer is 0: give 1 or more"),
+        (MiniLMv2Arguments, {"minilmv2_heads": 0}, "minilmv2_heads is 0: give 1 or more"),
+        (DistilBERTArguments, {"cosine_weight": float("inf")}, "cosine_weight is inf"),
+    ],
+)
+def test_options_are_checked(method, options, words):
+    with pytest.raises(InputError, match=words):
+        method(**options)
+
+
+def test_every_method_is_off_by_default():
+    assert [method().weights for method in METHODS] == [{}] * len(METHODS)
+
+
+def test_published_layers_of_pkd(tmp_path):
+    """12 to 6 layers: 1 to 5 with 2, 4, 6, 8, 10, or with 7 to 11."""
+    for layers, teacher in (("skip", (2, 4, 6, 8, 10)), ("last", (7, 8, 9, 10, 11))):
+        method = PKDArguments(pkd_weight=1, pkd_layers=layers)
+        run = distil(tmp_path, method, student=no_dropout(layers=6), teacher=tiny_model(layers=12))
+        term = run.distillation_objective.terms["pkd"]
+        assert (term.student_signal.layers, term.teacher_signal.layers) == ((1, 2, 3, 4, 5), teacher)
+
+
+def test_a_method_alone_needs_a_teacher_and_no_other_term(tmp_path):
+    control = CKDArguments.fine_tuning()
+    run = distil(tmp_path, "gram", ckd_args=control)
+    run.train()
+    assert set(run.distillation_objective.weights) == {"task", "gram"} and run.scales["gram"] > 0
+    with pytest.raises(InputError, match="no teacher is given, but the terms gram have a weight"):
+        trainer(DistillationTrainer, tmp_path, no_dropout(layers=2), ckd_args=control, methods=[SETTINGS["gram"]])
+
+
+def test_methods_by_script(tiny_teacher, text_files, tmp_path, capsys):
+    """All at once, beside CKD; the recipe of the run trains the same student again."""
+    options = ["--pkd_weight", "0.2", "--cosine_weight", "0.2", "--gram_weight", "0.2", "--minilmv2_weight", "0.2"]
+    options += ["--minilmv2_heads", "2", "--minilm_value_weight", "0.2", "--minilm_attention_weight", "0.2"]
+    quick = ["--max_steps", "3", "--logging_steps", "1", "--report_to", "none", "--disable_tqdm", "true"]
+    command = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *text_files, *quick, "--do_train"]
+    run_glue_ckd.main([*command, "--output_dir", str(tmp_path / "one"), *options])
+    recipe = tmp_path / "one" / "recipe.yaml"
+    assert "minilmv2_heads: 2" in recipe.read_text()
+    run_glue_ckd.main([str(recipe), "--output_dir", str(tmp_path / "two")])
+    students = [AutoModelForSequenceClassification.from_pretrained(tmp_path / name) for name in ("one", "two")]
+    for ours, theirs in zip(*(student.parameters() for student in students), strict=True):
+        assert torch.equal(ours, theirs)
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "minilmv2" in card and "PKD on layers 1:2" in card
+
+    alone = ["--alpha", "0", *(f"--{a}_{b}_weight=0" for a in ("wr", "ltr") for b in ("distance", "angle"))]
+    run_glue_ckd.main([*command, "--output_dir", str(tmp_path / "three"), *alone, "--gram_weight", "1"])
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*command, "--output_dir", str(tmp_path / "four"), "--minilmv2_weight", "1"])
+    assert "minilmv2_heads is 48, which does not divide" in capsys.readouterr().err
+    assert not (tmp_path / "four").exists()
