@@ -46,6 +46,12 @@ class CKDArguments:
     temperature: float = option(
         3.0, "Divides the logits of teacher and student before they are compared, to soften them; above 0."
     )
+    logit_loss: Literal["kl", "reverse_kl", "skewed_kl", "mse"] = option(
+        "kl",
+        "The loss on class logits. kl: KL(teacher || student); reverse_kl: KL(student || teacher); skewed_kl: "
+        "KL(teacher || 0.1 teacher + 0.9 student), as in DistiLLM; mse: the squared error of the logits. Scores are "
+        "always compared by their squared error.",
+    )
     scale_by_temperature: bool = option(
         True,
         "Multiply the classification logit loss by temperature squared, so that its gradient does not shrink with the "

@@ -61,7 +61,14 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def logit_loss(
-        self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, scale_by_temperature: bool
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        batch: Batch,
+        *,
+        temperature: float,
+        scale_by_temperature: bool,
+        loss: str = "kl",
     ) -> Tensor:
         """Returns the loss between the student's and the teacher's logits, the mean over `logit_count` items.
 
@@ -69,6 +76,7 @@ class Head(abc.ABC):
             student, teacher: logits, in the student's order of labels.
             temperature: softens both.
             scale_by_temperature: multiply by temperature squared, if that preserves the size of the gradient.
+            loss: one of `ckd_trainer.losses.logits.LOGIT_LOSSES`; passed only if it is not the default.
         """
 
     def logit_count(self, batch: Batch) -> Tensor:

@@ -125,7 +125,7 @@ class Score(Head):
         return (~batch["labels"].isnan()).sum()
 
     def logit_loss(
-        self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, scale_by_temperature: bool
+        self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, **others: Any
     ) -> Tensor:
         return regression_logit_loss(student, teacher, temperature=temperature)
 

@@ -161,13 +161,21 @@ def contextual_relation_losses(
     return losses
 
 
-def classification_logit_loss(student_logits, teacher_logits, *, temperature=1.0, scale_by_temperature=True):
-    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), mean over the examples."""
-    examples = zip(student_logits.double(), teacher_logits.detach().double(), strict=True)
-    divergences = [
-        _kl(_probabilities([z / temperature for z in teacher]), _probabilities([z / temperature for z in student]))
-        for student, teacher in examples
-    ]
+def classification_logit_loss(
+    student_logits, teacher_logits, *, temperature=1.0, scale_by_temperature=True, loss="kl"
+):
+    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), or another loss, mean over the examples."""
+    divergences = []
+    for student, teacher in zip(student_logits.double(), teacher_logits.detach().double(), strict=True):
+        if loss == "mse":
+            errors = [(s - t) / temperature for s, t in zip(student, teacher, strict=True)]
+            divergences.append(sum(error * error for error in errors) / len(errors))
+            continue
+        p, q = (_probabilities([z / temperature for z in logits]) for logits in (teacher, student))
+        if loss == "skewed_kl":
+            divergences.append(_kl(p, [0.1 * one + 0.9 * other for one, other in zip(p, q, strict=True)]))
+        else:
+            divergences.append(_kl(p, q) if loss == "kl" else _kl(q, p))
     factor = temperature**2 if scale_by_temperature else 1
     return factor * sum(divergences) / len(divergences)
 
@@ -179,11 +187,8 @@ def regression_logit_loss(student_logits, teacher_logits, *, temperature=1.0):
     return sum(error * error for error in errors) / len(errors)
 
 
-def span_logit_loss(
-    student_start, student_end, teacher_start, teacher_end, mask, *, temperature=1.0, scale_by_temperature=True
-):
+def span_logit_loss(student_start, student_end, teacher_start, teacher_end, mask, **options):
     """The mean of the classification losses of start and end, over the positions in the mask."""
-    options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature}
     halves = []
     for student, teacher in ((student_start, teacher_start), (student_end, teacher_end)):
         examples = [

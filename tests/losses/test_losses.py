@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckd_trainer import losses
 from ckd_trainer.losses import geometry, pairs, triples
+from ckd_trainer.losses.logits import LOGIT_LOSSES
 
 PAIR_OPTIONS = [
     *({"distance": "cosine", "distance_loss": "kl", "relation_temperature": tau} for tau in (0.05, 1.0, 3.0)),
@@ -567,14 +568,33 @@ def test_width_never_meets_pairs_or_triples(rng, window):
 @pytest.mark.parametrize("scale_by_temperature", [True, False])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("labels", [1, 2, 7])
-def test_classification_logits_equal_loops(rng, labels, temperature, scale_by_temperature):
+@pytest.mark.parametrize("loss", LOGIT_LOSSES)
+def test_classification_logits_equal_loops(rng, loss, labels, temperature, scale_by_temperature):
     student, teacher = torch.randn(2, 5, labels, generator=rng, dtype=torch.float64)
-    options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature}
+    options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature, "loss": loss}
     student.requires_grad_()
     fast = losses.classification_logit_loss(student, teacher, **options)
     assert_same(fast, reference.classification_logit_loss(student, teacher, **options), [student])
     assert torch.autograd.gradcheck(lambda x: losses.classification_logit_loss(x, teacher, **options), student)
-    assert losses.classification_logit_loss(teacher, teacher, **options) == 0
+    assert losses.classification_logit_loss(teacher, teacher, **options).abs() < 1e-12
+
+
+@pytest.mark.parametrize("loss", LOGIT_LOSSES)
+def test_logits_of_tokens_and_labels_are_those_of_rows(rng, loss):
+    """A token is a row of classes; a label is a row of the two classes (z, 0), whose squared error is that of z."""
+    student, teacher = torch.randn(2, 3, 4, 5, generator=rng, dtype=torch.float64)
+    student.requires_grad_()
+    options = {"temperature": 2.0, "loss": loss}
+    mask = torch.rand(3, 4, generator=rng) < 0.7
+    mask[0, 0] = True
+    rows = reference.classification_logit_loss(student[mask], teacher[mask], **options)
+    assert_same(losses.token_logit_loss(student, teacher, mask, **options), rows, [student])
+    both = [logits.reshape(-1, 1) for logits in (student, teacher)]
+    if loss != "mse":
+        both = [torch.cat((logits, torch.zeros_like(logits)), 1) for logits in both]
+    labels = [logits.flatten(0, 1) for logits in (student, teacher)]
+    slow = reference.classification_logit_loss(*both, **options)
+    assert_same(losses.multilabel_logit_loss(*labels, **options), slow, [student])
 
 
 def test_classification_logits_by_hand():
@@ -614,12 +634,13 @@ def test_loss_on_spans_is_that_of_each_text_alone(rng):
 
 @pytest.mark.parametrize("scale_by_temperature", [True, False])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 3.0])
-@pytest.mark.parametrize("mask", [mask for mask in MASKS if mask != "no valid token"])
-def test_span_logits_equal_loops(rng, mask, temperature, scale_by_temperature):
+@pytest.mark.parametrize("mask", ["full", "holes", "padding on the left", "one real token"])
+@pytest.mark.parametrize("loss", LOGIT_LOSSES)
+def test_span_logits_equal_loops(rng, loss, mask, temperature, scale_by_temperature):
     mask = torch.tensor(MASKS[mask])
     start, end, teacher_start, teacher_end = torch.randn(4, *mask.shape, generator=rng, dtype=torch.float64)
     student = [start.requires_grad_(), end.requires_grad_()]
-    options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature}
+    options = {"temperature": temperature, "scale_by_temperature": scale_by_temperature, "loss": loss}
     fast = losses.span_logit_loss(*student, teacher_start, teacher_end, mask, **options)
     assert_same(fast, reference.span_logit_loss(*student, teacher_start, teacher_end, mask, **options), student)
     junk = [x.detach().masked_fill(mask == 0, math.nan) for x in (*student, teacher_start, teacher_end)]
@@ -632,10 +653,14 @@ def test_extreme_logits_stay_finite(dtype, temperature):
     student = torch.tensor([[6e4, -6e4, 0], [-6e4, -6e4, -6e4], [0, 1e-7, 6e4]], dtype=dtype, requires_grad=True)
     teacher = student.detach().flip(1)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 0, 0]])
+    sides = (student, student, teacher, teacher)
     for value in (
-        losses.classification_logit_loss(student, teacher, temperature=temperature),
+        *(
+            losses.classification_logit_loss(student, teacher, temperature=temperature, loss=kind)
+            for kind in LOGIT_LOSSES[:3]
+        ),
         losses.regression_logit_loss(student[:, :1] / 1000, teacher[:, :1] / 1000, temperature=temperature),
-        losses.span_logit_loss(student, student, teacher, teacher, mask, temperature=temperature),
+        *(losses.span_logit_loss(*sides, mask, temperature=temperature, loss=kind) for kind in LOGIT_LOSSES[:3]),
     ):
         assert value.dtype == torch.float32 and torch.isfinite(value) and value > 0
         (gradient,) = torch.autograd.grad(value, student)

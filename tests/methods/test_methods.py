@@ -4,10 +4,12 @@ import pytest
 import torch
 from helpers import method_reference as slow
 from helpers.commands import STUDENT
+from helpers.reference import classification_logit_loss
 from helpers.tiny import no_dropout, tiny_config, tiny_model
 from helpers.training import examples, logs, pad, trainer
 from transformers import (
     AutoModelForSequenceClassification,
+    BertConfig,
     BertForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
@@ -245,6 +247,24 @@ def test_minilm_needs_equal_heads_and_plain_attention(tmp_path):
 def test_options_are_checked(method, options, words):
     with pytest.raises(InputError, match=words):
         method(**options)
+
+
+@pytest.mark.parametrize("loss", ["reverse_kl", "skewed_kl", "mse"])
+def test_losses_of_logits(tmp_path, loss):
+    """The term of a step, its name in the plan, and a score, which has one loss only."""
+    run = distil(
+        tmp_path, "gram", ckd_args=CKDArguments.without_relations(alpha=0.5, temperature=2.0, logit_loss=loss)
+    )
+    batch = pad(list(examples(4)))
+    terms, outputs = run._terms(run.model.train(), batch, None)
+    theirs = run.teacher_model(**batch).logits
+    slow_loss = classification_logit_loss(outputs["logits"], theirs, temperature=2.0, loss=loss)
+    torch.testing.assert_close(terms["logits"].double(), slow_loss, rtol=1e-5, atol=1e-7)
+    assert f"0.5 logits ({loss})" in run.distillation_objective.describe()
+    score = {"num_labels": 1, "problem_type": "regression", "num_hidden_layers": 2}
+    models = [BertForSequenceClassification(BertConfig(**tiny_config().to_diff_dict() | score)) for _ in range(2)]
+    with pytest.raises(InputError, match=f"logit_loss is {loss}, but the model predicts a score"):
+        distil(tmp_path, "gram", student=models[0], teacher=models[1], ckd_args=run.ckd_args)
 
 
 def test_every_method_is_off_by_default():
