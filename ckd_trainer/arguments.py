@@ -130,6 +130,9 @@ class CKDArguments:
         "emb+skip",
         "The layers that the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
     )
+    projection_learning_rate: float | None = option(
+        None, "Learning rate of learned projections, which TinyBERT has; by default that of the student."
+    )
     teacher_cache_dir: str | None = option(
         None,
         "Folder for the teacher's logits and relations. They are computed once, then read by every epoch and by every "
@@ -148,6 +151,9 @@ class CKDArguments:
         if self.balance_interval is not None and self.term_balance == "none":
             raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")
         check_positive(self, "balance_interval")
+        rate = self.projection_learning_rate
+        if rate is not None and not (rate >= 0 and math.isfinite(rate)):
+            raise InputError(f"projection_learning_rate is {rate}: give 0 or a positive number.")
         if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
             raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")
         if not math.isfinite(self.teacher_score_shift):

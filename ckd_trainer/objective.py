@@ -50,8 +50,8 @@ class Objective:
         for term in terms:
             if next(term.parameters(), None) is not None:
                 raise InputError(
-                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: move "
-                    "them to the student, or make them buffers if they are not trained."
+                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: read "
+                    "ProjectedStates to learn a projection, or make them buffers if they are not trained."
                 )
         self.weights = ({"task": task_weight} if task_weight is not None else {}) | {
             name: term.weight for name, term in self.terms.items()

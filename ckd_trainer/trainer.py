@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides twelve methods of `Trainer`:
+`DistillationTrainer` overrides fifteen methods of `Trainer`:
 
 - `compute_loss` adds the terms that compare the student with the teacher.
 - `call_model_init` fits the terms to each new student.
@@ -8,10 +8,11 @@
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
 - `_get_train_sampler` shuffles batches of similar length.
+- `train` and `create_optimizer` train learned projections with the student.
 - `log` reports each term.
 - `prediction_step` keeps only logits.
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
-- `_save_rng_state` waits for all processes.
+- `_save_rng_state` and `_load_from_checkpoint` add the projections to checkpoints; the first waits for all processes.
 - `create_model_card` describes the distillation.
 
 Everything else is `Trainer`.
@@ -38,9 +39,10 @@ from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
-from ckd_trainer.teacher.signals import Listener, Logits, Signal
+from ckd_trainer.teacher.signals import Listener, Logits, ProjectedStates, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
+from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
@@ -163,6 +165,7 @@ class DistillationTrainer(Trainer):
         self._given_teacher: Any = teacher_model
         self._source: TeacherSource | None = None  # one for all students
         self._listener: Listener | None = None
+        self._projections: Projections | None = None
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._fit_to(self.model)
 
@@ -203,6 +206,7 @@ class DistillationTrainer(Trainer):
             self._read_from(teacher, student)
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
         self._listen_to(student, objective.student_signals)
+        self._project(student, objective.student_signals)
         self._balance_with(objective.balanced)
         self._running_means = RunningMeans(list(objective.weights))
         if previous is None or previous.describe() != objective.describe():
@@ -325,6 +329,40 @@ class DistillationTrainer(Trainer):
         if self._listener is not None:
             self._listener.close()
         self._listener = Listener(student, signals)
+
+    def _project(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
+        """Gives a student the projections that its signals need."""
+        if self._projections is not None:
+            self._projections.detach()
+        projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
+        self._projections = Projections(student, projected, self.args.seed) if projected else None
+        if self._projections is not None:
+            self._projections.attach()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains learned projections with the student, and takes them out of it at the end."""
+        if self._projections is not None:
+            self._projections.attach()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._projections is not None:
+                self._projections.detach()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Gives learned projections their own learning rate, if there is one."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self._projections is not None:
+            learning_rate = self.ckd_args.projection_learning_rate
+            trained = {weight for group in optimizer.param_groups for weight in group["params"]}
+            if not trained.issuperset(self._projections.module.parameters()):
+                raise InputError(
+                    "the optimizer given to the trainer does not train the projections that a term learns: leave it "
+                    "out, or choose it by `optim`."
+                )
+            if learning_rate is not None:
+                use_learning_rate(optimizer, self._projections.module, learning_rate)
+        return optimizer
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         for tokenizer in (self.processing_class, getattr(self.data_collator, "tokenizer", None)):
@@ -609,8 +647,20 @@ class DistillationTrainer(Trainer):
                 logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
         super().log(logs, start_time)
 
+    @property
+    def _saves_projections(self) -> bool:
+        # With FSDP and DeepSpeed, checkpoints hold all weights of the wrapped student, its projections included.
+        return self._projections is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._saves_projections:
+            self._projections.load(resume_from_checkpoint)
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        if self._saves_projections and self.args.should_save:
+            self._projections.save(output_dir)
         # Each process saves its own. The trainer state marks a checkpoint as complete, so it must come after them all.
         self.accelerator.wait_for_everyone()
 

@@ -53,6 +53,7 @@ PRIVATE = {
         "_signature_columns",
         "_prepare_inputs",  # nor places batches as a training step does
         "_save_rng_state",  # nothing public comes between the files of a checkpoint
+        "_load_from_checkpoint",  # nor reads one
     },
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
     "ckd_trainer/metrics/squad.py": {"_info", "_compute"},
@@ -145,6 +146,8 @@ SIGNATURES = [
     (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),
     (Trainer.log, "self logs start_time", "trainer.py: the terms in the log"),
     (Trainer.create_model_card, "self language license tags model_name", "trainer.py, model_card.py: README.md"),
+    (Trainer._load_from_checkpoint, "self resume_from_checkpoint model", "trainer.py: projections are read"),
+    (Trainer.create_optimizer, "self model", "trainer.py: the learning rate of projections"),
     (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
     (Trainer.training_step, "self model inputs num_items_in_batch", "tests/helpers/chaos.py: kills in a step"),
     (Trainer.get_optimizer_cls_and_kwargs, "args model", "run.py: an optimizer that cannot be made is refused"),

@@ -24,7 +24,7 @@ from ckd_trainer.utils.errors import InputError
 class Term(torch.nn.Module, abc.ABC):
     """A term of the loss: a mean over the items of a step.
 
-    It has no parameters of its own, because nothing would train them.
+    It has no parameters of its own, because nothing would train them; `ProjectedStates` learns a projection.
 
     Attributes:
         name: its name in logs, `loss_<name>`.

@@ -9,13 +9,14 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
 
 _DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
 
 
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Returns the trained weights that all terms reach: those of the encoder, without head and pooler.
+    """Returns the trained weights that all terms reach: those of the encoder, without head, pooler and projections.
 
     Falls back to all trained weights if the encoder has none, or if the module holds no transformers model.
     """
@@ -24,7 +25,7 @@ def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
         parameter: None  # a dict, so that each is listed once
         for inner in inner_models(model)
         for name, parameter in inner.base_model.named_parameters()
-        if parameter.requires_grad and "pooler" not in name.split(".")
+        if parameter.requires_grad and not {"pooler", MODULE} & {*name.split(".")}
     }
     return list(weights) or [parameter for parameter in model.parameters() if parameter.requires_grad]
 

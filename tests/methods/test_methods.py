@@ -24,6 +24,7 @@ from ckd_trainer.methods import (
     MiniLMArguments,
     MiniLMv2Arguments,
     PKDArguments,
+    TinyBERTArguments,
 )
 from ckd_trainer.utils.errors import InputError
 
@@ -33,6 +34,12 @@ SETTINGS = {
     "cosine": DistilBERTArguments(cosine_weight=0.5),
     "gram": GramArguments(gram_weight=0.5),
     "centered gram": GramArguments(gram_weight=0.5, gram_centered=True, gram_layer_mapping="skip"),
+    "tinybert": TinyBERTArguments(
+        tinybert_embedding_weight=0.25, tinybert_hidden_weight=0.5, tinybert_attention_weight=0.5
+    ),
+    "tinybert separate": TinyBERTArguments(
+        tinybert_embedding_weight=0.25, tinybert_hidden_weight=0.5, tinybert_projection="separate"
+    ),
     "minilm": MiniLMArguments(minilm_attention_weight=0.5, minilm_value_weight=0.25),
     "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.5, minilmv2_heads=4, minilmv2_teacher_layer=3),
 }
@@ -60,8 +67,11 @@ def projected(outputs, model, layer):
     return [getattr(attention, name)(below) for name in ("query", "key", "value")]
 
 
-def slow_terms(method, ours, theirs, mask):
-    """Returns the terms from two models' outputs and projections ((outputs, {layer: query, key, value}) each)."""
+def slow_terms(method, ours, theirs, mask, lines):
+    """Returns the terms from two models' outputs and projections ((outputs, {layer: query, key, value}) each).
+
+    lines: the learned linear layers.
+    """
     states, projections = zip(ours, theirs, strict=True)
 
     def of(layers, loss, *more):
@@ -83,6 +93,17 @@ def slow_terms(method, ours, theirs, mask):
         return {"gram": of([(0, 0), (1, 2), (2, 4)], slow.gram_matrix_loss, mask, False)}
     if method == "centered gram":
         return {"gram": of([(1, 2), (2, 4)], slow.gram_matrix_loss, mask, True)}
+    if method.startswith("tinybert"):
+        hidden = [slow.state_loss(lines[-1](states[0][s]), states[1][t], mask) for s, t in [(1, 2), (2, 4)]]
+        embedding = slow.state_loss(lines[0](states[0][0]), states[1][0], mask)
+        terms = {"tinybert_embedding": embedding, "tinybert_hidden": sum(hidden)}
+        if method == "tinybert":
+            sides = [
+                [tuple(side[layer][:2]) for side, layer in zip(projections, layers, strict=True)]
+                for layers in [(1, 2), (2, 4)]
+            ]
+            terms["tinybert_attention"] = sum(slow.attention_score_loss(*side, mask, 2) for side in sides)
+        return terms
     if method == "minilm":
         return {"minilm_attention": relation(0, 1, 2, (2, 4)), "minilm_value": relation(2, 2, 2, (2, 4))}
     return {"minilmv2": sum(relation(part, part, 4, (2, 3)) for part in range(3))}
@@ -101,7 +122,8 @@ def test_a_step_is_the_twins(tmp_path, method):
         depth = model.config.num_hidden_layers
         layers = {layer: projected(outputs, model, layer) for layer in range(1, depth + 1)}
         sides.append((outputs.hidden_states, layers))
-    expected = slow_terms(method, *sides, batch["attention_mask"])
+    lines = [line for line in getattr(student, "distillation", torch.nn.Module()).modules() if hasattr(line, "bias")]
+    expected = slow_terms(method, *sides, batch["attention_mask"], lines)
     assert terms.keys() - {"task", "logits"} == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, rtol=1e-6, atol=1e-9)
@@ -133,7 +155,7 @@ def test_minilm_reads_the_models_own_attention(tmp_path):
     torch.testing.assert_close(found, own)
 
 
-@each_method
+@pytest.mark.parametrize("method", [name for name in SETTINGS if "tinybert" not in name])
 def test_zero_where_student_is_teacher(tmp_path, method):
     student = no_dropout()
     teacher = no_dropout()
@@ -174,14 +196,14 @@ def test_cached_is_live(tmp_path, method):
         assert [cached[name] for name in terms] == pytest.approx([live[name] for name in terms], rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["pkd of all tokens", "cosine", "minilm", "minilmv2"])
+@pytest.mark.parametrize("method", ["pkd of all tokens", "cosine", "tinybert", "minilm", "minilmv2"])
 def test_what_is_too_large_for_a_cache_is_refused(tmp_path, method):
     ckd_args = CKDArguments.without_relations(teacher_cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="a cache cannot hold the teacher's signal for .*: it is too large to store"):
         distil(tmp_path, method, ckd_args=ckd_args)
 
 
-@pytest.mark.parametrize("method", ["gram", "centered gram", "minilm", "minilmv2"])
+@pytest.mark.parametrize("method", ["gram", "centered gram", "tinybert", "tinybert separate", "minilm", "minilmv2"])
 def test_widths_may_differ(tmp_path, method):
     run = distil(tmp_path, method, student=no_dropout(layers=2, width=16))
     run.train()
@@ -239,6 +261,8 @@ def test_minilm_needs_equal_heads_and_plain_attention(tmp_path):
         (PKDArguments, {"pkd_layers": "1-2"}, "pkd_layers is '1-2': give skip, last, or pairs"),
         (GramArguments, {"gram_weight": float("nan")}, "gram_weight is nan"),
         (GramArguments, {"gram_layer_mapping": "all"}, "gram_layer_mapping: 'all' is not a layer mapping"),
+        (TinyBERTArguments, {"tinybert_layer_mapping": "emb+skip"}, "matches embeddings, which tinybert_embedding_w"),
+        (TinyBERTArguments, {"tinybert_layer_mapping": "0:0"}, "matches embeddings, which tinybert_embedding_weight"),
         (MiniLMArguments, {"minilm_teacher_layer": 0}, "minilm_teacher_layer is 0: give 1 or more"),
         (MiniLMv2Arguments, {"minilmv2_heads": 0}, "minilmv2_heads is 0: give 1 or more"),
         (DistilBERTArguments, {"cosine_weight": float("inf")}, "cosine_weight is inf"),
