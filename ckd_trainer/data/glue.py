@@ -204,19 +204,18 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     texts = {"text": arguments.text_column}
     if arguments.text_pair_column:
         texts["text_pair"] = arguments.text_pair_column
-    label, names = arguments.label_column, None
+    label, named = arguments.label_column, None
     if arguments.dataset_name:
-        data = NamedDataset(arguments)
-        open_split = _dataset_opener(data, list(texts.values()), label)
-        names = data.class_names(label)
+        named = NamedDataset(arguments)
+        open_split = _dataset_opener(named, list(texts.values()), label)
     else:
         open_split = _file_opener(arguments, list(texts.values()), label, splits)
-    train = None
-    if arguments.regression:
-        names = None
-    elif names is None:
-        train = open_split("train")
-        names = class_names(train, label)
+    names = train = None
+    if not arguments.regression:
+        names = None if named is None else named.class_names(label)
+        if names is None:
+            train = open_split("train")
+            names = class_names(train, label)
 
     def read(split: str) -> Dataset:
         table = train if split == "train" and train is not None else open_split(split)
