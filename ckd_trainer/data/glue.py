@@ -1,9 +1,4 @@
-"""Texts and labels of GLUE, of data sets by name and of the user's files: loading, tokenizing, metrics, predictions.
-
-    ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
-
-zips the prediction files of several runs for the GLUE server.
-"""
+"""Texts and labels of GLUE, of data sets by name and of the user's files: loading, tokenizing and metrics."""
 
 import logging
 import os
@@ -22,10 +17,10 @@ from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.hub import NamedDataset, loaded
-from ckd_trainer.data.submission import write_predictions, zip_submission
+from ckd_trainer.data.submission import write_predictions
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.metrics.glue import GlueMetric
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, short
+from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 __all__ = [
@@ -35,7 +30,6 @@ __all__ = [
     "compute_metrics_for",
     "files_of",
     "load_task",
-    "main",
     "tokenize",
     "write_predictions",
 ]
@@ -313,27 +307,3 @@ def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, 
         return metric.compute(predictions=predictions, references=prediction.label_ids)
 
     return compute_metrics
-
-
-@command_line
-def main(argv: list[str] = None) -> None:
-    """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
-    parser = ArgumentParser(prog="ckd-trainer", description="Work with GLUE files.")
-    submission = parser.add_subparsers(dest="command", required=True).add_parser(
-        "submission", help="zip the prediction files of run folders for the GLUE server"
-    )
-    submission.add_argument("folders", nargs="+", metavar="DIR", help="a run folder with prediction files")
-    submission.add_argument("--output", default="glue_submission.zip", help="the zip file (default: %(default)s)")
-    submission.add_argument("--overwrite", action="store_true", help="replace an existing zip file")
-    options = parser.parse_args(argv)
-    # AX is the server's diagnostic set: optional, predicted by an MNLI model.
-    names = [name for task in GLUE_TASKS.values() for name in task.submission.values()] + ["AX.tsv"]
-    with input_errors_about(options.output):
-        found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
-    print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
-    if missing:
-        print(f"Missing: {', '.join(missing)}. The server requires all but AX.tsv, which is optional.")
-
-
-if __name__ == "__main__":
-    main()
