@@ -175,7 +175,7 @@ class ModelPair:
             raise InputError(
                 f"the teacher has {self.teacher_config.num_labels} outputs, but the start and end of an answer need "
                 f"{len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
-                "run_teacher.py."
+                "ckd-trainer teacher."
             )
 
     def check_max_length(self, max_seq_length: int) -> None:
