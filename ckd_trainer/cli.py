@@ -86,11 +86,15 @@ def _run(prog: str, commands: Mapping[str, Command | Group], argv: list[str]) ->
         return
     importlib.import_module(command.module).main(words)
     if command.trains:
-        from ckd_trainer.utils.processes import part  # which imports torch
+        from ckd_trainer.utils.processes import destroy_process_group  # which imports torch
 
-        part()
+        destroy_process_group()
 
 
 def _help(prog: str, commands: Mapping[str, Command | Group]) -> str:
-    lines = [f"usage: {prog} COMMAND ...", "", *(f"  {name:12}{part.summary}" for name, part in commands.items())]
+    lines = [
+        f"usage: {prog} COMMAND ...",
+        "",
+        *(f"  {name:12}{command.summary}" for name, command in commands.items()),
+    ]
     return "\n".join([*lines, "", f"For the options of a command: {prog} COMMAND --help"])

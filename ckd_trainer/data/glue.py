@@ -124,15 +124,15 @@ def load_task(
 
 
 def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
-    """Loads a GLUE task; `read(split, file, labelled, needed)` returns a Dataset, or None for a missing second set."""
+    """Loads a GLUE task; `read(split, file, labeled, needed)` returns a Dataset, or None for a missing second set."""
 
-    def read_sets(sets: Mapping[str, tuple[str, str]], labelled: bool) -> dict[str, Dataset]:
-        data = {key: read(*place, labelled=labelled, needed=not key) for key, place in sets.items()}
+    def read_sets(sets: Mapping[str, tuple[str, str]], labeled: bool) -> dict[str, Dataset]:
+        data = {key: read(*place, labeled=labeled, needed=not key) for key, place in sets.items()}
         return {key: part for key, part in data.items() if part is not None}
 
     return TextTask(
         name=glue.name,
-        train=read("train", "train.tsv", labelled=True, needed=True) if "train" in splits else None,
+        train=read("train", "train.tsv", labeled=True, needed=True) if "train" in splits else None,
         validation=read_sets(glue.validation, True) if "validation" in splits else {},
         test=read_sets(glue.test, False) if "test" in splits else {},
         text_columns=glue.text_columns,
@@ -147,16 +147,16 @@ def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
         advice="check the network, or give data_dir, a folder in the classic GLUE layout",
     )
 
-    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset:
+    def read(split: str, file: str, *, labeled: bool, needed: bool) -> Dataset:
         data = parts[split]
-        if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
+        if labeled and glue.label_names and data.features["label"].names != list(glue.label_names):
             raise InputError(
                 f"{GLUE_ON_HUB} has the labels {short(data.features['label'].names)} for {glue.name}, not "
                 f"{list(glue.label_names)}: this is another version of the data; give data_dir instead."
             )
         table = Table(data, f"{GLUE_ON_HUB}, {glue.name}, {split}", range(1, len(data) + 1), unit="row")
         texts = {name: name for name in glue.text_columns}
-        return _encode(table, texts, "label" if labelled else None, glue.label_names, f"{glue.name} has")
+        return _encode(table, texts, "label" if labeled else None, glue.label_names, f"{glue.name} has")
 
     return read
 
@@ -168,7 +168,7 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
     with input_errors_about(folder):
         there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
-    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset | None:
+    def read(split: str, file: str, *, labeled: bool, needed: bool) -> Dataset | None:
         path = folder / file
         if not path.is_file():
             if needed:
@@ -179,8 +179,8 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
             logger.warning("%s is missing, so %s is left out: only the matched set is used.", path, split)
             return None
         texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
-        label = glue.file_label_column if labelled else None
-        columns = glue.file_columns if labelled else None
+        label = glue.file_label_column if labeled else None
+        columns = glue.file_columns if labeled else None
         table = open_table(path, columns=columns, usecols=[*texts.values(), label], quoting=quoting)
         return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 

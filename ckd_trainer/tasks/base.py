@@ -155,7 +155,7 @@ def _run_started(
     ckd_args: CKDArguments | None,
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
-    read = TrainingInputs(args, begin, model_args, distils=bool(ckd_args and ckd_args.weights))
+    read = TrainingInputs(args, begin, model_args, distills=bool(ckd_args and ckd_args.weights))
     read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -178,21 +178,21 @@ def _run_started(
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
-        distils=bool(ckd_args.weights),
+        distills=bool(ckd_args.weights),
         trains=trains,
     )
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
-    if pair.distils:  # raises if a layer mapping does not fit
+    if pair.distills:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
         terms_of(ckd_args, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
-    if pair.distils:
+    if pair.distills:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     student, teacher = pair.load()

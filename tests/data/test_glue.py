@@ -169,7 +169,7 @@ def test_folders_that_pandas_has_written_are_warned_of(shared_data, tmp_path, ca
 
 
 def hub_parts(task):
-    """The splits of nyu-mll/glue in its schema, three examples each; the test set is unlabelled, which is -1 there."""
+    """The splits of nyu-mll/glue in its schema, three examples each; the test set is unlabeled, which is -1 there."""
     kind = ClassLabel(names=list(task.label_names)) if task.label_names else Value("float32")
     columns = {column: Value("string") for column in task.text_columns}
     features = Features({**columns, "label": kind, "idx": Value("int32")})
@@ -261,13 +261,13 @@ def rows(labels, name="text"):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_own_files(tmp_path, suffix):
     data = [{"a": "x, y", "b": "z", "kind": "yes", "id": "1"}, {"a": "u", "b": "v", "kind": "no", "id": "2"}]
-    unlabelled = [{"a": "t", "b": "s"}]
+    unlabeled = [{"a": "t", "b": "s"}]
     arguments = own_arguments(
         tmp_path,
         data,
         data[:1],
         suffix,
-        test_file=write_rows(tmp_path / f"test{suffix}", unlabelled),
+        test_file=write_rows(tmp_path / f"test{suffix}", unlabeled),
         text_column="a",
         text_pair_column="b",
         label_column="kind",
