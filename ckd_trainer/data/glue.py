@@ -114,8 +114,9 @@ def load_task(
         else:
             read = _hub_reader(glue)
         task = _load_glue(glue, read, splits)
-    if task.train is not None and (arguments.max_train_samples or len(task.train)) < len(task.train):
-        rows = random.Random(seed).sample(range(len(task.train)), arguments.max_train_samples)
+    most = arguments.max_train_samples
+    if task.train is not None and most is not None and most < len(task.train):
+        rows = random.Random(seed).sample(range(len(task.train)), most)
         task.train = task.train.select(sorted(rows))
     for sets, limit in ((task.validation, arguments.max_eval_samples), (task.test, arguments.max_predict_samples)):
         for key, data in sets.items():

@@ -35,11 +35,11 @@ def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str |
     """
     logits = np.asarray(logits)
     glue = GLUE_TASKS.get(task.name)
-    if task.is_regression:
+    labels = glue.file_labels if glue else task.label_names
+    if labels is None:
         scores = logits.reshape(-1)
         words = [f"{score:.3f}" for score in scores.clip(0, 5)] if glue else [str(score) for score in scores]
     else:
-        labels = glue.file_labels if glue else task.label_names
         words = [labels[index] for index in logits.argmax(-1)]
     path = Path(output_dir) / (glue.submission[name] if glue else "predictions.tsv")
     lines = ["index\tprediction", *(f"{index}\t{word}" for index, word in enumerate(words))]

@@ -184,9 +184,12 @@ def _rows(examples: Dataset) -> str:
 
 def _recorded(args: TrainingArguments, start: Start) -> Inputs:
     """Returns the inputs of the run to resume; empty if training starts from the beginning."""
-    if start.checkpoint is None and not start.is_trained:
+    if start.is_trained:
+        folder = Path(args.output_dir)
+    elif start.checkpoint is not None:
+        folder = Path(os.path.abspath(start.checkpoint)).parent
+    else:
         return {}
-    folder = Path(args.output_dir if start.is_trained else os.path.dirname(os.path.abspath(start.checkpoint)))
     try:
         inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
         return {option: dict(parts) for option, parts in inputs.items()}

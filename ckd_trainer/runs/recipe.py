@@ -43,7 +43,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
         >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
     """
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
-    fields = {}
+    fields: dict[str, Any] = {}
     for cls in dataclass_types:
         hints = typing.get_type_hints(cls)
         fields |= {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
