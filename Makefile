@@ -1,4 +1,4 @@
-# make quickstart      a teacher and three students on the embedded task, then a table and a picture
+# make quickstart      a teacher and three students on the demo task, then a table and a picture
 # make quickstart-qa   the same for question answering, in about four minutes
 # make test            the tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed

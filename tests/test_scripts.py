@@ -85,7 +85,7 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
     assert record["versions"]["torch"] == version("torch") and record["processes"] == 1
 
     card = (output / "README.md").read_text()
-    assert "A student of `trained`" in card and f"| accuracy | {left['eval_accuracy']:.4f} |" in card
+    assert "Distilled from `trained`" in card and f"| accuracy | {left['eval_accuracy']:.4f} |" in card
     assert "0.3 task + 0.7 logits + 1 wr_distance" in card and str(tmp_path) not in card
 
     classify = pipeline("text-classification", model=str(output))
@@ -152,7 +152,7 @@ def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text
     assert results(output)["train_runtime"] == before["train_runtime"]
     assert (output / "model.safetensors").read_bytes() == weights
     assert len((output / "predictions" / "predictions.tsv").read_text().splitlines()) == 14
-    assert "A student of `trained`" in (output / "README.md").read_text()
+    assert "Distilled from `trained`" in (output / "README.md").read_text()
 
 
 def test_evaluating_later_completes_the_card(trained_teacher, text_files, tmp_path):
@@ -161,7 +161,7 @@ def test_evaluating_later_completes_the_card(trained_teacher, text_files, tmp_pa
     assert "The model was not evaluated." in (output / "README.md").read_text()
     metrics = distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--logging_steps", "5")
     card = (output / "README.md").read_text()
-    assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "A student of `trained`" in card
+    assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "Distilled from `trained`" in card
     assert "not evaluated" not in card and "## Training" in card
 
 
@@ -386,7 +386,7 @@ def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path,
     distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", *push)
     assert sent["repo_id"] == "me/my-student" and sent["folder_path"] == str(output)
     card = (output / "README.md").read_text()
-    assert 'model="me/my-student"' in card and "# my-student" in card and "A student of `trained`" in card
+    assert 'model="me/my-student"' in card and "# my-student" in card and "Distilled from `trained`" in card
     assert "student_num_layers: 2" in card and "| accuracy |" in card
     for path in output.rglob("*"):
         assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path

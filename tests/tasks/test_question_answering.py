@@ -230,7 +230,7 @@ def test_bf16_left_padding_and_one_length(tmp_path):
 
 
 @pytest.mark.parametrize("length", ["96", "40"])  # in which a text is one feature, and several
-def test_embedded_task_by_its_recipes(tmp_path, monkeypatch, length):
+def test_demo_task_by_its_recipes(tmp_path, monkeypatch, length):
     reading.write_task(tmp_path / "runs" / "quickstart_qa" / "data", train=24, validation=6, test=4)
     monkeypatch.chdir(tmp_path)
     recipes = PROJECT / "recipes"
