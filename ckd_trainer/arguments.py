@@ -217,7 +217,7 @@ class ModelArguments:
 
     model_name_or_path: str | None = option(
         None,
-        "The student (or, in run_teacher.py, the model to fine-tune): a folder or a model id on the Hub. With "
+        "The student (or, for ckd-trainer teacher, the model to fine-tune): a folder or a model id on the Hub. With "
         "student_init random, only its configuration and tokenizer are read.",
     )
     teacher_model_name_or_path: str | None = option(

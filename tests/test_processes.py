@@ -186,7 +186,7 @@ EMBEDDED = {
 
 
 @pytest.mark.parametrize("task", EMBEDDED)
-def test_recipe_of_an_embedded_task_in_two_processes(task, tmp_path):
+def test_recipe_of_a_demo_task_in_two_processes(task, tmp_path):
     """Teacher, student, and the student's scores once more in one process: the same, over all of an odd set."""
     script, data, ending, sizes = EMBEDDED[task]
     data.write_task(tmp_path, **sizes, test=2)

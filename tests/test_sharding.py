@@ -19,10 +19,10 @@ from ckd_trainer.utils.processes import placed_for_evaluation
 
 ON_PROCESSORS = f"""{FSDP_ON_PROCESSORS}
 import run_glue_ckd
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 run_glue_ckd.main()
-part()
+destroy_process_group()
 """
 
 
@@ -109,7 +109,7 @@ import torch
 from helpers.training import examples, pad
 from transformers import BertForSequenceClassification, TrainingArguments
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 options = {"max_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
 args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_strategy="no", **options)
@@ -121,7 +121,7 @@ trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), dat
 trainer.train()
 if trainer.is_world_process_zero():
     trainer.state.save_to_json(f"{sys.argv[2]}/trainer_state.json")
-part()
+destroy_process_group()
 """
 
 

@@ -111,8 +111,10 @@ class TermBalance(TrainerCallback, ExportableState):
         """Returns whether to measure before this step (from 0)."""
         if step < self.waits_for or not self.weights:
             return False
+        if self.first_step is None or self.last_step is None:
+            return True
         if self._is_settling():
-            return self.last_step is None or step >= self.first_step + 2 ** self._steps().bit_length() - 1
+            return step >= self.first_step + 2 ** self._steps().bit_length() - 1
         return self.interval is not None and step >= self.last_step + self.interval
 
     def add(self, step: int, rest: float, norms: Mapping[str, float]) -> None:
@@ -133,7 +135,9 @@ class TermBalance(TrainerCallback, ExportableState):
             self._report()
 
     def _steps(self) -> int:
-        return 0 if self.last_step is None else self.last_step - self.first_step + 1
+        if self.first_step is None or self.last_step is None:
+            return 0
+        return self.last_step - self.first_step + 1
 
     def _is_settling(self) -> bool:
         return self._steps() < (LAST_STEP if self.rescales else LAST_STEP_OF_WARNINGS)

@@ -107,10 +107,10 @@ def _autograd_gradients(
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Does not touch `grad` of the weights, which DeepSpeed manages."""
-    totals: Sequence[Tensor] | None = None
+    totals: list[Tensor] = []
     for part in parts:
         loss = _DEEPSPEED_SCALE * part(model)
         scaled = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
         found = [gradient.float() / _DEEPSPEED_SCALE for gradient in scaled]
-        totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
+        totals = [total + new for total, new in zip(totals, found, strict=True)] if totals else found
     return [accelerator.reduce(total, reduction="mean") for total in totals]
