@@ -26,8 +26,20 @@ destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
-def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
+PROJECTIONS = ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight", "0.3"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("fsdp2.yaml", []),
+        pytest.param("fsdp2.yaml", PROJECTIONS, marks=pytest.mark.slow),
+        ("deepspeed_zero2.yaml", PROJECTIONS),
+        ("deepspeed_zero3.yaml", PROJECTIONS),
+    ],
+    ids=lambda value: "projections" if value == PROJECTIONS else value or "plain",
+)
+def test_a_student_in_parts(tiny_teacher, tmp_path, recipe, more):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""
     script = PROJECT / "run_glue_ckd.py"
     if recipe == "fsdp2.yaml":
@@ -43,7 +55,7 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train)]
     options += ["--validation_file", str(validation), "--max_seq_length", "32", "--report_to", "none"]
     options += ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--logging_steps", "1"]
-    options += ["--disable_tqdm", "true", "--use_cpu", "true"]
+    options += ["--disable_tqdm", "true", "--use_cpu", "true", *more]
     # So large an epsilon leaves descent with momentum, by which weights differ as much as gradients do.
     options += ["--adam_epsilon", "1", "--learning_rate", "0.1", "--max_grad_norm", "0.5"]
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))

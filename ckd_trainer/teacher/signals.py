@@ -298,7 +298,7 @@ class ProjectedStates(_OfStates):
         return Projection(len(self.layers), self.own_width, self.width, self.shared)
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        return [at_least_float32(state) for state in outputs[self.key]]
+        return [at_least_float32(state) for state in outputs["hidden_states"][-1][self.key]]
 
 
 @dataclass(frozen=True)

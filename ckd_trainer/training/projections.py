@@ -23,8 +23,8 @@ FILE = "projections.safetensors"  # in a checkpoint
 class Projections:
     """The projections that a student's signals need.
 
-    A forward hook adds their outputs to those of the student. They are then part of its forward pass, as DDP and FSDP2
-    require.
+    A forward hook appends what they return, {key of the signal: states}, to the student's hidden states. They are then
+    part of its forward pass, as DDP and FSDP2 require.
 
     Args:
         student: a transformers model, compiled or not.
@@ -73,8 +73,12 @@ class Projections:
     def _project(self, model: torch.nn.Module, inputs: Any, outputs: Any) -> Any:
         states = outputs.get("hidden_states") if model.training else None
         if states is not None:
-            for signal, projection in zip(self.signals, self.module, strict=True):
-                outputs[signal.key] = projection([states[layer] for layer in signal.layers])
+            projected = {
+                signal.key: projection([states[layer] for layer in signal.layers])
+                for signal, projection in zip(self.signals, self.module, strict=True)
+            }
+            # Not as an output of their own: DDP makes the outputs again, and their class knows no others.
+            outputs["hidden_states"] = (*states, projected)
         return outputs
 
     def save(self, folder: str) -> None:
