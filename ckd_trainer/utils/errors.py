@@ -180,7 +180,7 @@ def _print_once(message: str) -> None:
     from torch.distributed import TCPStore  # not above: the commands that do not train import no torch
 
     store = None
-    key = f"ckd_trainer/{os.environ.get('GROUP_RANK')}/{hashlib.sha256(message.encode()).hexdigest()}"
+    key = f"ckd_trainer/{os.environ.get('GROUP_RANK')}/{hashlib.sha256(ascii(message).encode()).hexdigest()}"
     with contextlib.suppress(RuntimeError):
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=5))

@@ -62,9 +62,6 @@ def broadcast_from_main(function: Callable[[], Result]) -> Result:
     return answer[0]
 
 
-broadcast_from_main = broadcast_from_main  # the former name, which trainer.py and teacher/cache.py still import
-
-
 def in_all_processes(function: Callable[[], Result]) -> Result:
     """Runs a function in every process and returns its result. If it raises in any, all raise, so that none hangs.
 
