@@ -25,6 +25,7 @@ METHOD_TERMS = {
     "minilm": {"minilm_attention", "minilm_value"},
     "minilmv2": {"minilmv2"},
     "pkd": {"pkd"},
+    "tinybert": {"tinybert_embedding", "tinybert_hidden", "tinybert_attention"},
 }
 FILES = sorted(path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
