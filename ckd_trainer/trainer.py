@@ -174,6 +174,8 @@ class DistillationTrainer(Trainer):
         student = super().call_model_init(trial)
         if hasattr(self, "ckd_args"):  # not yet set when `Trainer.__init__` calls this
             self._fit_to(student)
+            if self._projections is not None:
+                self._projections.attach()
         return student
 
     def _fit_to(self, student: torch.nn.Module) -> None:
@@ -331,13 +333,11 @@ class DistillationTrainer(Trainer):
         self._listener = Listener(student, signals)
 
     def _project(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
-        """Gives a student the projections that its signals need."""
+        """Makes the projections that a student's signals need; `train` puts them into the student."""
         if self._projections is not None:
             self._projections.detach()
         projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
         self._projections = Projections(student, projected, self.args.seed) if projected else None
-        if self._projections is not None:
-            self._projections.attach()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""

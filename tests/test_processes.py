@@ -287,7 +287,7 @@ def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint)
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
 
-    said = accelerate_launch("run_glue_ckd.py", *training)
+    said = launch("run_glue_ckd.py", *training)
     assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in said
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 80
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
 
 from ckd_trainer.runs.checkpoints import ends_training, processes_of, sharded_by
-from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import broadcast_from_main
 
@@ -56,18 +55,16 @@ def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool)
 
 def check_same_model(model: PreTrainedModel, checkpoint: str) -> None:
     """Raises InputError if a checkpoint's configuration or weights are not those of this model."""
-    config = model.config.to_dict()
+    ours = model.config.to_dict()
     theirs = type(model.config).from_json_file(os.path.join(checkpoint, "config.json")).to_dict()
     different = [
-        f"{name} {value!r} there, {config.get(name)!r} here"
+        f"{name} {value!r} there, {ours.get(name)!r} here"
         for name, value in theirs.items()
-        if config.get(name) != value and name not in _OF_NO_MATTER and not name.endswith("_token_id")
+        if ours.get(name) != value and name not in _OF_NO_MATTER and not name.endswith("_token_id")
     ]
     weights = Path(checkpoint) / "model.safetensors"
     if not different and weights.is_file():
-        # Projections are in a file of their own.
-        ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{MODULE}.")}
-        different = _different_shapes(ours, weights)
+        different = _different_shapes(model.state_dict(), weights)
     if different:
         raise InputError(
             f"{checkpoint} is from another model than the student ({', '.join(different[:3])}): resume with the "

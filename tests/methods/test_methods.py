@@ -113,6 +113,8 @@ def slow_terms(method, ours, theirs, mask, lines):
 def test_a_step_is_the_twins(tmp_path, method):
     """Terms and gradient of a batch with padding, from the models' own outputs."""
     run = distil(tmp_path, method)
+    if run._projections is not None:
+        run._projections.attach()
     student, teacher = run.model.double().train(), run.teacher_model.double()
     batch = pad(list(examples(4)))
     terms, _ = run._terms(student, batch, None)

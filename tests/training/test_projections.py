@@ -7,7 +7,7 @@ import torch
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import examples, logs, trainer
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.heads import Classes
@@ -30,6 +30,16 @@ def distil(folder, *, student=None, methods=(TINYBERT,), options=None, ckd=None,
     )
 
 
+class OnStep(TrainerCallback):
+    """Calls a function after each step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.function()
+
+
 def weights(run):
     return [value.clone() for value in run._projections.module.state_dict().values()]
 
@@ -37,8 +47,10 @@ def weights(run):
 def test_they_are_trained_and_then_gone(tmp_path):
     run = distil(tmp_path, steps=5, options={"save_steps": 5})
     before, size = weights(run), no_dropout(layers=2, width=16).num_parameters()
-    assert run.model.num_parameters() == size + 16 * 32 + 32
+    during = []
+    run.add_callback(OnStep(lambda: during.append(run.model.num_parameters())))
     run.train()
+    assert during[0] == size + 16 * 32 + 32
     for ours, theirs in zip(weights(run), before, strict=True):
         assert (ours - theirs).abs().max() > 1e-3
     first, last = (logs(run)[place]["loss_tinybert_hidden"] for place in (0, -1))
@@ -55,7 +67,8 @@ def test_they_are_trained_and_then_gone(tmp_path):
 
 def test_a_model_that_is_saved_while_they_are_there_has_none(tmp_path):
     run = distil(tmp_path)
-    run.save_model(tmp_path / "early")
+    run.add_callback(OnStep(lambda: run.save_model(tmp_path / "early")))
+    run.train()
     assert not any("distillation" in name for name in load_file(tmp_path / "early" / "model.safetensors"))
 
 
