@@ -1,6 +1,7 @@
 # make quickstart      a teacher and three students on the demo task, then a table and a picture
 # make quickstart-qa   the same for question answering, in about four minutes
-# make test            the tests
+# make test            the tests, but for variants of slow ones
+# make test-all        all tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
 # make lint            the linters and the types
 # make clean           removes the environments, builds and caches; outputs of runs stay
@@ -21,7 +22,7 @@ LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
-.PHONY: help quickstart quickstart-qa test test-lowest lint clean
+.PHONY: help quickstart quickstart-qa test test-all test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -61,6 +62,9 @@ quickstart-qa: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ALL_CORES)
+
+test-all: $(INSTALLED)
+	$(RUN) -m pytest $(ALL_CORES) -m ""
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest $(ALL_CORES)

@@ -73,7 +73,7 @@ SIDES = {
 }
 METHODS = {
     "pkd": PKDArguments(pkd_weight=0.3),
-    "cosine": DistilBERTArguments(cosine_weight=0.3),
+    "cosine": DistilBERTArguments(distilbert_cosine_weight=0.3),
     "tinybert": TinyBERTArguments(
         tinybert_embedding_weight=0.3, tinybert_hidden_weight=0.3, tinybert_attention_weight=0.3
     ),

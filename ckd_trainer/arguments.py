@@ -77,7 +77,7 @@ class CKDArguments:
     )
     term_balance: Literal["gradient", "none"] = option(
         "gradient",
-        "gradient: the weight of a relation term is a share, measured over the first steps. A share of 1 gives the "
+        "gradient: the weight of a term is a share, measured over the first steps. A share of 1 gives the "
         "term as much gradient as labels and logits together. none: weights multiply the terms directly, as in the "
         "paper.",
     )
@@ -170,11 +170,7 @@ class CKDArguments:
             )
         if self.distance == "l2":
             self.relation_normalization = "pairs"
-        for name in ("wr_layer_mapping", "ltr_layer_mapping"):
-            try:
-                parse_layer_mapping(getattr(self, name))
-            except ValueError as error:
-                raise InputError(f"{name}: {error}") from None
+        check_layer_mapping(self, "wr_layer_mapping", "ltr_layer_mapping")
         self.teacher_cache_dir = expanded(self.teacher_cache_dir)
         if self.teacher_cache_dir and os.path.isfile(self.teacher_cache_dir):
             raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
@@ -311,6 +307,15 @@ def check_weights(arguments: Any, *names: str) -> None:
         value = getattr(arguments, name)
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+
+
+def check_layer_mapping(arguments: Any, *names: str) -> None:
+    """Raises InputError if one of these options is not a layer mapping."""
+    for name in names:
+        try:
+            parse_layer_mapping(getattr(arguments, name))
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
 def check_positive(arguments: Any, *names: str) -> None:

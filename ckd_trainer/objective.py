@@ -92,7 +92,7 @@ class Objective:
             parts.append(f"{weight:g}{scale} {self.terms[name].describe() if name in self.terms else name}")
         notes = dict.fromkeys(note for term in self.terms.values() for note in term.notes())
         if self.balances and self.balanced:
-            notes = {"weights of relations are shares of the gradient of labels and logits": None} | notes
+            notes = {"other weights are shares of the gradient of labels and logits": None} | notes
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
     def log_plan(self) -> None:

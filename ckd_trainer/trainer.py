@@ -82,12 +82,13 @@ class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
     The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The weights of
-    relations are plain factors, or shares of the gradient, measured in the first steps (`TermBalance`). The teacher
+    relations, and of other terms, are plain factors or shares of the gradient, measured in the first steps
+    (`TermBalance`). The teacher
     runs in eval mode without gradients. Neither the optimizer nor a checkpoint contains it.
 
     The log holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...).
     These are averaged over all processes and over the steps since the last log whose loss was finite;
-    `nonfinite_steps` counts the others. The current scales of the relations' weights are logged too
+    `nonfinite_steps` counts the others. The current scales of these weights are logged too
     (`scale_wr_distance`, ...). Evaluation reports only the student's loss on the labels and its metrics.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
@@ -338,6 +339,11 @@ class DistillationTrainer(Trainer):
             self._projections.detach()
         projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
         self._projections = Projections(student, projected, self.args.seed) if projected else None
+        if signals and not projected and self.ckd_args.projection_learning_rate is not None:
+            raise InputError(
+                "projection_learning_rate is set, but no term of the loss learns a projection, as "
+                "tinybert_hidden_weight does: leave it out."
+            )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""
@@ -351,17 +357,27 @@ class DistillationTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Gives learned projections their own learning rate, if there is one."""
+        is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if self._projections is not None:
-            learning_rate = self.ckd_args.projection_learning_rate
-            trained = {weight for group in optimizer.param_groups for weight in group["params"]}
-            if not trained.issuperset(self._projections.module.parameters()):
-                raise InputError(
-                    "the optimizer given to the trainer does not train the projections that a term learns: leave it "
-                    "out, or choose it by `optim`."
-                )
+        if self._projections is None:
+            return optimizer
+        learning_rate = self.ckd_args.projection_learning_rate
+        groups = getattr(optimizer, "param_groups", None)  # DeepSpeed's own optimizers have none here, and train all
+        if groups is None:
             if learning_rate is not None:
-                use_learning_rate(optimizer, self._projections.module, learning_rate)
+                raise InputError(
+                    "projection_learning_rate is set, but DeepSpeed's configuration defines the optimizer: leave one "
+                    "out."
+                )
+        elif is_new and learning_rate is not None:
+            use_learning_rate(optimizer, self._projections.module, learning_rate)
+        elif not {weight for group in groups for weight in group["params"]}.issuperset(
+            self._projections.module.parameters()
+        ):
+            raise InputError(
+                "the optimizer given to the trainer does not train the projections that a term learns: leave it out, "
+                "or choose it by `optim`."
+            )
         return optimizer
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -370,20 +386,20 @@ class DistillationTrainer(Trainer):
                 return tokenizer
         return None
 
-    def _balance_with(self, relations: dict[str, float]) -> None:
-        """Makes the `TermBalance` of a student's relation terms (by weight)."""
+    def _balance_with(self, weights: dict[str, float]) -> None:
+        """Makes the `TermBalance` of the balanced terms, {term: weight}."""
         self._balance = None
         self.remove_callback(TermBalance)
-        if not relations:
+        if not weights:
             return
         if "layerwise" in self.args.optim:
             raise InputError(
                 f"optim is {self.args.optim.value}, which changes weights in every backward pass, but balancing "
-                "relations needs backward passes that change nothing: choose an optimizer that is not layerwise."
+                "terms needs backward passes that change nothing: choose an optimizer that is not layerwise."
             )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise InputError(
-                "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
+                "gradients of terms cannot be measured under FSDP 1: set fsdp_version to 2, as in "
                 "recipes/accelerate/fsdp2.yaml."
             )
         used: list[Any] = [self.ckd_args, *(method for method in self.methods if method.weights)]
@@ -401,17 +417,17 @@ class DistillationTrainer(Trainer):
                 [term.name, term.student_signal.key, term.teacher_signal.key] for term in self._given_terms
             ]
         rescales = self.ckd_args.term_balance == "gradient"
-        self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)
+        self._balance = TermBalance(weights, rescales, self.ckd_args.balance_interval, definition)
         self.add_callback(self._balance)
 
     @property
     def balance(self) -> TermBalance | None:
-        """The balance of the relation terms; None without relation terms."""
+        """The balance of the terms beside labels and logits; None if there are none."""
         if self._balance is not None and self._balance not in self.callback_handler.callbacks:
             # When it restores a checkpoint's callbacks, `Trainer` replaces it by one with the terms of that run.
             found = next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
             if found is None:
-                raise InputError("the callback TermBalance was removed, but the weights of relations need it.")
+                raise InputError("the callback TermBalance was removed, but the balanced weights need it.")
             self._balance.take_over(found.state())
             self.remove_callback(TermBalance)
             self.add_callback(self._balance)

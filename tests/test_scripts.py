@@ -110,7 +110,7 @@ def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher,
     assert all(torch.equal(best[name], final[name]) for name in best)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.parametrize("strategy", [pytest.param("random", marks=pytest.mark.slow), "group_by_length"])
 @pytest.mark.parametrize("kept", [6, 15])  # in the first epoch, of 12 steps, and in the second
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path, strategy, kept):
     options = ["--do_train", *text_files, "--save_strategy", "steps", "--save_steps", "3"]

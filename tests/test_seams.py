@@ -8,6 +8,7 @@ The last part is about the seams between the rooms of the package itself, and be
 
 import ast
 import contextlib
+import functools
 import graphlib
 import importlib
 import inspect
@@ -87,16 +88,23 @@ def used_names(tree):
 
 def names_of_bases(cls):
     """The methods and attributes of the classes of others that a class of ours comes from."""
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] not in ("ckd_trainer", "builtins"):
-            yield from vars(base)
-            with contextlib.suppress(OSError, TypeError):  # without a source
-                yield from re.findall(r"\bself\.(\w+)", inspect.getsource(base))
+    bases = (base for base in cls.__mro__ if base.__module__.split(".")[0] not in ("ckd_trainer", "builtins"))
+    return set().union(*map(names_of, bases))
+
+
+@functools.cache
+def names_of(cls):
+    names = set(vars(cls))
+    with contextlib.suppress(OSError, TypeError):  # without a source
+        names |= set(re.findall(r"\bself\.(\w+)", inspect.getsource(cls)))
+    return names
+
+
+OUR_NAMES = {name for tree in TREES.values() for name in own_names(tree)}
 
 
 def private_names_of_others(path, tree):
-    ours = {name for other in TREES.values() for name in own_names(other)}
-    names = set(used_names(tree)) - ours
+    names = set(used_names(tree)) - OUR_NAMES
     module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     for node in ast.walk(tree):  # a name of ours that a base has as well: overridden, or taken by accident
         if isinstance(node, ast.ClassDef) and hasattr(module, node.name):

@@ -87,6 +87,13 @@ class Pair:
         """The number of layers of student and teacher."""
         return self.student.num_hidden_layers, self.teacher.num_hidden_layers
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it, in either model."""
+        return any(getattr(config, "is_decoder", False) for config in (self.student, self.teacher)) or getattr(
+            self.head, "causal", False
+        )
+
     def check_equal_widths(self, option: str) -> None:
         """Raises InputError if student and teacher differ in width; `option` turns on what needs them to be equal."""
         ours, theirs = self.student.hidden_size, self.teacher.hidden_size

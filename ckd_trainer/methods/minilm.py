@@ -4,6 +4,7 @@ Both compare self-attention relations, softmax(X Y^T / sqrt(d)), in one layer of
 `attention_relation_loss`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,14 @@ from torch import Tensor
 
 from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.losses.attention_relations import attention_relation_loss
-from ckd_trainer.methods.attention import KEY, QUERY, VALUE, check_equal_heads, check_plain_attention
+from ckd_trainer.methods.attention import (
+    KEY,
+    QUERY,
+    VALUE,
+    check_equal_heads,
+    check_plain_attention,
+    check_sees_all,
+)
 from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
 from ckd_trainer.teacher.signals import QueryKeyValue
 from ckd_trainer.utils.errors import InputError
@@ -38,7 +46,9 @@ class MiniLMArguments(MethodArguments):
     def terms(self, pair: Pair) -> list[Term]:
         if not self.weights:
             return []
-        heads = check_equal_heads(pair, "MiniLM")
+        options = [f"{name}_weight" for name in self.weights]
+        check_sees_all(pair, options[0])
+        heads = check_equal_heads(pair, options[0])
         layers = _layers(self.minilm_teacher_layer, "minilm_teacher_layer", pair)
         terms: list[Term] = []
         if self.minilm_attention_weight:
@@ -75,12 +85,13 @@ class MiniLMv2Arguments(MethodArguments):
     def terms(self, pair: Pair) -> list[Term]:
         if not self.minilmv2_weight:
             return []
+        check_sees_all(pair, "minilmv2_weight")
         for who, config in (("student", pair.student), ("teacher", pair.teacher)):
             if config.hidden_size % self.minilmv2_heads:
                 raise InputError(
                     f"minilmv2_heads is {self.minilmv2_heads}, which does not divide the {who}'s width of "
                     f"{config.hidden_size}: give a number that divides both widths, such as "
-                    f"{pair.student.num_attention_heads}."
+                    f"{math.gcd(pair.student.num_attention_heads, pair.teacher.num_attention_heads)}."
                 )
         layers = _layers(self.minilmv2_teacher_layer, "minilmv2_teacher_layer", pair)
         relations = [(QUERY, QUERY), (KEY, KEY), (VALUE, VALUE)]

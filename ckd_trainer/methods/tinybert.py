@@ -7,15 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ckd_trainer.arguments import option
+from ckd_trainer.arguments import check_layer_mapping, option
 from ckd_trainer.losses.attention_relations import attention_score_loss
 from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, parse_layer_mapping
 from ckd_trainer.losses.states import state_loss
-from ckd_trainer.methods.attention import KEY, QUERY, check_equal_heads, check_plain_attention
+from ckd_trainer.methods.attention import KEY, QUERY, check_equal_heads, check_plain_attention, check_sees_all
 from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import HiddenStates, ProjectedStates, QueryKeyValue
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
+
+EMBEDDING = (0, 0)  # the matched embeddings
 
 
 @dataclass
@@ -42,30 +44,32 @@ class TinyBERTArguments(MethodArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
+        check_layer_mapping(self, "tinybert_layer_mapping")
+        if self.tinybert_layer_mapping not in ("skip", "last", "final", "uniform"):
             mapping = parse_layer_mapping(self.tinybert_layer_mapping)
-            if "emb" in mapping or (not isinstance(mapping, str) and any(0 in layers for layers in mapping)):
-                raise ValueError(f"{mapping} matches embeddings, which tinybert_embedding_weight compares.")
-        except ValueError as error:
-            raise InputError(f"tinybert_layer_mapping: {error}") from None
+            if isinstance(mapping, str) or EMBEDDING in mapping:
+                raise InputError(
+                    f"tinybert_layer_mapping {self.tinybert_layer_mapping} matches embeddings, which "
+                    "tinybert_embedding_weight compares: give skip, last, final, uniform, or pairs without 0:0."
+                )
 
     def terms(self, pair: Pair) -> list[Term]:
         if not self.weights:
             return []
-        layers = [match for match in pair.matched("tinybert_layer_mapping", self.tinybert_layer_mapping) if all(match)]
+        layers = pair.matched("tinybert_layer_mapping", self.tinybert_layer_mapping)
+        layers = [match for match in layers if match != EMBEDDING]  # uniform has it
+        embedding = [EMBEDDING] if self.tinybert_embedding_weight else []
+        hidden = layers if self.tinybert_hidden_weight else []
+        shared = [*embedding, *hidden] if self.tinybert_projection == "shared" else []
         terms: list[Term] = []
-        if self.tinybert_projection == "shared":
-            states: Pairs = [(0, 0)] if self.tinybert_embedding_weight else []
-            states += layers if self.tinybert_hidden_weight else []
-            signals = {name: states for name in ("embedding", "hidden")}
-        else:
-            signals = {"embedding": [(0, 0)], "hidden": layers}
-        for name, compared in (("embedding", [(0, 0)]), ("hidden", layers)):
-            weight = getattr(self, f"tinybert_{name}_weight")
-            if weight:
-                terms.append(StateTerm(f"tinybert_{name}", weight, signals[name], compared, pair))
+        if embedding:
+            weight = self.tinybert_embedding_weight
+            terms.append(StateTerm("tinybert_embedding", weight, embedding, shared or embedding, pair))
+        if hidden:
+            terms.append(StateTerm("tinybert_hidden", self.tinybert_hidden_weight, hidden, shared or hidden, pair))
         if self.tinybert_attention_weight:
-            heads = check_equal_heads(pair, "TinyBERT")
+            check_sees_all(pair, "tinybert_attention_weight")
+            heads = check_equal_heads(pair, "tinybert_attention_weight")
             check_plain_attention(pair, "tinybert_attention_weight")
             terms.append(AttentionTerm(self.tinybert_attention_weight, heads, layers))
         return terms
@@ -79,28 +83,28 @@ class StateTerm(Term):
 
     Args:
         name, weight: of the term.
-        states: matched pairs (student state, teacher state) that share a projection.
-        compared: the pairs among them that this term compares.
+        states: the matched pairs (student state, teacher state) that it compares.
+        projected: those and others that share a projection.
         pair: with the widths.
     """
 
-    def __init__(self, name: str, weight: float, states: Pairs, compared: Pairs, pair: Pair) -> None:
+    def __init__(self, name: str, weight: float, states: Pairs, projected: Pairs, pair: Pair) -> None:
         super().__init__()
-        self.name, self.weight, self.compared = name, weight, compared
-        self.places = [states.index(match) for match in compared]
-        ours, theirs = (tuple(side) for side in zip(*states, strict=True))
+        self.name, self.weight, self.states = name, weight, states
+        self.indices = [projected.index(match) for match in states]
+        ours, theirs = (tuple(side) for side in zip(*projected, strict=True))
         self.student_signal = ProjectedStates(ours, pair.student.hidden_size, pair.teacher.hidden_size)
         self.teacher_signal = HiddenStates(theirs)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         mask = attention_mask_of(batch)
-        return torch.stack([state_loss(student[place], teacher[place], mask) for place in self.places]).sum()
+        return torch.stack([state_loss(student[index], teacher[index], mask) for index in self.indices]).sum()
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
         return attention_mask_of(batch).count_nonzero()
 
     def notes(self) -> list[str]:
-        return [f"{self.name} on states {format_pairs(self.compared)}"]
+        return [f"{self.name} on states {format_pairs(self.states)}"]
 
 
 class AttentionTerm(Term):

@@ -265,12 +265,12 @@ class Projection(torch.nn.Module):
 
     def __init__(self, layers: int, own_width: int, width: int, shared: bool) -> None:
         super().__init__()
-        self.places = [0] * layers if shared else list(range(layers))
-        self.linear = torch.nn.ModuleList(torch.nn.Linear(own_width, width) for _ in set(self.places))
+        self.indices = [0] * layers if shared else list(range(layers))
+        self.linear = torch.nn.ModuleList(torch.nn.Linear(own_width, width) for _ in set(self.indices))
 
     def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Returns the projected states, (batch, length, width) each."""
-        layers: list[Any] = [self.linear[place] for place in self.places]
+        layers: list[Any] = [self.linear[index] for index in self.indices]
         # Under FSDP2's mixed precision, weights are narrower than the states.
         return [layer(state.to(layer.weight.dtype)) for layer, state in zip(layers, states, strict=True)]
 
@@ -355,8 +355,8 @@ class Listener:
 
     def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
         def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-            # Only the first call in a forward pass: DeBERTa projects positions with the same modules. And none outside
-            # of one: checkpointed layers run again in the backward pass.
+            # Only the first call in a forward pass, because DeBERTa projects positions with the same modules. Nothing
+            # is captured outside a forward pass, because checkpointed layers run again in the backward pass.
             if self._captured is not None:
                 self._captured.setdefault(name, output)
 

@@ -23,8 +23,8 @@ FILE = "projections.safetensors"  # in a checkpoint
 class Projections:
     """The projections that a student's signals need.
 
-    A forward hook appends what they return, {key of the signal: states}, to the student's hidden states. They are then
-    part of its forward pass, as DDP and FSDP2 require.
+    In training, a forward hook appends the projected states, {key of the signal: states}, to the student's hidden
+    states. They are then part of its forward pass, as DDP and FSDP2 require.
 
     Args:
         student: a transformers model, compiled or not.
@@ -38,14 +38,14 @@ class Projections:
     def __init__(self, student: torch.nn.Module, signals: Sequence[ProjectedStates], seed: int) -> None:
         self.student: Any = unwrapped(student)
         if not isinstance(self.student, PreTrainedModel) or has_adapters(student):
+            obstacle = "has adapters" if has_adapters(student) else f"is a {type(self.student).__name__}"
             raise InputError(
-                f"a term of the loss learns a projection, which must be part of a transformers model, but the student "
-                f"is a {type(self.student).__name__}: set the weight of the term to 0, or use a method without "
-                "projections."
+                "a term of the loss learns a projection, which must be part of a transformers model without adapters, "
+                f"but the student {obstacle}: set the weight of the term to 0, or use a method without projections."
             )
         self.signals = list(signals)
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.module = torch.nn.ModuleList(signal.projection() for signal in signals)
         self.module.to(self.student.device)
         self._hook: Any = None
@@ -55,7 +55,7 @@ class Projections:
         if self._hook is None:
             self.student.add_module(MODULE, self.module)
             self._hook = self.student.register_forward_hook(self._project)
-            # Neither a saved model nor the model of a checkpoint has them, and none misses them.
+            # Saved models and checkpoints leave them out, and loading does not warn about it.
             ignored = {*(self.student._keys_to_ignore_on_save or ()), *self._names()}
             self._before, self.student._keys_to_ignore_on_save = self.student._keys_to_ignore_on_save, ignored
 
@@ -77,7 +77,7 @@ class Projections:
                 signal.key: projection([states[layer] for layer in signal.layers])
                 for signal, projection in zip(self.signals, self.module, strict=True)
             }
-            # Not as an output of their own: DDP makes the outputs again, and their class knows no others.
+            # Not as an output of their own: DDP rebuilds the outputs from their class, which has no other fields.
             outputs["hidden_states"] = (*states, projected)
         return outputs
 
@@ -88,9 +88,14 @@ class Projections:
     def load(self, folder: str) -> None:
         """Reads the projections of a checkpoint."""
         path = Path(folder, FILE)
-        if not path.is_file():
-            raise InputError(f"the checkpoint {folder} has no {FILE}: resume from another one.")
-        self.module.load_state_dict(load_file(path))
+        saved, ours = load_file(path) if path.is_file() else {}, self.module.state_dict()
+        shapes = [{name: value.shape for name, value in side.items()} for side in (saved, ours)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the checkpoint {folder} has {'other projections' if saved else f'no {FILE}'}, but terms of this run "
+                "learn projections: resume with the options of its run."
+            )
+        self.module.load_state_dict(saved)
 
 
 def use_learning_rate(optimizer: torch.optim.Optimizer, module: torch.nn.Module, learning_rate: float) -> None:

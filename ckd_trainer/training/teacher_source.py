@@ -35,6 +35,7 @@ class TeacherSource:
         self.model: Any = model
         self.args, self.accelerator = args, accelerator
         self._placed: torch.nn.Module | None = None
+        self._live: LiveTeacher | None = None
 
     def fit(
         self,
@@ -61,7 +62,9 @@ class TeacherSource:
         self.signals, self.head, self.logits, self.label_order = list(signals), head, logits, label_order
         self.cache_dir = cache_dir
         self.cache: TeacherCache | None = None
-        self._live: LiveTeacher | None = None
+        if self._live is not None:
+            self._live.listener.close()
+        self._live = None
         if not self.caches:
             self.model = self._loaded()
             asked_for(self.model, self.signals)

@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
@@ -195,7 +196,8 @@ def test_control_run_reads_no_teacher(tmp_path):
         ({}, "model_name_or_path is not given"),
     ],
 )
-def test_refused(tiny_teacher, kwargs, words):
+def test_refused(tiny_teacher, kwargs, words, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # it would try to reach the Hub five times
     with pytest.raises(InputError, match=words):
         pair_of(tiny_teacher, **kwargs)
 

@@ -112,7 +112,9 @@ def test_a_run_without_a_best_evaluation_says_so(tiny_teacher, worsening, tmp_pa
     assert same_weights(tmp_path / "out", tmp_path / "out" / "checkpoint-20")
 
 
-@pytest.mark.parametrize("step", [7, 9, 15])
+@pytest.mark.parametrize(
+    "step", [pytest.param(7, marks=pytest.mark.slow), 9, pytest.param(15, marks=pytest.mark.slow)]
+)
 def test_a_signal_changes_nothing_of_it(tiny_teacher, worsening, tmp_path, monkeypatch, step):
     """Between two evaluations, in the step of one, and after the best one."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

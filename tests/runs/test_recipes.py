@@ -20,7 +20,7 @@ from ckd_trainer.runs.recipe import parse_recipe, value_of
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
-    "distilbert": {"cosine"},
+    "distilbert": {"distilbert_cosine"},
     "gram": {"gram"},
     "minilm": {"minilm_attention", "minilm_value"},
     "minilmv2": {"minilmv2"},

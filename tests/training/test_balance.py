@@ -597,4 +597,4 @@ def test_the_scripts_leave_the_scales(tiny_teacher, text_files, tmp_path):
     }
     card = (out / "README.md").read_text()
     assert f"2 x {scales['wr_angle']:.4g} wr_angle" in card
-    assert "weights of relations are shares of the gradient of labels and logits" in card
+    assert "other weights are shares of the gradient of labels and logits" in card

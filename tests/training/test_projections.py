@@ -1,17 +1,18 @@
 """Learned projections: trained with the student, saved in its checkpoints, and gone in the end."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import examples, logs, trainer
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.heads import Classes
-from ckd_trainer.methods import TinyBERTArguments
+from ckd_trainer.methods import GramArguments, TinyBERTArguments
 from ckd_trainer.utils.errors import InputError
 
 TINYBERT = TinyBERTArguments(tinybert_embedding_weight=0.3, tinybert_hidden_weight=0.3)
@@ -115,6 +116,25 @@ def test_another_learning_rate(tmp_path):
         CKDArguments(projection_learning_rate=-1)
 
 
+def test_a_second_training_keeps_the_groups_of_the_optimizer(tmp_path):
+    run = distil(tmp_path, steps=2, ckd={"projection_learning_rate": 0.01}, options={"save_steps": 2})
+    run.train()
+    groups = [len(group["params"]) for group in run.optimizer.param_groups]
+    assert len(groups) == 4 and min(groups) > 0 and groups[2:] == [1, 1]
+    run.train()
+    assert [len(group["params"]) for group in run.optimizer.param_groups] == groups
+    with pytest.raises(InputError, match="no term of the loss learns a projection"):
+        distil(tmp_path, methods=[GramArguments(gram_weight=1)], ckd={"projection_learning_rate": 0.01})
+
+
+def test_an_optimizer_of_deepspeeds_configuration(tmp_path, monkeypatch):
+    """It has no groups yet, and trains all weights."""
+    monkeypatch.setattr(Trainer, "create_optimizer", lambda self, model=None: SimpleNamespace(params=[]))
+    distil(tmp_path).create_optimizer()
+    with pytest.raises(InputError, match="DeepSpeed's configuration defines the optimizer"):
+        distil(tmp_path, ckd={"projection_learning_rate": 0.01}).create_optimizer()
+
+
 def test_random_numbers_of_training_are_not_touched(tmp_path):
     """The same dropout with and without projections."""
     states = []
@@ -156,7 +176,7 @@ def test_what_cannot_work_is_refused(tmp_path):
         def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
             return self.model(input_ids, attention_mask, labels=labels, **kwargs)
 
-    with pytest.raises(InputError, match="the student is a Wrapped"):
+    with pytest.raises(InputError, match="but the student is a Wrapped"):
         distil(tmp_path, student=Wrapped(), head=Classes())
     student = no_dropout(layers=2, width=16)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
