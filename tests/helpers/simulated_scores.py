@@ -1,12 +1,13 @@
 """Simulated runs of methods whose true scores are known, for the tests and the benchmark of the statistics.
 
-An answer depends on a latent number: the method's skill, plus normal effects of the seed, of the example, of the method
-on the example, and of all three together.
+An answer depends on a latent number: the method's skill, plus normal effects of the seed, of the example, of the
+method on the example, and of all three together.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from ckd_trainer.reports.statistics import MethodScores
 
@@ -57,12 +58,12 @@ def true_score(metric, skill, spread):
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     strength = skill + spread * nodes
     if metric == "accuracy":
-        scores = _normal_cdf(strength / NOISE)
+        scores = ndtr(strength / NOISE)
     elif metric == "pearson":
         scores = strength / np.hypot(strength, NOISE)
     else:
-        hits = POSITIVES * _normal_cdf((strength - THRESHOLD) / NOISE)
-        false_alarms = (1 - POSITIVES) * _normal_cdf((-strength - THRESHOLD) / NOISE)
+        hits = POSITIVES * ndtr((strength - THRESHOLD) / NOISE)
+        false_alarms = (1 - POSITIVES) * ndtr((-strength - THRESHOLD) / NOISE)
         predicted = hits + false_alarms
         covariance = hits - POSITIVES * predicted
         scores = covariance / np.sqrt(POSITIVES * (1 - POSITIVES) * predicted * (1 - predicted))
@@ -76,10 +77,22 @@ def matthews(labels, predictions):
     return (n * np.count_nonzero(labels & predictions) - positives * predicted) / scale**0.5 if scale else 0.0
 
 
-def pearson(labels, predictions):
-    """Pearson's correlation, ten times as fast as scipy's."""
-    labels, predictions = labels - labels.mean(), predictions - predictions.mean()
-    return labels @ predictions / ((labels @ labels) * (predictions @ predictions)) ** 0.5
+def pearson_values(labels, predictions):
+    """The values of examples for Pearson's correlation, of shape (seeds, examples), with each left out in closed form.
+
+    Args:
+        labels: of shape (examples,).
+        predictions: of shape (seeds, examples).
+    """
+    x, y = labels.astype(float), predictions.astype(float)
+
+    def correlation(n, x, y, xx, yy, xy):  # from sums
+        return (n * xy - x * y) / np.sqrt((n * xx - x * x) * (n * yy - y * y))
+
+    terms = [x, y, x * x, y * y, x * y]
+    sums = [term.sum(axis=-1, keepdims=True) for term in terms]
+    without = correlation(len(x) - 1, *(total - term for total, term in zip(sums, terms, strict=True)))
+    return correlation(len(x), *sums) + (len(x) - 1) * (without.mean(axis=1, keepdims=True) - without)
 
 
 def _labels(setting, rng):
@@ -94,15 +107,10 @@ def _scores(setting, name, first_seed, runs, labels):
     if setting.metric == "accuracy":
         return MethodScores.from_outcomes(name, dict(enumerate(runs > 0, first_seed)))
     if setting.metric == "pearson":
-        return MethodScores.from_predictions(name, dict(enumerate(runs, first_seed)), labels, pearson)
+        values = pearson_values(labels, runs)
+        return MethodScores(name, tuple(range(first_seed, first_seed + len(runs))), values.mean(axis=1), values)
     return MethodScores.from_predictions(name, dict(enumerate(runs > THRESHOLD, first_seed)), labels > 0, matthews)
 
 
 def _normal(rng, size):
     return rng.standard_normal(size, dtype=np.float32)
-
-
-def _normal_cdf(x):
-    from scipy.special import ndtr
-
-    return ndtr(x)
