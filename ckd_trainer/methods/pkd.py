@@ -1,5 +1,6 @@
 """Patient Knowledge Distillation (Sun et al. 2019, arXiv 1908.09355)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ckd_trainer.arguments import check_layer_mapping, option
-from ckd_trainer.losses.layer_mapping import STRATEGIES, Pairs, format_pairs
+from ckd_trainer.losses.layer_mapping import Pairs, format_pairs
 from ckd_trainer.losses.states import normalized_state_loss
 from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
 from ckd_trainer.teacher.signals import FirstToken, HiddenStates
@@ -43,13 +44,12 @@ class PKDArguments(MethodArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pkd_layer_mapping not in PATIENT_LAYERS:
-            if self.pkd_layer_mapping in STRATEGIES:
-                raise InputError(
-                    f"pkd_layer_mapping is {self.pkd_layer_mapping!r}: give skip, last, or pairs student:teacher such "
-                    "as 1:2,2:4."
-                )
-            check_layer_mapping(self, "pkd_layer_mapping")
+        if self.pkd_layer_mapping not in PATIENT_LAYERS and not re.match(r"\d+:\d+", self.pkd_layer_mapping):
+            raise InputError(
+                f"pkd_layer_mapping is {self.pkd_layer_mapping!r}: give skip, last, or pairs student:teacher such as "
+                "1:2,2:4."
+            )
+        check_layer_mapping(self, "pkd_layer_mapping")
 
     def terms(self, pair: Pair) -> list[Term]:
         if not self.pkd_weight:

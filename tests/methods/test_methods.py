@@ -266,7 +266,7 @@ def test_minilm_needs_equal_heads_and_plain_attention(tmp_path):
     [
         (PKDArguments, {"pkd_weight": -1}, "pkd_weight is -1: give 0 to turn the term off"),
         (PKDArguments, {"pkd_layer_mapping": "uniform"}, "pkd_layer_mapping is 'uniform': give skip, last, or pairs"),
-        (PKDArguments, {"pkd_layer_mapping": "1-2"}, "pkd_layer_mapping: '1-2' is not a layer mapping"),
+        (PKDArguments, {"pkd_layer_mapping": "1-2"}, "pkd_layer_mapping is '1-2': give skip, last, or pairs"),
         (GramArguments, {"gram_weight": float("nan")}, "gram_weight is nan"),
         (GramArguments, {"gram_layer_mapping": "all"}, "gram_layer_mapping: 'all' is not a layer mapping"),
         (TinyBERTArguments, {"tinybert_layer_mapping": "emb+skip"}, "matches embeddings, which tinybert_embedding_w"),
