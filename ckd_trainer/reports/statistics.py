@@ -23,12 +23,12 @@ and m - 1 degrees of freedom. These are the widths of two intervals, one for see
 added (as in Zou and Donner 2008). The p value is the level at which the interval ends at 0. It is below 0.05 exactly
 when the 95 % interval excludes 0.
 
-The form was chosen by simulation (see benchmarks/README.md). It is never too narrow, at any level: Holm's correction
-needs more than 95 %. With three seeds, 95 % intervals cover the truth in 95 to 98 % of cases, from five seeds on in 95
-to 97 %. One t with Satterthwaite's degrees of freedom for v_seeds + v_examples, the usual choice, covers as few as
-92 % with three seeds: when they happen to agree, it trusts them. The bootstrap of seeds and examples covers 90 % where
-seeds matter most, as three seeds drawn from three vary too little. It covers 99 % where they do not matter, as it
-counts the interaction twice.
+The form was chosen by simulation (see benchmarks/README.md). It is not too narrow at any level that was tried: Holm's
+correction needs more than 95 %. With three seeds, 95 % intervals cover the truth in 95 to 98 % of cases, from five
+seeds on in 95 to 97 %. One t with Satterthwaite's degrees of freedom for v_seeds + v_examples, the usual choice,
+covers as few as 92 % with three seeds: when they happen to agree, it trusts them. The bootstrap of seeds and examples
+covers as few as 85 % where seeds matter most, as three seeds drawn from three vary too little. It covers 99 % where
+they do not matter, as it counts the interaction twice.
 
 **Pairs of seeds.** Two methods that ran with the same seeds share data order and initial weights, and their scores may
 rise and fall together. d is then taken seed by seed, which is right for any correlation between them. It costs degrees
@@ -201,7 +201,7 @@ def compare_with_baseline(methods: Sequence[MethodScores], baseline: MethodScore
         ckd = MethodScores.from_outcomes("ckd", {1: [1, 1, 0, 1, 1, 0], 2: [1, 1, 0, 1, 1, 1]})
         [found] = compare_with_baseline([ckd], plain)
         f"{found.difference:.2f} [{found.low:.2f}, {found.high:.2f}]: {found.verdict}"
-        # "0.33 [-0.95, 1.61]: no difference shown"
+        # "0.33 [-1.81, 2.48]: no difference shown"
     """
     found = [_difference(method, baseline) for method in methods]
     corrected = holm([difference.p_value for difference in found])
@@ -238,7 +238,7 @@ def _difference(method: MethodScores, baseline: MethodScores) -> Difference:
     elif not several_seeds:
         one = method if len(method.seeds) == 1 else baseline
         raise InputError(
-            f"{one.name} has one seed and no predictions, so nothing shows how far chance goes: run it with more "
+            f"{one.name} has one seed and no predictions, so its spread cannot be estimated: run it with more "
             "seeds (three or more), or keep the predictions of every method."
         )
     scale = max(np.abs(method.scores).max(), np.abs(baseline.scores).max())
