@@ -1,6 +1,7 @@
-# make quickstart      a teacher and three students on the embedded task, then a table and a picture
+# make quickstart      a teacher and three students on the demo task, then a table and a picture
 # make quickstart-qa   the same for question answering, in about four minutes
-# make test            the tests
+# make test            the tests, but for variants of slow ones
+# make test-all        all tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
 # make lint            the linters and the types
 # make clean           removes the environments, builds and caches; outputs of runs stay
@@ -11,6 +12,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+CKD := $(VENV)/bin/ckd-trainer
 INSTALLED := $(VENV)/.installed
 LOWEST := .venv-lowest
 # pyenv installs more versions than it adds to the PATH.
@@ -20,7 +22,7 @@ LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
-.PHONY: help quickstart quickstart-qa test test-lowest lint clean
+.PHONY: help quickstart quickstart-qa test test-all test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -41,25 +43,28 @@ $(LOWEST)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 quickstart: $(INSTALLED)
-	$(RUN) -m ckd_trainer.data.demo.agreement runs/quickstart/data
-	$(RUN) run_teacher.py recipes/quickstart_teacher.yaml
-	$(RUN) run_glue_ckd.py recipes/quickstart_fine_tuned.yaml
-	$(RUN) run_glue_ckd.py recipes/quickstart_logits.yaml
-	$(RUN) run_glue_ckd.py recipes/quickstart_ckd.yaml
-	$(RUN) -m ckd_trainer.reports.table runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
+	$(CKD) demo agreement runs/quickstart/data
+	$(CKD) teacher recipes/quickstart_teacher.yaml
+	$(CKD) glue recipes/quickstart_fine_tuned.yaml
+	$(CKD) glue recipes/quickstart_logits.yaml
+	$(CKD) glue recipes/quickstart_ckd.yaml
+	$(CKD) report runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
 	    runs/quickstart/ckd --metric accuracy --output runs/quickstart/quickstart.png
 
 quickstart-qa: $(INSTALLED)
-	$(RUN) -m ckd_trainer.data.demo.reading runs/quickstart_qa/data
-	$(RUN) run_teacher.py recipes/quickstart_qa_teacher.yaml
-	$(RUN) run_squad_ckd.py recipes/quickstart_qa_fine_tuned.yaml
-	$(RUN) run_squad_ckd.py recipes/quickstart_qa_logits.yaml
-	$(RUN) run_squad_ckd.py recipes/quickstart_qa_ckd.yaml
-	$(RUN) -m ckd_trainer.reports.table runs/quickstart_qa/teacher runs/quickstart_qa/fine_tuned runs/quickstart_qa/logits \
+	$(CKD) demo reading runs/quickstart_qa/data
+	$(CKD) teacher recipes/quickstart_qa_teacher.yaml
+	$(CKD) squad recipes/quickstart_qa_fine_tuned.yaml
+	$(CKD) squad recipes/quickstart_qa_logits.yaml
+	$(CKD) squad recipes/quickstart_qa_ckd.yaml
+	$(CKD) report runs/quickstart_qa/teacher runs/quickstart_qa/fine_tuned runs/quickstart_qa/logits \
 	    runs/quickstart_qa/ckd --metric f1 --output runs/quickstart_qa/quickstart_qa.png
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ALL_CORES)
+
+test-all: $(INSTALLED)
+	$(RUN) -m pytest $(ALL_CORES) -m ""
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest $(ALL_CORES)

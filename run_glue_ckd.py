@@ -16,8 +16,8 @@ teacher. --help lists all options.
 """
 
 from ckd_trainer.commands.glue import main
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 if __name__ == "__main__":
     main()
-    part()
+    destroy_process_group()

@@ -14,8 +14,8 @@ resumes an interrupted run. --help lists all options, and --task_name squad --he
 """
 
 from ckd_trainer.commands.teacher import main
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 if __name__ == "__main__":
     main()
-    part()
+    destroy_process_group()

@@ -78,7 +78,7 @@ def make_trainer(side, seed, folder, options):
     elif side == "ckd_cached":
         ckd_args = dataclasses.replace(ckd_args, teacher_cache_dir=str(folder / "cache"))
     task = load_task(data_args, seed=options.seeds[0], splits=("train", "validation"))
-    pair = ModelPair(model_args, distils=side != "fine_tuning", trains=True)
+    pair = ModelPair(model_args, distills=side != "fine_tuning", trains=True)
     pair.set_labels(task.label_names)
     set_seed(seed)
     student, teacher = pair.load()

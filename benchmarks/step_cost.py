@@ -45,7 +45,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.data.glue import load_task, tokenize
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.methods import DistilBERTArguments, GramArguments, MiniLMArguments, MiniLMv2Arguments, PKDArguments
+from ckd_trainer.methods import (
+    DistilBERTArguments,
+    GramArguments,
+    MiniLMArguments,
+    MiniLMv2Arguments,
+    PKDArguments,
+    TinyBERTArguments,
+)
 from ckd_trainer.models.pair import StoredTeacher
 
 SETTINGS = {"bert_base": {"batch": 8, "length": 128}, "cola": {"batch": 32, "length": 128}}
@@ -59,13 +66,17 @@ SIDES = {
     "ckd_measured": "CKD, live teacher, a step whose gradients are measured",
     "pkd": "PKD",
     "cosine": "DistilBERT's cosine",
+    "tinybert": "TinyBERT",
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
     "gram": "Gram matrices",
 }
 METHODS = {
     "pkd": PKDArguments(pkd_weight=0.3),
-    "cosine": DistilBERTArguments(cosine_weight=0.3),
+    "cosine": DistilBERTArguments(distilbert_cosine_weight=0.3),
+    "tinybert": TinyBERTArguments(
+        tinybert_embedding_weight=0.3, tinybert_hidden_weight=0.3, tinybert_attention_weight=0.3
+    ),
     "minilm": MiniLMArguments(minilm_attention_weight=0.3, minilm_value_weight=0.3),
     "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.3),
     "gram": GramArguments(gram_weight=0.3),

@@ -77,7 +77,7 @@ class CKDArguments:
     )
     term_balance: Literal["gradient", "none"] = option(
         "gradient",
-        "gradient: the weight of a relation term is a share, measured over the first steps. A share of 1 gives the "
+        "gradient: the weight of a term is a share, measured over the first steps. A share of 1 gives the "
         "term as much gradient as labels and logits together. none: weights multiply the terms directly, as in the "
         "paper.",
     )
@@ -130,6 +130,9 @@ class CKDArguments:
         "emb+skip",
         "The layers that the layer-transforming relation matches, as in wr_layer_mapping; at least three pairs.",
     )
+    projection_learning_rate: float | None = option(
+        None, "Learning rate of learned projections, which TinyBERT has; by default that of the student."
+    )
     teacher_cache_dir: str | None = option(
         None,
         "Folder for the teacher's logits and relations. They are computed once, then read by every epoch and by every "
@@ -148,6 +151,9 @@ class CKDArguments:
         if self.balance_interval is not None and self.term_balance == "none":
             raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")
         check_positive(self, "balance_interval")
+        rate = self.projection_learning_rate
+        if rate is not None and not (rate >= 0 and math.isfinite(rate)):
+            raise InputError(f"projection_learning_rate is {rate}: give 0 or a positive number.")
         if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
             raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")
         if not math.isfinite(self.teacher_score_shift):
@@ -164,11 +170,7 @@ class CKDArguments:
             )
         if self.distance == "l2":
             self.relation_normalization = "pairs"
-        for name in ("wr_layer_mapping", "ltr_layer_mapping"):
-            try:
-                parse_layer_mapping(getattr(self, name))
-            except ValueError as error:
-                raise InputError(f"{name}: {error}") from None
+        check_layer_mapping(self, "wr_layer_mapping", "ltr_layer_mapping")
         self.teacher_cache_dir = expanded(self.teacher_cache_dir)
         if self.teacher_cache_dir and os.path.isfile(self.teacher_cache_dir):
             raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
@@ -211,7 +213,7 @@ class ModelArguments:
 
     model_name_or_path: str | None = option(
         None,
-        "The student (or, in run_teacher.py, the model to fine-tune): a folder or a model id on the Hub. With "
+        "The student (or, for ckd-trainer teacher, the model to fine-tune): a folder or a model id on the Hub. With "
         "student_init random, only its configuration and tokenizer are read.",
     )
     teacher_model_name_or_path: str | None = option(
@@ -305,6 +307,15 @@ def check_weights(arguments: Any, *names: str) -> None:
         value = getattr(arguments, name)
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")
+
+
+def check_layer_mapping(arguments: Any, *names: str) -> None:
+    """Raises InputError if one of these options is not a layer mapping."""
+    for name in names:
+        try:
+            parse_layer_mapping(getattr(arguments, name))
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
 def check_positive(arguments: Any, *names: str) -> None:

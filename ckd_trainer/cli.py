@@ -25,13 +25,11 @@ class Command(NamedTuple):
         summary: one line for `--help`.
         module: the module whose `main(argv)` is called. It is imported only when the command is chosen, as torch and
             transformers take seconds to import.
-        words: arguments to put before the user's.
         trains: whether the command may run in several processes.
     """
 
     summary: str
     module: str
-    words: tuple[str, ...] = ()
     trains: bool = False
 
 
@@ -55,9 +53,7 @@ COMMANDS: dict[str, Command | Group] = {
         "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
     ),
     "report": Command("one table and one picture from finished runs", "ckd_trainer.reports.table"),
-    "submission": Command(
-        "zip the prediction files of runs for the GLUE server", "ckd_trainer.data.glue", words=("submission",)
-    ),
+    "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
 }
 
@@ -88,13 +84,17 @@ def _run(prog: str, commands: Mapping[str, Command | Group], argv: list[str]) ->
     if isinstance(command, Group):
         _run(f"{prog} {name}", command.commands, words)
         return
-    importlib.import_module(command.module).main([*command.words, *words])
+    importlib.import_module(command.module).main(words)
     if command.trains:
-        from ckd_trainer.utils.processes import part  # which imports torch
+        from ckd_trainer.utils.processes import destroy_process_group  # which imports torch
 
-        part()
+        destroy_process_group()
 
 
 def _help(prog: str, commands: Mapping[str, Command | Group]) -> str:
-    lines = [f"usage: {prog} COMMAND ...", "", *(f"  {name:12}{part.summary}" for name, part in commands.items())]
+    lines = [
+        f"usage: {prog} COMMAND ...",
+        "",
+        *(f"  {name:12}{command.summary}" for name, command in commands.items()),
+    ]
     return "\n".join([*lines, "", f"For the options of a command: {prog} COMMAND --help"])

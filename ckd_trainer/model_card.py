@@ -112,7 +112,7 @@ def _row(name: str, model: Any) -> dict:
 
 
 def _description(teacher: Any) -> str:
-    """Returns what the teacher is, for "A student of ...": its name, or its architecture where it has none."""
+    """Returns what the teacher is, for "Distilled from ...": its name, or its architecture where it has none."""
     if isinstance(teacher, StoredTeacher):
         return f"`{public(str(teacher.name_or_path))}`"
     teacher = unwrapped(teacher)

@@ -50,8 +50,8 @@ class Objective:
         for term in terms:
             if next(term.parameters(), None) is not None:
                 raise InputError(
-                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: move "
-                    "them to the student, or make them buffers if they are not trained."
+                    f"the term {term.name} has parameters, which no optimizer trains and no checkpoint saves: read "
+                    "ProjectedStates to learn a projection, or make them buffers if they are not trained."
                 )
         self.weights = ({"task": task_weight} if task_weight is not None else {}) | {
             name: term.weight for name, term in self.terms.items()
@@ -92,7 +92,7 @@ class Objective:
             parts.append(f"{weight:g}{scale} {self.terms[name].describe() if name in self.terms else name}")
         notes = dict.fromkeys(note for term in self.terms.values() for note in term.notes())
         if self.balances and self.balanced:
-            notes = {"weights of relations are shares of the gradient of labels and logits": None} | notes
+            notes = {"other weights are shares of the gradient of labels and logits": None} | notes
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
     def log_plan(self) -> None:

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides twelve methods of `Trainer`:
+`DistillationTrainer` overrides fifteen methods of `Trainer`:
 
 - `compute_loss` adds the terms that compare the student with the teacher.
 - `call_model_init` fits the terms to each new student.
@@ -8,10 +8,11 @@
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
 - `_get_train_sampler` shuffles batches of similar length.
+- `train` and `create_optimizer` train learned projections with the student.
 - `log` reports each term.
 - `prediction_step` keeps only logits.
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
-- `_save_rng_state` waits for all processes.
+- `_save_rng_state` and `_load_from_checkpoint` add the projections to checkpoints; the first waits for all processes.
 - `create_model_card` describes the distillation.
 
 Everything else is `Trainer`.
@@ -38,9 +39,10 @@ from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
-from ckd_trainer.teacher.signals import Listener, Logits, Signal
+from ckd_trainer.teacher.signals import Listener, Logits, ProjectedStates, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
+from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
@@ -80,12 +82,13 @@ class DistillationTrainer(Trainer):
     """Trains a student with Contextual Knowledge Distillation.
 
     The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The weights of
-    relations are plain factors, or shares of the gradient, measured in the first steps (`TermBalance`). The teacher
+    relations, and of other terms, are plain factors or shares of the gradient, measured in the first steps
+    (`TermBalance`). The teacher
     runs in eval mode without gradients. Neither the optimizer nor a checkpoint contains it.
 
     The log holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...).
     These are averaged over all processes and over the steps since the last log whose loss was finite;
-    `nonfinite_steps` counts the others. The current scales of the relations' weights are logged too
+    `nonfinite_steps` counts the others. The current scales of these weights are logged too
     (`scale_wr_distance`, ...). Evaluation reports only the student's loss on the labels and its metrics.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
@@ -163,6 +166,7 @@ class DistillationTrainer(Trainer):
         self._given_teacher: Any = teacher_model
         self._source: TeacherSource | None = None  # one for all students
         self._listener: Listener | None = None
+        self._projections: Projections | None = None
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._fit_to(self.model)
 
@@ -171,6 +175,8 @@ class DistillationTrainer(Trainer):
         student = super().call_model_init(trial)
         if hasattr(self, "ckd_args"):  # not yet set when `Trainer.__init__` calls this
             self._fit_to(student)
+            if self._projections is not None:
+                self._projections.attach()
         return student
 
     def _fit_to(self, student: torch.nn.Module) -> None:
@@ -203,6 +209,7 @@ class DistillationTrainer(Trainer):
             self._read_from(teacher, student)
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
         self._listen_to(student, objective.student_signals)
+        self._project(student, objective.student_signals)
         self._balance_with(objective.balanced)
         self._running_means = RunningMeans(list(objective.weights))
         if previous is None or previous.describe() != objective.describe():
@@ -326,26 +333,73 @@ class DistillationTrainer(Trainer):
             self._listener.close()
         self._listener = Listener(student, signals)
 
+    def _project(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
+        """Makes the projections that a student's signals need; `train` puts them into the student."""
+        if self._projections is not None:
+            self._projections.detach()
+        projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
+        self._projections = Projections(student, projected, self.args.seed) if projected else None
+        if signals and not projected and self.ckd_args.projection_learning_rate is not None:
+            raise InputError(
+                "projection_learning_rate is set, but no term of the loss learns a projection, as "
+                "tinybert_hidden_weight does: leave it out."
+            )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains learned projections with the student, and takes them out of it at the end."""
+        if self._projections is not None:
+            self._projections.attach()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._projections is not None:
+                self._projections.detach()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Gives learned projections their own learning rate, if there is one."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self._projections is None:
+            return optimizer
+        learning_rate = self.ckd_args.projection_learning_rate
+        groups = getattr(optimizer, "param_groups", None)  # DeepSpeed's own optimizers have none here, and train all
+        if groups is None:
+            if learning_rate is not None:
+                raise InputError(
+                    "projection_learning_rate is set, but DeepSpeed's configuration defines the optimizer: leave one "
+                    "out."
+                )
+        elif is_new and learning_rate is not None:
+            use_learning_rate(optimizer, self._projections.module, learning_rate)
+        elif not {weight for group in groups for weight in group["params"]}.issuperset(
+            self._projections.module.parameters()
+        ):
+            raise InputError(
+                "the optimizer given to the trainer does not train the projections that a term learns: leave it out, "
+                "or choose it by `optim`."
+            )
+        return optimizer
+
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         for tokenizer in (self.processing_class, getattr(self.data_collator, "tokenizer", None)):
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 return tokenizer
         return None
 
-    def _balance_with(self, relations: dict[str, float]) -> None:
-        """Makes the `TermBalance` of a student's relation terms (by weight)."""
+    def _balance_with(self, weights: dict[str, float]) -> None:
+        """Makes the `TermBalance` of the balanced terms, {term: weight}."""
         self._balance = None
         self.remove_callback(TermBalance)
-        if not relations:
+        if not weights:
             return
         if "layerwise" in self.args.optim:
             raise InputError(
                 f"optim is {self.args.optim.value}, which changes weights in every backward pass, but balancing "
-                "relations needs backward passes that change nothing: choose an optimizer that is not layerwise."
+                "terms needs backward passes that change nothing: choose an optimizer that is not layerwise."
             )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise InputError(
-                "gradients of relations cannot be measured under FSDP 1: set fsdp_version to 2, as in "
+                "gradients of terms cannot be measured under FSDP 1: set fsdp_version to 2, as in "
                 "recipes/accelerate/fsdp2.yaml."
             )
         used: list[Any] = [self.ckd_args, *(method for method in self.methods if method.weights)]
@@ -363,17 +417,17 @@ class DistillationTrainer(Trainer):
                 [term.name, term.student_signal.key, term.teacher_signal.key] for term in self._given_terms
             ]
         rescales = self.ckd_args.term_balance == "gradient"
-        self._balance = TermBalance(relations, rescales, self.ckd_args.balance_interval, definition)
+        self._balance = TermBalance(weights, rescales, self.ckd_args.balance_interval, definition)
         self.add_callback(self._balance)
 
     @property
     def balance(self) -> TermBalance | None:
-        """The balance of the relation terms; None without relation terms."""
+        """The balance of the terms beside labels and logits; None if there are none."""
         if self._balance is not None and self._balance not in self.callback_handler.callbacks:
             # When it restores a checkpoint's callbacks, `Trainer` replaces it by one with the terms of that run.
             found = next((one for one in self.callback_handler.callbacks if isinstance(one, TermBalance)), None)
             if found is None:
-                raise InputError("the callback TermBalance was removed, but the weights of relations need it.")
+                raise InputError("the callback TermBalance was removed, but the balanced weights need it.")
             self._balance.take_over(found.state())
             self.remove_callback(TermBalance)
             self.add_callback(self._balance)
@@ -609,8 +663,20 @@ class DistillationTrainer(Trainer):
                 logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
         super().log(logs, start_time)
 
+    @property
+    def _saves_projections(self) -> bool:
+        # With FSDP and DeepSpeed, checkpoints hold all weights of the wrapped student, its projections included.
+        return self._projections is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._saves_projections:
+            self._projections.load(resume_from_checkpoint)
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        if self._saves_projections and self.args.should_save:
+            self._projections.save(output_dir)
         # Each process saves its own. The trainer state marks a checkpoint as complete, so it must come after them all.
         self.accelerator.wait_for_everyone()
 

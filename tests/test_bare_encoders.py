@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.bare_encoders import distil
+from helpers.bare_encoders import distill
 from helpers.files import PROJECT
 from helpers.launching import FSDP_ON_PROCESSORS, launch, logged
 from helpers.training import logs
@@ -13,14 +13,14 @@ from packaging.version import Version
 SCRIPT = """
 import json, sys
 sys.path.insert(0, {tests!r})
-from helpers.bare_encoders import distil
-from ckd_trainer.utils.processes import part
+from helpers.bare_encoders import distill
+from ckd_trainer.utils.processes import destroy_process_group
 
 folder, options = sys.argv[1:]
-run = distil(folder, 4, **json.loads(options))
+run = distill(folder, 4, **json.loads(options))
 if run.is_world_process_zero():
     run.state.save_to_json(folder + "/trainer_state.json")
-part()
+destroy_process_group()
 """
 CHECKPOINTING = {"gradient_checkpointing": True}
 
@@ -36,5 +36,5 @@ def test_train_like_one_process(tmp_path, recipe, options):
     if recipe == "fsdp2.yaml" and Version(torch.__version__) < Version("2.8"):
         pytest.skip("torch 2.7 adds up the gradients of FSDP2 on processors, where it should take their mean")
     launch(script, str(tmp_path), json.dumps(options), recipe=recipe)
-    for ours, theirs in zip(logged(tmp_path), logs(distil(tmp_path / "one", 8)), strict=True):
+    for ours, theirs in zip(logged(tmp_path), logs(distill(tmp_path / "one", 8)), strict=True):
         assert ours["loss_queries"] == pytest.approx(theirs["loss_queries"], rel=1e-4)

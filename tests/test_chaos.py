@@ -62,7 +62,12 @@ def with_options(chaos, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+ALIKE = ("in the metrics of training", "in all metrics", "in the card", "in the last deletion")  # as others
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in MOMENTS]
+)
 def test_one_kill(with_options, moment):
     options, pattern = MOMENTS[moment]
     chaos, name = with_options(options), moment.replace(" ", "-")

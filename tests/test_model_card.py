@@ -28,19 +28,23 @@ def card(folder, student=None, teacher=None, **kwargs):
 @pytest.mark.parametrize(
     ("teacher", "words", "base"),
     [
-        (lambda: tiny_model(seed=1), "A student of a `BertForSequenceClassification`, distilled", None),
-        (lambda: compiled(tiny_model(seed=1)), "A student of a `BertForSequenceClassification`, distilled", None),
-        (lambda: named("org/teacher"), "A student of `org/teacher`, distilled", "org/teacher"),
-        (lambda: compiled(named("org/teacher")), "A student of `org/teacher`, distilled", "org/teacher"),
-        (lambda: named("/home/me/teacher"), "A student of `teacher`, distilled", None),
+        (lambda: tiny_model(seed=1), "Distilled from a `BertForSequenceClassification` by ckd-trainer", None),
+        (
+            lambda: compiled(tiny_model(seed=1)),
+            "Distilled from a `BertForSequenceClassification` by ckd-trainer",
+            None,
+        ),
+        (lambda: named("org/teacher"), "Distilled from `org/teacher` by ckd-trainer", "org/teacher"),
+        (lambda: compiled(named("org/teacher")), "Distilled from `org/teacher` by ckd-trainer", "org/teacher"),
+        (lambda: named("/home/me/teacher"), "Distilled from `teacher` by ckd-trainer", None),
         (
             lambda: PassesOn(named("org/teacher")),
-            "A student of a `PassesOn` around `org/teacher`, distilled",
+            "Distilled from a `PassesOn` around `org/teacher` by ckd-trainer",
             None,
         ),
         (
             lambda: PassesOn(tiny_model(seed=1)),
-            "A student of a `PassesOn` around a `BertForSequenceClassification`, distilled",
+            "Distilled from a `PassesOn` around a `BertForSequenceClassification` by ckd-trainer",
             None,
         ),
     ],
@@ -57,7 +61,7 @@ def test_a_stored_teacher(tmp_path):
     tiny_model(seed=1).save_pretrained(tmp_path / "teacher")
     teacher = StoredTeacher(tmp_path / "teacher", tiny_model().config)
     _, text = card(tmp_path / "out", teacher=teacher)
-    assert "A student of `teacher`, distilled" in text and "| teacher | 37,154 | 4 | 32 |" in text
+    assert "Distilled from `teacher` by ckd-trainer" in text and "| teacher | 37,154 | 4 | 32 |" in text
 
 
 def test_a_control_run(tmp_path):
@@ -81,6 +85,6 @@ def test_adapters(tmp_path, task_type):
     student = lora(task_type)(named("org/base", tiny_model(layers=2)))
     data, text = card(tmp_path / "student", student, named("org/teacher"))
     assert data["base_model"] == "org/base" and data["library_name"] == "peft"
-    assert "A student of `org/teacher`" in text and 'pipeline("text-classification"' in text
+    assert "Distilled from `org/teacher`" in text and 'pipeline("text-classification"' in text
     data, text = card(tmp_path / "teacher", teacher=lora(task_type)(named("org/base")))
-    assert f"A student of a `{type(student).__name__}` around `org/base`, distilled" in text
+    assert f"Distilled from a `{type(student).__name__}` around `org/base` by ckd-trainer" in text

@@ -94,13 +94,35 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
 
 
+def test_projections_in_two_processes(tiny_teacher, tmp_path):
+    """They are averaged like any weights: two batches of 2 in two processes are the batch of 8 in one."""
+    without_dropout(tiny_teacher)
+    train = write_tsv(tmp_path / "train.tsv", sentences(48))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--max_seq_length", "32", "--do_train", "--max_steps", "5", "--save_steps", "5"]
+    options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    options += ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight", "0.3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
+    batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    launch("run_glue_ckd.py", *options, *batches, "--output_dir", str(two))
+    for file in ("model.safetensors", "checkpoint-5/projections.safetensors"):
+        ours, theirs = (load_file(folder / file) for folder in (two, one))
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(logged(two), logged(one), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)
+
+
 @resumes
 def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
-    """From step 15 of 12 an epoch, grouped by length: the same student, bit for bit."""
+    """From step 15 of 12 an epoch, grouped by length and with projections: the same student, bit for bit."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
     options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "3", "--save_steps", "5"]
     options += ["--per_device_train_batch_size", "4", "--train_sampling_strategy", "group_by_length"]
+    options += ["--tinybert_hidden_weight", "0.3"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     launch("run_glue_ckd.py", *options, "--output_dir", str(whole))
     shutil.copytree(whole, resumed)
@@ -186,7 +208,7 @@ EMBEDDED = {
 
 
 @pytest.mark.parametrize("task", EMBEDDED)
-def test_recipe_of_an_embedded_task_in_two_processes(task, tmp_path):
+def test_recipe_of_a_demo_task_in_two_processes(task, tmp_path):
     """Teacher, student, and the student's scores once more in one process: the same, over all of an odd set."""
     script, data, ending, sizes = EMBEDDED[task]
     data.write_task(tmp_path, **sizes, test=2)
@@ -265,7 +287,7 @@ def test_signal_saves_once_and_stops_both(training, tmp_path, send, number):
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint)
     assert len(list(checkpoint.glob("rng_state_*.pth"))) == 2
 
-    said = accelerate_launch("run_glue_ckd.py", *training)
+    said = launch("run_glue_ckd.py", *training)
     assert f"Resuming the run in {tmp_path / 'out'} from {checkpoint.name}." in said
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 80
 

@@ -23,7 +23,7 @@ QUICK += ["--report_to", "none", "--logging_steps", "2", "--disable_tqdm", "true
 EPOCHS = ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--load_best_model_at_end"]
 
 
-def distil(teacher, output, *options):
+def distill(teacher, output, *options):
     return run_glue_ckd.main(
         ["--teacher_model_name_or_path", str(teacher), "--output_dir", str(output), *STUDENT, *QUICK, *options]
     )
@@ -64,7 +64,7 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
     options = ["--do_train", "--do_eval", "--do_predict", "--train_sampling_strategy", "group_by_length", *EPOCHS]
     options += ["--alpha", "0.7", "--term_balance", "none", "--relation_normalization", "pairs"]
     options += [f"--{term}_{kind}_weight=1" for term in ("wr", "ltr") for kind in ("distance", "angle")]
-    metrics = distil(trained_teacher, output, *text_files, *options)
+    metrics = distill(trained_teacher, output, *text_files, *options)
     assert "AT CHANCE" not in caplog.text and "The teacher on 22 validation examples: accuracy 1.000" in caplog.text
 
     left = results(output)
@@ -85,7 +85,7 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
     assert record["versions"]["torch"] == version("torch") and record["processes"] == 1
 
     card = (output / "README.md").read_text()
-    assert "A student of `trained`" in card and f"| accuracy | {left['eval_accuracy']:.4f} |" in card
+    assert "Distilled from `trained`" in card and f"| accuracy | {left['eval_accuracy']:.4f} |" in card
     assert "0.3 task + 0.7 logits + 1 wr_distance" in card and str(tmp_path) not in card
 
     classify = pipeline("text-classification", model=str(output))
@@ -100,7 +100,7 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
 def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
     options = ["--do_train", *text_files, *EPOCHS, "--num_train_epochs", "30", "--early_stopping_patience", "2"]
-    distil(trained_teacher, output, *options)
+    distill(trained_teacher, output, *options)
     state = json.loads((output / "trainer_state.json").read_text())
     scores = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry]
     assert state["best_metric"] == max(scores)
@@ -110,14 +110,14 @@ def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher,
     assert all(torch.equal(best[name], final[name]) for name in best)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.parametrize("strategy", [pytest.param("random", marks=pytest.mark.slow), "group_by_length"])
 @pytest.mark.parametrize("kept", [6, 15])  # in the first epoch, of 12 steps, and in the second
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path, strategy, kept):
     options = ["--do_train", *text_files, "--save_strategy", "steps", "--save_steps", "3"]
     options += ["--train_sampling_strategy", strategy]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    distil(trained_teacher, whole, *options)
-    distil(trained_teacher, cut, *options)
+    distill(trained_teacher, whole, *options)
+    distill(trained_teacher, cut, *options)
     for path in cut.iterdir():  # as a run killed a step later leaves its folder
         if path.name.startswith("checkpoint-"):
             if int(path.name.split("-")[1]) > kept:
@@ -125,7 +125,7 @@ def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher,
         elif path.name != "recipe.yaml":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert last_checkpoint(cut, ARGUMENTS).endswith(f"checkpoint-{kept}")
-    distil(trained_teacher, cut, *options)
+    distill(trained_teacher, cut, *options)
     ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert [entry["step"] for entry in logged(cut)] == [entry["step"] for entry in logged(whole)]
@@ -144,24 +144,24 @@ def test_half_written_checkpoint_is_passed_over(tmp_path):
 
 def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
-    distil(trained_teacher, output, *text_files, "--do_train", "--do_eval")
+    distill(trained_teacher, output, *text_files, "--do_train", "--do_eval")
     before = results(output)
     weights = (output / "model.safetensors").read_bytes()
-    again = distil(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--do_predict")
+    again = distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--do_predict")
     assert again["eval_accuracy"] == before["eval_accuracy"] and "train_loss" not in again
     assert results(output)["train_runtime"] == before["train_runtime"]
     assert (output / "model.safetensors").read_bytes() == weights
     assert len((output / "predictions" / "predictions.tsv").read_text().splitlines()) == 14
-    assert "A student of `trained`" in (output / "README.md").read_text()
+    assert "Distilled from `trained`" in (output / "README.md").read_text()
 
 
 def test_evaluating_later_completes_the_card(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
-    distil(trained_teacher, output, *text_files, "--do_train")
+    distill(trained_teacher, output, *text_files, "--do_train")
     assert "The model was not evaluated." in (output / "README.md").read_text()
-    metrics = distil(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--logging_steps", "5")
+    metrics = distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--logging_steps", "5")
     card = (output / "README.md").read_text()
-    assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "A student of `trained`" in card
+    assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "Distilled from `trained`" in card
     assert "not evaluated" not in card and "## Training" in card
 
 
@@ -200,7 +200,7 @@ def test_teacher_cache_that_is_a_file_is_refused(trained_teacher, text_files, tm
 
 def test_overwriting_deletes_nothing_before_the_rest_is_right(trained_teacher, text_files, tmp_path, capsys):
     output = tmp_path / "student"
-    distil(trained_teacher, output, *text_files, "--do_train")
+    distill(trained_teacher, output, *text_files, "--do_train")
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     common = ["--teacher_model_name_or_path", str(trained_teacher), *STUDENT, *text_files, "--do_train", *QUICK]
     refused(capsys, *common, "--output_dir", str(output), "--overwrite_output_dir", "--train_file", "typo.tsv")
@@ -214,15 +214,15 @@ def test_a_folder_where_nothing_was_trained_yet_is_free(trained_teacher, text_fi
     output = tmp_path / "student"
     output.mkdir()
     (output / "recipe.yaml").write_text("learning_rate: 7\n")  # what a run that failed at its first step leaves
-    distil(trained_teacher, output, *text_files, "--do_train", "--max_steps", "1")
+    distill(trained_teacher, output, *text_files, "--do_train", "--max_steps", "1")
     assert (output / "model.safetensors").is_file()
 
 
 def test_explicit_resume_trains_on(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
     options = [*text_files, "--do_train", "--save_strategy", "steps", "--save_steps", "2"]
-    distil(trained_teacher, output, *options, "--max_steps", "4")
-    distil(trained_teacher, output, *options, "--max_steps", "6", "--resume_from_checkpoint", "true")
+    distill(trained_teacher, output, *options, "--max_steps", "4")
+    distill(trained_teacher, output, *options, "--max_steps", "6", "--resume_from_checkpoint", "true")
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 6
 
 
@@ -239,15 +239,15 @@ def test_resolved_recipe_runs_again(trained_teacher, text_files, tmp_path, main)
 
 def test_another_runs_folder_is_refused_unless_overwriting(trained_teacher, text_files, tmp_path, capsys):
     output = tmp_path / "student"
-    distil(trained_teacher, output, *text_files, "--do_train")
+    distill(trained_teacher, output, *text_files, "--do_train")
     (output / "notes.txt").write_text("mine")
     other = [*text_files, "--do_train", "--temperature", "2"]
     with pytest.raises(SystemExit) as stopped:
-        distil(trained_teacher, output, *other)
+        distill(trained_teacher, output, *other)
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and "temperature 3.0 there, 2.0 here" in message
     assert "overwrite_output_dir" in message
-    distil(trained_teacher, output, *other, "--overwrite_output_dir")
+    distill(trained_teacher, output, *other, "--overwrite_output_dir")
     assert yaml.safe_load((output / "recipe.yaml").read_text())["temperature"] == 2.0
     assert (output / "notes.txt").read_text() == "mine"
 
@@ -274,7 +274,7 @@ def test_regression_on_own_json_lines(tmp_path, tiny_teacher):
     teacher = ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "t")]
     metrics = run_teacher.main([*teacher, *common, "--num_train_epochs", "8"])
     assert metrics["eval_pearson"] > 0.8
-    metrics = distil(tmp_path / "t", tmp_path / "s", *common)
+    metrics = distill(tmp_path / "t", tmp_path / "s", *common)
     assert {"eval_pearson", "eval_spearmanr"} <= set(metrics)
     lines = (tmp_path / "s" / "predictions" / "predictions.tsv").read_text().splitlines()
     assert len(lines) == 41 and all(-1 < float(line.split("\t")[1]) < 2 for line in lines[1:])
@@ -311,7 +311,7 @@ def test_mnli_reports_both_sets_and_writes_both_files(tmp_path, tiny_teacher):
 
 
 def test_teacher_at_chance_is_warned_of_with_the_number(tiny_teacher, text_files, tmp_path, caplog):
-    distil(tiny_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--max_steps", "1")
+    distill(tiny_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--max_steps", "1")
     warning = next(record.message for record in caplog.records if "AT CHANCE" in record.message)
     assert "accuracy 0.500" in warning and "22 validation examples" in warning
 
@@ -340,7 +340,7 @@ def test_labels_in_another_order_give_the_same_student(
         options = ["--do_train", "--do_eval", "--max_steps", "4"]
         if start == "pretrained":
             options += ["--student_init", start, "--student_num_layers", "none", "--model_name_or_path", str(teacher)]
-        distil(teacher, output, *text_files, *options)
+        distill(teacher, output, *text_files, *options)
         weights[teacher] = load_file(output / "model.safetensors")
     assert "matched by name" in caplog.text and "AT CHANCE" not in caplog.text
     for name, tensor in weights[trained_teacher].items():
@@ -383,17 +383,17 @@ def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path,
     output = tmp_path / "student"
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end", "--hub_token", "hf_secret"]
-    distil(trained_teacher, output, *text_files, "--do_train", "--do_eval", *push)
+    distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", *push)
     assert sent["repo_id"] == "me/my-student" and sent["folder_path"] == str(output)
     card = (output / "README.md").read_text()
-    assert 'model="me/my-student"' in card and "# my-student" in card and "A student of `trained`" in card
+    assert 'model="me/my-student"' in card and "# my-student" in card and "Distilled from `trained`" in card
     assert "student_num_layers: 2" in card and "| accuracy |" in card
     for path in output.rglob("*"):
         assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
 
 
 def test_bf16_and_padding_to_one_length(trained_teacher, text_files, tmp_path):
-    distil(trained_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length")
+    distill(trained_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length")
     assert results(tmp_path / "out")["eval_accuracy"] > 0.6
     assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
 

@@ -8,6 +8,7 @@ The last part is about the seams between the rooms of the package itself, and be
 
 import ast
 import contextlib
+import functools
 import graphlib
 import importlib
 import inspect
@@ -53,6 +54,7 @@ PRIVATE = {
         "_signature_columns",
         "_prepare_inputs",  # nor places batches as a training step does
         "_save_rng_state",  # nothing public comes between the files of a checkpoint
+        "_load_from_checkpoint",  # nor reads one
     },
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
     "ckd_trainer/metrics/squad.py": {"_info", "_compute"},
@@ -86,16 +88,23 @@ def used_names(tree):
 
 def names_of_bases(cls):
     """The methods and attributes of the classes of others that a class of ours comes from."""
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] not in ("ckd_trainer", "builtins"):
-            yield from vars(base)
-            with contextlib.suppress(OSError, TypeError):  # without a source
-                yield from re.findall(r"\bself\.(\w+)", inspect.getsource(base))
+    bases = (base for base in cls.__mro__ if base.__module__.split(".")[0] not in ("ckd_trainer", "builtins"))
+    return set().union(*map(names_of, bases))
+
+
+@functools.cache
+def names_of(cls):
+    names = set(vars(cls))
+    with contextlib.suppress(OSError, TypeError):  # without a source
+        names |= set(re.findall(r"\bself\.(\w+)", inspect.getsource(cls)))
+    return names
+
+
+OUR_NAMES = {name for tree in TREES.values() for name in own_names(tree)}
 
 
 def private_names_of_others(path, tree):
-    ours = {name for other in TREES.values() for name in own_names(other)}
-    names = set(used_names(tree)) - ours
+    names = set(used_names(tree)) - OUR_NAMES
     module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
     for node in ast.walk(tree):  # a name of ours that a base has as well: overridden, or taken by accident
         if isinstance(node, ast.ClassDef) and hasattr(module, node.name):
@@ -145,6 +154,8 @@ SIGNATURES = [
     (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),
     (Trainer.log, "self logs start_time", "trainer.py: the terms in the log"),
     (Trainer.create_model_card, "self language license tags model_name", "trainer.py, model_card.py: README.md"),
+    (Trainer._load_from_checkpoint, "self resume_from_checkpoint model", "trainer.py: projections are read"),
+    (Trainer.create_optimizer, "self model", "trainer.py: the learning rate of projections"),
     (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
     (Trainer.training_step, "self model inputs num_items_in_batch", "tests/helpers/chaos.py: kills in a step"),
     (Trainer.get_optimizer_cls_and_kwargs, "args model", "run.py: an optimizer that cannot be made is refused"),

@@ -19,15 +19,27 @@ from ckd_trainer.utils.processes import placed_for_evaluation
 
 ON_PROCESSORS = f"""{FSDP_ON_PROCESSORS}
 import run_glue_ckd
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 run_glue_ckd.main()
-part()
+destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("recipe", ["fsdp2.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml"])
-def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
+PROJECTIONS = ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight", "0.3"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("fsdp2.yaml", []),
+        pytest.param("fsdp2.yaml", PROJECTIONS, marks=pytest.mark.slow),
+        ("deepspeed_zero2.yaml", PROJECTIONS),
+        ("deepspeed_zero3.yaml", PROJECTIONS),
+    ],
+    ids=lambda value: "projections" if value == PROJECTIONS else value or "plain",
+)
+def test_a_student_in_parts(tiny_teacher, tmp_path, recipe, more):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""
     script = PROJECT / "run_glue_ckd.py"
     if recipe == "fsdp2.yaml":
@@ -43,13 +55,16 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe):
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train)]
     options += ["--validation_file", str(validation), "--max_seq_length", "32", "--report_to", "none"]
     options += ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--logging_steps", "1"]
-    options += ["--disable_tqdm", "true", "--use_cpu", "true"]
+    options += ["--disable_tqdm", "true", "--use_cpu", "true", *more]
     # So large an epsilon leaves descent with momentum, by which weights differ as much as gradients do.
     options += ["--adam_epsilon", "1", "--learning_rate", "0.1", "--max_grad_norm", "0.5"]
     one, two, again = (tmp_path / name for name in ("one", "two", "again"))
     run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
     batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
-    accelerate_launch(script, *options, *batches, "--output_dir", str(two), recipe=recipe, DS_ACCELERATOR="cpu")
+    if recipe == "fsdp2.yaml":
+        launch(script, *options, *batches, "--output_dir", str(two), recipe=recipe)
+    else:
+        accelerate_launch(script, *options, *batches, "--output_dir", str(two), recipe=recipe, DS_ACCELERATOR="cpu")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
@@ -109,7 +124,7 @@ import torch
 from helpers.training import examples, pad
 from transformers import BertForSequenceClassification, TrainingArguments
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.utils.processes import part
+from ckd_trainer.utils.processes import destroy_process_group
 
 options = {"max_steps": 2, "logging_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True}
 args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_strategy="no", **options)
@@ -121,7 +136,7 @@ trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), dat
 trainer.train()
 if trainer.is_world_process_zero():
     trainer.state.save_to_json(f"{sys.argv[2]}/trainer_state.json")
-part()
+destroy_process_group()
 """
 
 

@@ -1,1 +1,1 @@
-"""Texts and labels: tables from files, the GLUE tasks, the embedded task. Knows nothing of distillation."""
+"""Texts and labels: tables from files, the GLUE tasks, the demo task. Knows nothing of distillation."""

@@ -99,7 +99,7 @@ def _looks(name: str) -> str | float:
 
 def _has_fractions(names: list[str]) -> bool:
     numbers = [_number(name) for name in names]
-    return None not in numbers and not all(number.is_integer() for number in numbers)
+    return None not in numbers and not all(number.is_integer() for number in numbers if number is not None)
 
 
 def _number(text: str) -> float | None:

@@ -1,9 +1,4 @@
-"""Texts and labels of GLUE, of data sets by name and of the user's files: loading, tokenizing, metrics, predictions.
-
-    ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
-
-zips the prediction files of several runs for the GLUE server.
-"""
+"""Texts and labels of GLUE, of data sets by name and of the user's files: loading, tokenizing and metrics."""
 
 import logging
 import os
@@ -22,10 +17,10 @@ from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.hub import NamedDataset, loaded
-from ckd_trainer.data.submission import write_predictions, zip_submission
+from ckd_trainer.data.submission import write_predictions
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.metrics.glue import GlueMetric
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of, short
+from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 __all__ = [
@@ -35,7 +30,6 @@ __all__ = [
     "compute_metrics_for",
     "files_of",
     "load_task",
-    "main",
     "tokenize",
     "write_predictions",
 ]
@@ -120,8 +114,9 @@ def load_task(
         else:
             read = _hub_reader(glue)
         task = _load_glue(glue, read, splits)
-    if task.train is not None and (arguments.max_train_samples or len(task.train)) < len(task.train):
-        rows = random.Random(seed).sample(range(len(task.train)), arguments.max_train_samples)
+    most = arguments.max_train_samples
+    if task.train is not None and most is not None and most < len(task.train):
+        rows = random.Random(seed).sample(range(len(task.train)), most)
         task.train = task.train.select(sorted(rows))
     for sets, limit in ((task.validation, arguments.max_eval_samples), (task.test, arguments.max_predict_samples)):
         for key, data in sets.items():
@@ -130,15 +125,15 @@ def load_task(
 
 
 def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
-    """Loads a GLUE task; `read(split, file, labelled, needed)` returns a Dataset, or None for a missing second set."""
+    """Loads a GLUE task; `read(split, file, labeled, needed)` returns a Dataset, or None for a missing second set."""
 
-    def read_sets(sets: Mapping[str, tuple[str, str]], labelled: bool) -> dict[str, Dataset]:
-        data = {key: read(*place, labelled=labelled, needed=not key) for key, place in sets.items()}
+    def read_sets(sets: Mapping[str, tuple[str, str]], labeled: bool) -> dict[str, Dataset]:
+        data = {key: read(*place, labeled=labeled, needed=not key) for key, place in sets.items()}
         return {key: part for key, part in data.items() if part is not None}
 
     return TextTask(
         name=glue.name,
-        train=read("train", "train.tsv", labelled=True, needed=True) if "train" in splits else None,
+        train=read("train", "train.tsv", labeled=True, needed=True) if "train" in splits else None,
         validation=read_sets(glue.validation, True) if "validation" in splits else {},
         test=read_sets(glue.test, False) if "test" in splits else {},
         text_columns=glue.text_columns,
@@ -153,16 +148,16 @@ def _hub_reader(glue: GlueTask) -> Callable[..., Dataset]:
         advice="check the network, or give data_dir, a folder in the classic GLUE layout",
     )
 
-    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset:
+    def read(split: str, file: str, *, labeled: bool, needed: bool) -> Dataset:
         data = parts[split]
-        if labelled and glue.label_names and data.features["label"].names != list(glue.label_names):
+        if labeled and glue.label_names and data.features["label"].names != list(glue.label_names):
             raise InputError(
                 f"{GLUE_ON_HUB} has the labels {short(data.features['label'].names)} for {glue.name}, not "
                 f"{list(glue.label_names)}: this is another version of the data; give data_dir instead."
             )
         table = Table(data, f"{GLUE_ON_HUB}, {glue.name}, {split}", range(1, len(data) + 1), unit="row")
         texts = {name: name for name in glue.text_columns}
-        return _encode(table, texts, "label" if labelled else None, glue.label_names, f"{glue.name} has")
+        return _encode(table, texts, "label" if labeled else None, glue.label_names, f"{glue.name} has")
 
     return read
 
@@ -174,7 +169,7 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
     with input_errors_about(folder):
         there = first_of(sorted(path.name for path in folder.iterdir()), 20) or "nothing"
 
-    def read(split: str, file: str, *, labelled: bool, needed: bool) -> Dataset | None:
+    def read(split: str, file: str, *, labeled: bool, needed: bool) -> Dataset | None:
         path = folder / file
         if not path.is_file():
             if needed:
@@ -185,8 +180,8 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
             logger.warning("%s is missing, so %s is left out: only the matched set is used.", path, split)
             return None
         texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
-        label = glue.file_label_column if labelled else None
-        columns = glue.file_columns if labelled else None
+        label = glue.file_label_column if labeled else None
+        columns = glue.file_columns if labeled else None
         table = open_table(path, columns=columns, usecols=[*texts.values(), label], quoting=quoting)
         return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 
@@ -204,19 +199,18 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     texts = {"text": arguments.text_column}
     if arguments.text_pair_column:
         texts["text_pair"] = arguments.text_pair_column
-    label, names = arguments.label_column, None
+    label, named = arguments.label_column, None
     if arguments.dataset_name:
-        data = NamedDataset(arguments)
-        open_split = _dataset_opener(data, list(texts.values()), label)
-        names = data.class_names(label)
+        named = NamedDataset(arguments)
+        open_split = _dataset_opener(named, list(texts.values()), label)
     else:
         open_split = _file_opener(arguments, list(texts.values()), label, splits)
-    train = None
-    if arguments.regression:
-        names = None
-    elif names is None:
-        train = open_split("train")
-        names = class_names(train, label)
+    names = train = None
+    if not arguments.regression:
+        names = None if named is None else named.class_names(label)
+        if names is None:
+            train = open_split("train")
+            names = class_names(train, label)
 
     def read(split: str) -> Dataset:
         table = train if split == "train" and train is not None else open_split(split)
@@ -314,27 +308,3 @@ def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, 
         return metric.compute(predictions=predictions, references=prediction.label_ids)
 
     return compute_metrics
-
-
-@command_line
-def main(argv: list[str] = None) -> None:
-    """The command line: `submission DIR... [--output FILE] [--overwrite]`."""
-    parser = ArgumentParser(prog="ckd-trainer", description="Work with GLUE files.")
-    submission = parser.add_subparsers(dest="command", required=True).add_parser(
-        "submission", help="zip the prediction files of run folders for the GLUE server"
-    )
-    submission.add_argument("folders", nargs="+", metavar="DIR", help="a run folder with prediction files")
-    submission.add_argument("--output", default="glue_submission.zip", help="the zip file (default: %(default)s)")
-    submission.add_argument("--overwrite", action="store_true", help="replace an existing zip file")
-    options = parser.parse_args(argv)
-    # AX is the server's diagnostic set: optional, predicted by an MNLI model.
-    names = [name for task in GLUE_TASKS.values() for name in task.submission.values()] + ["AX.tsv"]
-    with input_errors_about(options.output):
-        found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
-    print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
-    if missing:
-        print(f"Missing: {', '.join(missing)}. The server requires all but AX.tsv, which is optional.")
-
-
-if __name__ == "__main__":
-    main()

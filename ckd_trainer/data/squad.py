@@ -79,26 +79,26 @@ def load_questions(
     named = NamedDataset(arguments) if arguments.dataset_name else None
 
     def read(split: str) -> Dataset:
-        labelled = split != "test"
+        labeled = split != "test"
         if named is not None:
             table = named.table(
-                split if labelled or named.has_test else "validation",
+                split if labeled or named.has_test else "validation",
                 texts=["id", "context", "question"],
-                label="answers" if labelled else None,
+                label="answers" if labeled else None,
                 advice="questions have the columns id, context, question and answers",
             )
-            return check_questions(table.data, table.source, labelled=labelled, **rules)
-        source = split if labelled or arguments.test_file else "validation"
+            return check_questions(table.data, table.source, labeled=labeled, **rules)
+        source = split if labeled or arguments.test_file else "validation"
         path = getattr(arguments, f"{source}_file")
         if path is None and arguments.data_dir:
             path = Path(arguments.data_dir) / task.files[source]
         elif path is None and arguments.reads_hub:
             questions = _from_hub(task.hub_name, source)
-            return check_questions(questions, f"{task.hub_name}, {source}", labelled=labelled, **rules)
+            return check_questions(questions, f"{task.hub_name}, {source}", labeled=labeled, **rules)
         elif path is None:
-            others = "" if labelled else " (or validation_file)"
+            others = "" if labeled else " (or validation_file)"
             raise InputError(f"{split}_file is not set{others}, but the {split} set is needed: give a file.")
-        return read_questions(path, labelled=labelled, quoting=arguments.quoting, **rules)
+        return read_questions(path, labeled=labeled, quoting=arguments.quoting, **rules)
 
     def first(split: str, limit: int | None) -> dict[str, Dataset]:
         if split not in splits:

@@ -17,7 +17,7 @@ from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
-Columns = dict[str, list]  # by name: id, context, question, and where labelled text and answer_start
+Columns = dict[str, list]  # by name: id, context, question, and where labeled text and answer_start
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,11 @@ _KINDS = {str: "a text in quotes", int: "a whole number", list: "a list"}
 
 
 def read_questions(
-    path: str | Path, *, answerable: bool, labelled: bool, drop_misplaced: bool = False, quoting: str = "auto"
+    path: str | Path, *, answerable: bool, labeled: bool, drop_misplaced: bool = False, quoting: str = "auto"
 ) -> Dataset:
     """Reads a file of questions: the official SQuAD JSON (.json), or a table as `read_table` reads it.
 
-    The table has the columns `id`, `context`, `question` and, if labelled, `answers`, which in csv and tsv files is
+    The table has the columns `id`, `context`, `question` and, if labeled, `answers`, which in csv and tsv files is
     JSON text: `{"text": ["Denver Broncos"], "answer_start": [177]}`. Other content (titles, plausible answers) is
     ignored.
 
@@ -42,12 +42,12 @@ def read_questions(
         path: The file.
         answerable: Whether every question must have an answer (SQuAD 1.1). If not (SQuAD 2.0), a question without
             answers is an unanswerable one.
-        labelled: Whether the answers are read.
+        labeled: Whether the answers are read.
         drop_misplaced: Leave out, with a warning, the questions with an answer that is not at its `answer_start`.
         quoting: How a csv or tsv file is quoted, see `ckd_trainer.data.delimited.split_rows`.
 
     Returns:
-        A `datasets.Dataset` in memory with `id`, `context`, `question` and, if labelled, `answers`:
+        A `datasets.Dataset` in memory with `id`, `context`, `question` and, if labeled, `answers`:
         {"text": list of string, "answer_start": list of int32}, a character offset into the context.
 
     Raises:
@@ -56,21 +56,21 @@ def read_questions(
 
     Example::
 
-        read_questions("dev-v1.1.json", answerable=True, labelled=True)[0]["answers"]["text"][0]  # "Denver Broncos"
+        read_questions("dev-v1.1.json", answerable=True, labeled=True)[0]["answers"]["text"][0]  # "Denver Broncos"
     """
     path = user_path(path)
     with input_errors_about(path):
         is_json = path.suffix.lower() == ".json" and path.is_file()
     articles = _articles(path) if is_json else None
     if articles is None:
-        columns = _table_columns(open_table(path, usecols=_names(labelled), quoting=quoting), labelled)
+        columns = _table_columns(open_table(path, usecols=_names(labeled), quoting=quoting), labeled)
     else:
-        columns = _article_columns(path, articles, labelled)
-    return _checked(columns, str(path), answerable, labelled, drop_misplaced)
+        columns = _article_columns(path, articles, labeled)
+    return _checked(columns, str(path), answerable, labeled, drop_misplaced)
 
 
 def check_questions(
-    questions: Dataset, source: str, *, answerable: bool, labelled: bool, drop_misplaced: bool
+    questions: Dataset, source: str, *, answerable: bool, labeled: bool, drop_misplaced: bool
 ) -> Dataset:
     """Checks questions from elsewhere (the Hub, for instance) as `read_questions` checks those of a file.
 
@@ -90,10 +90,10 @@ def check_questions(
     Example::
 
         data = datasets.load_dataset("rajpurkar/squad", split="validation")
-        check_questions(data, "rajpurkar/squad", answerable=True, labelled=True, drop_misplaced=False)
+        check_questions(data, "rajpurkar/squad", answerable=True, labeled=True, drop_misplaced=False)
     """
     table = Table(questions, source, range(1, len(questions) + 1), unit="row")
-    return _checked(_table_columns(table, labelled), source, answerable, labelled, drop_misplaced)
+    return _checked(_table_columns(table, labeled), source, answerable, labeled, drop_misplaced)
 
 
 def _articles(path: Path) -> list | None:
@@ -117,7 +117,7 @@ def _articles(path: Path) -> list | None:
     return None
 
 
-def _article_columns(path: Path, articles: list, labelled: bool) -> Columns:
+def _article_columns(path: Path, articles: list, labeled: bool) -> Columns:
     columns: Columns = {name: [] for name in ("id", "context", "question", "text", "answer_start")}
     for i, article in enumerate(articles):
         for j, paragraph in enumerate(_member(f"{path}: data[{i}]", article, "paragraphs", list)):
@@ -128,7 +128,7 @@ def _article_columns(path: Path, articles: list, labelled: bool) -> Columns:
                 columns["id"].append(_member(question_place, question, "id", str))
                 columns["context"].append(context)
                 columns["question"].append(_member(question_place, question, "question", str))
-                if labelled:
+                if labeled:
                     texts, starts = _official_answers(question_place, question)
                     columns["text"].append(texts)
                     columns["answer_start"].append(starts)
@@ -159,15 +159,15 @@ def _member(place: str, item: Any, key: str, kind: type) -> Any:
     return item[key]
 
 
-def _names(labelled: bool) -> list[str]:
-    return ["id", "context", "question"] + ["answers"] * labelled
+def _names(labeled: bool) -> list[str]:
+    return ["id", "context", "question"] + ["answers"] * labeled
 
 
-def _table_columns(table: Table, labelled: bool) -> Columns:
-    for name in _names(labelled):
+def _table_columns(table: Table, labeled: bool) -> Columns:
+    for name in _names(labeled):
         table.require(name, f": {_LAYOUTS}")
     columns: Columns = {name: table.texts(name) for name in ("id", "context", "question")}
-    if labelled:
+    if labeled:
         answers = [_mapped_answers(table.place(row), value) for row, value in enumerate(table.data["answers"][:])]
         columns["text"] = [texts for texts, _ in answers]
         columns["answer_start"] = [starts for _, starts in answers]
@@ -198,7 +198,7 @@ def _mapped_answers(place: str, value: Any) -> tuple[list[str], list[int]]:
     return texts, starts
 
 
-def _checked(columns: Columns, source: str, answerable: bool, labelled: bool, drop_misplaced: bool) -> Dataset:
+def _checked(columns: Columns, source: str, answerable: bool, labeled: bool, drop_misplaced: bool) -> Dataset:
     """Checks the values of lists by name and returns them as a Dataset."""
     ids = columns["id"]
     if not ids:
@@ -214,10 +214,10 @@ def _checked(columns: Columns, source: str, answerable: bool, labelled: bool, dr
     blank = [name for name, question in zip(ids, columns["question"], strict=True) if not question.strip()]
     if blank:
         logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), first_of(blank))
-    if labelled:
+    if labeled:
         _check_answers(columns, source, answerable)
         columns = _check_places(columns, source, drop_misplaced)
-    return _dataset(columns, source, labelled)
+    return _dataset(columns, source, labeled)
 
 
 def _refuse(source: str, ids: Sequence[str], wrong: Sequence[str], what: str, remedy: str) -> None:
@@ -273,10 +273,10 @@ def _check_places(columns: Columns, source: str, drop_misplaced: bool) -> Column
     }
 
 
-def _dataset(columns: Columns, source: str, labelled: bool) -> Dataset:
+def _dataset(columns: Columns, source: str, labeled: bool) -> Dataset:
     try:
         arrays = {name: pa.array(columns[name], pa.string()) for name in ("id", "context", "question")}
-        if labelled:
+        if labeled:
             texts = pa.array(columns["text"], pa.list_(pa.string()))
             starts = pa.array(columns["answer_start"], pa.list_(pa.int32()))
             arrays["answers"] = pa.StructArray.from_arrays([texts, starts], names=["text", "answer_start"])

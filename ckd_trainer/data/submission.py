@@ -1,4 +1,7 @@
-"""Prediction files in the format of the GLUE server, and a zip file with those of several runs."""
+"""Prediction files in the format of the GLUE server, and a zip file with those of several runs.
+
+ckd-trainer submission outputs/glue_*_ckd --output glue_submission.zip
+"""
 
 import io
 import zipfile
@@ -10,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
-from ckd_trainer.utils.errors import InputError, first_of
-from ckd_trainer.utils.files import write_atomically
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
+from ckd_trainer.utils.files import input_errors_about, write_atomically
 
 
 def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str | Path) -> Path:
@@ -32,11 +35,11 @@ def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str |
     """
     logits = np.asarray(logits)
     glue = GLUE_TASKS.get(task.name)
-    if task.is_regression:
+    labels = glue.file_labels if glue else task.label_names
+    if labels is None:
         scores = logits.reshape(-1)
         words = [f"{score:.3f}" for score in scores.clip(0, 5)] if glue else [str(score) for score in scores]
     else:
-        labels = glue.file_labels if glue else task.label_names
         words = [labels[index] for index in logits.argmax(-1)]
     path = Path(output_dir) / (glue.submission[name] if glue else "predictions.tsv")
     lines = ["index\tprediction", *(f"{index}\t{word}" for index, word in enumerate(words))]
@@ -89,3 +92,25 @@ def zip_submission(
             archive.write(path, name)
     write_atomically(output, content.getvalue())
     return list(found), [name for name in names if name not in found]
+
+
+@command_line
+def main(argv: list[str]) -> None:
+    parser = ArgumentParser(
+        prog="ckd-trainer submission", description="Zips the prediction files of runs for the GLUE server."
+    )
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="a run folder with prediction files")
+    parser.add_argument("--output", default="glue_submission.zip", help="the zip file (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing zip file")
+    options = parser.parse_args(argv)
+    # AX is the server's diagnostic set: optional, predicted by an MNLI model.
+    names = [name for task in GLUE_TASKS.values() for name in task.submission.values()] + ["AX.tsv"]
+    with input_errors_about(options.output):
+        found, missing = zip_submission(options.folders, options.output, names, overwrite=options.overwrite)
+    print(f"{options.output}: {len(found)} of {len(names)} files ({', '.join(found)}).")
+    if missing:
+        print(f"Missing: {', '.join(missing)}. The server requires all but AX.tsv, which is optional.")
+
+
+if __name__ == "__main__":
+    main()

@@ -125,7 +125,7 @@ class Table:
             if names is not None and value is not None:
                 if value == -1:
                     raise InputError(
-                        f"{self.place(row)}: the label ({column!r}) is empty (-1, not labelled): give one, or leave "
+                        f"{self.place(row)}: the label ({column!r}) is empty (-1, not labeled): give one, or leave "
                         "the row out."
                     )
                 if not 0 <= value < len(names):

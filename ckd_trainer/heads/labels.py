@@ -26,7 +26,7 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
     if theirs.num_labels != ours.num_labels:
         raise InputError(
             f"{whose} has {theirs.num_labels} labels, but the data has {ours.num_labels}: it was fine-tuned for "
-            "another task. Fine-tune one on this data with run_teacher.py."
+            "another task. Fine-tune one on this data with ckd-trainer teacher."
         )
     if ours.num_labels == 1:
         return None

@@ -24,6 +24,16 @@ def normalized_state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Ten
     return (ours - theirs).square().sum() / (mask.sum() * ours.shape[-1]).clamp_min(1)
 
 
+def state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """(s - t)^2, mean over valid vectors and their elements (TinyBERT).
+
+    Args and result: as for `normalized_state_loss`.
+    """
+    mask = mask.bool()
+    ours, theirs = (_cleared(side, mask) for side in (student, teacher))
+    return (ours - theirs).square().sum() / (mask.sum() * ours.shape[-1]).clamp_min(1)
+
+
 def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """1 - <s, t> / (|s| |t|), mean over valid vectors (DistilBERT); 1 for a zero vector.
 

@@ -9,6 +9,7 @@ from ckd_trainer.methods.distilbert import DistilBERTArguments
 from ckd_trainer.methods.gram import GramArguments
 from ckd_trainer.methods.minilm import MiniLMArguments, MiniLMv2Arguments
 from ckd_trainer.methods.pkd import PKDArguments
+from ckd_trainer.methods.tinybert import TinyBERTArguments
 
 __all__ = [
     "METHODS",
@@ -20,6 +21,7 @@ __all__ = [
     "PKDArguments",
     "Pair",
     "Term",
+    "TinyBERTArguments",
     "terms_of",
 ]
 
@@ -27,6 +29,7 @@ __all__ = [
 METHODS: tuple[type[MethodArguments], ...] = (
     PKDArguments,
     DistilBERTArguments,
+    TinyBERTArguments,
     MiniLMArguments,
     MiniLMv2Arguments,
     GramArguments,

@@ -24,7 +24,7 @@ from ckd_trainer.utils.errors import InputError
 class Term(torch.nn.Module, abc.ABC):
     """A term of the loss: a mean over the items of a step.
 
-    It has no parameters of its own, because nothing would train them.
+    It has no parameters of its own, because nothing would train them; `ProjectedStates` learns a projection.
 
     Attributes:
         name: its name in logs, `loss_<name>`.
@@ -86,6 +86,13 @@ class Pair:
     def depths(self) -> tuple[int, int]:
         """The number of layers of student and teacher."""
         return self.student.num_hidden_layers, self.teacher.num_hidden_layers
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only those before it, in either model."""
+        return any(getattr(config, "is_decoder", False) for config in (self.student, self.teacher)) or getattr(
+            self.head, "causal", False
+        )
 
     def check_equal_widths(self, option: str) -> None:
         """Raises InputError if student and teacher differ in width; `option` turns on what needs them to be equal."""

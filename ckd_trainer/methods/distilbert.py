@@ -14,17 +14,19 @@ from ckd_trainer.utils.padding import attention_mask_of
 
 @dataclass
 class DistilBERTArguments(MethodArguments):
-    """DistilBERT's cosine term on the last hidden states. Its published weight is 1, beside 5 for the logits."""
+    """DistilBERT's term on the last hidden states."""
 
-    cosine_weight: float = option(
-        0.0, "DistilBERT: share of the gradient for the angle between last hidden states (or a factor)."
+    distilbert_cosine_weight: float = option(
+        0.0,
+        "DistilBERT: share of the gradient for the cosine distance of the last hidden states (with term_balance none, "
+        "a factor; published: 1, beside 5 for the logits).",
     )
 
     def terms(self, pair: Pair) -> list[Term]:
-        if not self.cosine_weight:
+        if not self.distilbert_cosine_weight:
             return []
-        pair.check_equal_widths("cosine_weight")
-        return [CosineTerm(self.cosine_weight, pair)]
+        pair.check_equal_widths("distilbert_cosine_weight")
+        return [CosineTerm(self.distilbert_cosine_weight, pair)]
 
 
 class CosineTerm(Term):
@@ -33,7 +35,7 @@ class CosineTerm(Term):
     Needs equal widths. Not cached: a state per token is too large to store.
     """
 
-    name = "cosine"
+    name = "distilbert_cosine"
 
     def __init__(self, weight: float, pair: Pair) -> None:
         super().__init__()

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ckd_trainer.arguments import option
+from ckd_trainer.arguments import check_layer_mapping, option
 from ckd_trainer.losses import Gram
 from ckd_trainer.losses.gram_matrices import gram_matrix_loss
-from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, parse_layer_mapping
+from ckd_trainer.losses.layer_mapping import Pairs, format_pairs
 from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
 from ckd_trainer.teacher.signals import WordGram
-from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
 
 
@@ -28,14 +27,12 @@ class GramArguments(MethodArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            parse_layer_mapping(self.gram_layer_mapping)
-        except ValueError as error:
-            raise InputError(f"gram_layer_mapping: {error}") from None
+        check_layer_mapping(self, "gram_layer_mapping")
 
     def terms(self, pair: Pair) -> list[Term]:
-        layers = pair.matched("gram_layer_mapping", self.gram_layer_mapping) if self.gram_weight else []
-        return [GramTerm(self, layers)] if self.gram_weight else []
+        if not self.gram_weight:
+            return []
+        return [GramTerm(self, pair.matched("gram_layer_mapping", self.gram_layer_mapping))]
 
 
 class GramTerm(Term):

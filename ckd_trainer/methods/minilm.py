@@ -4,23 +4,27 @@ Both compare self-attention relations, softmax(X Y^T / sqrt(d)), in one layer of
 `attention_relation_loss`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.losses.attention_relations import attention_relation_loss
+from ckd_trainer.methods.attention import (
+    KEY,
+    QUERY,
+    VALUE,
+    check_equal_heads,
+    check_plain_attention,
+    check_sees_all,
+)
 from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
 from ckd_trainer.teacher.signals import QueryKeyValue
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
-
-QUERY, KEY, VALUE = range(3)  # in the signal `QueryKeyValue`
-# Their attention is softmax(Q K^T / sqrt(d)). Others add or rotate positions within the attention.
-_PLAIN_ATTENTION = ("bert", "distilbert", "electra", "roberta")
 
 
 @dataclass
@@ -42,17 +46,13 @@ class MiniLMArguments(MethodArguments):
     def terms(self, pair: Pair) -> list[Term]:
         if not self.weights:
             return []
-        heads, theirs = pair.student.num_attention_heads, pair.teacher.num_attention_heads
-        if heads != theirs:
-            raise InputError(
-                f"MiniLM compares head with head, but the student has {heads} attention heads and the teacher "
-                f"{theirs}: use minilmv2_weight, which takes any."
-            )
+        options = [f"{name}_weight" for name in self.weights]
+        check_sees_all(pair, options[0])
+        heads = check_equal_heads(pair, options[0])
         layers = _layers(self.minilm_teacher_layer, "minilm_teacher_layer", pair)
         terms: list[Term] = []
         if self.minilm_attention_weight:
-            for config in (pair.student, pair.teacher):
-                _check_plain_attention(config)
+            check_plain_attention(pair, "minilm_attention_weight")
             relations = [(QUERY, KEY)]
             terms.append(RelationTerm("minilm_attention", self.minilm_attention_weight, relations, heads, layers))
         if self.minilm_value_weight:
@@ -85,12 +85,13 @@ class MiniLMv2Arguments(MethodArguments):
     def terms(self, pair: Pair) -> list[Term]:
         if not self.minilmv2_weight:
             return []
+        check_sees_all(pair, "minilmv2_weight")
         for who, config in (("student", pair.student), ("teacher", pair.teacher)):
             if config.hidden_size % self.minilmv2_heads:
                 raise InputError(
                     f"minilmv2_heads is {self.minilmv2_heads}, which does not divide the {who}'s width of "
                     f"{config.hidden_size}: give a number that divides both widths, such as "
-                    f"{pair.student.num_attention_heads}."
+                    f"{math.gcd(pair.student.num_attention_heads, pair.teacher.num_attention_heads)}."
                 )
         layers = _layers(self.minilmv2_teacher_layer, "minilmv2_teacher_layer", pair)
         relations = [(QUERY, QUERY), (KEY, KEY), (VALUE, VALUE)]
@@ -140,11 +141,3 @@ def _layers(teacher_layer: int | None, option: str, pair: Pair) -> tuple[int, in
     if teacher_layer is not None and teacher_layer > teacher:
         raise InputError(f"{option} is {teacher_layer}, but the teacher has {teacher} layers.")
     return student, teacher_layer or teacher
-
-
-def _check_plain_attention(config: PreTrainedConfig) -> None:
-    if config.model_type not in _PLAIN_ATTENTION:
-        raise InputError(
-            f"minilm_attention_weight is set, but the attention of a {config.model_type} model also depends on "
-            f"positions, which the term does not read: set it to 0, or use {', '.join(_PLAIN_ATTENTION)} models."
-        )

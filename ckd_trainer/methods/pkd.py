@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ckd_trainer.arguments import option
-from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, parse_layer_mapping
+from ckd_trainer.arguments import check_layer_mapping, option
+from ckd_trainer.losses.layer_mapping import STRATEGIES, Pairs, format_pairs
 from ckd_trainer.losses.states import normalized_state_loss
 from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
 from ckd_trainer.teacher.signals import FirstToken, HiddenStates
@@ -20,7 +20,7 @@ PATIENT_LAYERS = ("skip", "last")
 
 @dataclass
 class PKDArguments(MethodArguments):
-    """PKD compares the hidden states of matched layers, each divided by its length.
+    """PKD compares the L2-normalized hidden states of matched layers.
 
     The published weights are 10, 100, 500 or 1000 (with `term_balance: none`), beside alpha .2, .5 or .7 and
     temperature 5, 10 or 20, at learning rates of 5e-5, 2e-5 or 1e-5.
@@ -30,11 +30,11 @@ class PKDArguments(MethodArguments):
         DistillationTrainer(..., ckd_args=CKDArguments.without_relations(), methods=[PKDArguments(pkd_weight=0.3)])
     """
 
-    pkd_weight: float = option(0.0, "PKD: share of the gradient for its states (with term_balance none, a factor).")
+    pkd_weight: float = option(0.0, "PKD: share of the gradient (with term_balance none, a factor).")
     pkd_tokens: Literal["first", "all"] = option(
         "first", "PKD: compare the states of the first token, as in the paper, or of all tokens."
     )
-    pkd_layers: str = option(
+    pkd_layer_mapping: str = option(
         "skip",
         "PKD: the matched layers. skip: student layer l with teacher layer l * (teacher layers / student layers); "
         "last: with the layers just below the teacher's last. Both leave out the last student layer, as in the paper, "
@@ -43,31 +43,35 @@ class PKDArguments(MethodArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pkd_layers not in PATIENT_LAYERS:
-            try:
-                if isinstance(parse_layer_mapping(self.pkd_layers), str):
-                    raise ValueError(f"{self.pkd_layers} is not a choice of PKD.")
-            except ValueError:
+        if self.pkd_layer_mapping not in PATIENT_LAYERS:
+            if self.pkd_layer_mapping in STRATEGIES:
                 raise InputError(
-                    f"pkd_layers is {self.pkd_layers!r}: give skip, last, or pairs student:teacher such as 1:2,2:4."
-                ) from None
+                    f"pkd_layer_mapping is {self.pkd_layer_mapping!r}: give skip, last, or pairs student:teacher such "
+                    "as 1:2,2:4."
+                )
+            check_layer_mapping(self, "pkd_layer_mapping")
 
     def terms(self, pair: Pair) -> list[Term]:
         if not self.pkd_weight:
             return []
         pair.check_equal_widths("pkd_weight")
+        if self.pkd_tokens == "first" and pair.is_causal:
+            raise InputError(
+                "pkd_tokens is first, but the first token of a causal language model does not see the text: set "
+                "pkd_tokens to all."
+            )
         return [PatientTerm(self, self._layers(pair), pair.student.hidden_size)]
 
     def _layers(self, pair: Pair) -> Pairs:
         student, teacher = pair.depths
-        if self.pkd_layers not in PATIENT_LAYERS:
-            return pair.matched("pkd_layers", self.pkd_layers)
+        if self.pkd_layer_mapping not in PATIENT_LAYERS:
+            return pair.matched("pkd_layer_mapping", self.pkd_layer_mapping)
         if student < 2 or teacher < student:
             raise InputError(
-                f"pkd_layers {self.pkd_layers} matches the layers below the last, which a student of {student} and a "
-                f"teacher of {teacher} layers do not have: give pairs such as {student}:{teacher}."
+                f"pkd_layer_mapping {self.pkd_layer_mapping} matches the layers below the last, which a student of "
+                f"{student} and a teacher of {teacher} layers do not have: give pairs such as {student}:{teacher}."
             )
-        if self.pkd_layers == "last":
+        if self.pkd_layer_mapping == "last":
             return [(layer, teacher - student + layer) for layer in range(1, student)]
         return [(layer, round(layer * teacher / student)) for layer in range(1, student)]
 

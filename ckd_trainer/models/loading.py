@@ -125,7 +125,7 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
     if missing:
         raise InputError(
             f"{name} has no weights for {_few(missing)}: it was not fine-tuned for this task. Fine-tune it first with "
-            "run_teacher.py and give its output folder."
+            "ckd-trainer teacher and give its output folder."
         )
     if not allow_unused:
         _refuse_unused(model, name, [key for key in info["unexpected_keys"] if not _is_pooler(key, model)])

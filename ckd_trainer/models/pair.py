@@ -65,7 +65,7 @@ class ModelPair:
     Args:
         args: names the models.
         model_class: the Auto class for the task.
-        distils: whether a loss reads the teacher. If not, the teacher is loaded only to build the student from it.
+        distills: whether a loss reads the teacher. If not, the teacher is loaded only to build the student from it.
         trains: whether the student will be trained. If not, a missing head or one with other labels is refused.
 
     Attributes:
@@ -82,7 +82,7 @@ class ModelPair:
 
     Example::
 
-        pair = ModelPair(model_args, distils=True, trains=True)
+        pair = ModelPair(model_args, distills=True, trains=True)
         pair.set_labels(["negative", "positive"])
         student, teacher = pair.load()
     """
@@ -92,26 +92,26 @@ class ModelPair:
         args: ModelArguments,
         *,
         model_class: type[Any] = AutoModelForSequenceClassification,
-        distils: bool,
+        distills: bool,
         trains: bool,
     ) -> None:
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
             raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} needs it.")
-        if teacher is None and (distils or from_teacher):
-            reader = "a term of the loss" if distils else f"student_init {args.student_init}"
+        if teacher is None and (distills or from_teacher):
+            reader = "a term of the loss" if distills else f"student_init {args.student_init}"
             raise InputError(
                 f"teacher_model_name_or_path is not given, but {reader} needs the teacher: name one or, for plain "
                 "fine-tuning, set alpha and the weights to 0 and student_init to pretrained."
             )
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}
-        self.distils, self.trains = distils, trains
+        self.distills, self.trains = distills, trains
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order: Sequence[int] | None = None
         self.teacher_config = self.teacher_tokenizer = None
-        if distils or from_teacher:
+        if distills or from_teacher:
             self.teacher_config = self._load_config(teacher)
             self.teacher_tokenizer = load_tokenizer(teacher, **self.options)
         self.layers = []
@@ -135,7 +135,7 @@ class ModelPair:
         self.teacher_tokenizer.model_input_names = list(dict.fromkeys(names))
         for config, tokenizer in self._models():
             check_embeddings(config, tokenizer)
-        if distils:
+        if distills:
             check_vocabularies(self.tokenizer, self.teacher_tokenizer)
             check_padding_sides(self.tokenizer, self.teacher_tokenizer)
 
@@ -160,7 +160,7 @@ class ModelPair:
             except InputError as error:  # in training, a head with other labels is replaced or renamed
                 if not self.trains:
                     raise InputError(f"the model cannot be evaluated on this data: {error}") from None
-        if self.distils:
+        if self.distills:
             label_order(self.teacher_config, self.student_config)
 
     def set_span_head(self) -> None:
@@ -171,11 +171,11 @@ class ModelPair:
         """
         names = ["LABEL_0", "LABEL_1"]  # replaces the names of a classifier
         self.student_config.update(label_config(names) | {"problem_type": None})
-        if self.distils and self.teacher_config.num_labels != len(names):
+        if self.distills and self.teacher_config.num_labels != len(names):
             raise InputError(
                 f"the teacher has {self.teacher_config.num_labels} outputs, but the start and end of an answer need "
                 f"{len(names)}: it was fine-tuned for another task. Fine-tune a teacher on this data with "
-                "run_teacher.py."
+                "ckd-trainer teacher."
             )
 
     def check_max_length(self, max_seq_length: int) -> None:
@@ -207,7 +207,7 @@ class ModelPair:
     def load(self) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
         """Returns the student with its weights, and the teacher still without (None if no loss reads it)."""
         teacher = None
-        if self.distils or self.layers:
+        if self.distills or self.layers:
             teacher = StoredTeacher(
                 self.args.teacher_model_name_or_path,
                 self.teacher_config,
@@ -232,7 +232,7 @@ class ModelPair:
         if self.head_order is not None:
             permute_head(student, self.head_order)
         check_savable(student.config)
-        return student, teacher if self.distils else None
+        return student, teacher if self.distills else None
 
 
 class StoredTeacher:

@@ -17,6 +17,22 @@ from ckd_trainer.utils.errors import InputError
 logger = logging.getLogger(__name__)
 
 _OF_VALUES = (StrictDataclassError, ValueError, TypeError)  # how the fields of a configuration check their values
+# Fields of every configuration that the task or the run sets.
+_SET_BY_RUN = {
+    "architectures",
+    "chunk_size_feed_forward",
+    "dtype",
+    "id2label",
+    "is_encoder_decoder",
+    "label2id",
+    "model_type",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "transformers_version",
+}
 
 
 def student_layers(args: ModelArguments, depth: int) -> list[int]:
@@ -109,6 +125,8 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
         overrides["num_hidden_layers"] = args.student_num_layers
     lists = _layer_lists(config)
     for key, value in overrides.items():
+        if key in _SET_BY_RUN:
+            raise InputError(f"student_config contains {key}, which the task or the run sets: leave it out.")
         if key not in {*config.to_dict(), *config.attribute_map}:
             raise InputError(
                 f"student_config contains {key}, which is not a field of a {config.model_type} configuration."
@@ -118,6 +136,8 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
         except _OF_VALUES as error:
             raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
     if overrides:
+        if config.num_hidden_layers < 1:
+            raise InputError(f"student_config: num_hidden_layers is {config.num_hidden_layers}: give 1 or more.")
         try:
             _fit_layer_lists(config, {name: values for name, values in lists.items() if name not in overrides})
             outline(config, AutoModel)

@@ -298,6 +298,8 @@ def _interval(difference: float, components: list[Component], rounding: float) -
 
     if abs(difference) >= half_width(_SMALLEST_P):
         p_value = _SMALLEST_P
+    elif abs(difference) <= half_width(1.0):  # which is rounding in older versions of scipy, not 0
+        p_value = 1.0
     else:
         log_p = brentq(lambda log_p: half_width(np.exp(log_p)) - abs(difference), np.log(_SMALLEST_P), 0.0)
         p_value = float(np.exp(log_p))

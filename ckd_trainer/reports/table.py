@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.runs.recipe import read_recipe
+from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, is_mendable
 from ckd_trainer.utils.files import RECIPE, expanded, input_errors_about
 

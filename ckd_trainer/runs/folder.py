@@ -29,7 +29,7 @@ from ckd_trainer.runs.checkpoints import (
     tidy_up,
     what_is_missing,
 )
-from ckd_trainer.runs.recipe import read_recipe
+from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
 from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import RECIPE, public, write_atomically

@@ -22,7 +22,7 @@ from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import input_errors_about
-from ckd_trainer.utils.processes import main_process_says
+from ckd_trainer.utils.processes import broadcast_from_main
 
 logger = logging.getLogger(__name__)
 
@@ -53,25 +53,25 @@ class TrainingInputs:
         args: the arguments of the run.
         start: how the run starts; its `inputs` are set here.
         model_args: the models of the run.
-        distils: whether a term of the loss reads the teacher.
+        distills: whether a term of the loss reads the teacher.
 
     Example::
 
-        inputs = TrainingInputs(args, start, model_args, distils=True)
+        inputs = TrainingInputs(args, start, model_args, distills=True)
         inputs.check_files(task.files(inputs.splits))
         ...  # configurations are loaded, and data from the Hub
         inputs.check_loaded({"dataset_name": {"train": task.data.train}})
     """
 
-    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distils: bool) -> None:
+    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distills: bool) -> None:
         self.args, self.start = args, start
-        start.inputs = main_process_says(lambda: _recorded(args, start))
+        start.inputs = broadcast_from_main(lambda: _recorded(args, start))
         from_teacher = model_args.student_is_from_teacher
         self._models = {}  # {option: (folder or id, whether its weights are read)}
         if not from_teacher:
             self._models["model_name_or_path"] = model_args.model_name_or_path, model_args.student_init == "pretrained"
-        if distils or from_teacher:
-            reads_weights = distils or model_args.student_init == "teacher_layers"
+        if distills or from_teacher:
+            reads_weights = distills or model_args.student_init == "teacher_layers"
             self._models["teacher_model_name_or_path"] = model_args.teacher_model_name_or_path, reads_weights
 
     @property
@@ -121,7 +121,7 @@ class TrainingInputs:
 
     def _check(self, read: Callable[[], dict]) -> None:
         if self.args.do_train:
-            self.start.inputs = main_process_says(lambda: self._unchanged(read()))
+            self.start.inputs = broadcast_from_main(lambda: self._unchanged(read()))
 
     def _unchanged(self, inputs: Inputs) -> Inputs:
         """Returns the recorded inputs and these; raises InputError if they differ."""
@@ -184,9 +184,12 @@ def _rows(examples: Dataset) -> str:
 
 def _recorded(args: TrainingArguments, start: Start) -> Inputs:
     """Returns the inputs of the run to resume; empty if training starts from the beginning."""
-    if start.checkpoint is None and not start.is_trained:
+    if start.is_trained:
+        folder = Path(args.output_dir)
+    elif start.checkpoint is not None:
+        folder = Path(os.path.abspath(start.checkpoint)).parent
+    else:
         return {}
-    folder = Path(args.output_dir if start.is_trained else os.path.dirname(os.path.abspath(start.checkpoint)))
     try:
         inputs = json.loads((folder / RECORD).read_text(encoding="utf-8"))["inputs"]
         return {option: dict(parts) for option, parts in inputs.items()}

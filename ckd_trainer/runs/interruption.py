@@ -154,7 +154,7 @@ class StopOnDivergence(TrainerCallback):
         if not (ends or state.global_step % _STEPS_BETWEEN == 0):
             return
         rank = self.accelerator.process_index
-        bad = sum(~torch.isfinite(_here(parameter, rank)).all() for parameter in model.parameters())
+        bad = sum(~torch.isfinite(_local_shard(parameter, rank)).all() for parameter in model.parameters())
         if self.accelerator.reduce(bad, reduction="sum"):
             raise self._diverged(args, f"at step {state.global_step} the weights are no longer finite")
 
@@ -186,7 +186,7 @@ class StopOnDivergence(TrainerCallback):
         )
 
 
-def _here(parameter: Any, rank: int) -> torch.Tensor:
+def _local_shard(parameter: Any, rank: int) -> torch.Tensor:
     """Returns this process's part of a parameter: all of it, or its shard (FSDP, ZeRO 3)."""
     if hasattr(parameter, "to_local"):
         return parameter.to_local()

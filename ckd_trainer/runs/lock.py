@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout, UnixFileLock
 
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.processes import main_process_says
+from ckd_trainer.utils.processes import broadcast_from_main
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run_lock(output_dir: str) -> Iterator[None]:
         InputError: another run holds the lock, or the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
-        main_process_says(lambda: stack.enter_context(_locked(Path(output_dir))))
+        broadcast_from_main(lambda: stack.enter_context(_locked(Path(output_dir))))
         yield
 
 

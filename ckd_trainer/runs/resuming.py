@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArgumen
 
 from ckd_trainer.runs.checkpoints import ends_training, processes_of, sharded_by
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.processes import main_process_says
+from ckd_trainer.utils.processes import broadcast_from_main
 
 # Configuration entries set by loading, training and saving, which do not affect the meaning of the weights.
 _OF_NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "problem_type"}
@@ -39,10 +39,10 @@ def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
 
 def check_resumes_exactly(trainer: Trainer, checkpoint: str, *, trains_on: bool) -> None:
     """Raises InputError if a checkpoint has another model, sharding or position in the data than this run."""
-    main_process_says(lambda: check_same_model(trainer.model, checkpoint))
-    if not trains_on and main_process_says(lambda: ends_training(checkpoint)):
+    broadcast_from_main(lambda: check_same_model(trainer.model, checkpoint))
+    if not trains_on and broadcast_from_main(lambda: ends_training(checkpoint)):
         return
-    theirs = main_process_says(lambda: sharded_by(checkpoint))
+    theirs = broadcast_from_main(lambda: sharded_by(checkpoint))
     ours = "FSDP" if trainer.is_fsdp_enabled else "DeepSpeed" if trainer.is_deepspeed_enabled else None
     if ours != theirs:
         raise InputError(

@@ -33,7 +33,7 @@ from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC, check_options
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, write_atomically
-from ckd_trainer.utils.processes import check_one_device, main_process_says
+from ckd_trainer.utils.processes import broadcast_from_main, check_one_device
 
 Result = TypeVar("Result")
 
@@ -71,9 +71,9 @@ def start(*arguments: Any) -> Iterator[Start]:
         os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     set_seed(args.seed)
     by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
-    main_process_says(lambda: check_place(args.output_dir))
+    broadcast_from_main(lambda: check_place(args.output_dir))
     with run_lock(args.output_dir):
-        begin = main_process_says(
+        begin = broadcast_from_main(
             lambda: look_into(
                 args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
             )

@@ -158,8 +158,8 @@ def _run_started(
     methods: Sequence[MethodArguments],
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
-    distils = ckd_args is not None and bool(ckd_args.weights or any(method.weights for method in methods))
-    read = TrainingInputs(args, begin, model_args, distils=distils)
+    distills = ckd_args is not None and bool(ckd_args.weights or any(method.weights for method in methods))
+    read = TrainingInputs(args, begin, model_args, distills=distills)
     read.check_files(task.files(read.splits))
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -172,7 +172,7 @@ def _run_started(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
     if ckd_args is None or not trains:
-        ckd_args, methods, distils = CKDArguments.fine_tuning(), [], False
+        ckd_args, methods, distills = CKDArguments.fine_tuning(), [], False
 
     # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
@@ -182,21 +182,21 @@ def _run_started(
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
-        distils=distils,
+        distills=distills,
         trains=trains,
     )
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
-    if pair.distils:  # raises if a layer mapping does not fit
+    if pair.distills:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
         terms_of(ckd_args, methods, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
-    if pair.distils:
+    if pair.distills:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     student, teacher = pair.load()

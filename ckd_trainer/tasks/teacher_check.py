@@ -45,7 +45,7 @@ def check_classes(labels: ArrayLike, answers: ArrayLike, names: Sequence[str], s
             f"the teacher's labels are in another order than the data's: {result} on {len(labels)} {split} examples. "
             f"The accuracy is {accuracy_score(labels, np.asarray(better)[answers]):.3f} if in its answers "
             f"{', '.join(pairs[:10])}{', ...' * (len(pairs) > 10)}. If that is right, correct id2label and "
-            "label2id in its config.json; if not, fine-tune a teacher on this data with run_teacher.py."
+            "label2id in its config.json; if not, fine-tune a teacher on this data with ckd-trainer teacher."
         )
     _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)
 
@@ -112,7 +112,7 @@ def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
             f"the teacher's scores are on another scale than the labels: {_moments(scores)} on {len(labels)} {split} "
             f"examples, where the labels have {_moments(labels)} ({result}). A student would learn that scale. Map "
             f"the scores onto the labels with --teacher_score_scale {line.slope:.4g} --teacher_score_shift "
-            f"{line.intercept:.4g}, or fine-tune a teacher on these labels with run_teacher.py."
+            f"{line.intercept:.4g}, or fine-tune a teacher on these labels with ckd-trainer teacher."
         )
         if rmse > labels.std():
             raise InputError(message)

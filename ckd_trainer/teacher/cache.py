@@ -43,7 +43,7 @@ from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
 from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import input_errors_about, told_without_room, write_atomically
-from ckd_trainer.utils.processes import in_all_processes, main_process_says
+from ckd_trainer.utils.processes import broadcast_from_main, in_all_processes
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def open_or_build(
         InputError: the cache is damaged, other files are in its place, the disk has too little space, or the examples'
             texts change from one reading to the next.
     """
-    main_process_says(lambda: check_texts_stay(examples, collate, batch_size))
+    broadcast_from_main(lambda: check_texts_stay(examples, collate, batch_size))
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
     def find() -> Path | None:
@@ -184,15 +184,15 @@ def open_or_build(
             return _find(directory, wanted, len(examples))
 
     with contextlib.ExitStack() as lock:
-        folder = main_process_says(find)  # a complete cache does not change, so it needs no lock
+        folder = broadcast_from_main(find)  # a complete cache does not change, so it needs no lock
         if folder is None:
             _wait_for_lock(directory, wanted, lock)
-            folder = main_process_says(find)
+            folder = broadcast_from_main(find)
         if folder is None:
             lengths = valid_lengths(examples)
             sizes = bytes_of(signals, lengths)
             parts = split(sizes)
-            missing = main_process_says(lambda: _make_room(building, parts, sizes))
+            missing = broadcast_from_main(lambda: _make_room(building, parts, sizes))
             logger.info(
                 "The teacher reads %d examples once. Its signals (about %.1f MB) go to %s.",
                 len(examples),
@@ -212,7 +212,7 @@ def open_or_build(
 
             told = told_without_room(directory, "teacher_cache_dir", "the parts already written")
             in_all_processes(told(write))
-            folder = main_process_says(told(lambda: _finish(building, parts, wanted)))
+            folder = broadcast_from_main(told(lambda: _finish(building, parts, wanted)))
     return TeacherCache(folder, signals)
 
 
@@ -232,9 +232,9 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
             raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
         return True
 
-    if not main_process_says(lambda: acquire(0)):
+    if not broadcast_from_main(lambda: acquire(0)):
         logger.info("Another run is building the teacher cache in %s. Waiting for it.", directory / wanted.key)
-        while not main_process_says(lambda: acquire(60)):
+        while not broadcast_from_main(lambda: acquire(60)):
             pass
 
 

@@ -10,7 +10,8 @@ _SEPARATE = ("query", "key", "value")
 # three.
 _PLACES = {
     **dict.fromkeys(
-        ("bert", "roberta", "electra"), ("encoder.layer", [f"attention.self.{name}" for name in _SEPARATE])
+        ("bert", "camembert", "electra", "roberta", "xlm-roberta"),
+        ("encoder.layer", [f"attention.self.{name}" for name in _SEPARATE]),
     ),
     "distilbert": ("transformer.layer", [f"attention.{name}_lin" for name in "qkv"]),
     "mpnet": ("encoder.layer", [f"attention.attn.{name}" for name in "qkv"]),

@@ -1,4 +1,4 @@
-"""Balances relation terms: a weight is a share of the gradient.
+"""Balances terms of the loss: a weight is a share of the gradient.
 
 Unscaled, a term's gradient is 0.00004 to 20 times that of labels and logits, depending on the task, the text length
 and the pair of models. No fixed weight fits two tasks, but a share does.
@@ -25,7 +25,7 @@ MIN_SHARE, MAX_SHARE = 0.01, 10.0  # shares outside this range cause a warning
 
 
 class TermBalance(TrainerCallback, ExportableState):
-    """Scales relation terms so that each, at weight 1, has as much gradient as labels and logits together.
+    """Scales terms so that each, at weight 1, has as much gradient as labels and logits together.
 
     With |g| the norm of a gradient of the student's encoder over the whole step,
 
@@ -39,7 +39,7 @@ class TermBalance(TrainerCallback, ExportableState):
     This is a callback so that `Trainer` saves its state with every checkpoint, in trainer_state.json.
 
     Args:
-        weights: {term: weight} of the relation terms.
+        weights: {term: weight} of the balanced terms.
         rescales: if False, gradients are measured for warnings only, and all scales are 1.
         interval: steps between measurements after step 128; None stops measuring there.
         definition: what the norms depend on, other than the weights. If it differs from a checkpoint's, the norms are
@@ -111,8 +111,10 @@ class TermBalance(TrainerCallback, ExportableState):
         """Returns whether to measure before this step (from 0)."""
         if step < self.waits_for or not self.weights:
             return False
+        if self.first_step is None or self.last_step is None:
+            return True
         if self._is_settling():
-            return self.last_step is None or step >= self.first_step + 2 ** self._steps().bit_length() - 1
+            return step >= self.first_step + 2 ** self._steps().bit_length() - 1
         return self.interval is not None and step >= self.last_step + self.interval
 
     def add(self, step: int, rest: float, norms: Mapping[str, float]) -> None:
@@ -133,7 +135,9 @@ class TermBalance(TrainerCallback, ExportableState):
             self._report()
 
     def _steps(self) -> int:
-        return 0 if self.last_step is None else self.last_step - self.first_step + 1
+        if self.first_step is None or self.last_step is None:
+            return 0
+        return self.last_step - self.first_step + 1
 
     def _is_settling(self) -> bool:
         return self._steps() < (LAST_STEP if self.rescales else LAST_STEP_OF_WARNINGS)
@@ -149,7 +153,7 @@ class TermBalance(TrainerCallback, ExportableState):
     def _report(self) -> None:
         if not self.norms or not self.norms["rest"]:
             what = "no finite gradient" if not self.norms else "no gradient of labels and logits"
-            logger.warning("%s was measured, so the weights of relations are factors, not shares.", what)
+            logger.warning("%s was measured, so weights are factors, not shares.", what)
             return
         relative = {term: self._relative_norm(term) for term in self.weights}
         found = ", ".join(f"{term} {norm:.3g}" for term, norm in relative.items())

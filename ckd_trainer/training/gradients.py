@@ -9,13 +9,14 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
 
 _DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
 
 
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Returns the trained weights that all terms reach: those of the encoder, without head and pooler.
+    """Returns the trained weights that all terms reach: those of the encoder, without head, pooler and projections.
 
     Falls back to all trained weights if the encoder has none, or if the module holds no transformers model.
     """
@@ -24,7 +25,7 @@ def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
         parameter: None  # a dict, so that each is listed once
         for inner in inner_models(model)
         for name, parameter in inner.base_model.named_parameters()
-        if parameter.requires_grad and "pooler" not in name.split(".")
+        if parameter.requires_grad and not {"pooler", MODULE} & {*name.split(".")}
     }
     return list(weights) or [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -106,10 +107,10 @@ def _autograd_gradients(
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Does not touch `grad` of the weights, which DeepSpeed manages."""
-    totals: Sequence[Tensor] | None = None
+    totals: list[Tensor] = []
     for part in parts:
         loss = _DEEPSPEED_SCALE * part(model)
         scaled = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
         found = [gradient.float() / _DEEPSPEED_SCALE for gradient in scaled]
-        totals = found if totals is None else [total + new for total, new in zip(totals, found, strict=True)]
+        totals = [total + new for total, new in zip(totals, found, strict=True)] if totals else found
     return [accelerator.reduce(total, reduction="mean") for total in totals]

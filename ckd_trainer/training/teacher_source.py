@@ -19,7 +19,7 @@ from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
-from ckd_trainer.utils.processes import main_process_says, placed_for_evaluation, whole_models
+from ckd_trainer.utils.processes import broadcast_from_main, placed_for_evaluation, whole_models
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, forward_arguments
 
 
@@ -35,6 +35,7 @@ class TeacherSource:
         self.model: Any = model
         self.args, self.accelerator = args, accelerator
         self._placed: torch.nn.Module | None = None
+        self._live: LiveTeacher | None = None
 
     def fit(
         self,
@@ -61,7 +62,9 @@ class TeacherSource:
         self.signals, self.head, self.logits, self.label_order = list(signals), head, logits, label_order
         self.cache_dir = cache_dir
         self.cache: TeacherCache | None = None
-        self._live: LiveTeacher | None = None
+        if self._live is not None:
+            self._live.listener.close()
+        self._live = None
         if not self.caches:
             self.model = self._loaded()
             asked_for(self.model, self.signals)
@@ -118,7 +121,7 @@ class TeacherSource:
     def has_cache(self, examples: Dataset) -> bool:
         """Returns whether the cache of these examples is complete: then the model's weights are not needed."""
         wanted = self._contents(examples)
-        return main_process_says(lambda: is_complete(self.cache_dir, wanted))
+        return broadcast_from_main(lambda: is_complete(self.cache_dir, wanted))
 
     def open_cache(
         self, examples: Dataset, collate: Callable[[list[dict]], dict[str, Tensor]], *, show_progress: bool
@@ -155,7 +158,7 @@ class TeacherSource:
         check_has_rows(examples)
         model, reads = self.model, self.input_names - {*LABELS}
         columns = [name for name in examples.column_names if name in reads]
-        return main_process_says(
+        return broadcast_from_main(
             lambda: Contents(
                 teacher=model.fingerprint() if isinstance(model, StoredTeacher) else model_fingerprint(model),
                 examples=examples_fingerprint(examples, columns),

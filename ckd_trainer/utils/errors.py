@@ -1,14 +1,17 @@
 """User-facing exceptions, their messages and exit codes."""
 
 import argparse
+import contextlib
 import errno
 import functools
+import hashlib
 import os
 import reprlib
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -138,9 +141,10 @@ class Interrupted(Exception):
 def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
     """Decorates a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
 
-    With `CKD_TRAINER_DEBUG=1` in the environment its traceback is printed before the message. After a signal the exit
-    code is 128 plus the signal's number, as in shells. Every other exception passes: Python prints its traceback and
-    exits with code 1. If another process has failed, this one prints a message instead of a traceback.
+    If several processes of a machine have the same message, one of them prints it. With `CKD_TRAINER_DEBUG=1` in the
+    environment its traceback is printed before the message. After a signal the exit code is 128 plus the signal's
+    number, as in shells. Every other exception passes: Python prints its traceback and exits with code 1. If another
+    process has failed, this one prints a message instead of a traceback.
     """
 
     @functools.wraps(main)
@@ -151,7 +155,7 @@ def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
             if os.environ.get(DEBUG, "0") not in ("", "0"):
                 _print_traceback(error)
             if not isinstance(error, InputErrorOnAnotherRank):  # one message for all processes
-                print(f"error: {_on_a_screen(str(error))}", file=sys.stderr)
+                _print_once(f"error: {_on_a_screen(str(error))}")
             raise SystemExit(2) from None
         except FailedOnAnotherRank as error:
             print(f"error: {_on_a_screen(str(error))}", file=sys.stderr)
@@ -161,6 +165,32 @@ def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
             raise SystemExit(128 + error.number) from None
 
     return wrapper
+
+
+def _print_once(message: str) -> None:
+    """Prints a message on stderr, unless another process that the same launcher started has printed it.
+
+    The processes agree through the store of torchrun, which `accelerate launch` uses too, because an option can be
+    wrong before they have a process group. Without a store, or without an answer from it, each prints: twice is better
+    than never.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        print(message, file=sys.stderr)
+        return
+    from torch.distributed import TCPStore  # not above: the commands that do not train import no torch
+
+    store = None
+    key = f"ckd_trainer/{os.environ.get('GROUP_RANK')}/{hashlib.sha256(ascii(message).encode()).hexdigest()}"
+    with contextlib.suppress(RuntimeError):
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=5))
+        if store.add(f"{key}/claims", 1) > 1:
+            store.wait([f"{key}/printed"])  # the launcher may stop the other process before it prints
+            return
+    print(message, file=sys.stderr, flush=True)
+    if store is not None:
+        with contextlib.suppress(RuntimeError):
+            store.set(f"{key}/printed", "")
 
 
 def _print_traceback(error: BaseException) -> None:

@@ -53,7 +53,7 @@ def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> t
     return engine
 
 
-def main_process_says(function: Callable[[], Result]) -> Result:
+def broadcast_from_main(function: Callable[[], Result]) -> Result:
     """Runs a function in the main process; returns its result, or raises, in all processes."""
     state = PartialState()
     answer: list[Any] = [in_all_processes(function if state.is_main_process else lambda: None)]
@@ -103,7 +103,7 @@ def whole_models(args: TrainingArguments) -> Iterator[None]:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def part() -> None:
+def destroy_process_group() -> None:
     """Destroys the process group at the end of a script; a process that exits without this may abort."""
     if PartialState().num_processes > 1:
         gc.collect()  # objects that use the group, such as DDP, would otherwise wait for it forever

@@ -1,19 +1,15 @@
-"""GLUE from the Hub and from folders, own files, tokenized inputs, prediction files and submissions."""
+"""GLUE from the Hub and from folders, own files, tokenized inputs and prediction files."""
 
 import csv
 import json
 import logging
 import random
-import subprocess
-import sys
-import zipfile
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from helpers.files import PROJECT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import EvalPrediction, PreTrainedTokenizerFast
 
@@ -22,7 +18,6 @@ from ckd_trainer.data.glue import (
     TextTask,
     compute_metrics_for,
     load_task,
-    main,
     tokenize,
     write_predictions,
 )
@@ -174,7 +169,7 @@ def test_folders_that_pandas_has_written_are_warned_of(shared_data, tmp_path, ca
 
 
 def hub_parts(task):
-    """The splits of nyu-mll/glue in its schema, three examples each; the test set is unlabelled, which is -1 there."""
+    """The splits of nyu-mll/glue in its schema, three examples each; the test set is unlabeled, which is -1 there."""
     kind = ClassLabel(names=list(task.label_names)) if task.label_names else Value("float32")
     columns = {column: Value("string") for column in task.text_columns}
     features = Features({**columns, "label": kind, "idx": Value("int32")})
@@ -266,13 +261,13 @@ def rows(labels, name="text"):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_own_files(tmp_path, suffix):
     data = [{"a": "x, y", "b": "z", "kind": "yes", "id": "1"}, {"a": "u", "b": "v", "kind": "no", "id": "2"}]
-    unlabelled = [{"a": "t", "b": "s"}]
+    unlabeled = [{"a": "t", "b": "s"}]
     arguments = own_arguments(
         tmp_path,
         data,
         data[:1],
         suffix,
-        test_file=write_rows(tmp_path / f"test{suffix}", unlabelled),
+        test_file=write_rows(tmp_path / f"test{suffix}", unlabeled),
         text_column="a",
         text_pair_column="b",
         label_column="kind",
@@ -512,58 +507,3 @@ def test_prediction_files_can_be_read_back(tmp_path):
     names = ['"', '"a"', ' a ""b', ",;", "a  b"]
     path = write_predictions(text_task(label_names=names), "", np.eye(len(names)), tmp_path)
     assert open_table(path, quoting="none").words("prediction") == names
-
-
-# Submissions
-
-
-def run_folder(path, *files):
-    path.mkdir()
-    for file in files:
-        (path / file).parent.mkdir(exist_ok=True)
-        (path / file).write_text(f"index\tprediction\n0\t{path.name}\n")
-    return str(path)
-
-
-def test_submission(tmp_path, capsys):
-    folders = [
-        run_folder(tmp_path / "rte", "RTE.tsv", "other.tsv"),
-        run_folder(tmp_path / "mnli", "predictions/MNLI-m.tsv", "AX.tsv"),
-    ]
-    output = tmp_path / "out" / "s.zip"
-    main(["submission", *folders, "--output", str(output)])
-    with zipfile.ZipFile(output) as archive:
-        assert sorted(archive.namelist()) == ["AX.tsv", "MNLI-m.tsv", "RTE.tsv"]
-        assert archive.read("RTE.tsv") == b"index\tprediction\n0\trte\n"
-    assert [path.name for path in output.parent.iterdir()] == ["s.zip"]
-    printed = capsys.readouterr().out
-    assert "s.zip: 3 of 11 files (MNLI-m.tsv, RTE.tsv, AX.tsv)." in printed
-    assert "Missing: CoLA.tsv, SST-2.tsv, MRPC.tsv, QQP.tsv, STS-B.tsv, MNLI-mm.tsv, QNLI.tsv, WNLI.tsv." in printed
-
-
-def test_bad_submissions_end_with_code_2(tmp_path, capsys):
-    one, two = run_folder(tmp_path / "one", "RTE.tsv"), run_folder(tmp_path / "two", "RTE.tsv", "QNLI.tsv")
-    empty, output = run_folder(tmp_path / "empty"), str(tmp_path / "s.zip")
-
-    def refused(*folders):
-        with pytest.raises(SystemExit) as end:
-            main(["submission", *folders, "--output", output])
-        assert end.value.code == 2
-        return capsys.readouterr().err
-
-    assert f"RTE.tsv is there twice, in {one} and {two}" in refused(one, two)
-    assert "no prediction file" in refused(empty)
-    assert "nowhere is not a folder" in refused("nowhere")
-    main(["submission", one, "--output", output])
-    assert f"{output} exists" in refused(two)
-    main(["submission", two, "--output", output, "--overwrite"])
-    with zipfile.ZipFile(output) as archive:
-        assert archive.namelist() == ["QNLI.tsv", "RTE.tsv"]
-
-
-def test_submission_runs_as_a_module(tmp_path):
-    folder, output = run_folder(tmp_path / "run", "CoLA.tsv"), tmp_path / "s.zip"
-    command = [sys.executable, "-m", "ckd_trainer.data.glue", "submission", folder, "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
-    assert done.returncode == 0, done.stderr
-    assert output.is_file() and "1 of 11 files" in done.stdout

@@ -144,6 +144,17 @@ def test_scores(monkeypatch):
     assert task.label_names is None and task.validation[""]["label"][:] == [0.5, 3.0]
 
 
+@pytest.mark.parametrize("names", [["3.5"], ["0.5", "3.5"]], ids=["one name", "two names"])
+def test_scores_as_the_names_of_classes(monkeypatch, names):
+    """Regression needs no second name; classification does."""
+    data = Dataset.from_dict({"text": ["a", "b"], "label": [0, len(names) - 1]}).cast_column(
+        "label", ClassLabel(names=names)
+    )
+    Hub(monkeypatch, DatasetDict(train=data))
+    task = load("me/data", ["train"], text_column="text", regression=True)
+    assert task.label_names is None and task.train["label"][:] == [float(names[0]), 3.5]
+
+
 def test_classes_that_do_not_occur_keep_their_place(monkeypatch):
     names = ["never", "good", "rare", "bad"]
     Hub(monkeypatch, DatasetDict(train=texts(10, names=names), validation=texts(4, names=names[::-1])))

@@ -453,7 +453,7 @@ def perfect_logits(questions, features, max_answer_length):
     return start_logits, end_logits, places.keys()
 
 
-@pytest.mark.parametrize(("length", "stride"), [(384, 128), (160, 64)])
+@pytest.mark.parametrize(("length", "stride"), [(384, 128), pytest.param(160, 64, marks=pytest.mark.slow)])
 def test_perfect_logits_find_every_answer_of_the_dev_set(shared_data, trained, length, stride, tmp_path):
     """EM and F1 are 100 on all questions but the few whose answers begin or end within tokens."""
     (tmp_path / "dev-v1.1.json").symlink_to(shared_data / "squad" / "dev-v1.1.json")

@@ -64,13 +64,13 @@ def save(rows, path):
     return path
 
 
-def read(path, *, answerable=False, labelled=True, **kwargs):
-    return read_questions(path, answerable=answerable, labelled=labelled, **kwargs)
+def read(path, *, answerable=False, labeled=True, **kwargs):
+    return read_questions(path, answerable=answerable, labeled=labeled, **kwargs)
 
 
-def check(rows, *, answerable=False, labelled=True, drop_misplaced=False):
+def check(rows, *, answerable=False, labeled=True, drop_misplaced=False):
     data = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
-    return check_questions(data, "the hub", answerable=answerable, labelled=labelled, drop_misplaced=drop_misplaced)
+    return check_questions(data, "the hub", answerable=answerable, labeled=labeled, drop_misplaced=drop_misplaced)
 
 
 @pytest.mark.parametrize(("name", "count"), [("dev-v1.1.json", 10570), ("train-v1.1-slice.json", 11877)])
@@ -104,29 +104,29 @@ def test_tables_and_the_official_layout_give_the_same(tmp_path, write, name):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet", "a.csv", "a.tsv"])
-def test_answers_are_not_needed_where_unlabelled(tmp_path, name):
+def test_answers_are_not_needed_where_unlabeled(tmp_path, name):
     rows = [{key: item[key] for key in COLUMNS[:3]} for item in ROWS]
     path = save(rows, tmp_path / name)
-    assert read(path, labelled=False).to_list() == rows
-    assert check(rows, labelled=False).to_list() == rows
+    assert read(path, labeled=False).to_list() == rows
+    assert check(rows, labeled=False).to_list() == rows
     with pytest.raises(InputError, match=r"has no column 'answers': it has 'id', 'context', 'question': give the off"):
         read(path)
 
 
-def test_official_files_need_no_answers_where_unlabelled(write):
+def test_official_files_need_no_answers_where_unlabeled(write):
     content = official(ROWS)
     for paragraph in content["data"][0]["paragraphs"]:
         del paragraph["qas"][0]["answers"]
     path = write("a.json", json.dumps(content))
-    assert read(path, labelled=False, answerable=True)["question"][:] == [item["question"] for item in ROWS]
+    assert read(path, labeled=False, answerable=True)["question"][:] == [item["question"] for item in ROWS]
     with pytest.raises(InputError, match=r"paragraphs\[0\]\.qas\[0\]: there is no 'answers': add it, a list"):
         read(path)
 
 
-def test_wrong_answers_do_not_matter_where_unlabelled(write):
+def test_wrong_answers_do_not_matter_where_unlabeled(write):
     rows = [row(texts=["dog"], starts=[-1]), row("q2", (), (), context=" ")]
     path = write("a.json", json.dumps(official(rows)))
-    assert read(path, labelled=False, answerable=True)["id"][:] == ["q1", "q2"]
+    assert read(path, labeled=False, answerable=True)["id"][:] == ["q1", "q2"]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
@@ -450,7 +450,7 @@ def test_columns_that_are_not_read_may_hold_anything(tmp_path):
         {"id": name, "context": "The cat", "question": "Who?", "more": more} for name, more in (("1", 1), ("2", "x"))
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row | {"answers": row["more"]}) + "\n" for row in rows))
-    assert read(tmp_path / "a.jsonl", labelled=False)["id"][:] == ["1", "2"]
+    assert read(tmp_path / "a.jsonl", labeled=False)["id"][:] == ["1", "2"]
     with pytest.raises(InputError, match="line 2: 'answers' is 'x'"):
         read(tmp_path / "a.jsonl")
 

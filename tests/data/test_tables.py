@@ -235,7 +235,7 @@ def test_what_names_no_class_is_refused_with_the_row(tmp_path, values, features,
         ([1, 2], ["no", "yes"], r"row 2: .* is 2, but the column has 2 names, for 0 to 1 \('no', 'yes'\): correct"),
         ([-2, 1], ["no", "yes"], r"row 1: .* is -2, but the column has 2 names, for 0 to 1"),
         ([0, 150], list(map(str, range(150))), r"row 2: .* is 150, .* 150 names, for 0 to 149 \('0', .*'4', \.\.\.\)"),
-        ([0, -1], ["no", "yes"], r"row 2: .* is empty \(-1, not labelled\)"),
+        ([0, -1], ["no", "yes"], r"row 2: .* is empty \(-1, not labeled\)"),
     ],
 )
 def test_ids_without_a_name_are_refused_with_the_row(tmp_path, ids, names, message):
@@ -249,7 +249,7 @@ def test_ids_without_a_name_are_refused_with_the_row(tmp_path, ids, names, messa
 def test_numbers_come_as_such_or_in_words_or_as_names(tmp_path, write):
     assert parquet(tmp_path, [1, 2]).numbers("x") == [1.0, 2.0]
     assert parquet(tmp_path, [0, 1], ClassLabel(names=["2.5", "7"])).numbers("x") == [2.5, 7.0]
-    with pytest.raises(InputError, match=r"row 2: the label \('x'\) is empty \(-1, not labelled\)"):
+    with pytest.raises(InputError, match=r"row 2: the label \('x'\) is empty \(-1, not labeled\)"):
         parquet(tmp_path, [0, -1], ClassLabel(names=["2.5", "7"])).numbers("x")
     assert open_table(write("a.tsv", "x\n4.750\n-1e2\n")).numbers("x") == [4.75, -100.0]
 

@@ -61,8 +61,8 @@ def model(head, seed=0, layers=4, width=16):
     return classes.get(head, BertForSequenceClassification)(config)
 
 
-def examples(head, count=8, seed=0, unlabelled=()):
-    """Texts of 4 to 11 tokens; some rows have no label where `unlabelled` names them."""
+def examples(head, count=8, seed=0, unlabeled=()):
+    """Texts of 4 to 11 tokens; some rows have no label where `unlabeled` names them."""
     draw = torch.Generator().manual_seed(seed)
 
     def numbers(low, high, *shape):
@@ -83,7 +83,7 @@ def examples(head, count=8, seed=0, unlabelled=()):
             "causal": {"labels": list(ids)},
             "spans": {"start_positions": 1, "end_positions": 2, ANSWER_MASK: [1] + [0] + [1] * (length - 2)},
         }.get(head, {})
-        if index in unlabelled:
+        if index in unlabeled:
             nothing = {"classes": -100, "multi-label": [-100.0] * 3, "score": math.nan}
             row["labels"] = nothing.get(head, [-100] * length)
         rows.append(row)
@@ -165,12 +165,12 @@ def slow_losses(head, batch, ours, theirs, temperature):
     return [torch.stack(values).mean() for values in (task, logits)]
 
 
-@pytest.mark.parametrize("unlabelled", [(), (1, 4)], ids=["all labelled", "some not"])
+@pytest.mark.parametrize("unlabeled", [(), (1, 4)], ids=["all labeled", "some not"])
 @pytest.mark.parametrize("head", HEADS)
-def test_one_step_is_the_twins(tmp_path, head, unlabelled):
-    if unlabelled and head == "spans":
+def test_one_step_is_the_twins(tmp_path, head, unlabeled):
+    if unlabeled and head == "spans":
         pytest.skip("every question has a start and an end")
-    data = examples(head, unlabelled=unlabelled)
+    data = examples(head, unlabeled=unlabeled)
     run = trainer(tmp_path, head, data)
     assert type(run.head) is KINDS[head]
     student, teacher = run.model.double().train(), run.teacher_model.double()
@@ -236,8 +236,8 @@ def test_logits_of_padding_may_be_anything(rng, head, left, right):
 @pytest.mark.parametrize("head", [*HEADS, "none"])
 def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, head):
     """1 x 8 = 2 x 4 = 8 x 1, with rows without a label among them, of which some batches have no other."""
-    unlabelled = () if head in ("spans", "none") else (0, 1, 2, 3, 6)
-    data, weights = examples(head, unlabelled=unlabelled), []
+    unlabeled = () if head in ("spans", "none") else (0, 1, 2, 3, 6)
+    data, weights = examples(head, unlabeled=unlabeled), []
     ckd_args = CKDArguments(**RELATIONS | ({"alpha": 0.0} if head == "none" else {}))
     for size in (8, 4, 1):
         options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}

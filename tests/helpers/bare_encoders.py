@@ -25,7 +25,7 @@ class Queries(Term):
         return attention_mask_of(batch).sum()
 
 
-def distil(folder, batch_size, **options):
+def distill(folder, batch_size, **options):
     """Trains three steps; returns the trainer."""
     args = TrainingArguments(
         folder,

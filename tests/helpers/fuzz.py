@@ -133,10 +133,10 @@ def use_table(path, draw):
 
 
 def use_questions(path, draw):
-    options = {name: draw.random() < 0.5 for name in ("answerable", "labelled", "drop_misplaced")}
+    options = {name: draw.random() < 0.5 for name in ("answerable", "labeled", "drop_misplaced")}
     data = read_questions(path, **options).to_list()
     assert data
-    for row in data if options["labelled"] else ():
+    for row in data if options["labeled"] else ():
         for answer, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
             assert row["context"][start:].startswith(answer) and answer.strip()
 

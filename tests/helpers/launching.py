@@ -62,14 +62,11 @@ def accelerate_launch(script, *options, recipe="cpu_processes.yaml", **environme
 def launch(script, *options, recipe="cpu_processes.yaml"):
     """Runs a script in two forked processes with the environment of `accelerate launch`, and returns their output."""
     arguments = launch_command_parser().parse_args(command(script, *options, recipe=recipe)[3:])
-    environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0]) | {"OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile("r") as said:
         processes = [
             context_of(forks=True).Process(target=_run, args=(script, options, environment | rank, said.name))
-            for rank in ({"RANK": "0", "LOCAL_RANK": "0"}, {"RANK": "1", "LOCAL_RANK": "1"})
+            for rank in _group_of_two()
         ]
         for process in processes:
             process.start()
@@ -101,13 +98,10 @@ def in_two_processes(code):
 
     `launch` is nearer to what users do, but mixes what the ranks print, and its exit code is its own.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = []
-    for rank in ("0", "1"):
-        environment = ENVIRONMENT | group | {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"}
+    for rank in _group_of_two():
+        environment = ENVIRONMENT | rank | {"ACCELERATE_USE_CPU": "true"}
         started.append(subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes))
     try:
         said = [process.communicate(timeout=120) for process in started]
@@ -118,6 +112,14 @@ def in_two_processes(code):
         subprocess.CompletedProcess(process.args, process.returncode, *texts)
         for process, texts in zip(started, said, strict=True)
     ]
+
+
+def _group_of_two():
+    """Returns the variables that make a process rank 0, and those that make it rank 1, of a group of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
 
 
 def logged(folder):

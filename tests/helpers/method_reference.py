@@ -26,6 +26,16 @@ def normalized_state_loss(student, teacher, mask):
     return sum(errors, student.new_zeros(())) / max(1, len(errors))
 
 
+def state_loss(student, teacher, mask):
+    errors = [
+        element
+        for ours, theirs, row in zip(student, teacher, mask, strict=True)
+        for token in _valid(row)
+        for element in (ours[token] - theirs[token]).square()
+    ]
+    return sum(errors, student.new_zeros(())) / max(1, len(errors))
+
+
 def cosine_loss(student, teacher, mask):
     errors = [
         1 - (_unit(ours[token]) * _unit(theirs[token])).sum()
@@ -67,3 +77,18 @@ def attention_relation_loss(student, teacher, mask, heads):
                 total = total + (rows[1] * (rows[1].log() - rows[0].log())).sum()
         losses.append(total / (heads * max(1, len(valid))))
     return sum(losses) / len(losses)
+
+
+def attention_score_loss(student, teacher, mask, heads):
+    errors = []
+    for text, row in enumerate(mask):
+        for head in range(heads):
+            for i in _valid(row):
+                for j in _valid(row):
+                    scores = []
+                    for x, y in (student, teacher):
+                        size = x.shape[-1] // heads
+                        part = slice(head * size, (head + 1) * size)
+                        scores.append((x[text, i, part] * y[text, j, part]).sum() / math.sqrt(size))
+                    errors.append((scores[0] - scores[1]).square())
+    return sum(errors, student[0].new_zeros(())) / max(1, len(errors))

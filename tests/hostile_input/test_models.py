@@ -181,13 +181,13 @@ MODELS = [
     ),
     teacher("weights pickled", copied("teacher", pickled), "cannot load | safetensors"),
     teacher("weights pickled, to fine-tune", copied("teacher", pickled), "cannot load | safetensors", main=TEACHER),
-    teacher("no head", modelled(kind=BertModel), "no weights for classifier | run_teacher.py"),
-    teacher("head of questions", copied("answers"), "no weights for | classifier.bias | run_teacher.py"),
-    teacher("head of classes", copied("teacher"), "no weights for qa_outputs | run_teacher.py", main=SQUAD),
+    teacher("no head", modelled(kind=BertModel), "no weights for classifier | ckd-trainer teacher"),
+    teacher("head of questions", copied("answers"), "no weights for | classifier.bias | ckd-trainer teacher"),
+    teacher("head of classes", copied("teacher"), "no weights for qa_outputs | ckd-trainer teacher", main=SQUAD),
     teacher(
         "head of three classes",
         modelled(labels=("a", "b", "c")),
-        "the teacher has 3 outputs | run_teacher.py",
+        "the teacher has 3 outputs | ckd-trainer teacher",
         main=SQUAD,
     ),
     teacher(
@@ -288,9 +288,11 @@ PAIRS = [
     teacher(
         "another number of labels",
         modelled(labels=("a", "b", "c")),
-        "the teacher has 3 labels | has 2 | run_teacher.py",
+        "the teacher has 3 labels | has 2 | ckd-trainer teacher",
     ),
-    teacher("a score for classes", modelled(labels=("score",)), "the teacher has 1 labels | has 2 | run_teacher.py"),
+    teacher(
+        "a score for classes", modelled(labels=("score",)), "the teacher has 1 labels | has 2 | ckd-trainer teacher"
+    ),
 ]
 
 

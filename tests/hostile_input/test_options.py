@@ -143,7 +143,18 @@ ROWS = [
         "student_config | there is no 'rleu'",
         name='--student_config {"hidden_act":"rleu"}',
     ),
-    option(f'{RANDOM} {{"hidden_size":-8}}', "student_config | -8", name='--student_config {"hidden_size":-8}'),
+    *(
+        option(f"{RANDOM} {config}", words, name=f"--student_config {config}")
+        for config, words in {
+            '{"hidden_size":-8}': "student_config | -8",
+            '{"hidden_size":[8]}': "student_config: hidden_size is [8] | expected int, got list",
+            '{"num_attention_heads":0}': "student_config | num_attention_heads | 0",
+            '{"num_hidden_layers":0}': "student_config: num_hidden_layers is 0 | give 1 or more",
+            '{"id2label":3}': "student_config contains id2label | leave it out",
+            '{"num_labels":"x"}': "student_config contains num_labels | leave it out",
+            '{"dtype":"x"}': "student_config contains dtype | leave it out",
+        }.items()
+    ),
     option("--resume_from_checkpoint HERE/nonesuch", "resume_from_checkpoint is | no complete checkpoint | name a"),
     option("--train_file ~nonesuch/train.tsv", "~nonesuch/train.tsv | give an existing"),
     option(

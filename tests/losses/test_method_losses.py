@@ -6,18 +6,13 @@ from helpers import method_reference as slow
 from helpers.hidden_states import LENGTH, MASKS
 
 from ckd_trainer.losses import gram
-from ckd_trainer.losses.attention_relations import attention_relation_loss
+from ckd_trainer.losses.attention_relations import attention_relation_loss, attention_score_loss
 from ckd_trainer.losses.gram_matrices import gram_matrix_loss
-from ckd_trainer.losses.states import cosine_loss, normalized_state_loss
+from ckd_trainer.losses.states import cosine_loss, normalized_state_loss, state_loss
 
 HEADS = 2
-WIDTHS = {
-    "normalized states": (6, 6),
-    "cosine": (6, 6),
-    "gram": (6, 10),
-    "centered gram": (6, 10),
-    "relation": (6, 10),
-}
+WIDTHS = dict.fromkeys(("states", "normalized states", "cosine"), (6, 6))
+WIDTHS |= dict.fromkeys(("gram", "centered gram", "relation", "scores"), (6, 10))
 
 
 def of_grams(student, teacher, mask, centered):
@@ -29,8 +24,17 @@ def relation(student, teacher, mask):
     return attention_relation_loss(student.chunk(2, -1), teacher.chunk(2, -1), mask, heads=1)
 
 
+def scores(student, teacher, mask):
+    return attention_score_loss(student.chunk(2, -1), teacher.chunk(2, -1), mask, heads=1)
+
+
 # (fast, slow) for (texts, tokens, width)
 LOSSES = {
+    "states": (state_loss, slow.state_loss),
+    "scores": (
+        scores,
+        lambda ours, theirs, mask: slow.attention_score_loss(ours.chunk(2, -1), theirs.chunk(2, -1), mask, 1),
+    ),
     "normalized states": (normalized_state_loss, slow.normalized_state_loss),
     "cosine": (cosine_loss, slow.cosine_loss),
     "gram": (lambda *given: of_grams(*given, False), lambda *given: slow.gram_matrix_loss(*given, False)),
@@ -70,6 +74,8 @@ def test_relation_of_several_heads_is_the_twins(rng, heads):
     student, teacher = ([vectors(rng, mask, width) for _ in range(2)] for width in (6, 12))
     fast = attention_relation_loss(student, teacher, mask, heads=heads)
     torch.testing.assert_close(fast, slow.attention_relation_loss(student, teacher, mask, heads))
+    fast = attention_score_loss(student, teacher, mask, heads=heads)
+    torch.testing.assert_close(fast, slow.attention_score_loss(student, teacher, mask, heads))
 
 
 @each_loss

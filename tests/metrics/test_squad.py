@@ -212,7 +212,7 @@ def test_the_best_threshold_is_the_best_of_all(rng, trial):
 
 @pytest.fixture
 def dev_golds(shared_data):
-    data = read_questions(shared_data / "squad" / "dev-v1.1.json", answerable=True, labelled=True)
+    data = read_questions(shared_data / "squad" / "dev-v1.1.json", answerable=True, labeled=True)
     assert len(data) == 10570
     return {name: answers["text"] for name, answers in zip(data["id"][:], data["answers"][:], strict=True)}
 

@@ -66,14 +66,14 @@ def files(folder, **other):
     return " ".join(f"--{split}_file {path}" for split, path in paths.items()) + " --max_seq_length 16"
 
 
-def distil(teacher, output, options):
+def distill(teacher, output, options):
     command = f"--teacher_model_name_or_path {teacher} --output_dir {output} {STUDENT} {QUICK} {options}"
     return run_glue_ckd.main(command.split())
 
 
 def refused(capsys, teacher, output, options):
     with pytest.raises(SystemExit) as stop:
-        distil(teacher, output, options)
+        distill(teacher, output, options)
     assert stop.value.code == 2 and not output.exists()
     return capsys.readouterr().err
 
@@ -84,7 +84,7 @@ def test_equal_names_decide_however_they_are_sorted(twelve, tmp_path, caplog):
         f"--model_name_or_path {twelve}/teacher --output_dir {tmp_path}/e --do_eval {files(twelve)} {QUICK}".split()
     )
     assert metrics["eval_accuracy"] == 1.0
-    metrics = distil(twelve / "teacher", tmp_path / "s", f"--do_train --do_eval --max_steps 60 {files(twelve)}")
+    metrics = distill(twelve / "teacher", tmp_path / "s", f"--do_train --do_eval --max_steps 60 {files(twelve)}")
     assert metrics["eval_accuracy"] == 1.0
     assert "They are matched by name" in caplog.text and "BY POSITION" not in caplog.text
 
@@ -92,7 +92,7 @@ def test_equal_names_decide_however_they_are_sorted(twelve, tmp_path, caplog):
 def test_positions_that_are_assumed_are_said_and_may_fit(twelve, tmp_path, caplog):
     names = "abcdefghijkl"
     data = relabeled(twelve, tmp_path / "train.tsv", names)
-    distil(twelve / "teacher", tmp_path / "s", f"--do_train --max_steps 2 {files(twelve, train=data)}")
+    distill(twelve / "teacher", tmp_path / "s", f"--do_train --max_steps 2 {files(twelve, train=data)}")
     (record,) = [record for record in caplog.records if "MATCHED BY POSITION" in record.message]
     assert "'LABEL_0 is a', 'LABEL_1 is b'" in record.message and record.message.count(" is ") < 15
     assert "The teacher on 96 training examples: accuracy 1.000" in caplog.text
@@ -126,7 +126,7 @@ def test_a_finished_cache_is_asked_in_place_of_the_teacher(twelve, tmp_path, cap
     cache = f"--do_train --max_steps 2 --teacher_cache_dir {tmp_path}/cache {files(twelve)}"
     for output in ("first", "second"):
         caplog.clear()
-        distil(twelve / "teacher", tmp_path / output, cache + " --do_eval" * (output == "second"))
+        distill(twelve / "teacher", tmp_path / output, cache + " --do_eval" * (output == "second"))
         assert "The teacher on 96 training examples: accuracy 1.000" in caplog.text
 
 
@@ -162,7 +162,7 @@ def test_mapped_scores_give_a_student_on_the_scale_of_the_labels(scores, tmp_pat
     options = (
         f"--do_train --do_eval --max_steps 120 --regression {mapped} {cache.replace('CACHE', str(tmp_path / 'c'))}"
     )
-    metrics = distil(scores / "teacher", tmp_path / "s", f"{options} {files(scores)}")
+    metrics = distill(scores / "teacher", tmp_path / "s", f"{options} {files(scores)}")
     assert metrics["eval_rmse"] < 0.1 and metrics["eval_pearson"] > 0.95
     assert "RMSE" in caplog.text and "another scale" not in caplog.text
 

@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
@@ -30,13 +31,13 @@ from ckd_trainer.utils.errors import InputError
 NAMES = ["bad", "good"]
 
 
-def pair_of(teacher, *, distils=True, student=None, labels=NAMES, **kwargs):
+def pair_of(teacher, *, distills=True, student=None, labels=NAMES, **kwargs):
     args = ModelArguments(
         model_name_or_path=str(student) if student else None,
         teacher_model_name_or_path=str(teacher) if teacher else None,
         **kwargs,
     )
-    pair = ModelPair(args, distils=distils, trains=True)
+    pair = ModelPair(args, distills=distills, trains=True)
     pair.set_labels(labels)
     return pair
 
@@ -131,7 +132,7 @@ def test_shared_layers_cannot_be_taken():
 
 def test_another_head_stays_random_and_the_rest_is_the_teachers(tiny_teacher):
     pair = pair_of(
-        tiny_teacher, distils=False, labels=["a", "b", "c"], student_init="teacher_layers", student_layers="1,2"
+        tiny_teacher, distills=False, labels=["a", "b", "c"], student_init="teacher_layers", student_layers="1,2"
     )
     student, teacher = pair.load()
     assert teacher is None and student.config.id2label == {0: "a", 1: "b", 2: "c"}
@@ -164,7 +165,7 @@ def test_pretrained_student_of_another_size_gets_a_new_head(tiny_teacher, tmp_pa
 def test_control_run_reads_no_teacher(tmp_path):
     tiny_model().save_pretrained(tmp_path / "student")
     save_tokenizer(tmp_path / "student")
-    pair = pair_of("nowhere", student=tmp_path / "student", distils=False)
+    pair = pair_of("nowhere", student=tmp_path / "student", distills=False)
     assert pair.load()[1] is None
 
 
@@ -195,7 +196,8 @@ def test_control_run_reads_no_teacher(tmp_path):
         ({}, "model_name_or_path is not given"),
     ],
 )
-def test_refused(tiny_teacher, kwargs, words):
+def test_refused(tiny_teacher, kwargs, words, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # it would try to reach the Hub five times
     with pytest.raises(InputError, match=words):
         pair_of(tiny_teacher, **kwargs)
 
@@ -213,7 +215,7 @@ def test_no_teacher_named():
 def test_teacher_without_a_trained_head_is_refused(tmp_path):
     BertModel(tiny_config()).save_pretrained(tmp_path / "base")
     save_tokenizer(tmp_path / "base")
-    pair = pair_of(tmp_path / "base", distils=False, student_init="teacher_layers", student_num_layers=2)
+    pair = pair_of(tmp_path / "base", distills=False, student_init="teacher_layers", student_num_layers=2)
     with pytest.raises(InputError, match="no weights for classifier.bias, classifier.weight: it was not fine-tuned"):
         pair.load()
 

@@ -275,6 +275,14 @@ def test_verdict_comes_from_the_corrected_p_value(difference, corrected, counted
 # Degenerate input
 
 
+def test_a_difference_of_exactly_0():
+    """Its p value is 1, even where a quantile of 0.5 is rounding instead of 0."""
+    ours = MethodScores.from_scores("ours", {1: 0.2, 2: 0.4, 3: 0.6})
+    theirs = MethodScores.from_scores("theirs", {1: 0.6, 2: 0.2, 3: 0.4})
+    [found] = compare_with_baseline([ours], theirs)
+    assert abs(found.difference) < 1e-15 and found.p_value == pytest.approx(1) and found.low < 0 < found.high
+
+
 def test_equal_predictions_have_no_difference():
     [found] = compare_with_baseline([answers("copy")], answers("plain"))
     assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)

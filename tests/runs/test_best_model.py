@@ -35,7 +35,7 @@ def worsening(tmp_path):
     return [word for name, path in files.items() for word in (f"--{name}", str(path))]
 
 
-def distil(teacher, output, *options):
+def distill(teacher, output, *options):
     return run_glue_ckd.main(
         ["--teacher_model_name_or_path", str(teacher), "--output_dir", str(output), *QUICK, *options]
     )
@@ -75,7 +75,7 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
 
 @pytest.mark.parametrize("more", [[], ["--save_total_limit", "1"]], ids=["all checkpoints", "one checkpoint"])
 def test_the_best_evaluation_is_saved_where_no_checkpoint_was_due(tiny_teacher, worsening, tmp_path, more):
-    metrics = distil(tiny_teacher, tmp_path / "out", *worsening, *STEPS, *more)
+    metrics = distill(tiny_teacher, tmp_path / "out", *worsening, *STEPS, *more)
     by_step = scores(tmp_path / "out")
     best = min(by_step, key=by_step.get)
     assert best % 10 and len(by_step) == 4  # or this test shows nothing
@@ -96,7 +96,7 @@ def test_a_teacher_is_the_best_too(tiny_teacher, worsening, tmp_path):
 
 def test_a_greater_metric_and_a_late_first_evaluation(tiny_teacher, worsening, tmp_path):
     options = [*STEPS, "--metric_for_best_model", "accuracy", "--greater_is_better", "true", "--eval_delay", "7"]
-    metrics = distil(tiny_teacher, tmp_path / "out", *worsening, *options)
+    metrics = distill(tiny_teacher, tmp_path / "out", *worsening, *options)
     by_step = scores(tmp_path / "out", "eval_accuracy")
     assert list(by_step) == [10, 15, 20] and metrics["eval_accuracy"] == max(by_step.values())
 
@@ -107,21 +107,23 @@ def test_a_run_without_a_best_evaluation_says_so(tiny_teacher, worsening, tmp_pa
         monkeypatch.setattr(TextClassification, "compute_metrics", lambda self, prediction: {"accuracy": math.nan})
     late = ["--eval_delay", "100"] if why == "no evaluation" else []
     options = [*STEPS, "--metric_for_best_model", "accuracy", "--greater_is_better", "true", *late]
-    distil(tiny_teacher, tmp_path / "out", *worsening, *options)
+    distill(tiny_teacher, tmp_path / "out", *worsening, *options)
     assert "no evaluation during training gave a value of accuracy: the model of the last step is" in caplog.text
     assert same_weights(tmp_path / "out", tmp_path / "out" / "checkpoint-20")
 
 
-@pytest.mark.parametrize("step", [7, 9, 15])
+@pytest.mark.parametrize(
+    "step", [pytest.param(7, marks=pytest.mark.slow), 9, pytest.param(15, marks=pytest.mark.slow)]
+)
 def test_a_signal_changes_nothing_of_it(tiny_teacher, worsening, tmp_path, monkeypatch, step):
     """Between two evaluations, in the step of one, and after the best one."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [*worsening, *STEPS, "--logging_steps", "3"]
-    distil(tiny_teacher, whole, *options)
+    distill(tiny_teacher, whole, *options)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         stop_at(patch, step)
-        distil(tiny_teacher, cut, *options)
-    distil(tiny_teacher, cut, *options)
+        distill(tiny_teacher, cut, *options)
+    distill(tiny_teacher, cut, *options)
     assert same_weights(cut, whole)
     assert scores(cut) == scores(whole)
     assert state_of(cut)["best_model_checkpoint"] == str(cut / "checkpoint-5")
@@ -132,12 +134,12 @@ def test_a_signal_where_epochs_are_evaluated_and_saved(tiny_teacher, worsening, 
     """12 steps an epoch. One that is cut short is not evaluated, and the training is not taken for ended."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [*worsening, *EPOCHS, "--early_stopping_patience", "3"]
-    distil(tiny_teacher, whole, *options)
+    distill(tiny_teacher, whole, *options)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         stop_at(patch, step)
-        distil(tiny_teacher, cut, *options)
+        distill(tiny_teacher, cut, *options)
     assert (cut / f"checkpoint-{step + 1}").is_dir()
-    distil(tiny_teacher, cut, *options)
+    distill(tiny_teacher, cut, *options)
     assert list(scores(whole)) == [12, 24, 36]
     assert scores(cut) == scores(whole) and same_weights(cut, whole)
 
@@ -146,10 +148,10 @@ def test_a_run_from_the_best_checkpoint_logs_what_it_would_have_logged(tiny_teac
     """Though the best evaluation (at step 5) is between two logs (every 3 steps)."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [*worsening, *STEPS, "--logging_steps", "3"]
-    distil(tiny_teacher, whole, *options)
-    distil(tiny_teacher, cut, *options)
+    distill(tiny_teacher, whole, *options)
+    distill(tiny_teacher, cut, *options)
     for path in cut.iterdir():
         if path.name not in ("recipe.yaml", "run.json", "checkpoint-5"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    distil(tiny_teacher, cut, *options)
+    distill(tiny_teacher, cut, *options)
     assert timeless(cut) == timeless(whole)

@@ -31,13 +31,13 @@ def once(tmp_path_factory):
     swapped = {"good": "bad", "bad": "good"}  # so that training makes the evaluation worse
     write_tsv(folder / "train.tsv", sentences(96))
     write_tsv(folder / "validation.tsv", [(text, swapped[label]) for text, label in sentences(22, seed=1)])
-    distil(folder, folder / "whole", *BEST)
+    distill(folder, folder / "whole", *BEST)
     state = json.loads((folder / "whole" / "trainer_state.json").read_text())
     assert state["best_global_step"] == 4 and state["global_step"] == 16
     return folder
 
 
-def distil(folder, output, *options):
+def distill(folder, output, *options):
     given = {"teacher_model_name_or_path": folder / "teacher", "output_dir": output}
     given |= {f"{name}_file": folder / f"{name}.tsv" for name in ("train", "validation")}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
@@ -61,7 +61,7 @@ def refused(capsys, once, output, *options):
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} if output.exists() else None
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        distil(once, output, *options)
+        distill(once, output, *options)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error
     assert error.count("error: ") == 1  # before it, progress bars at most
@@ -88,7 +88,7 @@ def logged(folder):
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
 def test_a_checkpoint_without_a_file_is_passed_over(once, killed, caplog, name):
     (killed / "checkpoint-12" / name).unlink()
-    distil(once, killed, *BEST)
+    distill(once, killed, *BEST)
     assert f"checkpoint-12 is skipped: it has no {name}." in caplog.messages
     assert f"Resuming the run in {killed} from checkpoint-8." in caplog.messages
     assert is_like(killed, once / "whole")
@@ -123,7 +123,7 @@ def test_a_run_that_cannot_be_resumed_exactly_is_refused(once, killed, capsys):
     error = refused(capsys, once, killed, *BEST)
     assert "cannot be resumed exactly (checkpoint-12: it has no optimizer.pt)" in error
     assert "overwrite_output_dir" in error and "model_name_or_path" in error
-    distil(once, killed, *BEST, "--overwrite_output_dir")
+    distill(once, killed, *BEST, "--overwrite_output_dir")
     assert is_like(killed, once / "whole")
 
 
@@ -138,12 +138,12 @@ def test_a_named_checkpoint_that_lacks_something_is_refused(once, killed, tmp_pa
 
 def test_save_only_model_says_that_it_cannot_be_resumed(once, tmp_path, capsys, caplog):
     options = ["--save_only_model", "--save_steps", "4", "--max_steps", "8"]
-    distil(once, tmp_path / "out", *options)
+    distill(once, tmp_path / "out", *options)
     assert "save_only_model leaves the optimizer out of checkpoints: this run cannot be resumed." in caplog.messages
     weights = (tmp_path / "out" / "model.safetensors").read_bytes()
     for name in RESULTS:
         (tmp_path / "out" / name).unlink()
-    distil(once, tmp_path / "out", *options)  # killed before its end, but after its last checkpoint
+    distill(once, tmp_path / "out", *options)  # killed before its end, but after its last checkpoint
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
     for name in RESULTS:
         (tmp_path / "out" / name).unlink()
@@ -155,7 +155,7 @@ def test_old_checkpoints_without_an_optimizer_are_kept(once, killed):
     """They were deleted to save room; one of them is the best."""
     for step in (4, 8):
         (killed / f"checkpoint-{step}" / "optimizer.pt").unlink()
-    distil(once, killed, *BEST)
+    distill(once, killed, *BEST)
     assert sorted(path.name for path in killed.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (12, 16, 4, 8)]
     assert is_like(killed, once / "whole")
 
@@ -173,7 +173,7 @@ def test_the_best_is_found_beside_a_checkpoint_that_was_moved(once, tmp_path, mo
         state["best_model_checkpoint"] = str(old / "checkpoint-4") if way == "renamed" else "whole/checkpoint-4"
         path.write_text(json.dumps(state))
     monkeypatch.chdir(tmp_path)
-    distil(once, "new", *BEST)
+    distill(once, "new", *BEST)
     assert is_like(tmp_path / "new", once / "whole")
     assert json.loads(open("new/trainer_state.json").read())["best_model_checkpoint"] == "new/checkpoint-4"
 
@@ -200,7 +200,7 @@ def test_the_best_comes_along_from_the_folder_of_a_named_checkpoint(once, tmp_pa
     old = cut(shutil.copytree(once / "whole", tmp_path / "old"))
     old = old.rename(tmp_path / "renamed")
     new = tmp_path / "new"
-    distil(once, new, *BEST, *limit, "--resume_from_checkpoint", str(old / "checkpoint-12"))
+    distill(once, new, *BEST, *limit, "--resume_from_checkpoint", str(old / "checkpoint-12"))
     assert is_like(new, once / "whole")
     assert json.loads((new / "trainer_state.json").read_text())["best_model_checkpoint"] == str(new / "checkpoint-4")
     assert (old / "checkpoint-4" / "optimizer.pt").is_file()
@@ -242,7 +242,7 @@ def test_a_named_checkpoint_of_other_batches_is_refused(once, killed, tmp_path, 
 
 def test_a_named_checkpoint_does_not_lead_into_the_folder_of_another_run(once, killed, tmp_path, capsys):
     other = tmp_path / "other"
-    distil(once, other, "--max_steps", "1", "--seed", "7")
+    distill(once, other, "--max_steps", "1", "--seed", "7")
     error = refused(capsys, once, other, *BEST, "--resume_from_checkpoint", str(killed / "checkpoint-12"))
     assert f"output_dir {other} holds another run" in error
 
@@ -250,22 +250,22 @@ def test_a_named_checkpoint_does_not_lead_into_the_folder_of_another_run(once, k
 def test_a_named_checkpoint_trains_on_and_stops_where_nothing_is_left(once, tmp_path):
     output = shutil.copytree(once / "whole", tmp_path / "out")
     named = [*BEST, "--resume_from_checkpoint", "true"]
-    distil(once, output, *named)
+    distill(once, output, *named)
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 16
     assert is_like(output, once / "whole")
-    distil(once, output, *named, "--max_steps", "20")
+    distill(once, output, *named, "--max_steps", "20")
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 20
 
 
 def test_a_run_that_was_killed_after_it_began_from_a_named_checkpoint_goes_on(once, killed, tmp_path, caplog):
     new = tmp_path / "new"
     named = [*BEST, "--resume_from_checkpoint", str(killed / "checkpoint-8")]
-    distil(once, new, *named)
+    distill(once, new, *named)
     for name in RESULTS:
         (new / name).unlink()
     shutil.rmtree(new / "checkpoint-16")
     caplog.clear()
-    distil(once, new, *named)
+    distill(once, new, *named)
     assert f"Resuming the run in {new} from checkpoint-12." in caplog.messages
     assert is_like(new, once / "whole")
 
@@ -307,10 +307,10 @@ def test_what_is_left_to_do_after_a_training_takes_any_number_of_processes(once,
     """To save the model, and to evaluate it."""
     trained = shutil.copytree(once / "whole", tmp_path / "trained")
     of_processes(trained, 2)
-    assert "eval_accuracy" in distil(once, trained, *BEST, "--do_eval")
+    assert "eval_accuracy" in distill(once, trained, *BEST, "--do_eval")
     for name in RESULTS:
         (trained / name).unlink()
-    distil(once, trained, *BEST)
+    distill(once, trained, *BEST)
     assert is_like(trained, once / "whole")
 
 
@@ -331,7 +331,7 @@ def test_options_that_change_the_steps_are_those_of_another_run(once, killed, ca
 def test_options_that_change_no_step_may_differ(once, killed):
     options = ["--dataloader_num_workers", "1", "--dataloader_prefetch_factor", "3", "--log_level", "error"]
     options += ["--run_name", "again", "--project", "mine", "--ddp_timeout", "60", "--eval_accumulation_steps", "1"]
-    distil(once, killed, *BEST, *options, "--logging_nan_inf_filter", "false", "--hub_strategy", "end")
+    distill(once, killed, *BEST, *options, "--logging_nan_inf_filter", "false", "--hub_strategy", "end")
     assert is_like(killed, once / "whole")
 
 
@@ -351,7 +351,7 @@ def test_a_model_with_names_of_old_is_resumed_like_any_other(once, tmp_path):
 
     def fine_tune(model, output):
         options = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path", str(model)]
-        distil(once, output, *options, *BEST)
+        distill(once, output, *options, *BEST)
 
     for model, output in ((once / "teacher", "new"), (old, "whole")):
         fine_tune(model, tmp_path / output)
@@ -375,7 +375,7 @@ def test_a_call_that_does_not_train_leaves_checkpoints_and_record_alone(once, ki
 
     before = kept()
     options = [word for name, value in student.items() for word in (f"--{name}", str(value or "none"))]
-    distil(once, killed, *options, *BEST, "--do_train", "false", "--do_eval")
+    distill(once, killed, *options, *BEST, "--do_train", "false", "--do_eval")
     assert kept() == before and (killed / "eval_results.json").is_file()
 
 
@@ -383,7 +383,7 @@ def test_a_job_that_always_asks_for_the_last_checkpoint_ends_well(once, tmp_path
     trained = shutil.copytree(once / "whole", tmp_path / "trained")
     for optimizer in trained.glob("checkpoint-*/optimizer.pt"):
         optimizer.unlink()
-    distil(once, trained, *BEST, "--resume_from_checkpoint", "true")
+    distill(once, trained, *BEST, "--resume_from_checkpoint", "true")
     assert "is already trained" in caplog.text
 
 
@@ -392,7 +392,7 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(once, killed):
     for option in ("quoting", "allow_unused_weights", "teacher_score_scale"):
         del recipe[option]
     (killed / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    distil(once, killed, *BEST)
+    distill(once, killed, *BEST)
     assert is_like(killed, once / "whole")
 
 

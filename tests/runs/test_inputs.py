@@ -26,8 +26,8 @@ BEST = [*EVALUATES, "--load_best_model_at_end"]
 
 
 @pytest.fixture
-def distils(tiny_teacher, text_files, tmp_path):
-    """A command that distils on good and bad sentences."""
+def distills(tiny_teacher, text_files, tmp_path):
+    """A command that distills on good and bad sentences."""
     command = ["--teacher_model_name_or_path", str(tiny_teacher), *text_files, *QUICK]
     return [*command, "--output_dir", str(tmp_path / "out")]
 
@@ -66,10 +66,10 @@ def recorded(output):
 
 @pytest.mark.parametrize("is_trained", [True, False])
 @pytest.mark.parametrize("main", [run_glue_ckd.main, run_teacher.main])
-def test_corrected_training_file_is_refused(distils, tiny_teacher, tmp_path, capsys, main, is_trained):
-    command, output = [*distils, *STUDENT], tmp_path / "out"
+def test_corrected_training_file_is_refused(distills, tiny_teacher, tmp_path, capsys, main, is_trained):
+    command, output = [*distills, *STUDENT], tmp_path / "out"
     if main is run_teacher.main:
-        command = ["--model_name_or_path", str(tiny_teacher), *distils[2:]]
+        command = ["--model_name_or_path", str(tiny_teacher), *distills[2:]]
     main(command)
     if not is_trained:
         cut_back(output)
@@ -114,9 +114,9 @@ def test_corrected_training_questions_are_refused(tmp_path, capsys):
         ("student/config.json", ["--model_name_or_path", "STUDENT", "--student_init", "random"]),
     ],
 )
-def test_changed_models_are_refused(distils, tiny_teacher, tmp_path, capsys, file, start, is_trained):
+def test_changed_models_are_refused(distills, tiny_teacher, tmp_path, capsys, file, start, is_trained):
     shutil.copytree(tiny_teacher, tmp_path / "student")
-    command = [*distils, *(word.replace("STUDENT", str(tmp_path / "student")) for word in start)]
+    command = [*distills, *(word.replace("STUDENT", str(tmp_path / "student")) for word in start)]
     run_glue_ckd.main(command)
     if not is_trained:
         cut_back(tmp_path / "out")
@@ -129,10 +129,10 @@ def test_changed_models_are_refused(distils, tiny_teacher, tmp_path, capsys, fil
     assert f"{option} ({path.name})" in refused(capsys, command)
 
 
-def test_what_training_did_not_read_may_change(distils, tiny_teacher, tmp_path):
+def test_what_training_did_not_read_may_change(distills, tiny_teacher, tmp_path):
     """Files of other sets, and what a model's folder holds beside the model: results, checkpoints, a card."""
     shutil.copytree(tiny_teacher, tmp_path / "student")
-    command = [*distils, "--model_name_or_path", str(tmp_path / "student"), "--student_init", "random"]
+    command = [*distills, "--model_name_or_path", str(tmp_path / "student"), "--student_init", "random"]
     run_glue_ckd.main(command)
     cut_back(tmp_path / "out")
     assert recorded(tmp_path / "out").keys() == {"train_file", "model_name_or_path", "teacher_model_name_or_path"}
@@ -157,8 +157,8 @@ def test_what_training_did_not_read_may_change(distils, tiny_teacher, tmp_path):
         (["--do_eval"], False, False),
     ],
 )
-def test_validation_set_counts_where_training_has_read_it(distils, tmp_path, capsys, options, is_trained, is_refused):
-    command = [*distils, *STUDENT, *options]
+def test_validation_set_counts_where_training_has_read_it(distills, tmp_path, capsys, options, is_trained, is_refused):
+    command = [*distills, *STUDENT, *options]
     first = run_glue_ckd.main(command)
     if not is_trained:
         cut_back(tmp_path / "out")
@@ -171,8 +171,8 @@ def test_validation_set_counts_where_training_has_read_it(distils, tmp_path, cap
         run_glue_ckd.main([word for word in command if word != "--do_train"])
 
 
-def test_trained_model_outlives_what_it_was_trained_on(distils, tiny_teacher, tmp_path, caplog):
-    command = [*distils, *STUDENT, "--do_eval"]
+def test_trained_model_outlives_what_it_was_trained_on(distills, tiny_teacher, tmp_path, caplog):
+    command = [*distills, *STUDENT, "--do_eval"]
     first = run_glue_ckd.main(command)
     (tiny_teacher / "model.safetensors").unlink()
     assert run_glue_ckd.main(command)["eval_accuracy"] == first["eval_accuracy"]
@@ -181,9 +181,9 @@ def test_trained_model_outlives_what_it_was_trained_on(distils, tiny_teacher, tm
     assert "cannot be noticed" not in caplog.text
 
 
-def test_run_without_recorded_inputs_goes_on(distils, tmp_path, caplog):
+def test_run_without_recorded_inputs_goes_on(distills, tmp_path, caplog):
     """One of an earlier version, or whose record is damaged."""
-    command, output = [*distils, *STUDENT], tmp_path / "out"
+    command, output = [*distills, *STUDENT], tmp_path / "out"
     run_glue_ckd.main(command)
     cut_back(output)
     record = json.loads((output / "run.json").read_text())
@@ -204,8 +204,8 @@ def test_run_without_recorded_inputs_goes_on(distils, tmp_path, caplog):
         cut.rename(output)
 
 
-def test_before_the_first_checkpoint_anything_may_change(distils, tmp_path):
-    command, output = [*distils, *STUDENT], tmp_path / "out"
+def test_before_the_first_checkpoint_anything_may_change(distills, tmp_path):
+    command, output = [*distills, *STUDENT], tmp_path / "out"
     run_glue_ckd.main(command)
     cut_back(output)
     shutil.rmtree(output / "checkpoint-2")
@@ -240,9 +240,9 @@ def test_evaluation_keeps_the_record_of_training(tiny_teacher, text_files, tmp_p
     assert "train_file (train.tsv)" in refused(capsys, command, run_teacher.main)
 
 
-def test_named_checkpoint_of_the_run_itself(distils, tmp_path, capsys):
+def test_named_checkpoint_of_the_run_itself(distills, tmp_path, capsys):
     output = tmp_path / "out"
-    command = [*distils, *STUDENT]
+    command = [*distills, *STUDENT]
     run_glue_ckd.main(command)
     named = [*command, "--resume_from_checkpoint", str(output / "checkpoint-2")]
     run_glue_ckd.main([*named, "--max_steps", "6"])  # to train on is what a checkpoint is named for
@@ -328,7 +328,7 @@ def test_other_rows_of_data_on_the_hub_are_refused(tiny_teacher, tmp_path, monke
     assert f"task_name ({name})" in refused(capsys, command, run_teacher.main)
 
 
-def test_each_file_is_read_once(distils, tmp_path, monkeypatch):
+def test_each_file_is_read_once(distills, tmp_path, monkeypatch):
     read = []
 
     def fingerprint(paths):
@@ -336,7 +336,7 @@ def test_each_file_is_read_once(distils, tmp_path, monkeypatch):
         return files_fingerprint(paths)
 
     monkeypatch.setattr("ckd_trainer.runs.inputs.files_fingerprint", fingerprint)
-    run_glue_ckd.main([*distils, *STUDENT, *BEST])
+    run_glue_ckd.main([*distills, *STUDENT, *BEST])
     tokenizer = ["tokenizer.json", "tokenizer_config.json"]
     assert sorted(read) == ["config.json", "model.safetensors", *tokenizer, "train.tsv", "validation.tsv"]
 
@@ -346,5 +346,5 @@ def test_deepspeed_configuration_is_an_input(tmp_path):
     config.write_text("{}")
     args = SimpleNamespace(output_dir=str(tmp_path), do_train=True, deepspeed=str(config))
     start = Start(recipe={})
-    TrainingInputs(args, start, ModelArguments("nobody/nothing"), distils=False).check_files({})
+    TrainingInputs(args, start, ModelArguments("nobody/nothing"), distills=False).check_files({})
     assert start.inputs["deepspeed"].keys() == {"zero2.json"}

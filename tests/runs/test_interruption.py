@@ -22,7 +22,7 @@ QUICK += ["--per_device_train_batch_size", "8", "--max_steps", "20", "--disable_
 TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
-def distil(teacher, output, *options):
+def distill(teacher, output, *options):
     return run_glue_ckd.main(
         ["--teacher_model_name_or_path", str(teacher), "--output_dir", str(output), *QUICK, *options]
     )
@@ -37,7 +37,7 @@ def logged(folder):
 def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path, monkeypatch, capsys, number):
     options = [*text_files, "--logging_steps", "7", "--save_steps", "100"]
     before = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
-    distil(tiny_teacher, tmp_path / "whole", *options)
+    distill(tiny_teacher, tmp_path / "whole", *options)
 
     def send(self, args, state, control, **kwargs):
         if state.global_step == 8:
@@ -46,14 +46,14 @@ def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(LogWhereSaved, "on_step_begin", send)
         with pytest.raises(SystemExit) as stopped:
-            distil(tiny_teacher, tmp_path / "cut", *options, "--do_eval")
+            distill(tiny_teacher, tmp_path / "cut", *options, "--do_eval")
     assert stopped.value.code == 128 + number
     assert f"stopped by {number.name}; the same command resumes" in capsys.readouterr().err
     assert last_checkpoint(tmp_path / "cut", ARGUMENTS).endswith("checkpoint-9")
     assert not (tmp_path / "cut" / "model.safetensors").exists()  # neither trained to the end nor evaluated
     assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before
 
-    distil(tiny_teacher, tmp_path / "cut", *options)
+    distill(tiny_teacher, tmp_path / "cut", *options)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     steps = {name: [entry["step"] for entry in logged(tmp_path / name)] for name in ("cut", "whole")}
@@ -63,8 +63,8 @@ def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path,
 def test_a_run_from_a_checkpoint_logs_what_it_would_have_logged(tiny_teacher, text_files, tmp_path):
     """Though checkpoints (every 6 steps) and logs (every 4) fall apart: what was summed is logged with each."""
     options = [*text_files, "--logging_steps", "4", "--save_steps", "6"]
-    distil(tiny_teacher, tmp_path / "whole", *options)
-    distil(tiny_teacher, tmp_path / "cut", *options, "--max_steps", "20")
+    distill(tiny_teacher, tmp_path / "whole", *options)
+    distill(tiny_teacher, tmp_path / "cut", *options, "--max_steps", "20")
     whole = logged(tmp_path / "whole")
     assert [entry["step"] for entry in whole] == [4, 6, 8, 12, 16, 18, 20, 20]
     (tmp_path / "cut" / "train_results.json").unlink()
@@ -73,7 +73,7 @@ def test_a_run_from_a_checkpoint_logs_what_it_would_have_logged(tiny_teacher, te
             for file in path.iterdir():
                 file.unlink()
             path.rmdir()
-    distil(tiny_teacher, tmp_path / "cut", *options)
+    distill(tiny_teacher, tmp_path / "cut", *options)
     assert logged(tmp_path / "cut")[:-1] == whole[:-1]
 
 
@@ -83,7 +83,7 @@ def test_divergence_is_told_and_leaves_the_last_good_checkpoint(tiny_teacher, te
     options = [*text_files, "--max_grad_norm", "0", *save, "--logging_steps", "50"]
     options += ["--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "6", "--learning_rate", "1e36"]
     with pytest.raises(SystemExit) as stopped:
-        distil(tiny_teacher, tmp_path / "out", *options)
+        distill(tiny_teacher, tmp_path / "out", *options)
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in error
     assert "error: training has diverged: at step" in error and "Lower learning_rate (1e+36)" in error
@@ -96,7 +96,7 @@ def test_a_loss_beyond_all_bounds_is_divergence(tiny_teacher, text_files, tmp_pa
     """As with a learning rate of 10, with which weights stay finite."""
     options = ["--max_steps", "60", "--warmup_steps", "0", "--save_steps", "5", "--logging_steps", "5"]
     with pytest.raises(SystemExit) as stopped:
-        distil(
+        distill(
             tiny_teacher, tmp_path / "out", *text_files, *options, "--learning_rate", "10", "--term_balance", "none"
         )
     error = capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_slow_steps_after_a_resume_are_known_to_be_slow(monkeypatch):
 def test_several_gpus_without_a_launcher_are_refused(tiny_teacher, text_files, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TrainingArguments, "n_gpu", 4)
     with pytest.raises(SystemExit) as stopped:
-        distil(tiny_teacher, tmp_path / "out", *text_files)
+        distill(tiny_teacher, tmp_path / "out", *text_files)
     assert stopped.value.code == 2
     assert "there are 4 GPUs but one process" in (error := capsys.readouterr().err)
     assert "accelerate launch --num_processes 4" in error and not (tmp_path / "out").exists()

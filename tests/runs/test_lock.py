@@ -48,7 +48,7 @@ def refused(capsys, main, options):
     return error
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
 def test_second_run_is_refused_and_a_killed_one_does_not_block(
     tiny_teacher, text_files, tmp_path, capsys, caplog, workers
 ):

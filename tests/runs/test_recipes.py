@@ -20,11 +20,12 @@ from ckd_trainer.runs.recipe import parse_recipe, value_of
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
-    "distilbert": {"cosine"},
+    "distilbert": {"distilbert_cosine"},
     "gram": {"gram"},
     "minilm": {"minilm_attention", "minilm_value"},
     "minilmv2": {"minilmv2"},
     "pkd": {"pkd"},
+    "tinybert": {"tinybert_embedding", "tinybert_hidden", "tinybert_attention"},
 }
 FILES = sorted(path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]

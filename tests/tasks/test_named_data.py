@@ -30,7 +30,7 @@ def named(folder, name, *options):
     return ["--dataset_name", str(name), *options, "--output_dir", str(folder)]
 
 
-def distils(teacher, folder, name, *options):
+def distills(teacher, folder, name, *options):
     return ["--teacher_model_name_or_path", str(teacher), *STUDENT, *TEXTS, *named(folder, name, *TRAIN, *options)]
 
 
@@ -67,7 +67,7 @@ def test_teacher_and_student_on_a_folder(tiny_teacher, tmp_path, form):
     data, teacher, output = saved(tmp_path / "data", split_texts(), form), tmp_path / "trained", tmp_path / "out"
     run_teacher.main(["--model_name_or_path", str(tiny_teacher), *TEXTS, *named(teacher, data, *TRAIN)])
     assert json.loads((teacher / "config.json").read_text())["id2label"] == {"0": "good", "1": "bad"}
-    metrics = run_glue_ckd.main(distils(teacher, output, data, "--do_eval", "--do_predict"))
+    metrics = run_glue_ckd.main(distills(teacher, output, data, "--do_eval", "--do_predict"))
     assert metrics["eval_samples"] == 22 and metrics["train_samples"] == 96
     lines = (output / "predictions" / "predictions.tsv").read_text().splitlines()
     assert len(lines) == 14 and {line.split("\t")[1] for line in lines[1:]} <= {"good", "bad"}
@@ -102,7 +102,7 @@ def test_questions_in_a_folder(tmp_path):
 def test_the_hub(tiny_teacher, tmp_path, monkeypatch):
     hub, output = Hub(monkeypatch, split_texts()), tmp_path / "out"
     options = ["--dataset_config_name", "small", "--dataset_revision", "v1.0", "--eval_strategy", "steps"]
-    run_glue_ckd.main(distils(tiny_teacher, output, "me/data", *options, "--eval_steps", "2"))
+    run_glue_ckd.main(distills(tiny_teacher, output, "me/data", *options, "--eval_steps", "2"))
     assert set(map(str, hub.asked)) == {str(("me/data", "small", {"revision": "v1.0"}))}
     assert card(output)[0]["datasets"] == ["me/data"]
     assert record(output)["dataset"] == {
@@ -117,7 +117,7 @@ def test_the_hub(tiny_teacher, tmp_path, monkeypatch):
 def test_the_hub_is_asked_after_the_models(tmp_path, monkeypatch, capsys):
     """No mistake costs a download."""
     hub = Hub(monkeypatch, split_texts())
-    command = distils(tmp_path / "nowhere", tmp_path / "out", "me/data")
+    command = distills(tmp_path / "nowhere", tmp_path / "out", "me/data")
     assert "nowhere" in refused(capsys, run_glue_ckd.main, command, tmp_path / "out") and not hub.asked
 
 
@@ -147,7 +147,7 @@ def test_other_rows_under_the_same_name_are_refused(tiny_teacher, tmp_path, monk
         name = saved(tmp_path / "data", data)
     else:
         hub = Hub(monkeypatch, data)
-    command = distils(tiny_teacher, output, name)
+    command = distills(tiny_teacher, output, name)
     run_glue_ckd.main(command)
     cut_back(output)
     run_glue_ckd.main(command)  # goes on
@@ -166,15 +166,15 @@ def test_a_named_checkpoint_goes_on_with_the_same_rows_elsewhere(tiny_teacher, t
     """Of another folder, another configuration or files in its place: what cannot be compared is refused."""
     data = split_texts()
     here, moved = saved(tmp_path / "data", data), saved(tmp_path / "moved", data)
-    run_glue_ckd.main(distils(tiny_teacher, tmp_path / "out", here))
+    run_glue_ckd.main(distills(tiny_teacher, tmp_path / "out", here))
     resume = ["--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2")]
-    run_glue_ckd.main(distils(tiny_teacher, tmp_path / "new", moved, *resume))
+    run_glue_ckd.main(distills(tiny_teacher, tmp_path / "new", moved, *resume))
     other = saved(tmp_path / "other", DatasetDict(train=texts(96, seed=7)))
-    command = distils(tiny_teacher, tmp_path / "third", other, *resume)
+    command = distills(tiny_teacher, tmp_path / "third", other, *resume)
     assert "dataset_name (train) has changed" in refused(capsys, run_glue_ckd.main, command, tmp_path / "third")
     rows = [(row["review"], ("good", "bad")[row["label"]]) for row in data["train"]]
     file = write_tsv(tmp_path / "train.tsv", rows, header=("review", "label"))
-    command = [*distils(tiny_teacher, tmp_path / "third", here, *resume), "--train_file", str(file)]
+    command = [*distills(tiny_teacher, tmp_path / "third", here, *resume), "--train_file", str(file)]
     del command[command.index("--dataset_name") : command.index("--dataset_name") + 2]
     error = refused(capsys, run_glue_ckd.main, command, tmp_path / "third")
     assert "from a run with other options (" in error and "dataset_name" in error and "train_file" in error
@@ -183,8 +183,8 @@ def test_a_named_checkpoint_goes_on_with_the_same_rows_elsewhere(tiny_teacher, t
 def test_the_teachers_cache(tiny_teacher, tmp_path, monkeypatch):
     Hub(monkeypatch, split_texts())
     cache = ["--teacher_cache_dir", str(tmp_path / "teacher-cache")]
-    run_glue_ckd.main(distils(tiny_teacher, tmp_path / "first", "me/data", *cache))
+    run_glue_ckd.main(distills(tiny_teacher, tmp_path / "first", "me/data", *cache))
     before = snapshot(tmp_path / "teacher-cache")
     here = saved(tmp_path / "data", split_texts())
-    run_glue_ckd.main(distils(tiny_teacher, tmp_path / "second", here, *cache))  # the same rows
+    run_glue_ckd.main(distills(tiny_teacher, tmp_path / "second", here, *cache))  # the same rows
     assert snapshot(tmp_path / "teacher-cache") == before

@@ -57,7 +57,7 @@ def fine_tune(base, output, *options):
     )
 
 
-def distil(teacher, output, *options):
+def distill(teacher, output, *options):
     return run_squad_ckd.main(
         ["--teacher_model_name_or_path", str(teacher), "--output_dir", str(output), *STUDENT, *QUICK, *options]
     )
@@ -98,7 +98,7 @@ def predictions(folder):
 def test_teacher_then_student_end_to_end(trained_teacher, question_files, tmp_path, caplog):
     output = tmp_path / "student"
     grouped = ["--train_sampling_strategy", "group_by_length", *EPOCHS]
-    metrics = distil(trained_teacher, output, *question_files, "--do_train", "--do_eval", "--do_predict", *grouped)
+    metrics = distill(trained_teacher, output, *question_files, "--do_train", "--do_eval", "--do_predict", *grouped)
     assert "AT CHANCE" not in caplog.text and "right about where 100.0% of the answers start" in caplog.text
     left = json.loads((output / "all_results.json").read_text())
     assert left["eval_f1"] == metrics["eval_f1"] > 80 and left["eval_exact_match"] > 80
@@ -134,7 +134,7 @@ def _number(value):
 
 def test_the_card_tells_how_to_ask(trained_teacher, question_files, tmp_path, monkeypatch):
     output = tmp_path / "student"
-    distil(trained_teacher, output, *question_files, "--do_train", "--num_train_epochs", "4")
+    distill(trained_teacher, output, *question_files, "--do_train", "--num_train_epochs", "4")
     monkeypatch.chdir(tmp_path)  # as the card calls a model by its folder's name
     card = (output / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0].strip().splitlines()
@@ -150,7 +150,7 @@ def test_unanswerable_questions(tmp_path):
     metrics = fine_tune(base, tmp_path / "teacher", *options, "--do_train", "--num_train_epochs", "8", *EPOCHS)
     assert metrics["eval_HasAns_total"] == 13 and metrics["eval_NoAns_total"] == 10
     assert metrics["eval_best_f1"] >= metrics["eval_f1"] > 60 and metrics["eval_NoAns_f1"] > 30
-    student = distil(tmp_path / "teacher", tmp_path / "student", *options, "--do_train", *EPOCHS)
+    student = distill(tmp_path / "teacher", tmp_path / "student", *options, "--do_train", *EPOCHS)
     assert student["eval_best_f1"] > 50
 
     files = predictions(tmp_path / "teacher")
@@ -173,7 +173,7 @@ def test_unanswerable_questions(tmp_path):
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, question_files, tmp_path):
     options = ["--do_train", *question_files, "--save_strategy", "steps", "--save_steps", "3"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    distil(trained_teacher, whole, *options)
+    distill(trained_teacher, whole, *options)
     shutil.copytree(whole, cut)
     for path in cut.iterdir():  # as a run killed after step 7 leaves its folder
         if path.name.startswith("checkpoint-"):
@@ -181,7 +181,7 @@ def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher,
                 shutil.rmtree(path)
         elif path.name != "recipe.yaml":
             path.unlink()
-    distil(trained_teacher, cut, *options)
+    distill(trained_teacher, cut, *options)
     ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -193,10 +193,10 @@ def test_teacher_cache_and_test_file(trained_teacher, question_files, tmp_path, 
         del paragraph["qas"][0]["answers"]
     test.write_text(json.dumps(content))
     options = [*question_files, "--do_train", "--do_eval", "--do_predict", "--test_file", str(test)]
-    live = distil(trained_teacher, tmp_path / "live", *options)
+    live = distill(trained_teacher, tmp_path / "live", *options)
     for name in ("1", "2"):
         caplog.clear()
-        cached = distil(trained_teacher, tmp_path / name, *options, "--teacher_cache_dir", str(tmp_path / "cache"))
+        cached = distill(trained_teacher, tmp_path / name, *options, "--teacher_cache_dir", str(tmp_path / "cache"))
         assert ("reads" in caplog.text) == (name == "1")
         # The teacher is asked before the cache is built, and the cache that is there in its place.
         split = "validation" if name == "1" else "training"
@@ -213,7 +213,7 @@ def test_a_teacher_that_guesses_is_warned_of(question_files, tmp_path, caplog):
     for cache in ([], ["--teacher_cache_dir", str(tmp_path / "cache")]):
         caplog.clear()
         output = tmp_path / f"out{len(cache)}"
-        distil(base, output, *question_files, "--do_train", "--do_eval", "--max_steps", "1", *cache)
+        distill(base, output, *question_files, "--do_train", "--do_eval", "--max_steps", "1", *cache)
         assert "THE TEACHER SCORES AT CHANCE" in caplog.text
 
 
@@ -222,7 +222,7 @@ def test_bf16_left_padding_and_one_length(tmp_path):
     files = own_files(tmp_path)
     metrics = fine_tune(base, tmp_path / "teacher", *files, "--do_train", "--do_eval", "--num_train_epochs", "8")
     assert metrics["eval_f1"] > 80
-    student = distil(
+    student = distill(
         tmp_path / "teacher", tmp_path / "student", *files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length"
     )
     assert student["eval_f1"] > 50
@@ -230,7 +230,7 @@ def test_bf16_left_padding_and_one_length(tmp_path):
 
 
 @pytest.mark.parametrize("length", ["96", "40"])  # in which a text is one feature, and several
-def test_embedded_task_by_its_recipes(tmp_path, monkeypatch, length):
+def test_demo_task_by_its_recipes(tmp_path, monkeypatch, length):
     reading.write_task(tmp_path / "runs" / "quickstart_qa" / "data", train=24, validation=6, test=4)
     monkeypatch.chdir(tmp_path)
     recipes = PROJECT / "recipes"
@@ -455,7 +455,7 @@ def test_a_classifier_becomes_a_student(trained_teacher, question_files, tmp_pat
     BertForSequenceClassification(tiny_config(labels=("a", "b", "c"))).save_pretrained(other)
     save_tokenizer(other)
     student = ["--student_init", "pretrained", "--student_num_layers", "none", "--model_name_or_path", str(other)]
-    distil(trained_teacher, tmp_path / "out", *question_files, "--do_train", *student, "--max_steps", "2")
+    distill(trained_teacher, tmp_path / "out", *question_files, "--do_train", *student, "--max_steps", "2")
     config = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").config
     assert config.num_labels == 2 and config.architectures == ["BertForQuestionAnswering"]
 
@@ -481,7 +481,7 @@ def test_names_of_a_classifier_do_not_matter(question_files, tmp_path, labels):
         save_tokenizer(paths[role])
     student = ["--student_init", "pretrained", "--student_num_layers", "none"]
     student += ["--model_name_or_path", str(paths["student"]), "--max_steps", "2"]
-    distil(paths["teacher"], tmp_path / "out", *question_files, "--do_train", *student)
+    distill(paths["teacher"], tmp_path / "out", *question_files, "--do_train", *student)
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").config.id2label == {
         0: "LABEL_0",
         1: "LABEL_1",
@@ -497,17 +497,17 @@ def test_types_that_the_student_reads_and_the_teacher_does_not(question_files, t
     student = ["--student_init", "pretrained", "--student_num_layers", "none"]
     student += ["--model_name_or_path", str(save_base(tmp_path / "student"))]
     options = [*question_files, "--do_train", "--do_eval", *student]
-    first = distil(teacher, tmp_path / "out", *options)
-    again = distil(teacher, tmp_path / "out", *options)  # evaluates as the student will be used
+    first = distill(teacher, tmp_path / "out", *options)
+    again = distill(teacher, tmp_path / "out", *options)  # evaluates as the student will be used
     assert again["eval_loss"] == first["eval_loss"]
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_input_names[1] == "token_type_ids"
 
 
 def test_a_trained_run_can_be_asked_in_another_way(trained_teacher, question_files, tmp_path, capsys):
     options = [*question_files, "--do_eval", "--do_predict", "--do_train", "--max_steps", "2"]
-    distil(trained_teacher, tmp_path / "out", *options)
+    distill(trained_teacher, tmp_path / "out", *options)
     more = ["--n_best_size", "3", "--max_answer_length", "2", "--null_score_diff_threshold", "1"]
-    distil(trained_teacher, tmp_path / "out", *options, *more)
+    distill(trained_teacher, tmp_path / "out", *options, *more)
     lists = predictions(tmp_path / "out")["nbest_predictions.json"].values()
     assert all(len(entries) <= 3 and len(entry["text"].split()) <= 2 for entries in lists for entry in entries)
     common = [
@@ -530,7 +530,7 @@ def test_misplaced_answers_stop_or_are_dropped(trained_teacher, question_files, 
     common = ["--teacher_model_name_or_path", str(trained_teacher), *STUDENT, *question_files, "--do_train", *QUICK]
     message = refused(capsys, *common, "--output_dir", str(tmp_path / "out"))
     assert "1 of 96 questions" in message and repr(name) in message and "--drop_misplaced_answers" in message
-    distil(
+    distill(
         trained_teacher,
         tmp_path / "out",
         *question_files,

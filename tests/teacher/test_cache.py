@@ -44,7 +44,7 @@ def teacher_runs(monkeypatch):
     return calls
 
 
-def distil(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
+def distill(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
     """A trained trainer; weights that let every term count."""
     weights = {
         "wr_distance_weight": 50.0,
@@ -82,7 +82,7 @@ def caches(folder):
 def test_cached_is_live(tmp_path, options):
     """Logged terms within 1e-3 of the live ones over two epochs and more, in the same order of examples."""
     live, cached = (
-        distil(tmp_path / name, cache, steps=15, options=options)
+        distill(tmp_path / name, cache, steps=15, options=options)
         for name, cache in (("live", None), ("cached", tmp_path / "cache"))
     )
     assert len(logs(live)) == len(logs(cached)) == 15
@@ -132,7 +132,7 @@ def test_labels_in_another_order_and_inputs_of_the_teacher_alone(tmp_path):
     for labels in (("bad", "good"), ("good", "bad")):
         for cache in (None, tmp_path / "cache"):
             student = no_dropout(layers=2, width=16, labels=labels)
-            run = distil(tmp_path / "out", cache, train=data, student=student)
+            run = distill(tmp_path / "out", cache, train=data, student=student)
             results[labels, bool(cache)] = logs(run)[0]["loss_logits"]
         assert results[labels, True] == pytest.approx(results[labels, False], rel=1e-3)
     assert len(caches(tmp_path / "cache")) == 1
@@ -144,17 +144,17 @@ def test_labels_in_another_order_and_inputs_of_the_teacher_alone(tmp_path):
 
 def test_teacher_runs_once_for_all_that_has_the_same_key(tmp_path, teacher_runs):
     cache = tmp_path / "cache"
-    distil(tmp_path / "1", cache, steps=14)  # more than two epochs
+    distill(tmp_path / "1", cache, steps=14)  # more than two epochs
     assert sum(teacher_runs) == len(examples())
-    distil(
+    distill(
         tmp_path / "2",
         cache,
         options={"seed": 7},
         ckd={"wr_angle_weight": 1.0, "alpha": 0.1, "window_size": 3},
     )
-    distil(tmp_path / "3", cache, student=tiny_model(layers=2, width=8))
-    distil(tmp_path / "4", cache, ckd={"wr_distance_weight": 0, "wr_angle_weight": 0})
-    distil(
+    distill(tmp_path / "3", cache, student=tiny_model(layers=2, width=8))
+    distill(tmp_path / "4", cache, ckd={"wr_distance_weight": 0, "wr_angle_weight": 0})
+    distill(
         tmp_path / "5",
         cache,
         ckd={"wr_distance_weight": 0, "wr_angle_weight": 0, "ltr_distance_weight": 0, "ltr_angle_weight": 0},
@@ -165,7 +165,7 @@ def test_teacher_runs_once_for_all_that_has_the_same_key(tmp_path, teacher_runs)
 @pytest.mark.parametrize("change", ["teacher weight", "row", "order of rows", "layers", "precision"])
 def test_another_key_is_another_cache(tmp_path, teacher_runs, change):
     cache, data, teacher = tmp_path / "cache", examples(), tiny_model(seed=1)
-    distil(tmp_path / "1", cache, teacher=teacher, train=data)
+    distill(tmp_path / "1", cache, teacher=teacher, train=data)
     options, ckd = {}, {}
     if change == "teacher weight":
         with torch.no_grad():
@@ -180,13 +180,13 @@ def test_another_key_is_another_cache(tmp_path, teacher_runs, change):
         ckd = {"wr_layer_mapping": "0:0,1:1,2:4"}
     else:
         options = {"bf16": True}
-    distil(tmp_path / "2", cache, teacher=teacher, train=data, options=options, ckd=ckd)
+    distill(tmp_path / "2", cache, teacher=teacher, train=data, options=options, ckd=ckd)
     assert len(caches(cache)) == 2 and sum(teacher_runs) == 2 * len(data)
 
 
 def test_another_training_set_after_the_first(tmp_path):
     """A trainer that is given other examples reads their signals, not those of the first ones."""
-    run = distil(tmp_path / "out", tmp_path / "cache")
+    run = distill(tmp_path / "out", tmp_path / "cache")
     run.train_dataset = examples(seed=9)
     run.train()
     assert len(caches(tmp_path / "cache")) == 2
@@ -232,16 +232,16 @@ def spoil(folder, how):
     ],
 )
 def test_damage_is_named(tmp_path, how):
-    distil(tmp_path / "1", tmp_path / "cache")
+    distill(tmp_path / "1", tmp_path / "cache")
     (folder,) = caches(tmp_path / "cache")
     spoil(folder, how)
     with pytest.raises(
         InputError,
         match=f"the teacher cache .*{folder.name} is damaged or was not written by ckd-trainer .*delete the folder",
     ):
-        distil(tmp_path / "2", tmp_path / "cache")
+        distill(tmp_path / "2", tmp_path / "cache")
     shutil.rmtree(folder)
-    distil(tmp_path / "2", tmp_path / "cache")
+    distill(tmp_path / "2", tmp_path / "cache")
 
 
 def test_full_disk_is_told_before_the_teacher_runs(tmp_path, monkeypatch, teacher_runs):
@@ -249,13 +249,13 @@ def test_full_disk_is_told_before_the_teacher_runs(tmp_path, monkeypatch, teache
     with pytest.raises(
         InputError, match=r"teacher_cache_dir .* has 0.00 GB free, but the teacher's signals of 48 examples"
     ):
-        distil(tmp_path / "out", tmp_path / "cache")
+        distill(tmp_path / "out", tmp_path / "cache")
     assert not teacher_runs
 
 
 def test_estimate_of_the_size(tmp_path):
     """The estimate that the disk is checked with is the size of the files, but for Arrow's frame around each part."""
-    run = distil(tmp_path / "out", tmp_path / "cache")
+    run = distill(tmp_path / "out", tmp_path / "cache")
     (folder,) = caches(tmp_path / "cache")
     parts = list(folder.glob("*.arrow"))
     size = sum(path.stat().st_size for path in parts)
@@ -398,10 +398,10 @@ def test_boolean_attention_mask(tmp_path):
 
 def test_complete_cache_needs_no_writing(tmp_path):
     """A finished cache is read without its lock, as from a disk that may only be read or while others use it."""
-    distil(tmp_path / "1", tmp_path / "cache")
+    distill(tmp_path / "1", tmp_path / "cache")
     for path in (tmp_path / "cache").glob(".*.lock"):
         path.unlink()
-    distil(tmp_path / "2", tmp_path / "cache")
+    distill(tmp_path / "2", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob(".*.lock"))
 
 
@@ -421,7 +421,7 @@ def test_torch_compile_with_a_cache(tmp_path):
     for compiled in (False, True):
         options = {"torch_compile": compiled, "torch_compile_backend": "eager"} if compiled else {}
         results.append(
-            [entry["loss"] for entry in logs(distil(tmp_path / "out", tmp_path / "cache", steps=2, options=options))]
+            [entry["loss"] for entry in logs(distill(tmp_path / "out", tmp_path / "cache", steps=2, options=options))]
         )
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
@@ -449,7 +449,7 @@ def build(folder, cache, pause=0.0):
         return run(self, batch)
 
     LiveTeacher.__call__ = slow
-    distil(folder, cache)
+    distill(folder, cache)
 
 
 def files(folder):
@@ -470,9 +470,9 @@ def test_killed_build_goes_on(tmp_path, monkeypatch, teacher_runs):
     (building / ".part-00009.arrow.123").write_bytes(b"half")  # as a kill in the middle of a file leaves it
     damaged = sorted(building.glob("part-*"))[-1]
     damaged.write_bytes(damaged.read_bytes()[:-64] + bytes(64))  # as when the machine lost power
-    distil(tmp_path / "out", tmp_path / "cache")
+    distill(tmp_path / "out", tmp_path / "cache")
     assert 0 < sum(teacher_runs) < len(examples())
-    distil(tmp_path / "out2", tmp_path / "at once")
+    distill(tmp_path / "out2", tmp_path / "at once")
     (resumed,), (at_once,) = caches(tmp_path / "cache"), caches(tmp_path / "at once")
     assert resumed.name == at_once.name and files(resumed) == files(at_once)
 
@@ -488,7 +488,7 @@ def test_two_builders_at_once(tmp_path, monkeypatch):
         assert process.exitcode == 0
     assert sum(map(int, (tmp_path / "read.txt").read_text().split())) == len(examples())
     monkeypatch.setattr(ckd_trainer.teacher.writer, "_PART_ROWS", 5)
-    distil(tmp_path / "3", tmp_path / "alone")
+    distill(tmp_path / "3", tmp_path / "alone")
     (folder,), (alone,) = caches(tmp_path / "cache"), caches(tmp_path / "alone")
     assert folder.name == alone.name and files(folder) == files(alone)
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification as Auto
 from transformers import (
     BertConfig,
+    CamembertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -15,6 +16,7 @@ from transformers import (
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from ckd_trainer.heads import Classes, Score, Spans, Tokens
@@ -37,6 +39,8 @@ LAYER = "encoder.layer.{}.attention"
 FAMILIES = {  # the configuration, and by hand where the queries, keys and values of a layer are made
     "bert": (BertConfig(**SIZES), [f"bert.{LAYER}.self.{part}" for part in ("query", "key", "value")]),
     "roberta": (RobertaConfig(**SIZES), [f"roberta.{LAYER}.self.{part}" for part in ("query", "key", "value")]),
+    "xlm-roberta": (XLMRobertaConfig(**SIZES), [f"roberta.{LAYER}.self.{part}" for part in ("query", "key", "value")]),
+    "camembert": (CamembertConfig(**SIZES), [f"roberta.{LAYER}.self.{part}" for part in ("query", "key", "value")]),
     "electra": (ElectraConfig(**SIZES), [f"electra.{LAYER}.self.{part}" for part in ("query", "key", "value")]),
     "distilbert": (
         DistilBertConfig(dim=16, n_heads=2, hidden_dim=16, n_layers=3),
@@ -98,7 +102,7 @@ def test_queries_and_keys_make_the_attentions(rng):
 def test_a_family_whose_modules_are_unknown():
     model = Auto.from_config(GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=60))
     with pytest.raises(
-        InputError, match="it is unknown which modules of a gpt2 model compute them: give one of bert, roberta"
+        InputError, match="it is unknown which modules of a gpt2 model compute them: give one of bert, camembert"
     ):
         LiveTeacher(model, [QueryKeyValue((1,))])
 

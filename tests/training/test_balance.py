@@ -37,7 +37,7 @@ def ckd(weights=WEIGHTS, **kwargs):
     return CKDArguments(**options | kwargs)
 
 
-def distil(folder, student=None, teacher=None, *, cls=DistillationTrainer, trains=True, double=False, **kwargs):
+def distill(folder, student=None, teacher=None, *, cls=DistillationTrainer, trains=True, double=False, **kwargs):
     """A trained trainer. Plain descent, by which weights differ as much as gradients do."""
     kwargs["options"] = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0} | kwargs.get("options", {})
     student = no_dropout(layers=2, width=16) if student is None else student
@@ -95,7 +95,7 @@ class WithTwin(DistillationTrainer):
 def test_norms_and_scales_are_the_twins(tmp_path):
     """In double precision, over steps of two batches of unequal lengths, as the student moves."""
     options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    run = distil(tmp_path, cls=WithTwin, double=True, train=examples(8), steps=4, options=options)
+    run = distill(tmp_path, cls=WithTwin, double=True, train=examples(8), steps=4, options=options)
     assert [step for step, _ in run.twins] == [0, 1, 3]
     mean = run.twins[0][1]
     for _, norms in run.twins[1:]:
@@ -137,7 +137,7 @@ def test_measurements_that_are_never_finite_get_rare_and_are_told(tmp_path, monk
     monkeypatch.setattr("ckd_trainer.trainer.norm", lambda gradient: math.nan)
     steps = []
     monkeypatch.setattr(TermBalance, "add", lambda self, step, *norms: (steps.append(step), ADD(self, step, *norms)))
-    run = distil(tmp_path, steps=20)
+    run = distill(tmp_path, steps=20)
     assert steps == [0, 1, 3, 7, 15] and run.scales == dict.fromkeys(WEIGHTS, 1.0)
     assert "no finite gradient was measured" in warnings_of(caplog)[-1]
 
@@ -145,7 +145,7 @@ def test_measurements_that_are_never_finite_get_rare_and_are_told(tmp_path, monk
 def test_weights_are_shares_of_the_gradient(tmp_path):
     """To 1 %; at learning rate 0 and with all examples in each step also of later ones."""
     student, teacher, data = no_dropout(layers=2, width=16), tiny_model(seed=1), examples(8)
-    run = distil(tmp_path, student, teacher, train=data, steps=3, options={"learning_rate": 0.0})
+    run = distill(tmp_path, student, teacher, train=data, steps=3, options={"learning_rate": 0.0})
     norms = norms_of(twin_gradients(student, teacher, pad(list(data))))
     for term, weight in WEIGHTS.items():
         assert run.term_weights[term] * norms[term] == pytest.approx(weight * norms["rest"], rel=0.01)
@@ -174,7 +174,7 @@ def test_a_resumed_run_is_balanced_as_if_it_had_not_been_cut(tmp_path, restore):
     """Between two measurements and in mid-epoch, with dropout."""
     options = {"save_steps": 3, "restore_callback_states_from_checkpoint": restore}
     options = {"train": examples(40), "steps": 9, "options": options}
-    whole = distil(tmp_path, tiny_model(layers=2), **options)
+    whole = distill(tmp_path, tiny_model(layers=2), **options)
     assert (
         whole.balance.first_step == 0
         and whole.balance.last_step == 7
@@ -182,19 +182,19 @@ def test_a_resumed_run_is_balanced_as_if_it_had_not_been_cut(tmp_path, restore):
         and whole.balance.is_due(15)
     )
     for step in (3, 6):
-        again = distil(tmp_path, tiny_model(layers=2, seed=5), trains=False, **options)
+        again = distill(tmp_path, tiny_model(layers=2, seed=5), trains=False, **options)
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         same(shown(again), shown(whole))
 
 
 def test_a_checkpoint_of_an_earlier_version_is_measured_from_there(tmp_path):
     options = {"save_steps": 3}
-    distil(tmp_path, steps=3, options=options)
+    distill(tmp_path, steps=3, options=options)
     path = tmp_path / "checkpoint-3" / "trainer_state.json"
     state = json.loads(path.read_text())
     del state["stateful_callbacks"]["TermBalance"]
     path.write_text(json.dumps(state))
-    again = distil(tmp_path, trains=False, steps=6, options=options)
+    again = distill(tmp_path, trains=False, steps=6, options=options)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert again.balance.first_step == 3 and min(again.scales.values()) > 0 and again.balance.norms
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
@@ -203,17 +203,17 @@ def test_a_checkpoint_of_an_earlier_version_is_measured_from_there(tmp_path):
 
 @pytest.mark.parametrize("before", [ckd({"wr_angle": 1.0}), ckd(term_balance="none")], ids=["one term", "none"])
 def test_a_run_that_goes_on_with_other_terms_is_measured_from_there(tmp_path, before):
-    distil(tmp_path, steps=9, ckd_args=before, options={"save_steps": 9})
-    again = distil(tmp_path, trains=False, steps=11)
+    distill(tmp_path, steps=9, ckd_args=before, options={"save_steps": 9})
+    again = distill(tmp_path, trains=False, steps=11)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert again.balance.first_step == 9 and again.scales.keys() == WEIGHTS.keys() and 1.0 not in again.scales.values()
 
 
 def test_restored_callbacks_do_not_bring_back_other_terms(tmp_path):
     """`Trainer` makes a balance from the checkpoint's then, and puts it in the place of ours."""
-    distil(tmp_path, steps=9, ckd_args=ckd({"wr_angle": 1.0}), options={"save_steps": 9})
+    distill(tmp_path, steps=9, ckd_args=ckd({"wr_angle": 1.0}), options={"save_steps": 9})
     options = {"restore_callback_states_from_checkpoint": True}
-    again = distil(tmp_path, trains=False, steps=11, options=options)
+    again = distill(tmp_path, trains=False, steps=11, options=options)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert again.balance.first_step == 9 and again.scales.keys() == WEIGHTS.keys() and 1.0 not in again.scales.values()
     state = json.loads((tmp_path / "checkpoint-11" / "trainer_state.json").read_text())["stateful_callbacks"]
@@ -227,8 +227,8 @@ def test_restored_callbacks_do_not_bring_back_other_terms(tmp_path):
 )
 def test_norms_are_good_as_long_as_they_mean_the_same(tmp_path, changed, first_step):
     """Weights may change: norms are those at weight 1."""
-    distil(tmp_path, steps=9, options={"save_steps": 9})
-    again = distil(tmp_path, trains=False, steps=10, ckd_args=ckd(**changed))
+    distill(tmp_path, steps=9, options={"save_steps": 9})
+    again = distill(tmp_path, trains=False, steps=10, ckd_args=ckd(**changed))
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert again.balance.first_step == first_step
 
@@ -241,7 +241,7 @@ def test_an_option_that_a_later_version_adds_changes_no_definition(tmp_path):
         new_option: int = 3
 
     now, later, other = (
-        distil(tmp_path, trains=False, ckd_args=kind(**DEFINITIONS | more)).balance.definition
+        distill(tmp_path, trains=False, ckd_args=kind(**DEFINITIONS | more)).balance.definition
         for kind, more in ((CKDArguments, {}), (Later, {}), (Later, {"new_option": 4}))
     )
     assert now == later == {"window_size": 5, "relation_temperature": 0.5}
@@ -259,7 +259,7 @@ def test_an_interval_may_come_later():
 
 
 def test_a_second_training_begins_anew(tmp_path):
-    run = distil(tmp_path, steps=3)
+    run = distill(tmp_path, steps=3)
     first = run.scales
     run.train()
     assert run.balance.first_step == 0 and run.balance.last_step == 1 and run.scales != first
@@ -267,7 +267,7 @@ def test_a_second_training_begins_anew(tmp_path):
 
 def test_the_end_of_a_training_holds_the_scales(tmp_path):
     """Without any checkpoint too."""
-    run = distil(tmp_path, steps=3, options={"save_strategy": "no"})
+    run = distill(tmp_path, steps=3, options={"save_strategy": "no"})
     run.save_state()
     state = json.loads((tmp_path / "trainer_state.json").read_text())["stateful_callbacks"]
     assert state["TermBalance"]["attributes"]["scales"] == run.scales
@@ -281,7 +281,7 @@ def test_a_loss_function_of_the_users_is_in_the_rest(tmp_path):
 
     options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     runs = [
-        distil(tmp_path / str(own), train=examples(13), steps=2, options=options, compute_loss_func=own)
+        distill(tmp_path / str(own), train=examples(13), steps=2, options=options, compute_loss_func=own)
         for own in (None, loss)
     ]
     assert runs[1].balance.norms == pytest.approx(runs[0].balance.norms, rel=1e-4)
@@ -291,15 +291,15 @@ def test_scales_do_not_depend_on_how_a_step_is_cut(tmp_path):
     runs = []
     for size in (8, 4, 1):
         options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
-        runs.append(distil(tmp_path / str(size), double=True, train=examples(13), steps=4, options=options))
+        runs.append(distill(tmp_path / str(size), double=True, train=examples(13), steps=4, options=options))
     for run in runs[1:]:
         assert run.scales == pytest.approx(runs[0].scales, rel=1e-5)
         assert run.balance.norms == pytest.approx(runs[0].balance.norms, rel=1e-5)
 
 
 def test_scales_from_a_cache_are_those_of_the_live_teacher(tmp_path):
-    live = distil(tmp_path / "live", steps=4)
-    cached = distil(tmp_path / "cached", steps=4, ckd_args=ckd(teacher_cache_dir=str(tmp_path / "cache")))
+    live = distill(tmp_path / "live", steps=4)
+    cached = distill(tmp_path / "cached", steps=4, ckd_args=ckd(teacher_cache_dir=str(tmp_path / "cache")))
     assert cached.scales == pytest.approx(live.scales, rel=3e-3)
 
 
@@ -324,7 +324,7 @@ def test_training_does_not_notice_what_is_measured_for_warnings(tmp_path, monkey
         if not measures:
             monkeypatch.setattr(TermBalance, "is_due", lambda self, step: False)
         args = ckd(term_balance="none")
-        run = distil(tmp_path / str(measures), tiny_model(layers=2), cls=Unnoticed, steps=9, ckd_args=args)
+        run = distill(tmp_path / str(measures), tiny_model(layers=2), cls=Unnoticed, steps=9, ckd_args=args)
         assert getattr(run, "looked_at", []) == ([0, 1, 3, 7] if measures else [])
         assert run.scales == {} and run.balance.last_step == (7 if measures else None)
         assert run.term_weights == {"task": 0.7, "logits": 0.3} | WEIGHTS
@@ -339,7 +339,7 @@ def test_gradient_norms_in_the_log_are_the_twins_and_change_nothing(tmp_path):
     data, options = examples(8), {"learning_rate": 0.0}
     student, teacher = no_dropout(layers=2, width=16), tiny_model(seed=1)
     args = ckd(log_gradient_norms=True)
-    run = distil(tmp_path / "a", student, teacher, double=True, train=data, ckd_args=args, options=options)
+    run = distill(tmp_path / "a", student, teacher, double=True, train=data, ckd_args=args, options=options)
     found = twin_gradients(student, teacher, pad(list(data)))
     weighted = {term: weight * found[term] for term, weight in run.term_weights.items()}
     (entry,) = logs(run)
@@ -356,7 +356,7 @@ def test_logging_gradient_norms_changes_nothing(tmp_path):
     runs = []
     for wanted in (True, False):
         args = ckd(log_gradient_norms=wanted)
-        run = distil(tmp_path / str(wanted), tiny_model(layers=2), cls=Unnoticed, steps=5, ckd_args=args)
+        run = distill(tmp_path / str(wanted), tiny_model(layers=2), cls=Unnoticed, steps=5, ckd_args=args)
         history, state, weights = shown(run)
         added = {name for name in history[0] if name.startswith(("gradient_norm", "cosine"))}
         assert bool(added) == wanted
@@ -366,7 +366,7 @@ def test_logging_gradient_norms_changes_nothing(tmp_path):
 
 
 def test_a_log_before_the_first_step_has_no_gradients(tmp_path):
-    run = distil(tmp_path, trains=False, ckd_args=ckd(log_gradient_norms=True))
+    run = distill(tmp_path, trains=False, ckd_args=ckd(log_gradient_norms=True))
     run.log({"loss": 1.0})
     assert logs(run)[0]["loss"] == 1.0
 
@@ -386,14 +386,14 @@ def test_only_weighted_relations_are_measured(tmp_path):
             calls.clear()
 
     args = ckd({"wr_angle": 1.0, "ltr_angle": 2.0})
-    run = distil(tmp_path, student, steps=5, ckd_args=args, callbacks=[Counts()])
+    run = distill(tmp_path, student, steps=5, ckd_args=args, callbacks=[Counts()])
     assert per_step == [4, 4, 1, 4, 1] and run.scales.keys() == {"wr_angle", "ltr_angle"}
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_without_relations_there_is_nothing_to_balance(tmp_path, monkeypatch, alpha):
     monkeypatch.setattr("ckd_trainer.trainer.gradients", None)
-    run = distil(tmp_path, ckd_args=CKDArguments(**CONTROL | {"alpha": alpha}))
+    run = distill(tmp_path, ckd_args=CKDArguments(**CONTROL | {"alpha": alpha}))
     assert run.balance is None and run.scales == {}
     assert not any(name.startswith("scale_") for name in logs(run)[0])
 
@@ -404,7 +404,7 @@ def test_a_term_in_which_teacher_and_student_agree_is_left_alone(tmp_path, caplo
     weights = []
     for args in (ckd(alpha=0.0), CKDArguments.fine_tuning()):
         teacher, ours = copy.deepcopy(student), copy.deepcopy(student)
-        run = distil(tmp_path, ours, teacher, ckd_args=args)
+        run = distill(tmp_path, ours, teacher, ckd_args=args)
         weights.append(list(run.model.parameters()))
         if args.weights:
             assert run.scales == dict.fromkeys(WEIGHTS, 1.0)
@@ -417,14 +417,14 @@ def test_a_term_in_which_teacher_and_student_agree_is_left_alone(tmp_path, caplo
 def test_what_a_cache_rounds_is_no_gradient(tmp_path):
     student = no_dropout(layers=4)
     args = ckd(alpha=0.0, teacher_cache_dir=str(tmp_path / "cache"))
-    run = distil(tmp_path, copy.deepcopy(student), student, ckd_args=args)
+    run = distill(tmp_path, copy.deepcopy(student), student, ckd_args=args)
     assert run.scales == dict.fromkeys(WEIGHTS, 1.0)
 
 
 def test_a_student_that_begins_as_its_teacher_trains_on(tmp_path):
     """The term has a gradient as soon as the student moves; nothing blows up."""
     student = no_dropout(layers=4)
-    run = distil(tmp_path, copy.deepcopy(student), student, steps=20, ckd_args=ckd(alpha=0.5))
+    run = distill(tmp_path, copy.deepcopy(student), student, steps=20, ckd_args=ckd(alpha=0.5))
     entries = logs(run)
     assert all(math.isfinite(entry["loss"]) and entry["nonfinite_steps"] == 0 for entry in entries)
     assert entries[-1]["loss_task"] < 2 * entries[0]["loss_task"]
@@ -442,7 +442,7 @@ def warnings_of(caplog):
 def test_published_weights_that_train_little_or_too_much_are_warned_of(tmp_path, caplog):
     weights = WEIGHTS | {"wr_angle": 1e-4, "ltr_angle": 1e4}
     args = ckd(weights, term_balance="none")
-    run = distil(tmp_path, steps=8, ckd_args=args, options={"learning_rate": 0.0})
+    run = distill(tmp_path, steps=8, ckd_args=args, options={"learning_rate": 0.0})
     shares = {term: weight * run.balance.norms[term] / run.balance.norms["rest"] for term, weight in weights.items()}
     way_out = "with term_balance gradient, the weight would be a share"
     faint, loud = warnings_of(caplog)
@@ -458,7 +458,7 @@ def test_published_weights_that_train_little_or_too_much_are_warned_of(tmp_path,
 
 @pytest.mark.parametrize("steps", [3, 8, 9])
 def test_a_warning_comes_once_when_all_is_measured_or_training_ends(tmp_path, caplog, steps):
-    distil(tmp_path, steps=steps, ckd_args=ckd({"wr_angle": 1e-4}, term_balance="none"))
+    distill(tmp_path, steps=steps, ckd_args=ckd({"wr_angle": 1e-4}, term_balance="none"))
     assert len(warnings_of(caplog)) == 1
 
 
@@ -488,12 +488,12 @@ def test_intervals_that_are_refused(options, words):
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(InputError, match="optim is galore_adamw_layerwise, which changes weights in every backward"):
-        distil(tmp_path, options={"optim": "galore_adamw_layerwise"})
-    run = distil(tmp_path, trains=False)
+        distill(tmp_path, options={"optim": "galore_adamw_layerwise"})
+    run = distill(tmp_path, trains=False)
     run.remove_callback(TermBalance)
     with pytest.raises(InputError, match="the callback TermBalance was removed"):
         run.train()
-    sharded = distil(tmp_path, trains=False)
+    sharded = distill(tmp_path, trains=False)
     sharded.model_init = lambda: no_dropout(layers=2, width=16)
     sharded.is_fsdp_enabled = True
     assert not sharded.accelerator.is_fsdp2
@@ -514,7 +514,7 @@ def test_nothing_to_balance_against_is_said(caplog):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return distil(tmp_path_factory.mktemp("plain"))
+    return distill(tmp_path_factory.mktemp("plain"))
 
 
 def test_gradients_are_unscaled():
@@ -556,13 +556,13 @@ def test_head_and_pooler_are_left_out():
     ids=["reentrant", "not reentrant", "compile"],
 )
 def test_options_that_change_no_gradient(tmp_path, plain, options):
-    run = distil(tmp_path, options=options)
+    run = distill(tmp_path, options=options)
     assert run.scales == pytest.approx(plain.scales, rel=1e-4)
 
 
 def test_a_compiled_student_is_balanced_as_the_student(tmp_path, plain):
     with torch.compiler.set_stance("force_eager"):
-        run = distil(
+        run = distill(
             tmp_path,
             compiled(no_dropout(layers=2, width=16)),
         )
@@ -570,13 +570,13 @@ def test_a_compiled_student_is_balanced_as_the_student(tmp_path, plain):
 
 
 def test_bf16_balances_as_float32(tmp_path, plain):
-    run = distil(tmp_path, options={"bf16": True})
+    run = distill(tmp_path, options={"bf16": True})
     assert run.scales == pytest.approx(plain.scales, rel=0.15)
 
 
 def test_adapters_are_balanced_by_their_own_gradient(tmp_path):
     student, teacher, data = lora("SEQ_CLS")(no_dropout(layers=2, width=16)), tiny_model(seed=1), examples(8)
-    run = distil(tmp_path, student, teacher, train=data, options={"learning_rate": 0.0})
+    run = distill(tmp_path, student, teacher, train=data, options={"learning_rate": 0.0})
     norms = norms_of(twin_gradients(student, teacher, pad(list(data))))
     assert run.scales == pytest.approx({term: norms["rest"] / norms[term] for term in WEIGHTS}, rel=1e-3)
 
@@ -597,4 +597,4 @@ def test_the_scripts_leave_the_scales(tiny_teacher, text_files, tmp_path):
     }
     card = (out / "README.md").read_text()
     assert f"2 x {scales['wr_angle']:.4g} wr_angle" in card
-    assert "weights of relations are shares of the gradient of labels and logits" in card
+    assert "other weights are shares of the gradient of labels and logits" in card

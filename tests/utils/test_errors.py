@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from helpers.files import sentences, write_tsv
 from helpers.hostile_input import question, squad
 from helpers.launching import in_two_processes
 from helpers.tiny import qa_model, save_tokenizer, tiny_model
+from torch.distributed import DistNetworkError, TCPStore
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -280,3 +282,44 @@ def test_what_fails_on_one_rank_stops_both():
     assert elsewhere.format(1) in first.stderr and "Traceback" not in first.stderr
     said = second.stderr.replace("[rank1]: ", "")  # torch puts it before each line
     assert "Traceback" in said and ", in function\nKeyError: 'a column'" in said and "error: " not in said
+
+
+@command_line
+def fails(argv):
+    raise InputError(" ".join(argv))
+
+
+@pytest.fixture
+def said_under_torchrun(monkeypatch, capfd):
+    """Runs `fails` as a rank that torchrun started, and returns what it prints."""
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    variables = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+
+    def said(message, node=0):
+        for name, value in (variables | {"GROUP_RANK": str(node)}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as stopped:
+            fails([message])
+        assert stopped.value.code == 2
+        lines = capfd.readouterr().err.splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("[W"))  # torch warns of a timeout
+
+    yield said
+
+
+def test_a_mistake_of_all_ranks_is_printed_once_on_each_machine(said_under_torchrun):
+    said = said_under_torchrun
+    assert [said("seed is x.") for _ in range(3)] == ["error: seed is x.\n", "", ""]
+    assert [said("seed is x.", node=1) for _ in range(2)] == ["error: seed is x.\n", ""]
+    assert said("a file is missing.") == "error: a file is missing.\n"  # whichever rank has it
+    assert said("\udce4.tsv is missing.").endswith(".tsv is missing.\n")  # a name in bytes that are not UTF-8
+
+
+def test_no_mistake_is_lost_with_the_rank_or_the_store_that_should_tell_it(said_under_torchrun, monkeypatch):
+    said = said_under_torchrun
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", lambda *args, **kwargs: sys.exit(2))  # stopped before it prints
+        assert said("seed is x.") == ""
+    assert said("seed is x.") == "error: seed is x.\n"
+    monkeypatch.setattr(TCPStore, "add", lambda *args: (_ for _ in ()).throw(DistNetworkError("reset by peer")))
+    assert said("seed is y.") == said("seed is y.") == "error: seed is y.\n"

@@ -1,15 +1,15 @@
-"""The embedded task: is this English sentence grammatical? Made on the spot, no download.
+"""The agreement demo task: is this English sentence grammatical? Generated locally, nothing to download.
 
 A sentence is grammatical when its main verb agrees with its subject in number, and ungrammatical when it does not.
-Between the two stand nouns that do not count, in nested phrases, some with a verb of their own that agrees as well::
+Nested phrases separate the two. They contain other nouns, some with a verb that agrees with them::
 
     grammatical      The nurse that the drivers near the lawyer follow surely complains.
     ungrammatical    Beside our twin, my aunts that obey the clerks often and surely sneezes.
 
-Counting words does not help, by construction. A sentence is kept only together with one that has the other label and
-is made of the same kinds of words (two singular nouns, one plural verb, ...) in another order. Within a kind the words
-are drawn at random. So any bag of words is as likely in a grammatical as in an ungrammatical sentence, and only a
-model that finds the main verb and its subject solves the task.
+Counting words does not help, by construction. Each sentence has a partner with the other label and the same kinds of
+words (two singular nouns, one plural verb, ...) in another order. The words of each kind are drawn at random. So any
+bag of words is equally likely with either label, and only a model that finds the main verb and its subject solves the
+task.
 
 Run as ``ckd-trainer demo agreement FOLDER [--seed 0]``: see `write_task`.
 """
@@ -35,9 +35,9 @@ MAX_DEPTH = 2  # phrases in phrases: my poet | near the nurse | that your boys g
 MAX_WORDS = 24
 MODIFIERS = ("none",) * 3 + ("preposition",) * 2 + ("subject relative", "object relative")
 
-# Plural nouns and singular verbs end in s, which is a token of its own: a small model learns one mark of number rather
-# than every word's. No verb takes a clause or a bare infinitive and none is also a noun, since a wrong verb could be
-# read as right there ("the girls know the boy sings", "my uncle that the dog walks").
+# Plural nouns and singular verbs end in s, which is a separate token: a small model learns one mark of number instead
+# of two forms of each word. No verb takes a clause or a bare infinitive, and none is also a noun, because a wrong verb
+# could then be read as correct ("the girls know the boy sings", "my uncle that the dog walks").
 NOUNS = (
     "actor aunt baker boy clerk dancer doctor driver farmer girl lawyer nurse painter pilot poet singer teacher twin "
     "uncle waiter writer"
@@ -77,8 +77,8 @@ BASE_CONFIG = {
     "max_position_embeddings": 64,
     "type_vocab_size": 1,
     "pad_token_id": 0,
-    # 1 / sqrt(width), so that a layer neither shrinks nor swells what it reads. From BERT's 0.02, made for width 768,
-    # a model this narrow stays at chance for several epochs.
+    # 1 / sqrt(width), so that a layer preserves the scale of its inputs. With BERT's 0.02, chosen for width 768, so
+    # narrow a model stays at chance for several epochs.
     "initializer_range": 0.125,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
@@ -99,14 +99,14 @@ class Draw:
         self._random = Random(seed)
 
     def chance(self) -> float:
-        return self._random.random()  # the one method whose numbers Python promises to keep for a seed
+        return self._random.random()  # the only method whose numbers Python guarantees for a seed
 
     def pick(self, options: Sequence[Item]) -> Item:
         return options[int(self.chance() * len(options))]
 
 
 class _Writer(Draw):
-    """Draws sentences as lists of kinds (keys of `WORDS`, or words that stand for themselves), then as text."""
+    """Draws a sentence as a list of kinds (keys of `WORDS`, or literal words), then turns it into text."""
 
     def noun_phrase(self, number: str, depth: int) -> list[str]:
         phrase = ["determiner", f"{number} noun"]
@@ -129,12 +129,12 @@ class _Writer(Draw):
         subject = self.pick(NUMBERS)
         verb = subject if label == "grammatical" else _other(subject, NUMBERS)
         sentence = []
-        if self.chance() < 0.3:  # so that the subject is not always the first noun
+        if self.chance() < 0.3:  # the subject is then not the first noun
             sentence += ["preposition", *self.noun_phrase(self.pick(NUMBERS), depth=0), ","]
         sentence += self.noun_phrase(subject, MAX_DEPTH) + self.adverbs()
         if self.chance() < 0.5:
             return [*sentence, f"{verb} intransitive", "."]
-        # An object with phrases of its own: so that the main verb is not always the last one
+        # The object may have phrases too, so that the main verb is not always the last one.
         return [*sentence, f"{verb} transitive", *self.noun_phrase(self.pick(NUMBERS), depth=1), "."]
 
     def text(self, kinds: list[str]) -> str:
@@ -144,9 +144,9 @@ class _Writer(Draw):
 
 
 def make_examples(n: int, seed: int) -> list[Example]:
-    """Makes `n` different examples, `n` an even number; the same for a seed on every machine.
+    """Returns `n` different examples, the same for a seed on every machine. `n` must be even.
 
-    Examples 2i and 2i+1 are made of the same kinds of words and have different labels, in either order.
+    Examples 2i and 2i+1 are partners: the same kinds of words, and different labels, in either order.
 
     Example::
 
@@ -154,7 +154,7 @@ def make_examples(n: int, seed: int) -> list[Example]:
             print(label, text)
     """
     if n < 0 or n % 2:
-        raise InputError(f"{n} examples were asked for, but they come in pairs: give an even number.")
+        raise InputError(f"n is {n}, but examples come in pairs: give an even number, 0 or more.")
     writer = _Writer(seed)
     unmatched: dict[tuple, list[str]] = defaultdict(list)  # (kinds of words in alphabetical order, label) -> texts
     seen = set()
@@ -179,13 +179,13 @@ def _other(value: str, pair: tuple[str, str]) -> str:
 
 
 def make_tokenizer() -> Tokenizer:
-    """Makes the `tokenizers.Tokenizer` of the task: lower case, words of `WORDS`, the s of number as a token."""
+    """Returns the `tokenizers.Tokenizer` of the task: lower case, the words of `WORDS`, the ending s as a token."""
     stems = [word for kind in ("determiner", "preposition", "adverb") for word in WORDS[kind]]
     return word_tokenizer([*SPECIAL_TOKENS, *OTHER_TOKENS, *stems, *NOUNS, *TRANSITIVE_VERBS, *INTRANSITIVE_VERBS])
 
 
 def word_tokenizer(tokens: list[str]) -> Tokenizer:
-    """Makes a `tokenizers.Tokenizer` of lower-case words and pieces (##s), with `SPECIAL_TOKENS` among them."""
+    """Returns a `tokenizers.Tokenizer` with these lower-case words and pieces (##s), including `SPECIAL_TOKENS`."""
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -203,20 +203,20 @@ def word_tokenizer(tokens: list[str]) -> Tokenizer:
 def write_task(
     folder: str | Path, *, seed: int = 0, train: int = 20_000, validation: int = 2_000, test: int = 2_000
 ) -> None:
-    """Writes the task as own files for the scripts, and a base to start models from.
+    """Writes the data of the task, and a base for models, as files that the commands read.
 
-    - ``train.tsv``, ``validation.tsv``, ``test.tsv``: columns text and label; no sentence is in two of them.
-    - ``base/``: the tokenizer and the configuration of a small BERT without weights, for ``student_init: random``.
+    - ``train.tsv``, ``validation.tsv``, ``test.tsv``: columns text and label; no sentence occurs twice.
+    - ``base/``: the tokenizer and the configuration of a small BERT, without weights, for ``student_init: random``.
 
-    Files that are there already and hold the same are left alone.
+    Existing files with the same content are left unchanged.
 
     Args:
-        folder: made where it is missing.
-        seed: of the sentences.
-        train, validation, test: how many sentences, even numbers.
+        folder: created if missing.
+        seed: seed of the sentences.
+        train, validation, test: number of sentences, even.
 
     Raises:
-        InputError: an odd number, or a file that is there with other content; then nothing is written.
+        InputError: an odd number, or an existing file with other content. Nothing is written then.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     for name, size in sizes.items():
@@ -237,10 +237,13 @@ def write_task(
 
 
 def write_new_files(folder: str | Path, files: Mapping[str, str]) -> None:
-    """Writes texts under their names in a folder; files that are there already and hold the same are left alone.
+    """Writes files in a folder. Existing files with the same content are left unchanged.
+
+    Args:
+        files: contents by name.
 
     Raises:
-        InputError: a file that is there with other content, and then nothing is written; no access or no room.
+        InputError: an existing file with other content (nothing is written then), no access, or a full disk.
 
     Example::
 
@@ -250,13 +253,13 @@ def write_new_files(folder: str | Path, files: Mapping[str, str]) -> None:
     with input_errors_about(folder):
         for path, content in contents.items():
             if path.is_dir():
-                raise InputError(f"{path} is a folder, but is to be a file: give another folder.")
+                raise InputError(f"{path} is a folder, not a file: give another folder.")
             for parent in path.parents:
                 if parent.is_file():
                     raise InputError(f"{parent} is a file: give another folder.")
             if path.exists() and path.read_bytes() != content:
                 raise InputError(
-                    f"{path} is there already with other content: give another folder, or delete it first."
+                    f"{path} already exists with other content: give another folder, or delete the file first."
                 )
         for path, content in contents.items():
             if not path.exists():
@@ -271,13 +274,13 @@ def as_json(value: Any) -> str:
 def write_by_command(
     argv: list[str], write_task: Callable[..., None], *, prog: str, description: str, files: str
 ) -> None:
-    """The command line of an embedded task: `FOLDER [--seed N]`."""
+    """Runs the command line of a demo task: `FOLDER [--seed N]`."""
     parser = ArgumentParser(prog=prog, description=description)
-    parser.add_argument("folder", help=f"where {files} and base/ are written")
-    parser.add_argument("--seed", type=int, default=0, help="other texts for another seed (default: 0)")
+    parser.add_argument("folder", help=f"folder for {files} and base/")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the texts (default: 0)")
     arguments = parser.parse_args(argv)
     write_task(arguments.folder, seed=arguments.seed)
-    print(f"The task is in {arguments.folder}: {files}, base/")
+    print(f"The task is in {arguments.folder}: {files} and base/")
 
 
 @command_line
@@ -286,7 +289,7 @@ def main(argv: list[str]) -> None:
         argv,
         write_task,
         prog="ckd-trainer demo agreement",
-        description="Makes the embedded task: subject-verb agreement.",
+        description="Generates the agreement demo task: is a sentence grammatical?",
         files="train.tsv, validation.tsv, test.tsv",
     )
 

@@ -1,15 +1,14 @@
-"""The embedded reading task: what does the text call the person that is asked for? Made on the spot, no download.
+"""The reading demo task: what does a text call a person? Generated locally, nothing to download.
 
-The twin of `ckd_trainer.data.demo.agreement` for question answering. A text tells who does what to whom. A question
-asks for one of these people, and the answer is all that belongs to this person in the text::
+The counterpart of `ckd_trainer.data.demo.agreement` for question answering. A text tells who does what to whom. A
+question names one of these people, and the answer is the whole phrase for this person in the text::
 
     My kind nurse near Anna greets our baker. The clerk follows your old quiet twin.
     Which twin is in the text?      your old quiet twin
     Which nurse is in the text?     My kind nurse near Anna
 
-Nobody occurs twice in a text, so there is one answer. Where it stands and how long it is are drawn at random: only a
-model that finds the word of the question in the text, and sees how far what belongs to it reaches to either side,
-solves the task.
+Nobody occurs twice in a text, so there is one answer. Its position and length are random: only a model that finds the
+word of the question in the text, and both ends of the phrase around it, solves the task.
 
 Run as ``ckd-trainer demo reading FOLDER [--seed 0]``: see `write_task`.
 """
@@ -40,8 +39,8 @@ SENTENCES = 4  # of a text, with two people each
 QUESTION = "Which {} is in the text?"
 # [PAD] has to be 1 for MPNet, see below.
 TOKENS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", ".", "?", "##s", "which", "is", "in", "text"]
-# MPNet's positions are relative to each other: a small model learns what stands beside a word in some hundred steps,
-# where it takes more than a thousand with BERT's, one vector each.
+# MPNet has relative positions: a small model learns to look at neighboring words in a few hundred steps. With BERT's
+# absolute positions it takes more than a thousand.
 READING_CONFIG = BASE_CONFIG | {
     "model_type": "mpnet",
     "architectures": ["MPNetForQuestionAnswering"],
@@ -54,7 +53,7 @@ del READING_CONFIG["type_vocab_size"]
 
 
 class Text(NamedTuple):
-    """A text, and for each noun in it what the person is called and where that stands."""
+    """A text, and for each noun in it the phrase for this person and the phrase's position."""
 
     context: str
     people: dict[str, tuple[str, int]]
@@ -85,7 +84,7 @@ class _Writer(Draw):
 
 
 def make_texts(n: int, seed: int) -> list[Text]:
-    """Makes `n` different texts; the same for a seed on every machine.
+    """Returns `n` different texts, the same for a seed on every machine.
 
     Example::
 
@@ -101,31 +100,31 @@ def make_texts(n: int, seed: int) -> list[Text]:
 
 
 def make_tokenizer() -> Tokenizer:
-    """Makes the `tokenizers.Tokenizer` of the task: lower case, the s of verbs as a token."""
+    """Returns the `tokenizers.Tokenizer` of the task: lower case, with the s of verbs as a token."""
     words = [*WORDS["determiner"], *WORDS["preposition"], *ADJECTIVES, *(name.lower() for name in NAMES)]
     return word_tokenizer([*TOKENS, *words, *NOUNS, *TRANSITIVE_VERBS])
 
 
 def write_task(folder: str | Path, *, seed: int = 0, train: int = 400, validation: int = 60, test: int = 60) -> None:
-    """Writes the task as official SQuAD JSON for the scripts, and a base to start models from.
+    """Writes the data of the task in SQuAD's JSON format, and a base for models, as files that the commands read.
 
-    - ``train.json``, ``validation.json``, ``test.json``: texts with a question for each of the eight people in them.
-    - ``base/``: the tokenizer and the configuration of a small MPNet without weights, for ``student_init: random``.
+    - ``train.json``, ``validation.json``, ``test.json``: texts with a question about each of the eight people in them.
+    - ``base/``: the tokenizer and the configuration of a small MPNet, without weights, for ``student_init: random``.
 
-    Files that are there already and hold the same are left alone.
+    Existing files with the same content are left unchanged.
 
     Args:
-        folder: made where it is missing.
-        seed: of the texts.
-        train, validation, test: how many texts.
+        folder: created if missing.
+        seed: seed of the texts.
+        train, validation, test: number of texts.
 
     Raises:
-        InputError: no texts, or a file that is there with other content; then nothing is written.
+        InputError: no texts, or an existing file with other content. Nothing is written then.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     for name, size in sizes.items():
         if size < 1:
-            raise InputError(f"{name} is {size}: give 1 text or more.")
+            raise InputError(f"{name} is {size}: give 1 or more.")
     texts = iter(make_texts(sum(sizes.values()), seed))
     files = {}
     for name, size in sizes.items():
@@ -156,7 +155,7 @@ def main(argv: list[str]) -> None:
         argv,
         write_task,
         prog="ckd-trainer demo reading",
-        description="Makes the embedded reading task: what does the text call somebody?",
+        description="Generates the reading demo task: what does a text call a person?",
         files="train.json, validation.json, test.json",
     )
 

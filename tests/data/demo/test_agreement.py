@@ -1,4 +1,4 @@
-"""The embedded task: balanced, reproducible, beyond counting words, and readable by tokenizer and model classes."""
+"""The agreement demo task: balanced, reproducible, beyond counting words, readable by tokenizers and models."""
 
 import csv
 import json
@@ -162,10 +162,10 @@ def test_writing_again_changes_nothing_and_other_content_is_refused(tmp_path, ca
     write_task(tmp_path, seed=0, **sizes)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
 
-    with pytest.raises(InputError, match="train.tsv is there already with other content"):
+    with pytest.raises(InputError, match="train.tsv already exists with other content"):
         write_task(tmp_path, seed=1, **sizes)
     (tmp_path / "train.tsv").unlink()
-    with pytest.raises(InputError, match="validation.tsv is there already with other content"):
+    with pytest.raises(InputError, match="validation.tsv already exists with other content"):
         write_task(tmp_path, seed=1, **sizes)
     assert not (tmp_path / "train.tsv").exists()
 

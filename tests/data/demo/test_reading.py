@@ -1,4 +1,4 @@
-"""The embedded reading task: one answer to each question, reproducible, beyond places, readable by model classes."""
+"""The reading demo task: one answer to each question, reproducible, beyond places, readable by model classes."""
 
 import json
 import random
@@ -146,7 +146,7 @@ def test_writing_again_changes_nothing_and_other_content_is_refused(tmp_path, ca
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
 
     (tmp_path / "train.json").unlink()
-    with pytest.raises(InputError, match="validation.json is there already with other content"):
+    with pytest.raises(InputError, match="validation.json already exists with other content"):
         write_task(tmp_path, seed=1, **sizes)
     assert not (tmp_path / "train.json").exists()
 
