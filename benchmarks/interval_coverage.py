@@ -1,6 +1,6 @@
 """Simulates how often the intervals of `ckd_trainer.reports.statistics` cover a known difference, and false alarms.
 
-    python benchmarks/interval_coverage.py                                            # the rows of the README
+    python benchmarks/interval_coverage.py   # all settings, an hour
     python benchmarks/interval_coverage.py --metrics matthews --examples 400 --replications 200   # quick
 
 Draws runs of two methods with known scores (tests/helpers/simulated_scores.py), again and again, with new seeds and

@@ -201,7 +201,7 @@ def compare_with_baseline(methods: Sequence[MethodScores], baseline: MethodScore
         ckd = MethodScores.from_outcomes("ckd", {1: [1, 1, 0, 1, 1, 0], 2: [1, 1, 0, 1, 1, 1]})
         [found] = compare_with_baseline([ckd], plain)
         f"{found.difference:.2f} [{found.low:.2f}, {found.high:.2f}]: {found.verdict}"
-        # "0.33 [-0.95, 1.61]: no difference shown"
+        # "0.33 [-1.81, 2.48]: no difference shown"
     """
     found = [_difference(method, baseline) for method in methods]
     corrected = holm([difference.p_value for difference in found])
