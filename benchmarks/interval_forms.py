@@ -2,7 +2,7 @@
 
     python benchmarks/interval_forms.py
 
-All effects are normal, and there are so many examples that their variances are known: only the variance of a few
+All effects are normal, and the examples are numerous, so their variances are known: only the variance of a few
 seeds is estimated. The rows say how often each form excludes the true difference, at two levels: 5 %, and the 5 % / 6
 that the smallest of six p values has to reach (Holm). Rates above the level are too high. The forms:
 

@@ -83,8 +83,8 @@ class DistillationTrainer(Trainer):
 
     The loss is `(1 - alpha) task + alpha logits + weighted relation terms`, see `CKDArguments`. The weights of
     relations, and of other terms, are plain factors or shares of the gradient, measured in the first steps
-    (`TermBalance`). The teacher
-    runs in eval mode without gradients. Neither the optimizer nor a checkpoint contains it.
+    (`TermBalance`). The teacher runs in eval mode without gradients. Neither the optimizer nor a checkpoint contains
+    it.
 
     The log holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...).
     These are averaged over all processes and over the steps since the last log whose loss was finite;

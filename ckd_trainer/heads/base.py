@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from ckd_trainer.utils.padding import example_count
+
 Batch = Mapping[str, Tensor]
 
 
@@ -25,6 +27,7 @@ class Head(abc.ABC):
         tokens_dim: the dimension of the logits that runs over the tokens of a text, or None.
         uncached_because: why the teacher cache cannot hold these logits; None if it can.
         is_score: whether the logits are a number that `CKDArguments.teacher_score_scale` can map.
+        causal: whether a token sees only those before it.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Head(abc.ABC):
     tokens_dim: int | None = None
     uncached_because: str | None = None
     is_score: bool = False
+    causal: bool = False
 
     def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the logits from the outputs of a forward pass."""
@@ -81,8 +85,7 @@ class Head(abc.ABC):
 
     def logit_count(self, batch: Batch) -> Tensor:
         """Returns the number of items that the logit loss averages over, a scalar; by default, of examples."""
-        ids = batch["input_ids"]
-        return ids.new_full((), len(ids))
+        return example_count(batch)
 
     def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> Sequence[int] | None:
         """Returns the teacher's index of each of the student's labels; None if the order is the same.

@@ -90,9 +90,8 @@ class Pair:
     @property
     def is_causal(self) -> bool:
         """Whether a token sees only those before it, in either model."""
-        return any(getattr(config, "is_decoder", False) for config in (self.student, self.teacher)) or getattr(
-            self.head, "causal", False
-        )
+        configs = (self.student, self.teacher)
+        return self.head.causal or any(getattr(config, "is_decoder", False) for config in configs)
 
     def check_equal_widths(self, option: str) -> None:
         """Raises InputError if student and teacher differ in width; `option` turns on what needs them to be equal."""
@@ -140,8 +139,3 @@ class MethodArguments(abc.ABC):
         Raises:
             InputError: the options do not fit the pair.
         """
-
-
-def example_count(batch: Mapping[str, Tensor]) -> Tensor:
-    """Returns the number of examples in a batch, a scalar."""
-    return batch["input_ids"].new_full((), len(batch["input_ids"]))

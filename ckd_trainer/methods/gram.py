@@ -9,9 +9,9 @@ from ckd_trainer.arguments import check_layer_mapping, option
 from ckd_trainer.losses import Gram
 from ckd_trainer.losses.gram_matrices import gram_matrix_loss
 from ckd_trainer.losses.layer_mapping import Pairs, format_pairs
-from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
+from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import WordGram
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.padding import attention_mask_of, example_count
 
 
 @dataclass

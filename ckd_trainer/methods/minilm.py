@@ -21,10 +21,10 @@ from ckd_trainer.methods.attention import (
     check_plain_attention,
     check_sees_all,
 )
-from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
+from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import QueryKeyValue
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.padding import attention_mask_of, example_count
 
 
 @dataclass

@@ -11,10 +11,10 @@ from torch import Tensor
 from ckd_trainer.arguments import check_layer_mapping, option
 from ckd_trainer.losses.layer_mapping import Pairs, format_pairs
 from ckd_trainer.losses.states import normalized_state_loss
-from ckd_trainer.methods.base import MethodArguments, Pair, Term, example_count
+from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import FirstToken, HiddenStates
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.padding import attention_mask_of, example_count
 
 PATIENT_LAYERS = ("skip", "last")
 

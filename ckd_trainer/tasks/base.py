@@ -273,7 +273,9 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     sample = examples.select(rows)
     if cached:
         trainer.open_teacher_cache()
-    logits = trainer.teacher.cached_logits(rows) if cached else _live_logits(trainer, sample)
+        logits = trainer.teacher.cached_logits(rows)
+    else:
+        logits = _live_logits(trainer, sample)
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:

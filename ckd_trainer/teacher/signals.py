@@ -253,49 +253,25 @@ class HiddenStates(_OfStates):
         return self.states(outputs)
 
 
-class Projection(torch.nn.Module):
-    """A linear layer for each of several hidden states, or one for all.
-
-    Args:
-        layers: number of hidden states.
-        own_width: of the hidden states.
-        width: of the projections.
-        shared: use one linear layer for all hidden states.
-    """
-
-    def __init__(self, layers: int, own_width: int, width: int, shared: bool) -> None:
-        super().__init__()
-        self.indices = [0] * layers if shared else list(range(layers))
-        self.linear = torch.nn.ModuleList(torch.nn.Linear(own_width, width) for _ in set(self.indices))
-
-    def forward(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Returns the projected states, (batch, length, width) each."""
-        layers: list[Any] = [self.linear[index] for index in self.indices]
-        # Under FSDP2's mixed precision, weights are narrower than the states.
-        return [layer(state.to(layer.weight.dtype)) for layer, state in zip(layers, states, strict=True)]
-
-
 @dataclass(frozen=True)
 class ProjectedStates(_OfStates):
-    """Hidden states of the student after a learned linear layer: a list of (batch, length, width).
+    """Hidden states of the student after one learned linear layer: a list of (batch, length, width).
 
-    The trainer puts the linear layers into the student while it trains, see `ckd_trainer.training.projections`. A term
-    compares them with `HiddenStates` of the teacher.
+    The trainer puts the linear layer into the student while it trains, see `ckd_trainer.training.projections`. A term
+    compares the states with `HiddenStates` of the teacher.
 
     Args:
         layers: hidden states to read; 0 is the output of the embeddings.
         own_width: of the student's hidden states.
-        width: of the projections.
-        shared: use one linear layer for all hidden states.
+        width: of the projected states.
     """
 
     own_width: int
     width: int
-    shared: bool = True
 
-    def projection(self) -> Projection:
-        """Returns the linear layers, newly initialized."""
-        return Projection(len(self.layers), self.own_width, self.width, self.shared)
+    def projection(self) -> torch.nn.Linear:
+        """Returns the linear layer, newly initialized."""
+        return torch.nn.Linear(self.own_width, self.width)
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [at_least_float32(state) for state in outputs["hidden_states"][-1][self.key]]

@@ -74,8 +74,9 @@ class Projections:
         states = outputs.get("hidden_states") if model.training else None
         if states is not None:
             projected = {
-                signal.key: projection([states[layer] for layer in signal.layers])
-                for signal, projection in zip(self.signals, self.module, strict=True)
+                # Under FSDP2's mixed precision, weights are narrower than the states.
+                signal.key: [linear(states[layer].to(linear.weight.dtype)) for layer in signal.layers]
+                for signal, linear in zip(self.signals, self.module, strict=True)
             }
             # Not as an output of their own: DDP rebuilds the outputs from their class, which has no other fields.
             outputs["hidden_states"] = (*states, projected)

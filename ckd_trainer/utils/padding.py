@@ -25,6 +25,11 @@ def attention_mask_of(batch: Mapping[str, Tensor]) -> Tensor:
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
+def example_count(batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns the number of examples in a batch, a scalar."""
+    return batch["input_ids"].new_full((), len(batch["input_ids"]))
+
+
 def valid_first(mask: Tensor) -> Tensor:
     """Returns the stable order that puts valid items first, (batch, length)."""
     return mask.bool().argsort(dim=-1, descending=True, stable=True)
