@@ -1,7 +1,10 @@
 """The data options that all tasks share. `glue_arguments.py` and `squad_arguments.py` add those of each task."""
 
+import random
 from dataclasses import dataclass
 from typing import Literal
+
+from datasets import Dataset
 
 from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.utils.errors import InputError
@@ -44,7 +47,11 @@ class DataArguments:
         False,
         "Pad every input to max_seq_length, not to the longest of its batch, for hardware that needs fixed shapes.",
     )
-    max_train_samples: int | None = option(None, "Use only this many training examples, drawn with the run's seed.")
+    max_train_samples: int | None = option(None, "Use only this many training examples, drawn at random.")
+    sample_seed: int | None = option(
+        None,
+        "The seed that draws max_train_samples. By default the run's seed; give one to compare seeds on one sample.",
+    )
     max_eval_samples: int | None = option(None, "Use only this many examples of each validation set, the first ones.")
     max_predict_samples: int | None = option(None, "Use only this many examples of each test set, the first ones.")
 
@@ -68,6 +75,13 @@ class DataArguments:
                 f"{of_dataset[0]} out."
             )
         check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+
+    def sample(self, train: Dataset, seed: int) -> Dataset:
+        """Returns max_train_samples examples of a training set, in order, drawn with sample_seed or else `seed`."""
+        if self.max_train_samples is None or self.max_train_samples >= len(train):
+            return train
+        draw = random.Random(seed if self.sample_seed is None else self.sample_seed)
+        return train.select(sorted(draw.sample(range(len(train)), self.max_train_samples)))
 
     def given(self, *names: str) -> list[str]:
         """Returns the names of the options that are set."""

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def load_task(
 
     Args:
         arguments: A `GlueArguments`; its `max_*_samples` limit the sizes of the sets.
-        seed: Selects the training examples if `max_train_samples` is set.
+        seed: Draws the training examples if `max_train_samples` is set and `sample_seed` is not.
         splits: The splits to load; the other sets stay None or empty. The classes of the user's data are the labels
             of the training set, which is read for them even if "train" is not requested.
 
@@ -114,10 +113,8 @@ def load_task(
         else:
             read = _hub_reader(glue)
         task = _load_glue(glue, read, splits)
-    most = arguments.max_train_samples
-    if task.train is not None and most is not None and most < len(task.train):
-        rows = random.Random(seed).sample(range(len(task.train)), most)
-        task.train = task.train.select(sorted(rows))
+    if task.train is not None:
+        task.train = arguments.sample(task.train, seed)
     for sets, limit in ((task.validation, arguments.max_eval_samples), (task.test, arguments.max_predict_samples)):
         for key, data in sets.items():
             sets[key] = data.select(range(min(limit or len(data), len(data))))
@@ -299,12 +296,21 @@ def tokenize(
 
 def compute_metrics_for(task: TextTask) -> Callable[[EvalPrediction], dict[str, float]]:
     """Returns the `compute_metrics` of a `Trainer` for the task: `EvalPrediction` -> scores by name (`GlueMetric`)."""
-    own = "regression" if task.is_regression else "classification"
-    metric = GlueMetric(config_name=task.name if task.name in GLUE_TASKS else own, keep_in_memory=True)
+    metric = GlueMetric(config_name=metric_of(task), keep_in_memory=True)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        logits = np.asarray(prediction.predictions)
-        predictions = logits.reshape(-1) if task.is_regression else logits.argmax(-1)
-        return metric.compute(predictions=predictions, references=prediction.label_ids)
+        return metric.compute(predictions=predictions_of(task, prediction), references=prediction.label_ids)
 
     return compute_metrics
+
+
+def metric_of(task: TextTask) -> str:
+    """Returns the `config_name` of the task's `GlueMetric`."""
+    own = "regression" if task.is_regression else "classification"
+    return task.name if task.name in GLUE_TASKS else own
+
+
+def predictions_of(task: TextTask, prediction: EvalPrediction) -> np.ndarray:
+    """Returns the predicted classes, or numbers, of shape (examples,)."""
+    logits = np.asarray(prediction.predictions)
+    return logits.reshape(-1) if task.is_regression else logits.argmax(-1)

@@ -5,7 +5,6 @@ whose pieces of context overlap. `ckd_trainer.data.spans` turns a model's logits
 """
 
 import logging
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def load_questions(
 
     Args:
         arguments: A `SquadArguments`; its `max_*_samples` limit the sizes of the sets.
-        seed: Selects the training questions if `max_train_samples` is set.
+        seed: Draws the training questions if `max_train_samples` is set and `sample_seed` is not.
         splits: The splits to load; the other sets stay None or empty. Without a `test_file` or a test split, the test
             set is the validation set, as SQuAD's own test set is not public.
 
@@ -107,9 +106,8 @@ def load_questions(
         return {"": questions.select(range(min(limit or len(questions), len(questions))))}
 
     train = read("train") if "train" in splits else None
-    if train is not None and (arguments.max_train_samples or len(train)) < len(train):
-        rows = random.Random(seed).sample(range(len(train)), arguments.max_train_samples)
-        train = train.select(sorted(rows))
+    if train is not None:
+        train = arguments.sample(train, seed)
     validation = first("validation", arguments.max_eval_samples)
     # The same questions are read and encoded once. (Questions are dropped for their answers; predictions need none.)
     has_test = bool(arguments.test_file) or (named is not None and named.has_test)

@@ -59,6 +59,11 @@ _SCORES = {
 }
 
 
+def glue_scores(config_name: str, references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Returns the scores of `GlueMetric`, whose `compute` copies everything into an Arrow table first."""
+    return _SCORES[config_name](references, predictions)
+
+
 class GlueMetric(InMemoryMetric):
     """Scores predictions as the GLUE benchmark does.
 
@@ -94,4 +99,4 @@ class GlueMetric(InMemoryMetric):
         )
 
     def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
-        return _SCORES[self.config_name](np.asarray(references), np.asarray(predictions))
+        return glue_scores(self.config_name, np.asarray(references), np.asarray(predictions))

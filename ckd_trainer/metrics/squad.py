@@ -57,6 +57,15 @@ def _percent(scores: Sequence[float]) -> float:
     return 100.0 * sum(scores) / len(scores)
 
 
+def _score(prediction: str, reference: Row) -> tuple[float, float]:
+    return _best_over_golds(_f1, prediction, [normalize_answer(gold) for gold in reference["answers"]["text"]])
+
+
+def _score_v2(prediction: str, reference: Row) -> tuple[float, float]:
+    golds = [gold for gold in map(normalize_answer, reference["answers"]["text"]) if gold] or [""]
+    return _best_over_golds(_f1_or_agreement, prediction, golds)
+
+
 def _squad(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict[str, float]:
     unanswered = [reference["id"] for reference in references if not reference["answers"]["text"]]
     if unanswered:
@@ -64,22 +73,17 @@ def _squad(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict[st
             f"{len(unanswered)} references have no answer ({first_of(unanswered)}): config_name 'squad_v2' scores "
             "unanswerable questions."
         )
-    exact, f1 = [], []
-    for reference in references:
-        golds = [normalize_answer(gold) for gold in reference["answers"]["text"]]
-        scores = _best_over_golds(_f1, predictions[reference["id"]]["prediction_text"], golds)
-        exact.append(scores[0])
-        f1.append(scores[1])
+    scores = [_score(predictions[reference["id"]]["prediction_text"], reference) for reference in references]
+    exact, f1 = zip(*scores, strict=True)
     return {"exact_match": _percent(exact), "f1": _percent(f1)}
 
 
 def _squad_v2(predictions: Mapping[str, Row], references: Sequence[Row]) -> dict[str, float]:
     exact, f1, has_answer = {}, {}, {}
     for reference in references:
-        name, answers = reference["id"], reference["answers"]["text"]
-        golds = [gold for gold in map(normalize_answer, answers) if gold] or [""]
-        exact[name], f1[name] = _best_over_golds(_f1_or_agreement, predictions[name]["prediction_text"], golds)
-        has_answer[name] = bool(answers)
+        name = reference["id"]
+        exact[name], f1[name] = _score_v2(predictions[name]["prediction_text"], reference)
+        has_answer[name] = bool(reference["answers"]["text"])
     scores = _group("", exact, f1, list(exact))
     for prefix, value in (("HasAns_", True), ("NoAns_", False)):
         scores.update(_group(prefix, exact, f1, [name for name in exact if has_answer[name] is value]))
@@ -130,6 +134,22 @@ def _refuse_twins(what: str, rows: Sequence[Row]) -> None:
 
 
 _SCORES = {"squad": _squad, "squad_v2": _squad_v2}
+
+
+def question_scores(config_name: str, texts: Mapping[str, str], references: Sequence[Row]) -> dict[str, list[float]]:
+    """Returns the scores of each question in percent, whose means are two of the scores of `SquadMetric`.
+
+    Args:
+        config_name: squad or squad_v2.
+        texts: the predicted answers by id; empty for "no answer".
+        references: as for `SquadMetric`, in the order of the result.
+
+    Returns:
+        `exact_match` and `f1`, or `exact` and `f1` for squad_v2.
+    """
+    score, name = (_score, "exact_match") if config_name == "squad" else (_score_v2, "exact")
+    exact, f1 = zip(*(score(texts[reference["id"]], reference) for reference in references), strict=True)
+    return {name: [100.0 * value for value in exact], "f1": [100.0 * value for value in f1]}
 
 
 class SquadMetric(InMemoryMetric):

@@ -54,6 +54,7 @@ from scipy.special import stdtrit
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 Metric = Callable[[np.ndarray, np.ndarray], float]  # (labels, predictions) -> score, as in sklearn.metrics
+Metrics = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]  # the same for several scores by name
 Component = tuple[float, float]  # a variance and its degrees of freedom
 
 SIGNIFICANCE = 0.05
@@ -113,8 +114,8 @@ class MethodScores:
             predictions: one per validation example, of shape (examples, ...): classes (integers) or numbers.
             labels: of shape (examples, ...).
             metric: called with labels and predictions, in this order, as in `sklearn.metrics`. It must not depend on
-                the order of examples. For classes, it is called once per pair of label and prediction that occurs.
-                For numbers, it is called at most 500 times: m is then a number of random groups of examples.
+                the order of examples. For up to 22 classes, it is called once per pair of label and prediction that
+                occurs. Else it is called at most 500 times: m is then a number of random groups of examples.
 
         Raises:
             InputError: as `from_outcomes`; or all labels are equal; or the metric is NaN.
@@ -131,7 +132,9 @@ class MethodScores:
                 f"all {len(labels)} labels are {short(labels.tolist()[0])}: to compare {name} by a metric that is not "
                 "a mean over examples, give examples with at least two different labels."
             )
-        values = _numbers(name, seeds, [_jackknife(metric, labels, row) for row in rows])
+        values = _numbers(
+            name, seeds, [contributions(lambda *arrays: {name: metric(*arrays)}, labels, row)[name] for row in rows]
+        )
         return cls(name, seeds, values.mean(axis=1), values)
 
     @property
@@ -306,11 +309,23 @@ def _interval(difference: float, components: list[Component], rounding: float) -
     return half_width(SIGNIFICANCE), p_value
 
 
-def _jackknife(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns the values of the examples of a run (see `from_predictions`), or of groups of examples."""
-    if predictions.ndim == labels.ndim == 1 and not np.issubdtype(predictions.dtype, np.floating):
-        # Without either of two examples with the same label and prediction, the metric is the same.
-        kinds, label_kinds = np.unique(labels, return_inverse=True)
+def contributions(metrics: Metrics, labels: np.ndarray, predictions: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what each example contributes to the scores of one run: values whose mean is the score.
+
+    They are the values that `MethodScores.from_predictions` explains. More than 500 examples with numbers as
+    predictions, or with more than 22 classes, are taken in 500 random groups.
+
+    Args:
+        metrics: called with labels and predictions, returns scores by name.
+        labels, predictions: of shape (examples, ...), at least two examples.
+
+    Returns:
+        values by the name of the score, of shape (examples or groups,).
+    """
+    is_of_classes = predictions.ndim == labels.ndim == 1 and not np.issubdtype(predictions.dtype, np.floating)
+    kinds, label_kinds = np.unique(labels, return_inverse=True) if is_of_classes else (labels, labels)
+    if is_of_classes and len(kinds) ** 2 <= _MOST_GROUPS:
+        # Without either of two examples with the same label and prediction, the scores are the same.
         _, prediction_kinds = np.unique(predictions, return_inverse=True)
         _, left_out, place = np.unique(
             prediction_kinds * len(kinds) + label_kinds, return_index=True, return_inverse=True
@@ -320,10 +335,13 @@ def _jackknife(metric: Metric, labels: np.ndarray, predictions: np.ndarray) -> n
         order = np.random.default_rng(0).permutation(len(labels))
         left_out = np.array_split(order, min(len(labels), _MOST_GROUPS))
         place = slice(None)
-    without = np.array(
-        [metric(np.delete(labels, rows, axis=0), np.delete(predictions, rows, axis=0)) for rows in left_out]
-    )[place]
-    return metric(labels, predictions) + (len(without) - 1) * (without.mean() - without)
+    without = [metrics(np.delete(labels, rows, axis=0), np.delete(predictions, rows, axis=0)) for rows in left_out]
+
+    def values(score: float, scores: np.ndarray) -> np.ndarray:
+        return score + (len(scores) - 1) * (scores.mean() - scores)
+
+    whole = metrics(labels, predictions)
+    return {name: values(whole[name], np.array([scores[name] for scores in without])[place]) for name in whole}
 
 
 def _seeds(name: str, runs: Mapping[int, object]) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from ckd_trainer.runs.checkpoints import (
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import RECIPE, public, write_atomically
+from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, public, write_atomically
 from ckd_trainer.utils.versions import source_commit, versions
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ RESULTS = (
     "config.json",
     "model*.safetensors*",
     "*_results.json",
+    CONTRIBUTIONS,
     "trainer_state.json",
     "training_args.bin",
     "predictions",

@@ -8,17 +8,25 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
 import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_model
-from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments, get_scheduler, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+    set_seed,
+)
 from transformers.utils import is_liger_kernel_available
 
 from ckd_trainer.arguments import RunArguments
@@ -32,10 +40,11 @@ from ckd_trainer.runs.resuming import check_resumes_exactly, steps_of
 from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC, check_options
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import told_without_room, write_atomically
+from ckd_trainer.utils.files import CONTRIBUTIONS, told_without_room, write_atomically
 from ckd_trainer.utils.processes import broadcast_from_main, check_one_device
 
 Result = TypeVar("Result")
+Contributions = Callable[[EvalPrediction], Mapping[str, np.ndarray]]
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +129,7 @@ def run(
     start: Start,
     early_stopping_patience: int | None,
     evaluation: dict[str, Dataset],
+    contributions: Contributions,
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
     dataset_tags: str | None = None,
@@ -131,6 +141,8 @@ def run(
         start: the result of `start`.
         early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
         evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
+        contributions: called with the predictions for a labeled dataset; returns what each example contributes to the
+            scores, by their names.
         prediction: datasets to predict, by name.
         write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
         dataset_tags: the data set's name on the Hub, for the model card.
@@ -156,7 +168,7 @@ def run(
                     trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
                 metrics |= _train(trainer, start, dataset_tags)
         if args.do_eval:
-            metrics |= _evaluate(trainer, evaluation)
+            metrics |= _evaluate(trainer, evaluation, contributions)
         for name, dataset in prediction.items() if args.do_predict else ():
             logits = trainer.predict(dataset).predictions
             if args.should_save:
@@ -285,17 +297,41 @@ def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, f
         write_atomically(path, json.dumps(content, indent=4, sort_keys=True))
 
 
-def _evaluate(trainer: DistillationTrainer, evaluation: dict[str, Dataset]) -> dict[str, float]:
+def _evaluate(
+    trainer: DistillationTrainer, evaluation: dict[str, Dataset], contributions: Contributions
+) -> dict[str, float]:
     metrics: dict[str, float] = {}
+    values: dict[str, np.ndarray] = {}
     for name, dataset in evaluation.items():
         prefix = f"eval_{name}" if name else "eval"
-        metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
+        with _kept_predictions(trainer) as kept:
+            metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
         metrics[f"{prefix}_samples"] = len(dataset)
+        if trainer.is_world_process_zero():
+            values |= {f"{prefix}_{score}": value for one in kept for score, value in contributions(one).items()}
     example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
     metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
     trainer.log_metrics("eval", metrics)
+    if values:
+        write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, safetensors.numpy.save(values))
     _save_results(trainer, "eval", metrics)
     return metrics
+
+
+@contextlib.contextmanager
+def _kept_predictions(trainer: DistillationTrainer) -> Iterator[list[EvalPrediction]]:
+    """Yields a list to which each evaluation in this context adds its predictions, if it computes scores at all."""
+    compute, kept = trainer.compute_metrics, list[EvalPrediction]()
+
+    def keep(prediction: EvalPrediction) -> dict[str, float]:
+        kept.append(prediction)
+        return compute(prediction)
+
+    trainer.compute_metrics = keep
+    try:
+        yield kept
+    finally:
+        trainer.compute_metrics = compute
 
 
 def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:

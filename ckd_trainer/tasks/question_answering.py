@@ -17,7 +17,7 @@ from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.methods import MethodArguments
-from ckd_trainer.metrics.squad import SquadMetric
+from ckd_trainer.metrics.squad import SquadMetric, question_scores
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.trainer import DistillationTrainer
@@ -118,10 +118,7 @@ class QuestionAnswering(Task):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         questions = self.data.validation[""]
         answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
-        gold = questions.select_columns(["id", "answers"])[:]
-        references = [
-            {"id": name, "answers": answers} for name, answers in zip(gold["id"], gold["answers"], strict=True)
-        ]
+        references = self._references(questions)
 
         def scores(texts: Mapping[str, str]) -> dict[str, float]:
             predictions: list[dict[str, Any]] = [{"id": name, "prediction_text": text} for name, text in texts.items()]
@@ -134,6 +131,18 @@ class QuestionAnswering(Task):
         # The best threshold is found on all answers, before this run's threshold empties some of them.
         best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
         return scores(answers.final(self.args.null_score_diff_threshold)) | best
+
+    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+        """Returns the scores of each question."""
+        questions = self.data.validation[""]
+        answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
+        texts = answers.final(self.args.null_score_diff_threshold)
+        scores = question_scores(self.args.task_name, texts, self._references(questions))
+        return {name: np.array(values) for name, values in scores.items()}
+
+    def _references(self, questions: Dataset) -> list[dict[str, Any]]:
+        gold = questions.select_columns(["id", "answers"])[:]
+        return [{"id": name, "answers": answers} for name, answers in zip(gold["id"], gold["answers"], strict=True)]
 
     def _answers(self, questions: Dataset, features: Dataset, logits: tuple[np.ndarray, ...], n_best: int) -> Answers:
         return read_answers(

@@ -1,5 +1,6 @@
 """Text classification and regression, for run_teacher.py and run_glue_ckd.py."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +22,18 @@ from ckd_trainer.data.glue import (
     compute_metrics_for,
     files_of,
     load_task,
+    metric_of,
     metrics_of,
+    predictions_of,
     tokenize,
     write_predictions,
 )
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.methods import MethodArguments
+from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
 from ckd_trainer.utils.errors import InputError
@@ -95,6 +100,13 @@ class TextClassification(Task):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.scores(prediction)
+
+    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+        labels = np.asarray(prediction.label_ids)
+        if len(labels) < 2:
+            return {}
+        scores = functools.partial(glue_scores, metric_of(self.data))
+        return contributions(scores, labels, predictions_of(self.data, prediction))
 
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """See `check_classes` and `check_scores`."""

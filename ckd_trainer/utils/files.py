@@ -11,7 +11,9 @@ from typing import Any
 
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
 
-RECIPE = "recipe.yaml"  # in a run's folder, with all its options
+# Files in a run's folder.
+RECIPE = "recipe.yaml"  # with all its options
+CONTRIBUTIONS = "eval_contributions.safetensors"  # what each validation example contributes to the scores
 
 
 def user_path(path: str | Path) -> Path:
