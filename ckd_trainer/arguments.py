@@ -288,7 +288,7 @@ class ModelArguments:
 
 @dataclass
 class RunArguments:
-    """The output folder and early stopping."""
+    """The output folder, early stopping, and your own method."""
 
     overwrite_output_dir: bool = option(
         False, "Delete the checkpoints and results of the earlier run in output_dir and start again."
@@ -297,8 +297,15 @@ class RunArguments:
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
 
+    method_file: str | None = option(
+        None,
+        "A Python file with your own method: a dataclass derived from ckd_trainer.methods.MethodArguments. The file "
+        "is executed, and the fields of the dataclass become options of this command.",
+    )
+
     def __post_init__(self) -> None:
         check_positive(self, "early_stopping_patience")
+        self.method_file = expanded(self.method_file)
 
 
 def check_weights(arguments: Any, *names: str) -> None:

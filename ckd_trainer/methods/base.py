@@ -120,17 +120,18 @@ class MethodArguments(abc.ABC):
     """
 
     def __post_init__(self) -> None:
-        check_weights(self, *(option.name for option in dataclasses.fields(self) if option.name.endswith("_weight")))
+        check_weights(self, *self.weight_names())
+
+    @classmethod
+    def weight_names(cls) -> list[str]:
+        """Returns the names of the options that are weights."""
+        return [option.name for option in dataclasses.fields(cls) if option.name.endswith("_weight")]
 
     @property
     def weights(self) -> dict[str, float]:
         """{term: weight} of the terms with a weight above 0."""
-        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
-        return {
-            name.removesuffix("_weight"): value
-            for name, value in options.items()
-            if name.endswith("_weight") and value > 0
-        }
+        weights = {name.removesuffix("_weight"): getattr(self, name) for name in self.weight_names()}
+        return {term: weight for term, weight in weights.items() if weight > 0}
 
     @abc.abstractmethod
     def terms(self, pair: Pair) -> list[Term]:

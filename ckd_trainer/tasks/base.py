@@ -102,6 +102,13 @@ class Task(abc.ABC):
         """Returns the scores of the validation set."""
 
     @abc.abstractmethod
+    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+        """Returns what each example of the validation set contributes to the scores, to compare runs by.
+
+        The mean of a score's values is the score, see `ckd_trainer.reports.statistics`. Scores may be left out.
+        """
+
+    @abc.abstractmethod
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """Warns loudly if a teacher's answers to a sample of encoded examples have nothing to do with the labels.
 
@@ -141,6 +148,8 @@ def run_task(
             data are wrong or do not fit together.
     """
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is sharded when training begins
+    if run_args.method_file and ckd_args is None:
+        raise InputError("method_file is set, but a teacher learns from the labels alone: leave it out.")
     arguments = [model_args, data_args, ckd_args, *methods, run_args, args]
     use_best_metric(args, task.best_metric, task.metrics)
     with start(*(group for group in arguments if group is not None)) as begin:
@@ -160,7 +169,8 @@ def _run_started(
     trains = args.do_train and not begin.is_trained
     distills = ckd_args is not None and bool(ckd_args.weights or any(method.weights for method in methods))
     read = TrainingInputs(args, begin, model_args, distills=distills)
-    read.check_files(task.files(read.splits))
+    own_method = {"method_file": [Path(run_args.method_file)]} if run_args.method_file else {}
+    read.check_files(task.files(read.splits) | own_method)
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
         for name, value in begin.recorded.items():  # as in training, where a teacher may have lowered it
@@ -208,6 +218,7 @@ def _run_started(
             start=begin,
             early_stopping_patience=run_args.early_stopping_patience,
             evaluation=inputs.validation,
+            contributions=task.contributions,
             prediction=inputs.test,
             write_predictions=task.write_predictions,
             dataset_tags=task.hub_dataset,
