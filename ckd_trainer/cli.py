@@ -4,6 +4,7 @@
     ckd-trainer teacher recipes/quickstart_teacher.yaml
     ckd-trainer glue recipes/quickstart_ckd.yaml
     ckd-trainer report runs/quickstart/teacher runs/quickstart/ckd --metric accuracy
+    ckd-trainer compare recipes/glue_mrpc_ckd.yaml --methods fine_tuned ckd --output runs/compare
 
 `ckd-trainer glue ...` is the same as `python run_glue_ckd.py ...`. To start several processes, use
 `accelerate launch -m ckd_trainer glue ...`.
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Command | Group] = {
     "squad": Command(
         "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
     ),
+    "compare": Command("methods and seeds under equal conditions, with intervals", "ckd_trainer.commands.compare"),
     "report": Command("one table and one picture from finished runs", "ckd_trainer.reports.table"),
     "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),

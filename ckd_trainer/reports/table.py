@@ -129,7 +129,7 @@ def format_table(runs: Sequence[Run], metric: str) -> str:
                 _show(run.size_mb, "{:.1f} MB"),
                 _show(run.latency_ms, "{:.2f} ms"),
                 f"{run.score:.4f}",
-                "-" if run.train_seconds is None else _duration(run.train_seconds),
+                "-" if run.train_seconds is None else duration(run.train_seconds),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -144,7 +144,8 @@ def _show(value: float | None, pattern: str) -> str:
     return "-" if value is None else pattern.format(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a time as text, such as `1 min 5 s`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -38,6 +38,18 @@ def run_lock(output_dir: str) -> Iterator[None]:
         yield
 
 
+def is_locked(output_dir: str | Path) -> bool:
+    """Returns whether a run holds the lock of an output folder on this machine."""
+    path = Path(output_dir) / LOCK
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -42,25 +42,36 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
     Example:
         >>> parse_recipe((CKDArguments, TrainingArguments), ["recipe.yaml", "--learning_rate", "3e-5"])
     """
+    path = _recipe_path(argv)
+    recipe = read_recipe(path) if path else {}
+    return parse_mapping(dataclass_types, recipe, argv[1:] if path else argv, source=path, prog=prog)
+
+
+def parse_mapping(
+    dataclass_types: Sequence[type],
+    recipe: Mapping[str, Any],
+    words: list[str],
+    source: str | None,
+    prog: str | None = None,
+) -> tuple:
+    """Does what `parse_recipe` does with a recipe that is already read; `source` names it in messages."""
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
     fields: dict[str, Any] = {}
     for cls in dataclass_types:
         hints = typing.get_type_hints(cls)
         fields |= {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-    path = _recipe_path(argv)
-    command_line = _join_values(argv[1:] if path else argv)
-    recipe = read_recipe(path) if path else {}
+    command_line = _join_values(words)
     for key in recipe:
         if key not in fields:
-            raise InputError(f"{path}: {_unknown(key, fields)}")
+            raise InputError(f"{source}: {_unknown(key, fields)}")
 
     from_recipe, nulls = _split_nulls(
-        [_option(path, key, value, fields[key]) for key, value in recipe.items()], fields
+        [_option(source, key, value, fields[key]) for key, value in recipe.items()], fields
     )
     try:
         parser.parse_args(from_recipe)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{source}: {error}") from None
     by_hand, nulls_by_hand = _split_nulls(command_line, fields)
     given = {_key(word) for word in command_line if word.startswith("--")}
     namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
@@ -95,6 +106,28 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
         if isinstance(error, TypeError) and "unexpected keyword" not in str(error):  # of accelerator_config
             raise
         raise InputError(str(error)) from None
+
+
+def mapping_of(words: Sequence[str]) -> dict[str, Any]:
+    """Returns options of a command line as the mapping of a recipe: their words, or True for one without a word.
+
+    Raises:
+        InputError: a word that belongs to no option.
+
+    Example:
+        >>> mapping_of(["--learning_rate", "3e-5", "--bf16", "--label-names=a"])
+        {"learning_rate": "3e-5", "bf16": True, "label_names": "a"}
+    """
+    values: dict[str, Any] = {}
+    for word in _join_values(list(words)):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            values[_key(name)] = value if equals else True
+        elif not values or (last := next(reversed(values))) is None or values[last] is not True:
+            raise InputError(f"{short(word)} belongs to no option: options are written --name value.")
+        else:
+            values[last] = word
+    return values
 
 
 def value_of(option: str, argv: list[str]) -> str | None:

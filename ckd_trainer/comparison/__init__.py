@@ -1,0 +1,1 @@
+"""`ckd-trainer compare`: methods and seeds under equal conditions, and which differences are real."""

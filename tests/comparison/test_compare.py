@@ -1,0 +1,264 @@
+"""`ckd-trainer compare` through its main: whole comparisons of tiny models."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.files import PROJECT, sentences, write_questions, write_tsv
+from helpers.tiny import save_base
+from safetensors.numpy import load_file as load_arrays
+from safetensors.torch import load_file
+
+import run_glue_ckd
+from ckd_trainer import cli
+from ckd_trainer.commands import compare
+from ckd_trainer.comparison import schedule
+
+OWN_METHOD = '''
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+
+from ckd_trainer.arguments import option
+from ckd_trainer.methods import MethodArguments, Term
+from ckd_trainer.teacher.signals import FirstToken
+
+
+class PatientTerm(Term):
+    name = "patient"
+
+    def __init__(self, weight, width):
+        super().__init__()
+        self.weight = weight
+        self.student_signal, self.teacher_signal = FirstToken((1,), width=width), FirstToken((2,), width=width)
+
+    def forward(self, student, teacher, batch):
+        return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1).mean()
+
+    def count(self, batch):
+        return batch["input_ids"].new_full((), len(batch["input_ids"]))
+
+
+@dataclass
+class PatientArguments(MethodArguments):
+    patient_weight: float = option(0.0, "Share of the gradient.")
+
+    def terms(self, pair):
+        return [PatientTerm(self.patient_weight, pair.student.hidden_size)] if self.patient_weight else []
+'''
+
+
+class InProcess:
+    """Takes the place of a run's process: the same command, in this process, which has imported everything."""
+
+    def __init__(self, run, jobs, device):
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        self.returncode = 0
+        with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                cli.main(list(run.command[3:]))  # without python -m ckd_trainer
+            except SystemExit as error:
+                self.returncode = error.code
+
+    def poll(self):
+        return self.returncode
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    monkeypatch.setattr(schedule, "_start", InProcess)
+    monkeypatch.setattr(schedule, "_SECONDS_BETWEEN_LOOKS", 0)
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_teacher):
+    """A recipe of two steps on made-up sentences."""
+    options = {
+        "teacher_model_name_or_path": str(tiny_teacher),
+        "student_init": "teacher_layers",
+        "student_num_layers": 2,
+        "train_file": str(write_tsv(tmp_path / "train.tsv", sentences(40))),
+        "validation_file": str(write_tsv(tmp_path / "validation.tsv", sentences(22, seed=1))),
+        "max_seq_length": 32,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "output_dir": "unused",
+        "seed": 7,
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def run(recipe, output, *words, methods=("fine_tuned", "ckd"), seeds=(1, 2)):
+    words = ["--methods", *methods, "--seeds", *map(str, seeds), "--output", str(output), *words]
+    compare.main([str(recipe), *words])
+    return json.loads((output / "compare.json").read_text())
+
+
+def refused(capsys, recipe, output, *words, **kwargs):
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, *words, **kwargs)
+    assert stopped.value.code == 2 and not list(output.glob("runs/*"))
+    return capsys.readouterr().err
+
+
+def test_from_a_recipe_to_a_table(in_process, recipe, tmp_path, capsys):
+    """All runs draw the same rows, read one cache where they can, and train with the options of the recipe."""
+    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    output, methods = tmp_path / "out", ("fine_tuned", "logits", "ckd", "tinybert", "patient")
+    options = ["--method_file", str(tmp_path / "mine.py"), "--max_train_samples", "24"]
+    found = run(recipe, output, *options, methods=methods)
+    said = capsys.readouterr().out
+    assert [row["method"] for row in found["methods"]] == list(methods) and found["failed"] == {}
+    assert found["metric"] == "accuracy" and found["baseline"] == "fine_tuned"
+    assert all(row["scores"].keys() == {"1", "2"} and row["examples"] == 22 for row in found["methods"])
+    assert said.count(": finished in") == 10 and (output / "compare.md").read_text().strip() in said
+    assert (output / "compare.png").stat().st_size > 1000
+    lines = [line for line in said.splitlines() if ": started" in line]
+    assert lines[0].startswith("ckd, seed 1")  # its cache serves the others
+
+    records = {}
+    for method in methods:
+        folder = output / "runs" / method / "seed_1"
+        records[method] = yaml.safe_load((folder / "recipe.yaml").read_text())
+        terms = {name for name in json.loads((folder / "trainer_state.json").read_text())["log_history"][0]}
+        assert ("loss_patient" in terms) == (method == "patient")
+        assert ("loss_wr_angle" in terms) == (method == "ckd")
+        assert ("loss_logits" in terms) == (method != "fine_tuned")
+    assert {record["sample_seed"] for record in records.values()} == {7}
+    assert {record["seed"] for record in records.values()} == {1}
+    assert {name for name, record in records.items() if record["teacher_cache_dir"] is None} == {"tinybert"}
+    caches = [json.loads(path.read_text()) for path in (output / "teacher_cache").glob("*/*.json")]
+    assert sorted(len(cache["contents"]["signals"]) for cache in caches) == [2, 3]  # ckd's, and that with first tokens
+
+    # The recipe that was written trains the same student by itself.
+    again = tmp_path / "again"
+    run_glue_ckd.main([str(output / "recipes" / "ckd.yaml"), "--seed", "2", "--output_dir", str(again)])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (again, output / "runs" / "ckd" / "seed_2"))
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_scores_are_means_of_what_examples_contribute(in_process, recipe, tmp_path):
+    run(recipe, tmp_path / "out", "--metric", "f1", seeds=[1])
+    for folder in (tmp_path / "out" / "runs").glob("*/seed_1"):
+        results = json.loads((folder / "eval_results.json").read_text())
+        values = load_arrays(folder / "eval_contributions.safetensors")
+        assert values.keys() == {"eval_accuracy", "eval_f1"}
+        for name, value in values.items():
+            assert value.shape == (22,) and value.mean() == pytest.approx(results[name], abs=1e-12)
+
+
+def test_questions(in_process, tmp_path):
+    base = save_base(tmp_path / "teacher")
+    files = [write_questions(tmp_path / f"{split}.json", 12) for split in ("train", "validation")]
+    recipe = tmp_path / "recipe.yaml"
+    options = {"task_name": "squad", "train_file": str(files[0]), "validation_file": str(files[1])}
+    options |= {"teacher_model_name_or_path": str(base), "student_init": "teacher_layers", "student_num_layers": 2}
+    options |= {"max_seq_length": 32, "doc_stride": 8, "max_question_length": 8, "max_steps": 2, "report_to": "none"}
+    recipe.write_text(yaml.safe_dump(options | {"disable_tqdm": True, "save_strategy": "no"}))
+    found = run(recipe, tmp_path / "out", seeds=[1])
+    assert found["metric"] == "f1" and [row["method"] for row in found["methods"]] == ["fine_tuned", "ckd"]
+    for folder in (tmp_path / "out" / "runs").glob("*/seed_1"):
+        results = json.loads((folder / "eval_results.json").read_text())
+        values = load_arrays(folder / "eval_contributions.safetensors")
+        assert values.keys() == {"eval_exact_match", "eval_f1"}
+        assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
+
+
+def test_seeds_and_methods_can_be_added(in_process, recipe, tmp_path, capsys):
+    output = tmp_path / "out"
+    first = run(recipe, output, seeds=[1])
+    capsys.readouterr()
+    second = run(recipe, output, seeds=[1, 2], methods=["fine_tuned", "ckd", "logits"])
+    assert "2 of 6 runs were finished before." in capsys.readouterr().out
+    for before, after in zip(first["methods"], second["methods"], strict=False):
+        assert after["scores"]["1"] == before["scores"]["1"] and after["scores"].keys() == {"1", "2"}
+
+
+def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tmp_path, capsys):
+    run(recipe, tmp_path / "out", seeds=[1])
+    with pytest.raises(SystemExit):
+        run(recipe, tmp_path / "out", "--learning_rate", "1e-3", seeds=[1])
+    assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path, capsys):
+    """A batch that does not fit: shown with its reason, and tried again by the same command."""
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("broken: {max_steps: 2, optim: adamw_bnb_8bit}\n")
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, tmp_path / "out", methods=["fine_tuned", str(bad), "ckd"], seeds=[1])
+    assert stopped.value.code == 1
+    said = capsys.readouterr()
+    assert "broken, seed 1: FAILED" in said.out and "1 runs failed" in said.err and "broken, seed 1: " in said.err
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["method"] for row in found["methods"]] == ["fine_tuned", "ckd"]
+    assert found["failed"].keys() == {"broken, seed 1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "methods", "message"),
+    [
+        ([], ["ckd"], "only ckd is given, so there is nothing to compare"),
+        (["--baseline", "pkd"], ["ckd", "logits"], "baseline is pkd, which is not one of the methods"),
+        (["--metric", "bleu"], ["ckd", "logits"], "metric is bleu, but the task has accuracy, f1"),
+        (["--seed", "3"], ["ckd", "logits"], "the command line sets 'seed'"),
+        (["--output_dir", "x"], ["ckd", "logits"], "the command line sets 'output_dir'"),
+        (["--learning_rat", "3"], ["ckd", "logits"], "learning_rat is not a known option: did you mean learning_rate"),
+        (["--learning_rate", "big"], ["ckd", "logits"], "learning_rate"),
+        (["--push_to_hub"], ["ckd", "logits"], "push_to_hub is set, but the runs of a comparison stay here"),
+        (["--jobs", "0"], ["ckd", "logits"], "'0' is not a whole number from 1 on"),
+        (["--students", "9x32"], ["ckd", "logits"], "9x32 ckd: student_num_layers is 9, but the teacher has only 4"),
+        (["--teacher_model_name_or_path", "none/such"], ["ckd", "logits"], "ckd: "),
+        (["--minilmv2_heads", "5"], ["ckd", "minilmv2"], "minilmv2: minilmv2_heads is 5, which does not divide"),
+        (["--method_file", "mine.txt"], ["ckd", "logits"], "method_file is mine.txt, which is not a Python file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(in_process, recipe, tmp_path, capsys, words, methods, message):
+    assert message in refused(capsys, recipe, tmp_path / "out", *words, methods=methods)
+
+
+def test_the_recipe_comes_first(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(["--methods", "ckd"])
+    assert stopped.value.code == 2 and "give the recipe first" in capsys.readouterr().err
+
+
+def test_seeds_are_given_once(recipe, tmp_path, capsys):
+    assert "seed 1 is given twice" in refused(capsys, recipe, tmp_path / "out", seeds=[1, 1])
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_with_the_same_result(recipe, tmp_path):
+    """Killed outright in the first run, and by a signal in a later one: every student is the same to the last bit."""
+    words = ["--methods", "fine_tuned", "ckd", "--seeds", "1", "--max_steps", "30", "--save_strategy", "steps"]
+    words += ["--save_steps", "5"]
+    program = [sys.executable, "-m", "ckd_trainer", "compare", str(recipe), *words, "--output"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*program, str(whole)], cwd=PROJECT, env=environment, check=True)
+    for method, number in (("ckd", signal.SIGKILL), ("fine_tuned", signal.SIGTERM)):
+        process = subprocess.Popen([*program, str(broken)], cwd=PROJECT, env=environment)
+        folder = broken / "runs" / method / "seed_1"
+        while not list(folder.glob("checkpoint-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=60) != 0
+    subprocess.run([*program, str(broken)], cwd=PROJECT, env=environment, check=True)
+    for path in whole.glob("runs/*/*/model.safetensors"):
+        assert path.read_bytes() == (broken / path.relative_to(whole)).read_bytes()
+    results = [json.loads((folder / "compare.json").read_text())["methods"] for folder in (whole, broken)]
+    assert [row["scores"] for row in results[0]] == [row["scores"] for row in results[1]]
+    assert Path(broken / "compare.md").is_file()

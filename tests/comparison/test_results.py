@@ -1,0 +1,177 @@
+"""The result of a comparison, read from made-up run folders."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from matplotlib.image import imread
+from safetensors.numpy import save_file
+
+from ckd_trainer.comparison.picture import draw_comparison
+from ckd_trainer.comparison.results import as_json, as_table, notes, read_comparison
+from ckd_trainer.comparison.schedule import Run
+from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.reports.statistics import MethodScores, compare_with_baseline, holm
+from ckd_trainer.utils.errors import InputError
+
+EXAMPLES = 200
+
+
+def outcomes(seed, share):
+    """Returns which examples a made-up model gets right; models with a higher share get the same ones and more."""
+    difficulty = np.random.default_rng(0).random(EXAMPLES)
+    return (difficulty + 0.05 * np.random.default_rng(seed).standard_normal(EXAMPLES) < share).astype(float)
+
+
+def finish(run, share, teacher, *, inputs=None, with_examples=True):
+    """Writes the files of a finished run."""
+    run.folder.mkdir(parents=True)
+    right = outcomes(run.seed, share)
+    results = {"eval_accuracy": right.mean(), "eval_samples": EXAMPLES, "parameters": 1000, "model_size_mb": 0.5}
+    results |= {"latency_ms": 1.0 + run.seed, "train_runtime": 60.0}
+    for name in ("all", "train", "eval"):
+        (run.folder / f"{name}_results.json").write_text(json.dumps(results))
+    (run.folder / "recipe.yaml").write_text(yaml.safe_dump({"teacher_model_name_or_path": str(teacher)}))
+    (run.folder / "run.json").write_text(json.dumps({"inputs": inputs or {"train_file": {"a": "1"}}}))
+    if with_examples:
+        save_file({"eval_accuracy": right}, run.folder / "eval_contributions.safetensors")
+    return run
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    results = {"eval_accuracy": 0.95, "eval_samples": EXAMPLES, "parameters": 4000, "train_runtime": 9.0}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    return folder
+
+
+def make(folder, shares, teacher, seeds=(1, 2, 3), student=None, **kwargs):
+    """Returns variants and finished runs with these shares of right answers."""
+    variants = [Variant(method, student, {}) for method in shares]
+    runs = [
+        finish(Run(one.name, seed, folder / one.place / f"seed_{seed}", ()), shares[one.method], teacher, **kwargs)
+        for one in variants
+        for seed in seeds
+    ]
+    return variants, runs
+
+
+def read(variants, runs, **kwargs):
+    return read_comparison(variants, runs, **{"metric": "accuracy", "baseline": "plain", "failed": []} | kwargs)
+
+
+def test_scores_differences_and_costs(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "same": 0.7, "better": 0.9}, teacher)
+    found = read(variants, runs)
+    by_hand = {
+        name: MethodScores.from_outcomes(name, {seed: outcomes(seed, share) for seed in (1, 2, 3)})
+        for name, share in (("plain", 0.7), ("same", 0.7), ("better", 0.9))
+    }
+    expected = compare_with_baseline([by_hand["same"], by_hand["better"]], by_hand["plain"])
+    assert [row.difference for row in found.rows] == [None, *expected]
+    assert [row.variant.method for row in found.rows] == ["plain", "same", "better"]  # as given, not ranked
+    assert expected[0].verdict == "no difference shown" and expected[1].verdict == "higher"
+    assert found.rows[2].kept == pytest.approx(by_hand["better"].mean / 0.95)
+    assert found.rows[0].costs == {
+        "parameters": 1000,
+        "model_size_mb": 0.5,
+        "latency_ms": 3.0,  # the median of 2, 3 and 4
+        "train_runtime": 60.0,
+    }
+
+
+def test_table_and_json_hold_the_same(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    found = read(variants, runs)
+    lines = as_table(found).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and len({len(line) for line in lines}) == 1
+    head, _, teacher_line, plain, better = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert head[:3] == ["method", "accuracy", "difference to plain"]
+    assert teacher_line[:2] == ["teacher", "0.9500"] and teacher_line[6:] == ["4,000", "", "", "9 s"]
+    assert plain[2:5] == ["", "", ""] and plain[6:] == ["1,000", "0.5 MB", "3.00 ms", "1 min 0 s"]
+    content = json.loads(json.dumps(as_json(found), allow_nan=False))
+    row = content["methods"][1]
+    assert better[1] == f"{row['mean']:.4f} ± {row['std']:.4f}"
+    assert better[2].startswith(f"{row['difference']['difference']:+.4f} [{row['difference']['low']:+.4f}, ")
+    assert better[4] == row["difference"]["verdict"] == "higher"
+    assert row["scores"].keys() == {"1", "2", "3"} and row["examples"] == EXAMPLES
+    assert "over 3 seeds" in notes(found)[0] and "seeds and examples" in notes(found)[0]
+
+
+def test_students_are_compared_with_their_own_baseline_and_corrected_together(tmp_path, teacher):
+    small, small_runs = make(tmp_path / "runs", {"plain": 0.5, "better": 0.56}, teacher, student="2x32")
+    large, large_runs = make(tmp_path / "runs", {"plain": 0.8, "better": 0.86}, teacher, student="4x32")
+    found = read(small + large, small_runs + large_runs)
+    differences = [row.difference for row in found.rows if row.difference]
+    assert [difference.baseline for difference in differences] == ["2x32 plain", "4x32 plain"]
+    corrected = [difference.corrected_p_value for difference in differences]
+    assert corrected == list(holm([difference.p_value for difference in differences]))
+    assert max(corrected) > max(difference.p_value for difference in differences) * 0.999
+
+
+def test_runs_without_examples_count_seeds_alone(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, with_examples=False)
+    assert read(variants, runs).rows[1].difference.counted == "seeds"
+
+
+def test_one_seed_is_said(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[5])
+    found = read(variants, runs)
+    assert found.rows[1].difference.verdict == "higher for these runs alone"
+    assert any("says nothing about other seeds" in line for line in notes(found))
+    assert as_json(found)["methods"][1]["std"] is None and "±" not in as_table(found)
+
+
+def test_failed_runs_are_left_out_and_told(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    (runs[-1].folder / "eval_results.json").unlink()
+    runs[-1].log.write_text("...\nerror: no room\n")
+    lost = [Variant("lost", None, {})]
+    runs.append(Run("lost", 1, tmp_path / "runs" / "lost" / "seed_1", ()))
+    found = read(variants + lost, runs, failed=runs[-2:])
+    assert [row.scores.seeds for row in found.rows] == [(1, 2, 3), (1, 2)]
+    assert found.failed == {"better, seed 3": "error: no room", "lost, seed 1": "it printed nothing"}
+    assert as_json(found)["failed"] == found.failed
+
+
+def test_without_the_baseline_there_is_nothing_to_compare(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[1])
+    (runs[0].folder / "eval_results.json").unlink()
+    with pytest.raises(InputError, match="no run of the baseline plain has finished"):
+        read(variants, runs)
+
+
+def test_runs_that_read_other_data_are_not_compared(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
+    others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, inputs={"train_file": {"a": "2"}})
+    with pytest.raises(InputError, match="train_file had another content when better, seed 1 was trained than when pl"):
+        read(variants + others, runs + more)
+
+
+@pytest.mark.parametrize("results", [{"eval_accuracy": 0.9, "eval_samples": 7}, {"eval_f1": 0.9, "eval_samples": 200}])
+def test_a_teacher_on_other_examples_or_scores_is_no_measure(tmp_path, teacher, results):
+    (teacher / "all_results.json").write_text(json.dumps(results))
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    found = read(variants, runs)
+    assert found.teacher is None and found.rows[0].kept is None and "teacher" not in as_table(found)
+    assert "no score on these validation examples" in notes(found)[-1]
+
+
+def test_damaged_examples(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[1])
+    (runs[0].folder / "eval_contributions.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="eval_contributions.safetensors is damaged"):
+        read(variants, runs)
+
+
+def test_picture(tmp_path, teacher):
+    """An infinite interval (two seeds that agree to the last digit) is drawn as a point."""
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    draw_comparison(read(variants, runs), tmp_path / "one.png")
+    variants, runs = make(tmp_path / "more", dict.fromkeys(["plain", *map(str, range(12))], 0.8), teacher)
+    draw_comparison(read(variants, runs), tmp_path / "many.png")
+    small, large = (imread(tmp_path / name) for name in ("one.png", "many.png"))
+    assert small.std() > 0.05 and large.shape[0] > small.shape[0] and large.shape[1] == small.shape[1]
