@@ -54,7 +54,7 @@ COMMANDS: dict[str, Command | Group] = {
         "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
     ),
     "compare": Command("methods and seeds under equal conditions, with intervals", "ckd_trainer.commands.compare"),
-    "report": Command("one table and one picture from finished runs", "ckd_trainer.reports.table"),
+    "report": Command("a table and pictures from finished runs", "ckd_trainer.commands.report"),
     "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
 }

@@ -38,7 +38,7 @@ def test_help_has_one_line_for_each_command(capsys, argv):
     main(argv)
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0]: line for line in lines if line.startswith("  ")}
-    assert list(named) == ["teacher", "glue", "squad", "report", "submission", "demo"]
+    assert list(named) == ["teacher", "glue", "squad", "compare", "report", "submission", "demo"]
     assert all(command.summary in named[name] for name, command in COMMANDS.items())
     assert max(map(len, lines)) <= 80 and lines[0] == "usage: ckd-trainer COMMAND ..."
 
@@ -54,7 +54,10 @@ def test_demo_lists_its_tasks(capsys):
     ("argv", "message"),
     [
         (["gleu"], "error: ckd-trainer has no command 'gleu': did you mean glue?"),
-        (["--versoin"], "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, report, "),
+        (
+            ["--versoin"],
+            "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, compare, report, ",
+        ),
         (["demo", "agrement", "data"], "error: ckd-trainer demo has no command 'agrement': did you mean agreement?"),
     ],
 )

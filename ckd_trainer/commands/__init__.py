@@ -1,1 +1,1 @@
-"""The commands that train, as modules of the package, because a wheel does not contain the run_*.py scripts."""
+"""The commands. Those that train are here because a wheel does not contain the run_*.py scripts."""

@@ -1,10 +1,4 @@
-"""Makes a table and a picture from finished runs. Reads their output folders and never trains.
-
-    ckd-trainer report runs/teacher runs/fine_tuned runs/ckd --metric accuracy --output picture.png
-
-The table is printed: name, parameters, size, latency, metric and train time, with the teacher first. The picture shows
-the validation metric over the epochs, and the final metric against the latency.
-"""
+"""Reads finished runs, and makes a table and a picture of them."""
 
 import importlib.util
 import json
@@ -14,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, is_mendable
-from ckd_trainer.utils.files import RECIPE, expanded, input_errors_about
+from ckd_trainer.utils.errors import InputError, is_mendable
+from ckd_trainer.utils.files import RECIPE, input_errors_about
 
 Style = list[tuple["Run", str]]  # runs and their colors
 
@@ -62,7 +56,7 @@ def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
 
 
 def _read_run(folder: Path, metric: str) -> Run:
-    results = _read_json(folder / "all_results.json")
+    results = read_json(folder / "all_results.json")
     if results is None:
         reason = "it has no all_results.json, so no run has finished there" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder} cannot be reported: {reason}. Give the output_dir of a finished run.")
@@ -72,7 +66,7 @@ def _read_run(folder: Path, metric: str) -> Run:
         raise InputError(
             f"{folder} has no metric {metric}; its metrics: {', '.join(there) or 'none, run it with --do_eval'}."
         )
-    state = _read_json(folder / "trainer_state.json") or {}
+    state = read_json(folder / "trainer_state.json") or {}
     recipe_file = folder / RECIPE
     recipe = read_recipe(recipe_file) if recipe_file.is_file() else {}
     teacher = recipe.get("teacher_model_name_or_path")
@@ -94,7 +88,8 @@ def _read_run(folder: Path, metric: str) -> Run:
     )
 
 
-def _read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict | None:
+    """Returns the content of a JSON file of a run, None if there is no such file."""
     if path.parent.is_file():
         raise InputError(f"{path.parent} is a file: give the output_dir of a finished run.")
     if not path.exists():
@@ -164,11 +159,7 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
     Raises:
         InputError: matplotlib is missing, does not know the suffix, or a run has no latency.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "the picture needs matplotlib, which is not installed: run pip install 'ckd-trainer[plots]', or leave out "
-            "--output to print only the table."
-        )
+    check_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -187,16 +178,30 @@ def draw(runs: Sequence[Run], metric: str, path: str | Path) -> None:
         axes.set_axisbelow(True)
         axes.set_ylabel(metric.replace("_", " "), color=TEXT_COLOR)
         panel(axes, style, metric.replace("_", " "))
-    suffix = Path(path).suffix.lower()
-    if suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise InputError(
-            f"{path} cannot be drawn (its suffix is {suffix!r}): give a file name ending in .png, .svg or .pdf."
-        )
     points = [
         Line2D([], [], color=color, marker="o", linestyle="--" if run.is_teacher else "-") for run, color in style
     ]
     names = [_label(run) for run, _ in style]
     figure.legend(points, names, loc="outside lower center", ncols=len(panels), frameon=False, labelcolor=TEXT_COLOR)
+    save_picture(figure, path)
+
+
+def check_matplotlib() -> None:
+    """Raises InputError if matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            "the picture needs matplotlib, which is not installed: run pip install 'ckd-trainer[plots]', or leave out "
+            "the picture's file to print only the table."
+        )
+
+
+def save_picture(figure: Any, path: str | Path) -> None:
+    """Writes a picture; raises InputError for an unknown suffix, or if the file cannot be written."""
+    suffix = Path(path).suffix.lower()
+    if suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
+        raise InputError(
+            f"{path} cannot be drawn (its suffix is {suffix!r}): give a file name ending in .png, .svg or .pdf."
+        )
     try:
         figure.savefig(path)
     except OSError as error:
@@ -234,21 +239,3 @@ def _label(run: Run) -> str:
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:.2g} M" if count < 10e6 else f"{count / 1e6:.0f} M"
-
-
-@command_line
-def main(argv: list[str]) -> None:
-    parser = ArgumentParser(prog="ckd-trainer report", description="Makes a table and a picture from finished runs.")
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
-    parser.add_argument("--metric", required=True, help="metric to compare the runs by, such as accuracy")
-    parser.add_argument("--output", type=expanded, help="also draw a picture to this file (.png, .svg or .pdf)")
-    arguments = parser.parse_args(argv)
-    runs = read_runs(arguments.runs, arguments.metric)
-    print(format_table(runs, arguments.metric))
-    if arguments.output:
-        draw(runs, arguments.metric, arguments.output)
-        print(f"The picture is in {arguments.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ from ckd_trainer import cli
 from ckd_trainer.commands import compare
 from ckd_trainer.comparison import schedule
 
-OWN_METHOD = '''
+OWN_METHOD = """
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class PatientArguments(MethodArguments):
 
     def terms(self, pair):
         return [PatientTerm(self.patient_weight, pair.student.hidden_size)] if self.patient_weight else []
-'''
+"""
 
 
 class InProcess:

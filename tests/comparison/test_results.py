@@ -147,7 +147,9 @@ def test_without_the_baseline_there_is_nothing_to_compare(tmp_path, teacher):
 def test_runs_that_read_other_data_are_not_compared(tmp_path, teacher):
     variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
     others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, inputs={"train_file": {"a": "2"}})
-    with pytest.raises(InputError, match="train_file had another content when better, seed 1 was trained than when pl"):
+    with pytest.raises(
+        InputError, match="train_file had another content when better, seed 1 was trained than when pl"
+    ):
         read(variants + others, runs + more)
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import ckd_trainer.commands.report
 import ckd_trainer.data.demo.agreement
 import ckd_trainer.data.demo.reading
 import ckd_trainer.data.submission
-import ckd_trainer.reports.table
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
@@ -22,7 +22,7 @@ from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 
 TEACHER, GLUE, SQUAD = run_teacher.main, run_glue_ckd.main, run_squad_ckd.main
 AGREEMENT, READING = ckd_trainer.data.demo.agreement.main, ckd_trainer.data.demo.reading.main
-SUBMISSION, REPORT = ckd_trainer.data.submission.main, ckd_trainer.reports.table.main
+SUBMISSION, REPORT = ckd_trainer.data.submission.main, ckd_trainer.commands.report.main
 
 QUICK = "--do_train --max_steps 1 --report_to none --disable_tqdm true --output_dir HERE/out"
 STUDENT = "--student_init teacher_layers --student_num_layers 2"

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from ckd_trainer.reports.table import draw, format_table, main, read_runs
+from ckd_trainer.commands.report import main
+from ckd_trainer.reports.table import draw, format_table, read_runs
 from ckd_trainer.utils.errors import InputError
 
 
