@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,38 +22,12 @@ from ckd_trainer import cli
 from ckd_trainer.commands import compare
 from ckd_trainer.comparison import schedule
 
-OWN_METHOD = """
-from dataclasses import dataclass
 
-import torch.nn.functional as F
-
-from ckd_trainer.arguments import option
-from ckd_trainer.methods import MethodArguments, Term
-from ckd_trainer.teacher.signals import FirstToken
-
-
-class PatientTerm(Term):
-    name = "patient"
-
-    def __init__(self, weight, width):
-        super().__init__()
-        self.weight = weight
-        self.student_signal, self.teacher_signal = FirstToken((1,), width=width), FirstToken((2,), width=width)
-
-    def forward(self, student, teacher, batch):
-        return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1).mean()
-
-    def count(self, batch):
-        return batch["input_ids"].new_full((), len(batch["input_ids"]))
-
-
-@dataclass
-class PatientArguments(MethodArguments):
-    patient_weight: float = option(0.0, "Share of the gradient.")
-
-    def terms(self, pair):
-        return [PatientTerm(self.patient_weight, pair.student.hidden_size)] if self.patient_weight else []
-"""
+def own_method():
+    """The user's file of docs/extending.md: a term, and its options."""
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "extending.md").read_text(), re.DOTALL)
+    term = blocks[0][: blocks[0].index("trainer = ")]
+    return term + next(block for block in blocks if "class PatientArguments" in block)
 
 
 class InProcess:
@@ -115,7 +90,7 @@ def refused(capsys, recipe, output, *words, **kwargs):
 
 def test_from_a_recipe_to_a_table(in_process, recipe, tmp_path, capsys):
     """All runs draw the same rows, read one cache where they can, and train with the options of the recipe."""
-    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    (tmp_path / "mine.py").write_text(own_method())
     output, methods = tmp_path / "out", ("fine_tuned", "logits", "ckd", "tinybert", "patient")
     options = ["--method_file", str(tmp_path / "mine.py"), "--max_train_samples", "24"]
     found = run(recipe, output, *options, methods=methods)

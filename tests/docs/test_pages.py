@@ -16,7 +16,9 @@ PAGES = [
     *(PROJECT / folder / "README.md" for folder in (".", "benchmarks", "recipes")),
     *sorted((PROJECT / "docs").glob("*.md")),
 ]
-LAUNCHERS = {"config_file", "help", "output", "overwrite"}  # of accelerate and of the tools
+# of accelerate, of the tools, and of the example of a user's method
+OTHERS = {"config_file", "help", "output", "overwrite", "threads", "repeats", "metric", "terms", "patient_weight"}
+OTHERS |= {"methods", "seeds", "students", "baseline", "jobs"}
 
 
 def anchors(text):
@@ -52,7 +54,7 @@ def test_options_and_code(page):
     text = page.read_text()
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
     known = options_of(*groups, GlueArguments) | options_of(*groups, SquadArguments)
-    known |= {f"--{name}" for name in (*LAUNCHERS, "threads", "repeats")}
+    known |= {f"--{name}" for name in OTHERS}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
     assert used <= known, used - known
     for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
