@@ -3,7 +3,7 @@
     python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/ways_cola/teacher
     python benchmarks/epochs.py --task cola --data_dir glue --teacher TEACHER --max_train_samples 2000 --seeds 1 --bf16
 
-TEACHER is a fine-tuned classifier with a tokenizer, such as `ways.py` and `run_teacher.py` make. The students start
+TEACHER is a fine-tuned classifier with a tokenizer, such as `run_teacher.py` makes. The students start
 from some of its layers. Settings are those of recipes/glue_<task>_ckd.yaml, except that the last epoch counts, not the
 best.
 
