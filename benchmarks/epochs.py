@@ -1,6 +1,6 @@
 """Measures a whole task, epoch by epoch: fine-tuning, CKD with a live teacher, and CKD with a teacher cache.
 
-    python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/ways_cola/teacher
+    python benchmarks/epochs.py --task cola --data_dir glue --teacher runs/glue_cola_teacher
     python benchmarks/epochs.py --task cola --data_dir glue --teacher TEACHER --max_train_samples 2000 --seeds 1 --bf16
 
 TEACHER is a fine-tuned classifier with a tokenizer, such as `run_teacher.py` makes. The students start
