@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,11 +51,12 @@ class Attributions(Signal):
         embeddings = outputs["base model"]["hidden_states"][0]
         with torch.autocast(embeddings.device.type, enabled=False):  # not made for backward passes
             with torch.enable_grad():
+                decisions: Any = self.head.decisions(at_least_float32(self.head.logits(outputs)))
                 # Texts do not depend on each other: the gradient of their sum is that of each.
-                decisions = self.head.decisions(at_least_float32(self.head.logits(outputs))).sum(0).unbind()
+                sums = decisions.sum(0).unbind()
             gradients = [
                 torch.autograd.grad(one, embeddings, retain_graph=True, create_graph=torch.is_grad_enabled())[0]
-                for one in decisions
+                for one in sums
             ]
             return torch.stack([token_attributions(one, embeddings, self.top_k) for one in gradients], dim=1)
 

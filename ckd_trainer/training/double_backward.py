@@ -42,6 +42,4 @@ def _obstacle(student: torch.nn.Module, teacher: Any, args: TrainingArguments, a
 
 
 def _is_compiled(model: Any) -> bool:
-    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-    # `module.compile()` compiles in place.
-    return any(is_compiled_module(module) or module._compiled_call_impl is not None for module in modules)
+    return isinstance(model, torch.nn.Module) and any(map(is_compiled_module, model.modules()))

@@ -342,7 +342,7 @@ def test_other_heads_are_refused(tmp_path, kind, head, options):
         distil(tmp_path, *models, ckd={"alpha": 0})
 
 
-@pytest.mark.parametrize("side", ["student", "teacher", "inside", "in place", "by option"])
+@pytest.mark.parametrize("side", ["student", "teacher", "inside", "by option"])
 def test_compiled_models_are_refused(tmp_path, side):
     student, teacher, options = no_dropout(layers=2), tiny_model(seed=1), {}
     if side == "student":
@@ -351,8 +351,6 @@ def test_compiled_models_are_refused(tmp_path, side):
         teacher = compiled(teacher)
     elif side == "inside":
         student = PassesOn(compiled(student))
-    elif side == "in place":
-        student.bert.encoder.layer[0].compile(backend="eager")
     else:
         options = {"torch_compile": True, "torch_compile_backend": "eager"}
     with pytest.raises(InputError, match="attribution, .* torch.compile does not support: leave it out, or set the w"):
