@@ -46,6 +46,7 @@ from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.data.glue import load_task, tokenize
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.methods import (
+    AttributionArguments,
     DistilBERTArguments,
     GramArguments,
     MiniLMArguments,
@@ -70,6 +71,7 @@ SIDES = {
     "minilm": "MiniLM",
     "minilmv2": "MiniLMv2",
     "gram": "Gram matrices",
+    "attribution": "AD-KD",
 }
 METHODS = {
     "pkd": PKDArguments(pkd_weight=0.3),
@@ -80,6 +82,7 @@ METHODS = {
     "minilm": MiniLMArguments(minilm_attention_weight=0.3, minilm_value_weight=0.3),
     "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.3),
     "gram": GramArguments(gram_weight=0.3),
+    "attribution": AttributionArguments(attribution_weight=0.3),
 }
 REFERENCES = ("fine_tuning", "floor", "logits")
 SEED = 0
@@ -296,6 +299,8 @@ def parse(argv):
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.sides = [side for side in SIDES if side in {*REFERENCES, *arguments.sides}]
+    if arguments.torch_compile and "attribution" in arguments.sides:
+        arguments.sides.remove("attribution")  # compiled models have no second derivatives
     arguments.setting, arguments.precision = arguments.settings[0], arguments.precisions[0]
     for name, value in SETTINGS[arguments.setting].items():
         if getattr(arguments, name) is None:

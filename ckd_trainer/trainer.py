@@ -41,6 +41,7 @@ from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
 from ckd_trainer.teacher.signals import Listener, Logits, ProjectedStates, Signal
 from ckd_trainer.training.balance import TermBalance
+from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
@@ -268,7 +269,7 @@ class DistillationTrainer(Trainer):
         for term in terms:
             term.student_signal.check(config)
             term.teacher_signal.check(config_of(teacher))
-        reads_logits = any(isinstance(term.teacher_signal, Logits) for term in terms)
+        reads_logits = [term.name for term in terms if term.teacher_signal.reads_labels]
         self.label_order: Sequence[int] | None = None
         self._teachers_logits: Logits | None = None
         if wanted:
@@ -283,9 +284,9 @@ class DistillationTrainer(Trainer):
         )
 
     def _match_heads(
-        self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher, reads_logits: bool
+        self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher, reads_logits: list[str]
     ) -> None:
-        """Finds the order of the teacher's labels; raises if a term reads logits that cannot be compared."""
+        """Finds the order of the teacher's labels; raises if terms (`reads_logits`) compare logits that differ."""
         head, theirs = self.head, None
         try:
             theirs = self._head_of(teacher)
@@ -298,9 +299,10 @@ class DistillationTrainer(Trainer):
         if not reads_logits:
             return
         if self._teachers_logits is None:
+            options = ["alpha" if term == "logits" else f"the weight of {term}" for term in reads_logits]
             raise InputError(
                 f"the student's head is {head.name}, but the teacher's is {theirs.name}, and their logits cannot be "
-                "compared: set alpha to 0, or give a teacher with the student's head."
+                f"compared: set {' and '.join(options)} to 0, or give a teacher with the student's head."
             )
         head.warn_of_label_order(config_of(teacher), config)
         columns = getattr(self.train_dataset, "column_names", None)
@@ -320,6 +322,9 @@ class DistillationTrainer(Trainer):
     def _listen_to(self, student: torch.nn.Module, signals: Sequence[Signal]) -> None:
         """Prepares a student for its signals, with eager attention and hooks if they need them."""
         reads_attentions = any("attentions" in signal.model_outputs for signal in signals)
+        differentiates = any(signal.differentiates for signal in signals)
+        if differentiates:
+            check_double_backward(student, self._given_teacher, self.args, self.accelerator)
         reads_modules = any(signal.modules(student) for signal in signals)
         reentrant = (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.args.gradient_checkpointing and reentrant and (reads_attentions or reads_modules):
@@ -327,7 +332,7 @@ class DistillationTrainer(Trainer):
                 "gradient_checkpointing_kwargs sets use_reentrant, which passes on no gradient from inside a layer, "
                 "but a term reads attentions or their projections: set use_reentrant to false."
             )
-        if reads_attentions:
+        if reads_attentions or differentiates:
             use_eager_attention(student)
         if self._listener is not None:
             self._listener.close()

@@ -103,6 +103,14 @@ class Head(abc.ABC):
         """Returns a teacher's logits with their labels in `order`, from `label_order`."""
         return logits if order is None else logits[..., order]
 
+    def decisions(self, logits: Tensor) -> Tensor | None:
+        """Returns what the model decides about a text as a whole, (batch, decisions), from its logits.
+
+        A decision is a number that grows with the probability of an answer, or falls with it. None if the logits
+        are about something else, such as the tokens.
+        """
+        return None
+
     def outputs(self, config: PreTrainedConfig) -> int:
         """Returns the number of logits per example, or per token if the head classifies tokens."""
         return config.num_labels

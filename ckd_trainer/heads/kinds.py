@@ -65,6 +65,14 @@ class Classes(_Labels):
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         return classification_logit_loss(student, teacher, **scale)
 
+    def decisions(self, logits: Tensor) -> Tensor:
+        """Returns the log odds of each class; of two classes, those of the second alone, as the first's mirror it."""
+        if logits.shape[-1] == 2:
+            return logits[:, 1:] - logits[:, :1]
+        itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        others = logits[:, None].masked_fill(itself, -torch.inf)  # (batch, class, other class)
+        return logits - others.logsumexp(-1)
+
 
 class MultiLabel(_Labels):
     """Any number of labels per text; logits (batch, labels), with a sigmoid each.
@@ -93,6 +101,10 @@ class MultiLabel(_Labels):
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         return multilabel_logit_loss(student, teacher, **scale)
+
+    def decisions(self, logits: Tensor) -> Tensor:
+        """Returns the log odds of each label."""
+        return logits
 
     def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         return math.log(2)
@@ -128,6 +140,10 @@ class Score(Head):
         self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, **others: Any
     ) -> Tensor:
         return regression_logit_loss(student, teacher, temperature=temperature)
+
+    def decisions(self, logits: Tensor) -> Tensor:
+        """Returns the score."""
+        return logits
 
     def label_order(self, teacher: PreTrainedConfig, student: PreTrainedConfig) -> list[int] | None:
         return label_order(teacher, student)  # raises if the teacher has classes

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import ckd, logits
+from ckd_trainer.methods.attribution import AttributionArguments
 from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.methods.distilbert import DistilBERTArguments
 from ckd_trainer.methods.gram import GramArguments
@@ -13,6 +14,7 @@ from ckd_trainer.methods.tinybert import TinyBERTArguments
 
 __all__ = [
     "METHODS",
+    "AttributionArguments",
     "DistilBERTArguments",
     "GramArguments",
     "MethodArguments",
@@ -33,6 +35,7 @@ METHODS: tuple[type[MethodArguments], ...] = (
     MiniLMArguments,
     MiniLMv2Arguments,
     GramArguments,
+    AttributionArguments,
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor
 
 from ckd_trainer.heads import Head
@@ -38,16 +39,18 @@ class LiveTeacher:
         if any("attentions" in signal.model_outputs for signal in signals):
             use_eager_attention(model)
         self.model, self.signals, self.autocast = model.eval().requires_grad_(False), list(signals), autocast
+        self.differentiates = any(signal.differentiates for signal in signals)
         self.options = asked_for(model, signals)
         self.input_names = forward_arguments(model)
         self.listener = Listener(model, signals)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
-        with self.autocast(), self.listener.capturing() as captured:
+        with torch.set_grad_enabled(self.differentiates), self.autocast(), self.listener.capturing() as captured:
             outputs = self.model(**self._inputs(batch), **self.options)
         outputs = dict(outputs) | captured
-        return {signal: signal.read(outputs, batch) for signal in self.signals}
+        values = {signal: signal.read(outputs, batch) for signal in self.signals}
+        return recursively_apply(Tensor.detach, values) if self.differentiates else values
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor], head: Head) -> Tensor:

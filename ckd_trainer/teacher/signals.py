@@ -24,6 +24,7 @@ from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_word
 from ckd_trainer.teacher.projections import projections_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of, by_token, to_positions
+from ckd_trainer.utils.wrapped_models import inner_model
 
 Outputs = Mapping[str, Any]
 
@@ -60,10 +61,16 @@ class Signal(abc.ABC):
     Attributes:
         model_outputs: outputs that the forward pass must return: "hidden_states", "attentions".
         uncached_because: why the teacher cache cannot hold it; None if it can.
+        reads_labels: whether it reads logits, so that student and teacher need the same labels.
+        differentiates: whether `read` takes gradients of outputs. The forward pass then records its operations from
+            the embeddings on, even if no weight is trained, as in the teacher. Training differentiates the student's
+            gradients once more, which fused attention does not support: the student uses eager attention.
     """
 
     model_outputs: ClassVar[frozenset[str]] = frozenset()
     uncached_because: ClassVar[str | None] = "it is too large to store"
+    reads_labels: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Any:
@@ -80,6 +87,10 @@ class Signal(abc.ABC):
     def check(self, config: PreTrainedConfig) -> None:
         """Raises InputError if a model lacks what is read, such as a layer."""
         return
+
+    def in_order(self, value: Any, order: Sequence[int] | None) -> Any:
+        """Returns a value of the teacher with its labels in the student's order, see `Head.label_order`."""
+        return value
 
     @property
     def key(self) -> str:
@@ -119,6 +130,7 @@ class Logits(Signal):
 
     head: Head = dataclasses.field(compare=False, repr=False)
     outputs: int
+    reads_labels = True
 
     @property
     def uncached_because(self) -> str | None:  # type: ignore[override]  # here it depends on the head
@@ -131,6 +143,9 @@ class Logits(Signal):
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return self.head.logits(outputs)
+
+    def in_order(self, value: Tensor, order: Sequence[int] | None) -> Tensor:
+        return self.head.in_order(value, order)
 
     def columns(self) -> dict[str, Column]:
         return {"logits": Column((self.outputs, "tokens") if self.head.tokens_dim is not None else (self.outputs,))}
@@ -325,12 +340,19 @@ class Listener:
     """
 
     def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
-        self._captured: dict[str, Tensor] | None = None
+        self._captured: dict[str, Any] | None = None
         modules = {name: module for signal in signals for name, module in signal.modules(model).items()}
         self._hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
+        if any(signal.differentiates for signal in signals):
+            self._hooks.append(inner_model(model).get_input_embeddings().register_forward_hook(self._record))
 
-    def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Tensor], None]:
-        def keep(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+    def _record(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+        """Records the operations after the embeddings, even if these are frozen."""
+        if self._captured is not None:
+            output.requires_grad_()
+
+    def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Any], None]:
+        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             # Only the first call in a forward pass, because DeBERTa projects positions with the same modules. Nothing
             # is captured outside a forward pass, because checkpointed layers run again in the backward pass.
             if self._captured is not None:
@@ -339,9 +361,9 @@ class Listener:
         return keep
 
     @contextlib.contextmanager
-    def capturing(self) -> Iterator[dict[str, Tensor]]:
+    def capturing(self) -> Iterator[dict[str, Any]]:
         """Captures outputs within the context into the mapping that it yields, by the names that signals read."""
-        captured: dict[str, Tensor] = {}
+        captured: dict[str, Any] = {}
         self._captured = captured
         try:
             yield captured

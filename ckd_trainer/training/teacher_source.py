@@ -85,10 +85,7 @@ class TeacherSource:
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         """Returns the signals of a training batch."""
         read = CachedTeacher(self.signals) if self.caches else self.live()
-        return {
-            signal: self.head.in_order(value, self.label_order) if isinstance(signal, Logits) else value
-            for signal, value in read(batch).items()
-        }
+        return {signal: signal.in_order(value, self.label_order) for signal, value in read(batch).items()}
 
     def live(self) -> LiveTeacher:
         """Returns the teacher with its weights, even if batches hold cached signals."""

@@ -294,6 +294,21 @@ def test_a_vocabulary_with_rows_that_are_no_words(rng):
     assert head.logit_loss(ours, theirs, batch, **scale) == same > 0
 
 
+def test_decisions_about_a_text(rng):
+    """log p - log(1 - p) of each class or label, of two classes one, and a score itself; other heads make none."""
+    logits = torch.randn(5, 4, generator=rng, dtype=torch.float64)
+    logits[0, 1] = 40.0  # its probability rounds to 1, and 1 - p is that of the others
+    for count in (2, 3, 4):
+        p = logits[:, :count].softmax(-1)
+        others = torch.stack([p[:, [k for k in range(count) if k != c]].sum(-1) for c in range(count)], dim=1)
+        odds = (p / others).log()
+        torch.testing.assert_close(Classes().decisions(logits[:, :count]), odds[:, 1:] if count == 2 else odds)
+    assert torch.equal(MultiLabel().decisions(logits), logits)
+    assert torch.equal(Score().decisions(logits[:, :1]), logits[:, :1])
+    assert [head.decisions(logits) for head in (Tokens(), Spans(), Vocabulary(), NoHead())] == [None] * 4
+    assert torch.autograd.gradgradcheck(Classes().decisions, logits.requires_grad_())
+
+
 def test_special_tokens_do_not_count(tmp_path):
     """The logits of [CLS] and [SEP] are nobody's labels; an unknown word is one of the text's own."""
     head, batch = Tokens(), pad(list(examples("tokens")))

@@ -92,3 +92,28 @@ def attention_score_loss(student, teacher, mask, heads):
                         scores.append((x[text, i, part] * y[text, j, part]).sum() / math.sqrt(size))
                     errors.append((scores[0] - scores[1]).square())
     return sum(errors, student[0].new_zeros(())) / max(1, len(errors))
+
+
+def attributions(log_probabilities, embeddings, mask, top_k=None):
+    """Of the embeddings that log_probabilities (texts, decisions) depend on: (texts, decisions, tokens)."""
+    rows = []
+    for text, row in enumerate(mask):
+        for decision in log_probabilities[text]:
+            (gradient,) = torch.autograd.grad(decision, embeddings, create_graph=True, retain_graph=True)
+            norms = [embeddings.new_zeros(()) for _ in row]
+            for token in _valid(row):
+                products = sorted(abs(gradient[text, token] * embeddings[text, token]), reverse=True)
+                norms[token] = sum(product * product for product in products[:top_k]).sqrt()
+            rows.append(torch.stack(norms))
+    return torch.stack(rows).view(*log_probabilities.shape, -1)
+
+
+def attribution_loss(student, teacher, mask):
+    """For attributions (texts, decisions, tokens)."""
+    total = student.new_zeros(())
+    for text, row in enumerate(mask):
+        for ours, theirs in zip(student[text], teacher[text], strict=True):
+            valid = _valid(row)
+            for one, other in zip(_unit(ours[valid]), _unit(theirs[valid]), strict=True):
+                total = total + (one - other) ** 2
+    return total / max(1, int(mask.sum()))

@@ -7,11 +7,13 @@ from helpers.hidden_states import LENGTH, MASKS
 
 from ckd_trainer.losses import gram
 from ckd_trainer.losses.attention_relations import attention_relation_loss, attention_score_loss
+from ckd_trainer.losses.attributions import attribution_loss, token_attributions
 from ckd_trainer.losses.gram_matrices import gram_matrix_loss
 from ckd_trainer.losses.states import cosine_loss, normalized_state_loss, state_loss
 
 HEADS = 2
 WIDTHS = dict.fromkeys(("states", "normalized states", "cosine"), (6, 6))
+WIDTHS["attributions"] = (3, 3)
 WIDTHS |= dict.fromkeys(("gram", "centered gram", "relation", "scores"), (6, 10))
 
 
@@ -28,12 +30,21 @@ def scores(student, teacher, mask):
     return attention_score_loss(student.chunk(2, -1), teacher.chunk(2, -1), mask, heads=1)
 
 
+def attributions(student, teacher, mask):
+    """Of as many decisions as the vectors have elements."""
+    return attribution_loss(student.abs().mT, teacher.abs().mT, mask)
+
+
 # (fast, slow) for (texts, tokens, width)
 LOSSES = {
     "states": (state_loss, slow.state_loss),
     "scores": (
         scores,
         lambda ours, theirs, mask: slow.attention_score_loss(ours.chunk(2, -1), theirs.chunk(2, -1), mask, 1),
+    ),
+    "attributions": (
+        attributions,
+        lambda ours, theirs, mask: slow.attribution_loss(ours.abs().mT, theirs.abs().mT, mask),
     ),
     "normalized states": (normalized_state_loss, slow.normalized_state_loss),
     "cosine": (cosine_loss, slow.cosine_loss),
@@ -172,3 +183,45 @@ def test_relations_do_not_depend_on_a_rotation_of_both_sides(rng):
         attention_relation_loss(side, teacher, mask, heads=HEADS) for side in (student, [x @ turn for x in student])
     ]
     torch.testing.assert_close(*losses)
+
+
+def test_attributions_do_not_depend_on_the_scale_of_a_text(rng):
+    mask = torch.tensor(MASKS["holes"])
+    student, teacher = (vectors(rng, mask, 3) for _ in range(2))
+    scaled = student * torch.rand(len(mask), 1, 3, generator=rng, dtype=torch.float64).add(0.1)
+    torch.testing.assert_close(attributions(scaled, teacher, mask), attributions(student, teacher, mask))
+
+
+def test_attributions_of_one_token_always_agree(rng):
+    """There is nothing else that could contribute."""
+    mask = torch.tensor([[0, 1, 0]])
+    student, teacher = (vectors(rng, mask, 2).requires_grad_() for _ in range(2))
+    loss = attributions(student, teacher, mask)
+    loss.backward()
+    assert loss.abs() < 1e-12 and student.grad.abs().max() < 1e-12
+
+
+def test_attributions_by_hand():
+    """Of (0.6, 0.8) and (1, 0) over two tokens: (0.4^2 + 0.8^2) / 2. A token's largest two of 3, -4, 1 make 5."""
+    student, teacher = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[2.0, 0.0]]])
+    assert attribution_loss(student, teacher, torch.ones(1, 2)).item() == pytest.approx(0.4)
+    gradients, embeddings = torch.tensor([[3.0, 2.0, 0.5]]), torch.tensor([[1.0, -2.0, 2.0]])
+    assert token_attributions(gradients, embeddings, 2).tolist() == [5.0]
+    assert token_attributions(gradients, embeddings).item() == pytest.approx(26**0.5)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_gradients_of_attributions(rng, top_k):
+    """By finite differences; a token whose embedding or gradient is zero has none."""
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    gradients, embeddings, teacher = (vectors(rng, mask, 5) for _ in range(3))
+
+    def loss(gradients, embeddings):
+        ours = token_attributions(gradients, embeddings, top_k)[:, None]
+        return attribution_loss(ours, teacher.norm(dim=-1)[:, None], mask)
+
+    inputs = gradients.requires_grad_(), embeddings.requires_grad_()
+    assert torch.autograd.gradcheck(loss, inputs) and torch.autograd.gradgradcheck(loss, inputs)
+    with torch.no_grad():
+        embeddings[:, 1] = gradients[0, 2] = 0
+    assert all(found.isfinite().all() for found in torch.autograd.grad(loss(*inputs), inputs))

@@ -25,6 +25,7 @@ import run_glue_ckd
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.methods import (
     METHODS,
+    AttributionArguments,
     DistilBERTArguments,
     GramArguments,
     MiniLMArguments,
@@ -48,6 +49,7 @@ SETTINGS = {
     ),
     "minilm": MiniLMArguments(minilm_attention_weight=0.5, minilm_value_weight=0.25),
     "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.5, minilmv2_heads=4, minilmv2_teacher_layer=3),
+    "attribution": AttributionArguments(attribution_weight=0.5, attribution_top_k=20),
 }
 each_method = pytest.mark.parametrize("method", SETTINGS)
 LOGITS = CKDArguments.without_relations(alpha=0.5)
@@ -74,11 +76,11 @@ def projected(outputs, model, layer):
 
 
 def slow_terms(method, ours, theirs, mask, lines):
-    """Returns the terms from two models' outputs and projections ((outputs, {layer: query, key, value}) each).
+    """Returns the terms from two models' states, projections and logits (states, {layer: (q, k, v)}, logits).
 
     lines: the learned linear layers.
     """
-    states, projections = zip(ours, theirs, strict=True)
+    states, projections, logits = zip(ours, theirs, strict=True)
 
     def of(layers, loss, *more):
         return sum(loss(states[0][s], states[1][t], *more) for s, t in layers) / len(layers)
@@ -110,6 +112,13 @@ def slow_terms(method, ours, theirs, mask, lines):
             ]
             terms["tinybert_attention"] = sum(slow.attention_score_loss(*side, mask, 2) for side in sides)
         return terms
+    if method == "attribution":
+        # Of the first class: the second has the same.
+        maps = [
+            slow.attributions(side.log_softmax(-1)[:, :1], state[0], mask, top_k)
+            for side, state, top_k in zip(logits, states, (None, 20), strict=True)
+        ]
+        return {"attribution": slow.attribution_loss(*maps, mask)}
     if method == "minilm":
         return {"minilm_attention": relation(0, 1, 2, (2, 4)), "minilm_value": relation(2, 2, 2, (2, 4))}
     return {"minilmv2": sum(relation(part, part, 4, (2, 3)) for part in range(3))}
@@ -125,11 +134,12 @@ def test_a_step_is_the_twins(tmp_path, method):
     batch = pad(list(examples(4)))
     terms, _ = run._terms(student, batch, None)
     sides = []
+    teacher.requires_grad_()  # for attributions
     for model in (student, teacher):
         outputs = model(**batch, output_hidden_states=True)
         depth = model.config.num_hidden_layers
         layers = {layer: projected(outputs, model, layer) for layer in range(1, depth + 1)}
-        sides.append((outputs.hidden_states, layers))
+        sides.append((outputs.hidden_states, layers, outputs.logits))
     lines = [line for line in getattr(student, "distillation", torch.nn.Module()).modules() if hasattr(line, "bias")]
     expected = slow_terms(method, *sides, batch["attention_mask"], lines)
     assert terms.keys() - {"task", "logits"} == expected.keys()
@@ -168,7 +178,8 @@ def test_zero_where_student_is_teacher(tmp_path, method):
     student = no_dropout()
     teacher = no_dropout()
     method = {"pkd of all tokens": PKDArguments(pkd_weight=1, pkd_tokens="all", pkd_layer_mapping="last"), "minilmv2":
-              MiniLMv2Arguments(minilmv2_weight=1, minilmv2_heads=4)}.get(method, method)  # fmt: skip
+              MiniLMv2Arguments(minilmv2_weight=1, minilmv2_heads=4),
+              "attribution": AttributionArguments(attribution_weight=1)}.get(method, method)  # fmt: skip
     run = distil(tmp_path, method, student=student, teacher=teacher)
     terms, _ = run._terms(run.model.train(), pad(list(examples(4))), None)
     assert all(terms[name].abs() < 1e-6 for name in terms if name != "task")
@@ -190,7 +201,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, method):
             torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["pkd", "gram", "centered gram"])
+@pytest.mark.parametrize("method", ["pkd", "gram", "centered gram", "attribution"])
 def test_cached_is_live(tmp_path, method):
     both = []
     for cache in (None, str(tmp_path / "cache")):
@@ -211,7 +222,9 @@ def test_what_is_too_large_for_a_cache_is_refused(tmp_path, method):
         distil(tmp_path, method, ckd_args=ckd_args)
 
 
-@pytest.mark.parametrize("method", ["gram", "centered gram", "tinybert", "tinybert separate", "minilm", "minilmv2"])
+@pytest.mark.parametrize(
+    "method", ["gram", "centered gram", "tinybert", "tinybert separate", "minilm", "minilmv2", "attribution"]
+)
 def test_widths_may_differ(tmp_path, method):
     run = distil(tmp_path, method, student=no_dropout(layers=2, width=16))
     run.train()
@@ -239,6 +252,10 @@ REFUSED = {
     "a layer that is not there": (
         MiniLMArguments(minilm_value_weight=1, minilm_teacher_layer=5), {"layers": 2},
         "minilm_teacher_layer is 5, but the teacher has 4 layers",
+    ),
+    "dimensions that are not there": (
+        AttributionArguments(attribution_weight=1, attribution_top_k=33), NARROW,
+        "attribution_top_k is 33, but the teacher's embeddings have 32 dimensions: give fewer",
     ),
 }  # fmt: skip
 
@@ -272,6 +289,7 @@ def test_minilm_needs_equal_heads_and_plain_attention(tmp_path):
         (TinyBERTArguments, {"tinybert_layer_mapping": "emb+skip"}, "matches embeddings, which tinybert_embedding_w"),
         (TinyBERTArguments, {"tinybert_layer_mapping": "0:0"}, "matches embeddings, which tinybert_embedding_weight"),
         (MiniLMArguments, {"minilm_teacher_layer": 0}, "minilm_teacher_layer is 0: give 1 or more"),
+        (AttributionArguments, {"attribution_top_k": 0}, "attribution_top_k is 0: give 1 or more"),
         (MiniLMv2Arguments, {"minilmv2_heads": 0}, "minilmv2_heads is 0: give 1 or more"),
         (DistilBERTArguments, {"distilbert_cosine_weight": float("inf")}, "distilbert_cosine_weight is inf"),
     ],
@@ -354,7 +372,7 @@ def test_causal_models(tmp_path):
         distil(tmp_path, name, student=models[0], teacher=models[1])
 
 
-@pytest.mark.parametrize("method", ["tinybert", "minilmv2"])
+@pytest.mark.parametrize("method", ["tinybert", "minilmv2", "attribution"])
 def test_gradient_checkpointing_changes_no_step(tmp_path, method):
     weights = []
     for checkpointing in (False, True):

@@ -21,6 +21,7 @@ from ckd_trainer.runs.recipe import parse_recipe, value_of
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
     "distilbert": {"distilbert_cosine"},
+    "attribution": {"attribution"},
     "gram": {"gram"},
     "minilm": {"minilm_attention", "minilm_value"},
     "minilmv2": {"minilmv2"},
@@ -131,14 +132,15 @@ def test_best_recipes_have_the_loss_of_the_defaults(path):
 
 @pytest.mark.parametrize("method", METHOD_TERMS)
 def test_recipes_of_methods_differ_from_the_best_in_their_loss_alone(method):
-    """And in PKD's learning rate, which is published."""
+    """And in published settings of training: PKD's learning rate, and AD-KD's epochs and batch size."""
     ours, best = parse(Path(f"recipes/methods/{method}.yaml")), parse(Path("recipes/best/mrpc.yaml"))
     assert {term for kind in METHODS for term in ours[kind].weights} == METHOD_TERMS[method]
     assert set(ours[CKDArguments].weights) <= {"logits"}
     assert ours[ModelArguments] == best[ModelArguments] and ours[GlueArguments] == best[GlueArguments]
     args, theirs = (kind[TrainingArguments].to_dict() for kind in (ours, best))
     changed = {name for name in args if args[name] != theirs[name]} - {"output_dir", "logging_dir", "run_name"}
-    assert changed == ({"learning_rate"} if method == "pkd" else set())
+    published = {"pkd": {"learning_rate"}, "attribution": {"num_train_epochs", "per_device_train_batch_size"}}
+    assert changed == published.get(method, set())
 
 
 @pytest.mark.parametrize("task", sorted(GLUE_TASKS))

@@ -19,8 +19,9 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from ckd_trainer.heads import Classes, Score, Spans, Tokens
+from ckd_trainer.heads import Classes, MultiLabel, Score, Spans, Tokens
 from ckd_trainer.losses import layer_gram, word_gram
+from ckd_trainer.teacher.attributions import Attributions
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import (
     Attentions,
@@ -107,6 +108,21 @@ def test_a_family_whose_modules_are_unknown():
         LiveTeacher(model, [QueryKeyValue((1,))])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attributions(rng, family):
+    """The gradient of the log odds by hidden state 0, times this state: its largest five elements for each token."""
+    model, batch = made(FAMILIES[family][0]), batch_of(rng)
+    outputs = model(**batch, output_hidden_states=True)
+    state, logits = outputs.hidden_states[0], outputs.logits
+    (gradient,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), state)
+    expected = (gradient * state).abs().sort(-1, descending=True).values[..., :5].square().sum(-1).sqrt()
+    signal = Attributions(Classes(), 1, 5)
+    read = LiveTeacher(model, [signal])(batch)[signal]
+    mask = batch["attention_mask"].bool()
+    torch.testing.assert_close(read[:, 0][mask], expected[mask])
+    assert read.shape == (3, 1, 7) and not read.requires_grad
+
+
 def test_states_are_the_models_own(rng):
     model, batch = made(FAMILIES["bert"][0]), batch_of(rng)
     states = model(**batch, output_hidden_states=True).hidden_states
@@ -125,14 +141,17 @@ def test_states_are_the_models_own(rng):
     torch.testing.assert_close(read[signals[3]], model(**batch).logits)
 
 
-@pytest.mark.parametrize("name", ["word", "layer", "first", "classes", "score", "tokens", "spans"])
+@pytest.mark.parametrize("name", ["word", "layer", "first", "classes", "score", "tokens", "spans", "attributions"])
 def test_columns_of_a_cache(rng, name):
     """Packed, cut to each example's own part, padded again and unpacked, a signal is what it was."""
     batch = batch_of(rng)
     mask = batch["attention_mask"]
     states = [torch.randn(3, 7, 5, generator=rng) for _ in range(4)]
     logits = {"classes": (Classes(), (3, 4)), "score": (Score(), (3, 1)), "tokens": (Tokens(), (3, 7, 4))}
-    if name == "spans":
+    value = None
+    if name == "attributions":
+        signal, value = Attributions(Classes(), 3), torch.rand(3, 3, 7, generator=rng)
+    elif name == "spans":
         outputs = {f"{end}_logits": torch.randn(3, 7, generator=rng) for end in ("start", "end")}
         signal = Logits(Spans(), 2)
     elif name in logits:
@@ -141,7 +160,7 @@ def test_columns_of_a_cache(rng, name):
     else:
         kinds = {"word": WordGram((0, 2)), "layer": LayerGram((0, 1, 3)), "first": FirstToken((1, 2), width=5)}
         signal, outputs = kinds[name], {"hidden_states": states}
-    value = signal.read(outputs, batch)
+    value = signal.read(outputs, batch) if value is None else value
     tokens = mask.sum(-1).numpy()
     stored, read = signal.pack(value, mask), {}
     for column, layout in signal.columns().items():
@@ -158,7 +177,7 @@ def test_columns_of_a_cache(rng, name):
         torch.testing.assert_close(back.products, value.products, atol=2e-3, rtol=1e-3)
         back, value = back.offsets, value.offsets
     if name not in ("first", "classes", "score"):  # what masked tokens hold does not matter
-        there = mask[:, None] if name in ("word", "spans") else mask[..., None]
+        there = mask[:, None] if name in ("word", "spans", "attributions") else mask[..., None]
         back, value = back * there, value * there
     torch.testing.assert_close(back, value)
 
@@ -171,3 +190,5 @@ def test_keys_know_what_is_stored():
     assert Logits(Classes(), 3).key == "Logits(3)"
     assert Logits(Spans(), 2).key == "Logits(2, by token)"
     assert FirstToken((1,), width=8).key == "FirstToken(layers=(1,), width=8)"
+    assert Attributions(Classes(), 3).key == "Attributions(3, classes)" != Attributions(MultiLabel(), 3).key
+    assert Attributions(Classes(), 3, 700).key == "Attributions(3, classes, top 700)"
