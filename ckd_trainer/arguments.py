@@ -31,6 +31,7 @@ class CKDArguments:
     + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`. The weights of relations are shares of the
     gradient of labels and logits together, see `ckd_trainer.training.balance`. With `term_balance` none they are
     plain factors. With `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
+    Without `labels_and_logits` only the weighted terms are left.
 
     Example::
 
@@ -42,6 +43,11 @@ class CKDArguments:
     # labels and logits.
     alpha: float = option(
         0.7, "Weight of the loss on the teacher's logits, from 0 to 1; the loss on the labels has weight 1 - alpha."
+    )
+    labels_and_logits: bool = option(
+        True,
+        "The loss has the terms that alpha weighs. false: only the other terms train the student, and not its head, "
+        "as in the first of TinyBERT's two stages. Shares are then relative to the gradient of the first term.",
     )
     temperature: float = option(
         3.0, "Divides the logits of teacher and student before they are compared, to soften them; above 0."
@@ -179,7 +185,7 @@ class CKDArguments:
     def weights(self) -> dict[str, float]:
         """{term: weight} of the terms that compare with the teacher, without those of weight 0."""
         weights = {
-            "logits": self.alpha,
+            "logits": self.alpha if self.labels_and_logits else 0,
             "wr_distance": self.wr_distance_weight,
             "wr_angle": self.wr_angle_weight,
             "ltr_distance": self.ltr_distance_weight,
