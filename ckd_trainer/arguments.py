@@ -302,9 +302,17 @@ class RunArguments:
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
+    stages: list | str | None = option(
+        None,
+        "Several trainings in a row, each from the weights of the one before and with a new optimizer: a list of the "
+        'options that each changes, such as [{"labels_and_logits": false}, {"num_train_epochs": 1}] (a list in a '
+        "recipe, JSON on the command line). A stage may change options of the loss, learning_rate, num_train_epochs "
+        "and similar ones; these win over the command line.",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "early_stopping_patience")
+        self.stages = _stages(self.stages)
 
 
 def check_weights(arguments: Any, *names: str) -> None:
@@ -334,12 +342,28 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 def _mapping(name: str, value: dict | str | None) -> dict | None:
     """Returns the mapping that an option holds, parsed if it is JSON text."""
-    if value is None or isinstance(value, dict):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, endless brackets
-        raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None
-    if not isinstance(parsed, dict):
+    parsed = _parsed(name, value)
+    if parsed is not None and not isinstance(parsed, dict):
         raise InputError(f'{name} is {short(value)}: give a mapping such as {{"hidden_size": 256}}.')
     return parsed
+
+
+def _stages(value: list | str | None) -> list | None:
+    """Returns a list of one or more mappings, parsed if it is JSON text."""
+    parsed, example = _parsed("stages", value), '[{"labels_and_logits": false}, {"num_train_epochs": 1}]'
+    if parsed is not None and not (isinstance(parsed, list) and parsed):
+        raise InputError(f"stages is {short(parsed)}: give a list with the options of each stage, such as {example}.")
+    for number, stage in enumerate(parsed or (), start=1):
+        if not isinstance(stage, dict):
+            raise InputError(f"stage {number} is {short(stage)}: give a mapping of options, as in {example}.")
+    return parsed
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Returns the value of an option, parsed if it is JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, endless brackets
+        raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None

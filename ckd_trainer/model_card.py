@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.models.pair import StoredTeacher
-from ckd_trainer.utils.files import RECIPE, public, write_atomically
+from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
@@ -60,7 +60,7 @@ def write_model_card(
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=trainer.distillation_objective.describe(trainer.scales),
+        loss=_loss(trainer, folder),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=bool(trainer.distillation_objective.balanced),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
@@ -85,6 +85,18 @@ def _results(folder: Path, log_history: list[dict]) -> str:
         if name.startswith("eval_") and not name.endswith(_NO_SCORES)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
+
+
+def _loss(trainer: Trainer, folder: Path) -> str:
+    """Returns the loss in one line, or one for each stage of the run."""
+    stages = recorded_stages(folder)
+    if not stages:
+        return trainer.distillation_objective.describe(trainer.scales)
+    lines = [f"Trained in {len(stages)} stages, each from the weights of the one before:", ""]
+    for number, stage in enumerate(stages, start=1):
+        options = ", ".join(f"{name} {value}" for name, value in stage["options"].items())
+        lines.append(f"{number}. {f'With {options}: ' if options else ''}{stage['loss']}")
+    return "\n".join(lines)
 
 
 def _recipe(path: Path) -> str | None:

@@ -179,6 +179,11 @@ class DistillationTrainer(Trainer):
                 self._projections.attach()
         return student
 
+    def use_loss(self, ckd_args: CKDArguments, methods: Sequence[MethodArguments] = ()) -> None:
+        """Replaces the loss; the student stays as it is. See the class for the arguments and errors."""
+        self.ckd_args, self.methods = ckd_args, list(methods)
+        self._fit_to(self.model)
+
     def _fit_to(self, student: torch.nn.Module) -> None:
         """Sets everything that depends on the models: head, terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
