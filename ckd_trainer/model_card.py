@@ -43,7 +43,9 @@ def write_model_card(
         write_atomically(path, card)
         return
     model_name = model_name or folder.name
-    student, teacher = unwrapped(trainer.model), trainer.teacher_model
+    stages, objective = recorded_stages(folder), trainer.distillation_objective
+    # The last stage may be one without a teacher.
+    student, teacher = unwrapped(trainer.model), trainer.given_teacher if stages else trainer.teacher_model
     adapts = has_adapters(student)  # PEFT loads what was trained into the model that it was put on
     tags = [tags] if isinstance(tags, str) else list(tags or [])
     card = ModelCard.from_template(
@@ -60,9 +62,9 @@ def write_model_card(
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=_loss(trainer, folder),
+        loss=_of_stages(stages) if stages else objective.describe(trainer.scales),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
-        relations=bool(trainer.distillation_objective.balanced),
+        relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),
@@ -87,11 +89,8 @@ def _results(folder: Path, log_history: list[dict]) -> str:
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
 
 
-def _loss(trainer: Trainer, folder: Path) -> str:
-    """Returns the loss in one line, or one for each stage of the run."""
-    stages = recorded_stages(folder)
-    if not stages:
-        return trainer.distillation_objective.describe(trainer.scales)
+def _of_stages(stages: list[dict]) -> str:
+    """Returns a list of the options and the loss of each stage."""
     lines = [f"Trained in {len(stages)} stages, each from the weights of the one before:", ""]
     for number, stage in enumerate(stages, start=1):
         options = ", ".join(f"{name} {value}" for name, value in stage["options"].items())

@@ -247,6 +247,11 @@ class DistillationTrainer(Trainer):
         return None if self.teacher is None else self.teacher.model
 
     @property
+    def given_teacher(self) -> PreTrainedModel | StoredTeacher | None:
+        """The teacher that was given, even if no term reads it."""
+        return self._given_teacher
+
+    @property
     def caches_teacher(self) -> bool:
         """Whether batches hold cached signals of the teacher."""
         return self.teacher is not None and self.teacher.caches

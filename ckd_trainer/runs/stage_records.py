@@ -21,6 +21,7 @@ def record_stage(trainer: Any, stage: Stage, metrics: dict[str, float]) -> None:
     entry = {
         "options": stage.options,
         "loss": trainer.distillation_objective.describe(trainer.scales),
+        "weights": trainer.distillation_objective.weights,
         "steps": state.global_step,
         "epochs": state.epoch,
         "best_step": state.best_global_step,

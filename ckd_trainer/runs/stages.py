@@ -71,8 +71,8 @@ class Stage:
         return bool(self.ckd_args.weights or any(method.weights for method in self.methods))
 
     def without_teacher(self) -> "Stage":
-        """Returns the stage with the loss on the labels alone."""
-        return dataclasses.replace(self, ckd_args=CKDArguments.fine_tuning(), methods=[])
+        """Returns the stage for a call that does not train: with the loss on the labels alone."""
+        return dataclasses.replace(self, ckd_args=CKDArguments.fine_tuning(), methods=[], options=None)
 
     def log_options(self) -> None:
         """Logs the options that it sets."""

@@ -174,7 +174,8 @@ def _run_started(
         raise InputError(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
-    stages = stages[begin.trained_stages :] if trains else [stages[-1].without_teacher()]
+    if not trains:
+        stages = [stages[-1].without_teacher()]
 
     # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
@@ -204,6 +205,7 @@ def _run_started(
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
+    stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
     student, teacher = pair.load(trained)
     with _inputs(task, pair.teacher_tokenizer) as inputs:
         for stage in stages if trains else ():

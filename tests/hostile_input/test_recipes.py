@@ -44,9 +44,7 @@ ROWS = [
     recipe("a Python module", "seed: !!python/module:antigravity\n", "recipe.yaml is not YAML | antigravity"),
     recipe("a Python object", "!!python/object:ckd_trainer.utils.errors.InputError {}\n", "recipe.yaml is not YAML"),
     recipe("stages that are a word", "stages: soon\n", "stages is 'soon' | not JSON"),
-    recipe(
-        "stages that are a mapping", "stages: {alpha: 0}\n", "stages is {'alpha': 0} | give a list with the options"
-    ),
+    recipe("stages that are a mapping", "stages: {alpha: 0}\n", "stages is {'alpha': 0} | give a list with"),
     recipe("no stages", "stages: []\n", "stages is [] | give a list with the options of each stage"),
     recipe("a stage that is a word", "stages: [alpha]\n", "stage 1 is 'alpha' | give a mapping of options"),
     recipe("a stage that is nothing", "stages:\n- alpha: 0\n-\n", "stage 2 is None | give a mapping of options"),
@@ -65,17 +63,15 @@ ROWS = [
     stages("a refused value of a method", "{gram_weight: -1}", "stage 2: gram_weight is -1.0", main=SQUAD),
     stages("a refused value", "{learning_rate: -1}", "stage 2: learning_rate is -1.0 | not negative", main=TEACHER),
     stages("a combination", "{distance: l2}", "stage 2: distance_loss kl does not compare distance l2"),
-    stages("a combination of transformers", "{load_best_model_at_end: true}", "stage 2: | eval_strategy"),
+    stages("a combination of transformers", "{load_best_model_at_end: true}", "stage 2: | save and eval strategy"),
     stages("patience without a best", "{early_stopping_patience: 2}", "stage 2: early_stopping_patience is set, but"),
     stages("layers", "{wr_layer_mapping: '0:9'}", "stage 2: wr_layer_mapping | 9"),
-    stages(
-        "a projection that is none", "{projection_learning_rate: 1e-3}", "stage 2: projection_learning_rate is set"
-    ),
+    stages("no projection", "{projection_learning_rate: 1e-3}", "stage 2: projection_learning_rate is set"),
     stages("a schedule", "{lr_scheduler_kwargs: {a: 1}}", "stage 2: the optimizer or the learning rate schedule"),
     stages("a term that is not cached", CACHED, "stage 2: teacher_cache_dir is set, but | for distilbert_cosine"),
     stages("no loss", NO_LOSS, "stage 2: labels_and_logits is off and no term of the loss has a weight"),
     stages("no step", NO_STEP, "stage 2: dataloader_drop_last leaves nothing to train on", main=SQUAD),
-    stages("resume", "{}\nresume_from_checkpoint: true", "resume_from_checkpoint is true | resumes by itself"),
+    stages("resume", "{}\nresume_from_checkpoint: true", "resume_from_checkpoint is yes | resumes by itself"),
     Row("stages: not JSON", GLUE, "stages is '[{' | not JSON", "--stages [{"),
     recipe(
         "shell in train_file",

@@ -10,11 +10,15 @@ from helpers.files import sentences, snapshot, write_questions, write_tsv
 from helpers.launching import launch, without_dropout
 from helpers.tiny import save_base, save_tokenizer, tiny_model
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
+from ckd_trainer.arguments import RunArguments
 from ckd_trainer.reports.table import read_runs
+from ckd_trainer.runs.stages import stages_of
+from ckd_trainer.utils.errors import InputError
 
 QUICK = "--per_device_train_batch_size 8 --save_steps 2 --logging_steps 1 --report_to none --disable_tqdm true"
 QUICK = [*QUICK.split(), "--do_train", "--do_eval", "--weight_decay", "0.01", "--eval_strategy", "steps"]
@@ -22,7 +26,7 @@ QUICK += ["--eval_steps", "2"]
 FROM_TEACHER = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 RELATIONS = {f"{term}_{kind}_weight": 0 for term in ("wr", "ltr") for kind in ("distance", "angle")}
 FIRST = {"labels_and_logits": False, "max_steps": 6, "learning_rate": "3e-3"}
-SECOND = {**RELATIONS, "alpha": 0.4, "max_steps": 4, "load_best_model_at_end": True}
+SECOND = {**RELATIONS, "alpha": 0, "max_steps": 4, "load_best_model_at_end": True}
 TIMES = ("runtime", "per_second", "_time", "train_loss")
 
 
@@ -86,7 +90,7 @@ def test_stages_are_runs_in_a_row(once, tmp_path):
         assert len([entry for entry in mine if "loss" in entry]) == steps[number]
     terms = [{name for name in entry if name.startswith("loss_")} for entry in log if "loss" in entry]
     assert terms[0] == {f"loss_{term}_{kind}" for term in ("wr", "ltr") for kind in ("distance", "angle")}
-    assert terms[-1] == {"loss_task", "loss_logits"}
+    assert terms[-1] == {"loss_task"}
 
 
 def test_the_folder_is_that_of_one_run(once):
@@ -94,12 +98,12 @@ def test_the_folder_is_that_of_one_run(once):
     assert sorted(path.name for path in whole.glob("*checkpoint*")) == ["checkpoint-2", "checkpoint-4"]
     assert sorted(path.name for path in (whole / "_stage_1").glob("*checkpoint*"))[-1] == "checkpoint-6"
     assert not list((whole / "_stage_1").glob("*.md")) and (whole / "README.md").is_file()
-    typed = [FIRST | {"learning_rate": 3e-3}, SECOND | {name: 0.0 for name in RELATIONS}]
+    typed = [FIRST | {"learning_rate": 3e-3}, SECOND | {name: 0.0 for name in (*RELATIONS, "alpha")}]
     assert yaml.safe_load((whole / "recipe.yaml").read_text())["stages"] == typed
 
     (first, second), results = read(whole / "run.json")["stages"], read(whole / "all_results.json")
     assert (first["options"], second["options"]) == tuple(typed)
-    assert first["loss"].startswith("loss = 0.3 x ") and second["loss"] == "loss = 0.6 task + 0.4 logits"
+    assert first["loss"].startswith("loss = 0.3 x ") and second["loss"] == "loss = 1 task"
     assert [entry["steps"] for entry in (first, second)] == [6, 4]
     assert first["best_metric"] is None and second["best_metric"] == results["eval_accuracy"]
     parts = [first["metrics"], second["metrics"]]
@@ -110,6 +114,7 @@ def test_the_folder_is_that_of_one_run(once):
     card = (whole / "README.md").read_text()
     assert "Trained in 2 stages" in card and f"2. With {', '.join(f'{k} {v}' for k, v in typed[1].items())}" in card
     assert first["loss"] in card and second["loss"] in card
+    assert "Distilled from `teacher` by ckd-trainer, with Contextual Knowledge Distillation" in card
     (run,) = read_runs([whole], "accuracy")
     assert [epoch for epoch, _ in run.curve] == pytest.approx([step / 12 for step in (2, 4, 6, 8, 10)])
 
@@ -140,6 +145,8 @@ def test_a_run_resumes_exactly_wherever_it_stopped(once, tmp_path, caplog, stage
     assert stage == 1 or snapshot(killed / "_stage_1") == trained
     records = [without_times(read(folder / "run.json")["stages"]) for folder in (killed, once / "whole")]
     assert records[0] == records[1]
+    cards = [(folder / "README.md").read_text() for folder in (killed, once / "whole")]
+    assert cards[0].replace("killed", "whole") == cards[1]
 
 
 def cut(folder, keep):
@@ -163,7 +170,7 @@ def refused(capsys, once, output, stages, *options):
 def test_other_stages_are_another_run(once, tmp_path, capsys):
     whole = shutil.copytree(once / "whole", tmp_path / "whole")
     error = refused(capsys, once, whole, [FIRST, SECOND | {"alpha": 0.5}])
-    assert "holds another run (stage 2: alpha 0.4 there, 0.5 here)" in error
+    assert "holds another run (stage 2: alpha 0.0 there, 0.5 here)" in error
     assert "stages 2 there, 3 here" in refused(capsys, once, whole, [FIRST, SECOND, {}])
     assert "stages 2 there, None here" in refused(capsys, once, whole, {})
     out = tmp_path / "out"
@@ -172,6 +179,8 @@ def test_other_stages_are_another_run(once, tmp_path, capsys):
     assert "is from a run with other options (" in refused(capsys, once, out, FIRST, *start)
     assert "a run with stages resumes by itself" in refused(capsys, once, out, [FIRST, SECOND], *start)
 
+    again = run_glue_ckd.main([str(whole / "recipe.yaml"), "--output_dir", str(whole)])  # the same, already trained
+    assert "eval_accuracy" in again and "train_loss" not in again
     distill(once, whole, [{"max_steps": 1}], "--overwrite_output_dir")
     assert not list(whole.glob("_stage_*")) and not list(whole.glob("checkpoint-[234]"))
     assert len(read(whole / "run.json")["stages"]) == 1
@@ -253,6 +262,13 @@ def test_a_teacher_in_stages(once, tmp_path):
     run_teacher.main([*options, "--stages", json.dumps(stages), "--output_dir", str(tmp_path / "out")])
     rates = [entry["learning_rate"] for entry in logged(tmp_path / "out") if "learning_rate" in entry]
     assert rates == pytest.approx([1e-3, 5e-4, 2e-4, 2e-4, 2e-4])
+
+
+def test_deepspeed_has_one_training(tmp_path):
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to="none")
+    args.deepspeed_plugin = object()
+    with pytest.raises(InputError, match="stages is set, but DeepSpeed's configuration is that of a single training"):
+        stages_of([RunArguments(stages=[{}]), args])
 
 
 @pytest.mark.slow
