@@ -213,8 +213,9 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
 
 def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: str | None) -> dict[str, float]:
     """Trains a stage, and leaves its model and results in its folder."""
-    if not stage.is_last:
+    if stage.options is not None:
         logger.info("Training stage %d of %d.", stage.number, stage.count)
+    if not stage.is_last:
         # Only now: `Trainer` makes its folder and its repository on the Hub at once, which are those of the run.
         trainer.args.output_dir, trainer.args.push_to_hub = str(stage.folder), False
     if stage.early_stopping_patience is not None:

@@ -221,7 +221,7 @@ def test_one_cache_serves_all_stages(once, tmp_path, caplog):
     distill(once, tmp_path / "out", stages, *cache, "--eval_strategy", "no")
     built = [place for place, text in enumerate(caplog.messages) if "reads 96 examples once" in text]
     begun = [place for place, text in enumerate(caplog.messages) if "Training stage" in text]
-    assert len(built) == 1 and built[0] < begun[0] and len(begun) == 2
+    assert len(built) == 1 and built[0] < begun[0] and len(begun) == 3
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
     losses = [entry["loss"] for entry in read(tmp_path / "out" / "run.json")["stages"]]
     assert losses[0] == "loss = 1 task" and "wr_" in losses[1] and "ltr_" in losses[2] and "wr_" not in losses[2]
