@@ -31,6 +31,7 @@ class CKDArguments:
     + ltr_distance_weight LTR-distance + ltr_angle_weight LTR-angle`. The weights of relations are shares of the
     gradient of labels and logits together, see `ckd_trainer.training.balance`. With `term_balance` none they are
     plain factors. With `alpha` 0 and all weights 0 the student is fine-tuned without a teacher (the control run).
+    Without `labels_and_logits` only the weighted terms are left.
 
     Example::
 
@@ -42,6 +43,12 @@ class CKDArguments:
     # labels and logits.
     alpha: float = option(
         0.7, "Weight of the loss on the teacher's logits, from 0 to 1; the loss on the labels has weight 1 - alpha."
+    )
+    labels_and_logits: bool = option(
+        True,
+        "Whether the loss has labels and logits, which alpha weighs. false: only the other terms train the student, "
+        "and nothing its head, as in TinyBERT's first stage. Shares are then relative to the gradient of the first "
+        "term.",
     )
     temperature: float = option(
         3.0, "Divides the logits of teacher and student before they are compared, to soften them; above 0."
@@ -179,7 +186,7 @@ class CKDArguments:
     def weights(self) -> dict[str, float]:
         """{term: weight} of the terms that compare with the teacher, without those of weight 0."""
         weights = {
-            "logits": self.alpha,
+            "logits": self.alpha if self.labels_and_logits else 0,
             "wr_distance": self.wr_distance_weight,
             "wr_angle": self.wr_angle_weight,
             "ltr_distance": self.ltr_distance_weight,
@@ -288,7 +295,7 @@ class ModelArguments:
 
 @dataclass
 class RunArguments:
-    """The output folder, early stopping, and your own method."""
+    """The output folder, early stopping, stages, and your own method."""
 
     overwrite_output_dir: bool = option(
         False, "Delete the checkpoints and results of the earlier run in output_dir and start again."
@@ -296,7 +303,13 @@ class RunArguments:
     early_stopping_patience: int | None = option(
         None, "Stop after this many evaluations without a better metric; needs load_best_model_at_end."
     )
-
+    stages: list | str | None = option(
+        None,
+        "Several trainings in a row, each from the weights of the one before and with a new optimizer: a list of the "
+        'options that each changes, such as [{"labels_and_logits": false}, {"num_train_epochs": 1}] (a list in a '
+        "recipe, JSON on the command line). A stage may change options of the loss, learning_rate, num_train_epochs "
+        "and similar ones; these win over the command line.",
+    )
     method_file: str | None = option(
         None,
         "A Python file with your own method: a dataclass derived from ckd_trainer.methods.MethodArguments. The file "
@@ -306,6 +319,7 @@ class RunArguments:
     def __post_init__(self) -> None:
         check_positive(self, "early_stopping_patience")
         self.method_file = expanded(self.method_file)
+        self.stages = _stages(self.stages)
 
 
 def check_weights(arguments: Any, *names: str) -> None:
@@ -335,12 +349,28 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 def _mapping(name: str, value: dict | str | None) -> dict | None:
     """Returns the mapping that an option holds, parsed if it is JSON text."""
-    if value is None or isinstance(value, dict):
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, endless brackets
-        raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None
-    if not isinstance(parsed, dict):
+    parsed = _parsed(name, value)
+    if parsed is not None and not isinstance(parsed, dict):
         raise InputError(f'{name} is {short(value)}: give a mapping such as {{"hidden_size": 256}}.')
     return parsed
+
+
+def _stages(value: list | str | None) -> list | None:
+    """Returns a list of one or more mappings, parsed if it is JSON text."""
+    parsed, example = _parsed("stages", value), '[{"labels_and_logits": false}, {"num_train_epochs": 1}]'
+    if parsed is not None and not (isinstance(parsed, list) and parsed):
+        raise InputError(f"stages is {short(parsed)}: give a list with the options of each stage, such as {example}.")
+    for number, stage in enumerate(parsed or (), start=1):
+        if not isinstance(stage, dict):
+            raise InputError(f"stage {number} is {short(stage)}: give a mapping of options, as in {example}.")
+    return parsed
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Returns the value of an option, parsed if it is JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, endless brackets
+        raise InputError(f"{name} is {short(value)}, which is not JSON ({error}).") from None

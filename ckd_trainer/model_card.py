@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.models.pair import StoredTeacher
-from ckd_trainer.utils.files import RECIPE, public, write_atomically
+from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
@@ -43,7 +43,9 @@ def write_model_card(
         write_atomically(path, card)
         return
     model_name = model_name or folder.name
-    student, teacher = unwrapped(trainer.model), trainer.teacher_model
+    stages, objective = recorded_stages(folder), trainer.distillation_objective
+    # The last stage may be one without a teacher.
+    student, teacher = unwrapped(trainer.model), trainer.given_teacher if stages else trainer.teacher_model
     adapts = has_adapters(student)  # PEFT loads what was trained into the model that it was put on
     tags = [tags] if isinstance(tags, str) else list(tags or [])
     card = ModelCard.from_template(
@@ -60,9 +62,9 @@ def write_model_card(
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=trainer.distillation_objective.describe(trainer.scales),
+        loss=_of_stages(stages) if stages else objective.describe(trainer.scales),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
-        relations=bool(trainer.distillation_objective.balanced),
+        relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),
@@ -85,6 +87,15 @@ def _results(folder: Path, log_history: list[dict]) -> str:
         if name.startswith("eval_") and not name.endswith(_NO_SCORES)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
+
+
+def _of_stages(stages: list[dict]) -> str:
+    """Returns a list of the options and the loss of each stage."""
+    lines = [f"Trained in {len(stages)} stages, each from the weights of the one before:", ""]
+    for number, stage in enumerate(stages, start=1):
+        options = ", ".join(f"{name} {value}" for name, value in stage["options"].items())
+        lines.append(f"{number}. {f'With {options}: ' if options else ''}{stage['loss']}")
+    return "\n".join(lines)
 
 
 def _recipe(path: Path) -> str | None:

@@ -58,8 +58,11 @@ class Objective:
         }
         if not self.weights:
             raise InputError(
-                f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss to "
-                "train with: give a term a weight, or give a compute_loss_func."
+                "labels_and_logits is off and no term of the loss has a weight, so there is no loss to train with: "
+                "give a term a weight, or set labels_and_logits."
+                if head.label_columns
+                else f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss "
+                "to train with: give a term a weight, or give a compute_loss_func."
             )
         self.student_signals = list(dict.fromkeys(term.student_signal for term in terms))
         self.teacher_signals = list(dict.fromkeys(term.teacher_signal for term in terms))
@@ -68,6 +71,12 @@ class Objective:
     def balanced(self) -> dict[str, float]:
         """{term: weight} of the terms whose weights may be shares of the gradient."""
         return {name: term.weight for name, term in self.terms.items() if term.is_balanced}
+
+    @property
+    def yardstick(self) -> str:
+        """What a share of the gradient is relative to: labels and logits, or the first term if the loss lacks them."""
+        balanced = self.balanced
+        return next(iter(balanced)) if balanced and balanced.keys() == self.weights.keys() else "labels and logits"
 
     def check_cacheable(self) -> None:
         """Raises InputError if a term reads a signal of the teacher that a cache cannot hold."""
@@ -92,7 +101,8 @@ class Objective:
             parts.append(f"{weight:g}{scale} {self.terms[name].describe() if name in self.terms else name}")
         notes = dict.fromkeys(note for term in self.terms.values() for note in term.notes())
         if self.balances and self.balanced:
-            notes = {"other weights are shares of the gradient of labels and logits": None} | notes
+            other = "other weights" if self.yardstick not in self.balanced else "weights"
+            notes = {f"{other} are shares of the gradient of {self.yardstick}": None} | notes
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
     def log_plan(self) -> None:

@@ -180,6 +180,11 @@ class DistillationTrainer(Trainer):
                 self._projections.attach()
         return student
 
+    def use_loss(self, ckd_args: CKDArguments, methods: Sequence[MethodArguments] = ()) -> None:
+        """Replaces the loss; the student stays as it is. See the class for the arguments and errors."""
+        self.ckd_args, self.methods = ckd_args, list(methods)
+        self._fit_to(self.model)
+
     def _fit_to(self, student: torch.nn.Module) -> None:
         """Sets everything that depends on the models: head, terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
@@ -243,6 +248,11 @@ class DistillationTrainer(Trainer):
         return None if self.teacher is None else self.teacher.model
 
     @property
+    def given_teacher(self) -> PreTrainedModel | StoredTeacher | None:
+        """The teacher that was given, even if no term reads it."""
+        return self._given_teacher
+
+    @property
     def caches_teacher(self) -> bool:
         """Whether batches hold cached signals of the teacher."""
         return self.teacher is not None and self.teacher.caches
@@ -262,7 +272,7 @@ class DistillationTrainer(Trainer):
                 f"no teacher is given, but the terms {', '.join(wanted)} have a weight: give one, or set alpha and "
                 "the weights to 0 for plain fine-tuning."
             )
-        if args.alpha > 0 and not head.label_columns:
+        if "logits" in args.weights and not head.label_columns:
             raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
         pair = Pair(config, config_of(teacher) if wanted else config, head)
         terms = [*terms_of(args, self.methods, pair), *self._given_terms] if wanted else []
@@ -275,10 +285,11 @@ class DistillationTrainer(Trainer):
         if wanted:
             self._match_heads(config, teacher, reads_logits)
         has_function = self.compute_loss_func is not None
+        reads_labels = args.labels_and_logits and (bool(head.label_columns) or has_function)
         return Objective(
             head,
             [term.to(self.args.device) for term in terms],
-            task_weight=1 - args.alpha if head.label_columns or has_function else None,
+            task_weight=1 - args.alpha if reads_labels else None,
             counts_examples=has_function,
             balances=args.term_balance == "gradient",
         )
@@ -422,7 +433,8 @@ class DistillationTrainer(Trainer):
                 [term.name, term.student_signal.key, term.teacher_signal.key] for term in self._given_terms
             ]
         rescales = self.ckd_args.term_balance == "gradient"
-        self._balance = TermBalance(weights, rescales, self.ckd_args.balance_interval, definition)
+        yardstick = self.distillation_objective.yardstick
+        self._balance = TermBalance(weights, rescales, self.ckd_args.balance_interval, definition, yardstick)
         self.add_callback(self._balance)
 
     @property
@@ -606,9 +618,11 @@ class DistillationTrainer(Trainer):
         terms = {"task": loss} if "task" in weights else {}
         if signals is not None:
             terms |= self.distillation_objective(dict(outputs) | captured, signals, inputs)
-        if self.accelerator.num_processes > 1 and not self.head.label_columns:
-            # No term reads a bare encoder's pooler, and a user's terms may read only parts of a layer. But DDP waits
-            # for the gradients of all weights, and FSDP2 gathers a layer's once the gradient of its output arrives.
+        ignores_head = weights.keys().isdisjoint({"task", "logits"})
+        if ignores_head if self.head.label_columns else self.accelerator.num_processes > 1:
+            # No term reads the head or a bare encoder's pooler, and a user's terms may read only parts of a layer. But
+            # DDP waits for the gradients of all weights, and FSDP2 gathers a layer's once the gradient of its output
+            # arrives. A head has zero gradients in one process too, as optimizers skip weights without any.
             zero = sum((0 * output).sum() for output in dict(outputs).values() if isinstance(output, Tensor))
             terms = {term: value + zero for term, value in terms.items()}
         if step:

@@ -27,6 +27,7 @@ destroy_process_group()
 
 
 PROJECTIONS = ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight", "0.3"]
+STAGES = ["--stages", '[{"labels_and_logits": false, "max_steps": 4}, {}]']  # of which the second is cut off
 
 
 @pytest.mark.parametrize(
@@ -34,10 +35,11 @@ PROJECTIONS = ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight",
     [
         ("fsdp2.yaml", []),
         pytest.param("fsdp2.yaml", PROJECTIONS, marks=pytest.mark.slow),
+        pytest.param("fsdp2.yaml", STAGES, marks=pytest.mark.slow),
         ("deepspeed_zero2.yaml", PROJECTIONS),
         ("deepspeed_zero3.yaml", PROJECTIONS),
     ],
-    ids=lambda value: "projections" if value == PROJECTIONS else value or "plain",
+    ids=lambda value: {str(PROJECTIONS): "projections", str(STAGES): "stages"}.get(str(value), value or "plain"),
 )
 def test_a_student_in_parts(tiny_teacher, tmp_path, recipe, more):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""

@@ -293,6 +293,31 @@ def test_zero_weight_terms_ask_for_nothing(tmp_path):
     assert asked == {"student": (True, False), "teacher": (True, False)}
 
 
+def test_a_loss_without_labels_and_logits(tmp_path, caplog):
+    """The total is the terms alone, whose shares are of the first one, and the head stays as it is."""
+    caplog.set_level("INFO", logger="ckd_trainer")
+    ckd_args = CKDArguments(**ALL_TERMS | {"labels_and_logits": False, "wr_angle_weight": 3.0})
+    student = no_dropout(layers=2)
+    before = {name: weight.clone() for name, weight in student.named_parameters()}
+    run = trainer(DistillationTrainer, tmp_path, student, 8, teacher_model=tiny_model(seed=1), ckd_args=ckd_args)
+    run.train()
+    first, *_ = logs(run)
+    terms = {"wr_distance", "wr_angle", "ltr_distance", "ltr_angle"}
+    assert {name for name in first if name.startswith("loss_")} == {f"loss_{term}" for term in terms}
+    weights = {term: 3.0 if term == "wr_angle" else 2.0 for term in terms}
+    total = sum(weights[term] * first[f"scale_{term}"] * first[f"loss_{term}"] for term in terms)
+    assert first["loss"] == pytest.approx(total, rel=1e-3)
+    assert first["scale_wr_distance"] == pytest.approx(1) and run.balance.norms["rest"] > 0
+    changed = {name for name, weight in student.named_parameters() if not torch.equal(weight, before[name])}
+    assert all(name.startswith("bert.e") for name in changed) and len(changed) > 20  # embeddings and encoder
+    assert "weights are shares of the gradient of wr_distance" in caplog.text
+    assert "labels and logits" not in caplog.text
+
+    nothing = CKDArguments(**CONTROL | {"labels_and_logits": False})
+    with pytest.raises(InputError, match="labels_and_logits is off and no term of the loss has a weight"):
+        trainer(DistillationTrainer, tmp_path, tiny_model(), teacher_model=tiny_model(seed=1), ckd_args=nothing)
+
+
 def test_teacher_reads_inputs_that_the_student_does_not(tmp_path):
     """DistilBERT takes no token types; its BERT teacher must see them all the same."""
     student = DistilBertForSequenceClassification(

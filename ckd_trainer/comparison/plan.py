@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments
+from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.comparison.variants import CKD_WEIGHTS, Options, Variant
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue import metrics_of
@@ -15,8 +15,9 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import MethodArguments, Pair, terms_of
+from ckd_trainer.methods import Pair, terms_of
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.runs.stages import stages_of
 from ckd_trainer.utils.errors import InputError
 
 Kind = TypeVar("Kind")
@@ -56,14 +57,15 @@ def checked(variant: Variant, groups: Sequence[Any], model_class: type[Any]) -> 
     Raises:
         InputError: models cannot be found, or its terms do not fit them.
     """
-    ckd_args, methods = _one(CKDArguments, groups), [group for group in groups if isinstance(group, MethodArguments)]
-    distills = bool(ckd_args.weights or any(method.weights for method in methods))
     try:
+        stages = stages_of(groups)
+        distills = any(stage.distills for stage in stages)
         models = ModelPair(_one(ModelArguments, groups), model_class=model_class, distills=distills, trains=True)
         if not distills:
             return variant
         head = head_of_auto_class(model_class, models.student_config)
-        terms = terms_of(ckd_args, methods, Pair(models.student_config, models.teacher_config, head))
+        pair = Pair(models.student_config, models.teacher_config, head)
+        terms = [term for stage in stages for term in terms_of(stage.ckd_args, stage.methods, pair)]
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
     if all(term.teacher_signal.uncached_because is None for term in terms):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.arguments import CKDArguments, RunArguments
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, first_of, short
@@ -98,6 +98,11 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
     these. If the recipe has weights for them, they are kept. Otherwise the terms share the gradient that CKD's have by
     default, in equal parts. The terms of all other methods are off.
     """
+    if next(group for group in groups if isinstance(group, RunArguments)).stages:
+        raise InputError(
+            f"the recipe has stages, whose options would win over those of {method}: leave the stages out, and give "
+            "each variant its own in a YAML file."
+        )
     if method not in (FINE_TUNED, LOGITS, *weights):
         raise InputError(
             f"{short(method)} is not a known method: give {', '.join((FINE_TUNED, LOGITS, *weights))}, or a YAML file "

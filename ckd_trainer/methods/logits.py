@@ -54,5 +54,5 @@ class LogitTerm(Term):
 
 
 def terms(args: CKDArguments, pair: Pair) -> list[Term]:
-    """Returns the term if alpha is above 0."""
-    return [LogitTerm(args, pair)] if args.alpha > 0 else []
+    """Returns the term if alpha is above 0, and labels and logits are in the loss."""
+    return [LogitTerm(args, pair)] if "logits" in args.weights else []

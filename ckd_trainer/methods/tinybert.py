@@ -24,8 +24,8 @@ EMBEDDING = (0, 0)  # the matched embeddings
 class TinyBERTArguments(MethodArguments):
     """TinyBERT compares embeddings, hidden states and attention scores.
 
-    The published weights are 1 (with `term_balance: none`). The paper trains on these terms first, and on the logits
-    afterward.
+    The published weights are 1 (with `term_balance: none`). The paper trains on these terms alone first, and on the
+    logits afterward, as recipes/methods/tinybert.yaml does with `stages`.
     """
 
     tinybert_embedding_weight: float = option(

@@ -128,6 +128,7 @@ class ModelPair:
             self.student_config.output_attentions = False
         self.tokenizer = self.teacher_tokenizer if from_teacher else load_tokenizer(student, **self.options)
         self.saved_tokenizer = copy.deepcopy(self.tokenizer)
+        self._student_name = self.student_config.name_or_path
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
         # Such as token_type_ids, if the student reads them and the teacher does not.
@@ -204,8 +205,12 @@ class ModelPair:
         models = [(self.student_config, self.tokenizer)]
         return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
 
-    def load(self) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
-        """Returns the student with its weights, and the teacher still without (None if no loss reads it)."""
+    def load(self, trained: Path | None = None) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
+        """Returns the student with its weights, and the teacher still without (None if no loss reads it).
+
+        Args:
+            trained: the folder in which an earlier stage of the run has left the student.
+        """
         teacher = None
         if self.distills or self.layers:
             teacher = StoredTeacher(
@@ -215,7 +220,9 @@ class ModelPair:
                 allow_unused_weights=self.args.allow_unused_weights,
                 **self.options,
             )
-        if self.layers:
+        if trained is not None:
+            student = self._load_trained(trained)
+        elif self.layers:
             student = student_from_layers(teacher.load(), self.layers, self.student_config)
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
@@ -229,10 +236,17 @@ class ModelPair:
             )
             check_weights = check_base_weights if self.trains else check_all_weights
             check_weights(student, info, self.args.model_name_or_path, allow_unused=self.args.allow_unused_weights)
-        if self.head_order is not None:
+        if self.head_order is not None and trained is None:
             permute_head(student, self.head_order)
         check_savable(student.config)
         return student, teacher if self.distills else None
+
+    def _load_trained(self, folder: Path) -> PreTrainedModel:
+        """Returns the student that an earlier stage has left in a folder."""
+        student, info = load_weights(str(folder), self.model_class, config=self.student_config, **self.options)
+        check_all_weights(student, info, str(folder))
+        student.name_or_path = student.config.name_or_path = self._student_name
+        return student
 
 
 class StoredTeacher:

@@ -83,9 +83,19 @@ def _read_run(folder: Path, metric: str) -> Run:
         size_mb=results.get("model_size_mb"),
         latency_ms=results.get("latency_ms"),
         train_seconds=results.get("train_runtime"),
-        curve=[(entry["epoch"], entry[key]) for entry in state.get("log_history", []) if key in entry],
+        curve=curve_of(state.get("log_history", []), key),
         teacher=Path(teacher).resolve() if teacher else None,
     )
+
+
+def curve_of(log_history: list[dict], key: str) -> list[tuple[float, float]]:
+    """Returns a logged value over the epochs; those of a stage follow on those of the stage before."""
+    ends: dict[int, float] = {}
+    for entry in log_history:
+        stage = entry.get("stage", 1)
+        ends[stage] = max(ends.get(stage, 0.0), entry.get("epoch") or 0.0)
+    before = {stage: sum(end for other, end in ends.items() if other < stage) for stage in ends}
+    return [(before[entry.get("stage", 1)] + entry["epoch"], entry[key]) for entry in log_history if key in entry]
 
 
 def read_json(path: Path) -> dict | None:

@@ -14,6 +14,7 @@ from ckd_trainer.reports.table import (
     TEXT_COLOR,
     Run,
     check_matplotlib,
+    curve_of,
     read_json,
     save_picture,
 )
@@ -53,11 +54,9 @@ def read_terms(run: Run) -> Terms:
     return Terms(losses, norms, cosines)
 
 
-def _curves(log: Sequence[dict[str, Any]], prefix: str) -> dict[str, Curve]:
+def _curves(log: list[dict], prefix: str) -> dict[str, Curve]:
     names = dict.fromkeys(name for entry in log for name in entry if name.startswith(prefix))
-    return {
-        name.removeprefix(prefix): [(entry["epoch"], entry[name]) for entry in log if name in entry] for name in names
-    }
+    return {name.removeprefix(prefix): curve_of(log, name) for name in names}
 
 
 def draw_terms(runs: Sequence[Run], path: str | Path) -> None:

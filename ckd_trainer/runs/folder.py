@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,26 @@ from ckd_trainer.runs.checkpoints import (
     ends_training,
     last_checkpoint,
     mixed_precision,
+    processes_of,
     step_of,
     tidy_up,
     what_is_missing,
 )
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
+from ckd_trainer.runs.stages import Stage, run_folder, stage_folder
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, public, write_atomically
+from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import source_commit, versions
 
 logger = logging.getLogger(__name__)
 
-RECORD, TRAINED = "run.json", "train_results.json"
+TRAINED = "train_results.json"
 # Files that training leaves under fixed names: a folder with any of them is taken. Overwriting deletes these, RECIPE
 # and RECORD, and no other files.
 RESULTS = (
     "checkpoint-*",
+    "_stage_*",
     "config.json",
     "model*.safetensors*",
     "*_results.json",
@@ -141,7 +144,8 @@ class Start:
 
     Attributes:
         recipe: the run's resolved recipe.
-        checkpoint: the checkpoint to resume from, None to start from the beginning.
+        trained_stages: the number of stages that an earlier call has trained.
+        checkpoint: the checkpoint of the next stage to resume from, None to start from its beginning.
         best: the best checkpoint up to there; None if there was no evaluation, or the run does not load the best.
         trains_on: the user named this checkpoint: keep training even if its own run ended there.
         is_trained: an earlier call finished training: use its model without training again.
@@ -151,6 +155,7 @@ class Start:
     """
 
     recipe: dict
+    trained_stages: int = 0
     checkpoint: str | None = None
     best: str | None = None
     trains_on: bool = False
@@ -158,6 +163,10 @@ class Start:
     overwrites: bool = False
     recorded: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
+
+    def at_next_stage(self) -> "Start":
+        """Returns the start of the stage after the one that this call has trained."""
+        return Start(self.recipe, self.trained_stages + 1, inputs=self.inputs)
 
     def settle(self, values: dict) -> None:
         """Records the final values of options whose defaults depend on the models.
@@ -174,11 +183,17 @@ class Start:
 
 
 def look_into(
-    args: TrainingArguments, recipe: dict, *, overwrite: bool, by_default: Collection[str] = frozenset()
+    args: TrainingArguments,
+    recipe: dict,
+    stages: Sequence[Stage],
+    *,
+    overwrite: bool,
+    by_default: Collection[str] = frozenset(),
 ) -> Start:
     """Decides from its output folder how a run starts. Nothing is changed yet.
 
     Args:
+        stages: all stages of the run; one for a run without stages.
         by_default: options of the recipe that the models may still lower; `Start.settle` compares them later.
 
     Raises:
@@ -221,12 +236,20 @@ def look_into(
     if is_trained:
         logger.info("The run in %s is already trained; its model is used as it is.", folder)
         return Start(recipe, is_trained=True, recorded=recorded)
-    checkpoint = last_checkpoint(folder, args) if args.do_train else None
+    if not args.do_train:
+        return Start(recipe, recorded=recorded)
+    trained = [_is_json(stage.folder / TRAINED) for stage in stages].index(False)
+    stage = stages[trained]
+    checkpoint = last_checkpoint(stage.folder, stage.args)
     if named is not None and (checkpoint is None or step_of(checkpoint) <= step_of(named)):
         return _resume(named, args, recipe, by_default, trains_on=True)
-    if checkpoint is None:
-        return Start(recipe, recorded=recorded)
-    return _resume(checkpoint, args, recipe, by_default, trains_on=False)
+    if checkpoint is not None:
+        return _resume(checkpoint, stage.args, recipe, by_default, trains_on=False, trained_stages=trained)
+    if trained:
+        _check_processes(folder / RECORD, stage_folder(folder, trained), args)
+        _check_device(folder / RECORD, args)
+        logger.info("Resuming the run in %s after stage %d of %d.", folder, trained, len(stages))
+    return Start(recipe, trained, recorded=recorded)
 
 
 def has_record(folder: str | Path) -> bool:
@@ -261,7 +284,7 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
             f"resume_from_checkpoint is {args.resume_from_checkpoint}, but there is no complete checkpoint {place}: "
             "name a checkpoint-* folder, or leave the option out."
         )
-    its_recipe = Path(os.path.abspath(checkpoint)).parent / RECIPE
+    its_recipe = run_folder(checkpoint) / RECIPE
     if its_recipe.is_file():
         difference = _difference(read_recipe(its_recipe), recipe, _MAY_DIFFER | _MAY_DIFFER_WHEN_NAMED | {*by_default})
         if difference:
@@ -276,20 +299,25 @@ def _resume(
     checkpoint: str, args: TrainingArguments, recipe: dict, by_default: Collection[str], **start: Any
 ) -> Start:
     """Returns the start from a checkpoint; raises InputError if its next step would differ from that of its run."""
-    folder, path = Path(args.output_dir), Path(os.path.abspath(checkpoint))
+    folder, origin = Path(args.output_dir), run_folder(checkpoint)
     if start["trains_on"] or not ends_training(checkpoint):
-        check_same_processes(checkpoint, args)
-        _check_device(path.parent / RECORD, args)
-    logger.info("Resuming the run in %s from %s.", folder, path.name if _is_in(checkpoint, folder) else checkpoint)
+        check_same_processes(checkpoint, processes_of(checkpoint), args)
+        _check_device(origin / RECORD, args)
+    name = os.path.relpath(checkpoint, folder) if str(origin) == os.path.abspath(folder) else checkpoint
+    logger.info("Resuming the run in %s from %s.", folder, name)
     best = best_of(checkpoint) if args.load_best_model_at_end else None
-    recorded = _recorded(path.parent, by_default)
-    return Start(recipe, checkpoint, None if best is None else str(best), recorded=recorded, **start)
+    recorded = _recorded(origin, by_default)
+    return Start(recipe, checkpoint=checkpoint, best=None if best is None else str(best), recorded=recorded, **start)
+
+
+def _check_processes(record: Path, stage: Path, args: TrainingArguments) -> None:
+    """Raises InputError if another number of processes trained the last stage."""
+    check_same_processes(str(stage), _read_record(record).get("processes", args.world_size), args)
 
 
 def _check_device(record: Path, args: TrainingArguments) -> None:
     """Raises InputError if the run was trained in another precision; warns if on another kind of device."""
-    recorded = json.loads(record.read_text(encoding="utf-8")) if _is_json(record) else {}
-    recorded = recorded if isinstance(recorded, dict) else {}
+    recorded = _read_record(record)
     there, here = recorded.get("mixed_precision"), mixed_precision(args)
     if there not in (None, here):
         raise InputError(
@@ -298,6 +326,12 @@ def _check_device(record: Path, args: TrainingArguments) -> None:
     there, here = recorded.get("device", "").partition(":")[0], args.device.type
     if there not in ("", here):
         logger.warning("The run was trained on %s and resumes on %s: results may differ in rounding.", there, here)
+
+
+def _read_record(path: Path) -> dict:
+    """Returns a run's record; empty if there is none or it is damaged."""
+    record = json.loads(path.read_text(encoding="utf-8")) if _is_json(path) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _is_in(checkpoint: str, folder: Path) -> bool:
@@ -326,18 +360,21 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def write_record(args: TrainingArguments, start: Start) -> None:
+def write_record(args: TrainingArguments, start: Start, stage: Stage) -> None:
     """Writes the resolved recipe, and the command, versions, commit, device and time of the start.
 
     Before that, it deletes the earlier run, if requested, and incomplete checkpoints. If the run resumes from another
     folder, it copies that folder's best checkpoint.
+
+    Args:
+        stage: the one to train next; the entries of those before it stay.
     """
     folder = Path(args.output_dir)
     if start.overwrites:
         _delete(folder)
-    tidy_up(folder, start.checkpoint, args)
+    tidy_up(stage.folder, start.checkpoint, stage.args)
     if start.best is not None:
-        bring_best(start.best, folder)
+        bring_best(start.best, stage.folder)
     write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
     record = {
         "command": _command(),
@@ -350,6 +387,8 @@ def write_record(args: TrainingArguments, start: Start) -> None:
         "inputs": start.inputs,
         "mixed_precision": mixed_precision(args),
     }
+    if stage.options is not None:
+        record["stages"] = recorded_stages(folder)[: stage.number - 1]
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
@@ -368,6 +407,8 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
     An option that a recipe lacks has its default there: recipes of older versions lack newer options.
     """
 
+    theirs, ours = _with_stages(theirs), _with_stages(ours)
+
     def differs(key: str) -> bool:
         there, here = (recipe.get(key, _DEFAULTS.get(key)) for recipe in (theirs, ours))
         # Contents can be compared only between sources of the same kind.
@@ -379,6 +420,15 @@ def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
         f"{key} {theirs.get(key, default)} there, {ours.get(key, default)} here"
         for key, default in ((key, _DEFAULTS.get(key, "at its default")) for key in different[:3])
     )
+
+
+def _with_stages(recipe: dict) -> dict:
+    """Returns a recipe with the options of its stages beside the others, so that differences name the stage."""
+    stages = recipe.get("stages")
+    if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
+        return recipe
+    of_stages = {f"stage {n}: {key}": value for n, stage in enumerate(stages, 1) for key, value in stage.items()}
+    return recipe | {"stages": len(stages)} | of_stages
 
 
 def _command() -> list[str]:

@@ -6,8 +6,7 @@
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasets import Dataset
@@ -17,11 +16,12 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.models.pair import is_folder
-from ckd_trainer.runs.folder import RECORD, Start
+from ckd_trainer.runs.folder import Start
+from ckd_trainer.runs.stages import Stage, run_folder
 from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC
 from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import input_errors_about
+from ckd_trainer.utils.files import RECORD, input_errors_about
 from ckd_trainer.utils.processes import broadcast_from_main
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,21 @@ class TrainingInputs:
         args: the arguments of the run.
         start: how the run starts; its `inputs` are set here.
         model_args: the models of the run.
-        distills: whether a term of the loss reads the teacher.
+        stages: all stages of the run.
 
     Example::
 
-        inputs = TrainingInputs(args, start, model_args, distills=True)
+        inputs = TrainingInputs(args, start, model_args, stages)
         inputs.check_files(task.files(inputs.splits))
         ...  # configurations are loaded, and data from the Hub
         inputs.check_loaded({"dataset_name": {"train": task.data.train}})
     """
 
-    def __init__(self, args: TrainingArguments, start: Start, model_args: ModelArguments, *, distills: bool) -> None:
-        self.args, self.start = args, start
+    def __init__(
+        self, args: TrainingArguments, start: Start, model_args: ModelArguments, stages: Sequence[Stage]
+    ) -> None:
+        self.args, self.start, self.stages = args, start, stages
+        distills = any(stage.distills for stage in stages)
         start.inputs = broadcast_from_main(lambda: _recorded(args, start))
         from_teacher = model_args.student_is_from_teacher
         self._models = {}  # {option: (folder or id, whether its weights are read)}
@@ -81,9 +84,11 @@ class TrainingInputs:
         The validation set is one of them if it is evaluated during training. Once the run is trained, it counts only
         if its scores chose the best checkpoint or the learning rate.
         """
-        args = self.args
-        chooses = args.load_best_model_at_end or args.lr_scheduler_type in SCHEDULES_BY_METRIC
-        evaluates = args.eval_strategy != "no" and (chooses or not self.start.is_trained)
+        chooses = any(
+            stage.args.load_best_model_at_end or stage.args.lr_scheduler_type in SCHEDULES_BY_METRIC
+            for stage in self.stages
+        )
+        evaluates = self.args.eval_strategy != "no" and (chooses or not self.start.is_trained)
         return ["train", "validation"] if evaluates else ["train"]
 
     def check_files(self, data: Mapping[str, list[Path]]) -> None:
@@ -184,10 +189,10 @@ def _rows(examples: Dataset) -> str:
 
 def _recorded(args: TrainingArguments, start: Start) -> Inputs:
     """Returns the inputs of the run to resume; empty if training starts from the beginning."""
-    if start.is_trained:
+    if start.is_trained or start.trained_stages:
         folder = Path(args.output_dir)
     elif start.checkpoint is not None:
-        folder = Path(os.path.abspath(start.checkpoint)).parent
+        folder = run_folder(start.checkpoint)
     else:
         return {}
     try:

@@ -6,7 +6,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -56,19 +56,14 @@ def parse_mapping(
 ) -> tuple:
     """Does what `parse_recipe` does with a recipe that is already read; `source` names it in messages."""
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
-    fields: dict[str, Any] = {}
-    for cls in dataclass_types:
-        hints = typing.get_type_hints(cls)
-        fields |= {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    fields = _kinds(dataclass_types)
     command_line = _join_values(words)
     for key in recipe:
         if key not in fields:
-            raise InputError(f"{source}: {_unknown(key, fields)}")
+            raise InputError(f"{source}: {unknown_option(key, fields)}")
 
-    from_recipe, nulls = _split_nulls(
-        [_option(source, key, value, fields[key]) for key, value in recipe.items()], fields
-    )
     try:
+        from_recipe, nulls = _split_nulls([_option(key, value, fields[key]) for key, value in recipe.items()], fields)
         parser.parse_args(from_recipe)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
@@ -76,7 +71,7 @@ def parse_mapping(
     given = {_key(word) for word in command_line if word.startswith("--")}
     namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
     if unknown:
-        raise InputError(_unknown(_key(unknown[0]), fields))
+        raise InputError(unknown_option(_key(unknown[0]), fields))
     nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
@@ -90,6 +85,37 @@ def parse_mapping(
         _instance(cls, {field.name: values[field.name] for field in dataclasses.fields(cls) if field.init})
         for cls in dataclass_types
     )
+
+
+def parse_options(dataclass_types: Sequence[type], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns some options of these dataclasses, {name: value}, converted to their types like those of a recipe.
+
+    Raises:
+        InputError: a value of the wrong type.
+    """
+    fields = _kinds(dataclass_types)
+    words, nulls = _split_nulls([_option(key, value, fields[key]) for key, value in options.items()], fields)
+    namespace = vars(_Parser(dataclass_types, allow_abbrev=False).parse_args(words))
+    return {key: None if key in nulls else namespace[key] for key in options}
+
+
+def with_options(instance: Any, options: Mapping[str, Any]) -> Any:
+    """Returns a copy of an instance of a dataclass with some options changed.
+
+    Raises:
+        InputError: a value or combination that the dataclass refuses.
+    """
+    values = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance) if field.init}
+    return _instance(type(instance), {**values, **options})
+
+
+def _kinds(dataclass_types: Sequence[type]) -> dict[str, Any]:
+    """Returns the types of the fields by name."""
+    kinds: dict[str, Any] = {}
+    for cls in dataclass_types:
+        hints = typing.get_type_hints(cls)
+        kinds |= {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    return kinds
 
 
 def _instance(cls: type, values: dict[str, Any]) -> Any:
@@ -173,19 +199,21 @@ def _recipe_path(argv: list[str]) -> str | None:
     return argv[0] if argv and not argv[0].startswith("-") else None
 
 
-def _option(path: str | None, key: str, value: Any, kind: Any) -> str:
+def _option(key: str, value: Any, kind: Any) -> str:
     """Returns a recipe's value in the form of the command line."""
     if value is None and not _takes(kind, types.NoneType):
-        raise InputError(f"{path}: {key} has no value.")
+        raise InputError(f"{key} has no value.")
     if isinstance(value, bool) and not _takes(kind, bool):
         value = "yes" if value else "no"  # YAML reads a bare yes or no as a boolean
-    if isinstance(value, list):  # such as 2,4,6 or the pairs 0:0,1:2
+    is_json = isinstance(value, dict) or (isinstance(value, list) and list in typing.get_args(kind))
+    if isinstance(value, list) and not is_json:  # such as 2,4,6 or the pairs 0:0,1:2
         value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
-    if isinstance(value, dict):
+    if is_json:
         try:
             value = json.dumps(value)
-        except (TypeError, ValueError) as error:  # for example a date, or an alias of the mapping itself
-            raise InputError(f"{path}: {key} is a mapping that JSON cannot represent ({error}).") from None
+        except (TypeError, ValueError, RecursionError) as error:  # such as a date, or an alias of the mapping itself
+            what = "mapping" if isinstance(value, dict) else "list"
+            raise InputError(f"{key} is a {what} that JSON cannot represent ({error}).") from None
     return f"--{key}={value}"
 
 
@@ -223,7 +251,8 @@ def _key(option: str) -> str:
     return option.lstrip("-").split("=")[0].replace("-", "_")
 
 
-def _unknown(key: str, fields: Mapping[str, Any]) -> str:
+def unknown_option(key: str, fields: Collection[str]) -> str:
+    """Returns the message about an option that does not exist, with the nearest name."""
     if key.endswith((".yaml", ".yml")):
         return f"{key} comes after other options: give the recipe first."
     nearest = difflib.get_close_matches(key, fields, n=1)

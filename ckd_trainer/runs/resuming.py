@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
 
-from ckd_trainer.runs.checkpoints import ends_training, processes_of, sharded_by
+from ckd_trainer.runs.checkpoints import ends_training, sharded_by
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import broadcast_from_main
 
@@ -16,9 +16,9 @@ from ckd_trainer.utils.processes import broadcast_from_main
 _OF_NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "problem_type"}
 
 
-def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
-    """Raises InputError if another number of processes saved a checkpoint, as its steps would differ here."""
-    there, here = processes_of(checkpoint), args.world_size
+def check_same_processes(saved: str, there: int, args: TrainingArguments) -> None:
+    """Raises InputError if `there` processes saved a checkpoint or a stage, and this run has another number."""
+    here = args.world_size
     if there == here or args.save_on_each_node:  # each machine has only its own processes' states
         return
     batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
@@ -30,7 +30,7 @@ def check_same_processes(checkpoint: str, args: TrainingArguments) -> None:
         else f"per_device_train_batch_size x gradient_accumulation_steps x {here} = {step} keeps"
     )
     raise InputError(
-        f"{checkpoint} was saved by {_processes(there)}, but this run has {here}: a step would have "
+        f"{saved} was saved by {_processes(there)}, but this run has {here}: a step would have "
         f"{batch * accumulated * here} examples instead of {step}, and other random numbers. Start "
         f"{_processes(there)} ({restart}). Or train a new run with {_processes(here)} in another output_dir, where "
         f"{same_step} a step at {step} examples."

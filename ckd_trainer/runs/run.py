@@ -1,6 +1,7 @@
 """The steps that all scripts share: start a run, train, evaluate, predict, and leave a record."""
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -37,6 +38,8 @@ from ckd_trainer.runs.interruption import LogWhereSaved, StopOnDivergence, StopO
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import resolved_recipe
 from ckd_trainer.runs.resuming import check_resumes_exactly, steps_of
+from ckd_trainer.runs.stage_records import record_stage, save_whole_log, whole_metrics
+from ckd_trainer.runs.stages import Stage
 from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC, check_options
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
@@ -53,7 +56,7 @@ _OF_OPTIMIZERS = (ValueError, TypeError, ImportError, NotImplementedError)
 
 
 @contextlib.contextmanager
-def start(*arguments: Any) -> Iterator[Start]:
+def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
     """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
 
     The output folder is locked for this run until the context ends. Nothing else is written yet. The main process
@@ -61,6 +64,7 @@ def start(*arguments: Any) -> Iterator[Start]:
 
     Args:
         arguments: the run's dataclass instances, `TrainingArguments` and `RunArguments` among them.
+        stages: its stages.
 
     Raises:
         InputError: the folder holds something else, another run writes there, or options contradict each other.
@@ -69,22 +73,31 @@ def start(*arguments: Any) -> Iterator[Start]:
     run_args = _one(RunArguments, arguments)
     _set_up_logging(args)
     _check_training_arguments(args)
-    if run_args.early_stopping_patience is not None:
-        if not args.load_best_model_at_end:
-            raise InputError(
-                "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the "
-                "best checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
-            )
-        args.restore_callback_states_from_checkpoint = True  # a resumed run continues the count
+    for stage in stages:
+        with stage.naming_errors():
+            _check_training_arguments(stage.args)
+            if stage.early_stopping_patience is not None:
+                if not stage.args.load_best_model_at_end:
+                    raise InputError(
+                        "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return "
+                        "to the best checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
+                    )
+                stage.args.restore_callback_states_from_checkpoint = True  # a resumed run continues the count
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
-        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
+        os.environ["HF_TOKEN"] = args.hub_token
+        for each in (args, *(stage.args for stage in stages)):
+            each.hub_token = None
     set_seed(args.seed)
     by_default = {name for group in arguments for name in getattr(group, "by_default", ())}
     broadcast_from_main(lambda: check_place(args.output_dir))
     with run_lock(args.output_dir):
         begin = broadcast_from_main(
             lambda: look_into(
-                args, resolved_recipe(*arguments), overwrite=run_args.overwrite_output_dir, by_default=by_default
+                args,
+                resolved_recipe(*arguments),
+                stages,
+                overwrite=run_args.overwrite_output_dir,
+                by_default=by_default,
             )
         )
         if args.do_train and args.save_only_model and not begin.is_trained:
@@ -124,10 +137,10 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
 
 
 def run(
-    trainer: DistillationTrainer,
+    trainers: Iterator[DistillationTrainer],
+    stages: Sequence[Stage],
     *,
     start: Start,
-    early_stopping_patience: int | None,
     evaluation: dict[str, Dataset],
     contributions: Contributions,
     prediction: dict[str, Dataset],
@@ -137,9 +150,10 @@ def run(
     """Trains, evaluates and predicts as requested, and leaves a complete run folder.
 
     Args:
-        trainer: the trainer, with its datasets.
+        trainers: yields the trainer of each stage, with its datasets. The next one is requested when a stage has left
+            its model in its folder.
+        stages: the stages that are left to train; the last one for a call that does not train.
         start: the result of `start`.
-        early_stopping_patience: evaluations without a better metric before training stops; None for no limit.
         evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
         contributions: called with the predictions for a labeled dataset; returns what each example contributes to the
             scores, by their names.
@@ -150,7 +164,7 @@ def run(
     Returns:
         all metrics of this call, as in all_results.json.
     """
-    args, metrics = trainer.args, dict[str, float]()
+    trainer, args, metrics = next(trainers), stages[-1].args, dict[str, float]()
     with told_without_room(args.output_dir, "output_dir", "the last whole checkpoint"):
         if start.is_trained or not args.do_train:
             _place_whole(trainer)
@@ -158,15 +172,20 @@ def run(
             trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
         else:
             if args.do_train:
-                _check_optimizer(trainer)
+                for stage in stages:
+                    with stage.naming_errors():
+                        _check_optimizer(trainer, stage.args)
                 if start.checkpoint is not None:
                     check_resumes_exactly(trainer, start.checkpoint, trains_on=start.trains_on)
             if args.should_save and (args.do_train or start.overwrites or not has_record(args.output_dir)):
-                write_record(args, start)
+                write_record(args, start, stages[0])
             if args.do_train:
-                if early_stopping_patience is not None:
-                    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience))
-                metrics |= _train(trainer, start, dataset_tags)
+                for stage in stages[:-1]:
+                    _train(trainer, start, stage, dataset_tags)
+                    trainer.accelerator.wait_for_everyone()  # the main process has saved the model
+                    del trainer  # frees its memory for the next
+                    trainer, start = next(trainers), start.at_next_stage()
+                metrics |= _train(trainer, start, stages[-1], dataset_tags)
         if args.do_eval:
             metrics |= _evaluate(trainer, evaluation, contributions)
         for name, dataset in prediction.items() if args.do_predict else ():
@@ -204,7 +223,15 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
     }
 
 
-def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None) -> dict[str, float]:
+def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: str | None) -> dict[str, float]:
+    """Trains a stage, and leaves its model and results in its folder."""
+    if stage.options is not None:
+        logger.info("Training stage %d of %d.", stage.number, stage.count)
+    if not stage.is_last:
+        # Only now: `Trainer` makes its folder and its repository on the Hub at once, which are those of the run.
+        trainer.args.output_dir, trainer.args.push_to_hub = str(stage.folder), False
+    if stage.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(stage.early_stopping_patience))
     if _is_ended(trainer, start):
         metrics = _end_of(trainer, start)
     else:
@@ -237,14 +264,33 @@ def _train(trainer: DistillationTrainer, start: Start, dataset_tags: str | None)
         )
     metrics["train_samples"] = len(trainer.train_dataset)
     metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
-    if trainer.is_fsdp_enabled:  # otherwise nothing would be saved: a shard is not a model
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model()
+    with _whole_state(trainer):
+        trainer.save_model()
     trainer.save_state()
-    trainer.create_model_card(dataset_tags=dataset_tags)
+    if stage.options is not None:
+        if trainer.is_world_process_zero():
+            record_stage(trainer, stage, metrics)
+        if stage.is_last:
+            save_whole_log(trainer, stage)
+            metrics = broadcast_from_main(functools.partial(whole_metrics, stage, metrics))
+    if stage.is_last:
+        trainer.create_model_card(dataset_tags=dataset_tags)
     trainer.log_metrics("train", metrics)
     _save_results(trainer, "train", metrics)  # last, as it marks training as complete
     return metrics
+
+
+@contextlib.contextmanager
+def _whole_state(trainer: DistillationTrainer) -> Iterator[None]:
+    """Under FSDP, a model is saved whole in this context: otherwise nothing would be, as a shard is not a model."""
+    if not trainer.is_fsdp_enabled:
+        yield
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    before = plugin.state_dict_type
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+    yield
+    plugin.set_state_dict_type(before)  # for the checkpoints of the next stage
 
 
 def _loss_at_chance(trainer: DistillationTrainer) -> float:
@@ -339,9 +385,8 @@ def _model_inputs(trainer: DistillationTrainer, row: dict) -> dict:
     return {name: value for name, value in row.items() if name in names}
 
 
-def _check_optimizer(trainer: DistillationTrainer) -> None:
+def _check_optimizer(trainer: DistillationTrainer, args: TrainingArguments) -> None:
     """Raises InputError if optimizer or schedule cannot be made: tries it with a single parameter."""
-    args = trainer.args
     try:
         optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
         if not {"params", "model", "optimizer_dict"} & options.keys():  # optimizers that need the model itself

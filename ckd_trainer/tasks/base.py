@@ -26,8 +26,10 @@ from ckd_trainer.models.pair import ModelPair, StoredTeacher
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start, use_best_metric
+from ckd_trainer.runs.stages import Stage, stage_folder, stages_of
 from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
+from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import made_once
@@ -150,10 +152,14 @@ def run_task(
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is sharded when training begins
     if run_args.method_file and ckd_args is None:
         raise InputError("method_file is set, but a teacher learns from the labels alone: leave it out.")
-    arguments = [model_args, data_args, ckd_args, *methods, run_args, args]
+    arguments = [group for group in (model_args, data_args, ckd_args, *methods, run_args, args) if group is not None]
     use_best_metric(args, task.best_metric, task.metrics)
-    with start(*(group for group in arguments if group is not None)) as begin:
-        return _run_started(task, begin, model_args, data_args, run_args, args, ckd_args, methods)
+    stages = stages_of(arguments)
+    for stage in stages:
+        with stage.naming_errors():
+            use_best_metric(stage.args, task.best_metric, task.metrics)
+    with start(*arguments, stages=stages) as begin:
+        return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
 
 
 def _run_started(
@@ -161,15 +167,13 @@ def _run_started(
     begin: Start,
     model_args: ModelArguments,
     data_args: DataArguments,
-    run_args: RunArguments,
     args: TrainingArguments,
-    ckd_args: CKDArguments | None,
-    methods: Sequence[MethodArguments],
+    stages: Sequence[Stage],
+    method_file: str | None,
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
-    distills = ckd_args is not None and bool(ckd_args.weights or any(method.weights for method in methods))
-    read = TrainingInputs(args, begin, model_args, distills=distills)
-    own_method = {"method_file": [Path(run_args.method_file)]} if run_args.method_file else {}
+    own_method = {"method_file": [Path(method_file)]} if method_file else {}
+    read = TrainingInputs(args, begin, model_args, stages)
     read.check_files(task.files(read.splits) | own_method)
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
@@ -181,8 +185,8 @@ def _run_started(
         raise InputError(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
-    if ckd_args is None or not trains:
-        ckd_args, methods, distills = CKDArguments.fine_tuning(), [], False
+    if not trains:
+        stages = [stages[-1].without_teacher()]
 
     # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
@@ -192,7 +196,7 @@ def _run_started(
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
-        distills=distills,
+        distills=any(stage.distills for stage in stages),
         trains=trains,
     )
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
@@ -201,7 +205,9 @@ def _run_started(
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distills:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
-        terms_of(ckd_args, methods, Pair(pair.student_config, pair.teacher_config, head))
+        for stage in stages:
+            with stage.naming_errors():
+                terms_of(stage.ckd_args, stage.methods, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
@@ -209,14 +215,19 @@ def _run_started(
     if pair.distills:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
-    student, teacher = pair.load()
+    trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
+    stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
+    student, teacher = pair.load(trained)
     with _inputs(task, pair.teacher_tokenizer) as inputs:
-        if trains:
-            check_steps(args, len(inputs.train))
+        for stage in stages if trains else ():
+            with stage.naming_errors():
+                check_steps(stage.args, len(inputs.train))
+        trainers = _trainers(task, inputs, pair, student, teacher, stages)
+        del student  # each stage has its own
         return run(
-            _prepare(task, inputs, student, teacher, pair, ckd_args, methods, args),
+            trainers,
+            stages,
             start=begin,
-            early_stopping_patience=run_args.early_stopping_patience,
             evaluation=inputs.validation,
             contributions=task.contributions,
             prediction=inputs.test,
@@ -244,43 +255,73 @@ def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInp
         yield task.inputs
 
 
-def _prepare(
+def _trainers(
     task: Task,
     inputs: ModelInputs,
-    student: PreTrainedModel,
-    teacher: StoredTeacher | None,
     pair: ModelPair,
-    ckd_args: CKDArguments,
-    methods: Sequence[MethodArguments],
-    args: TrainingArguments,
-) -> DistillationTrainer:
-    """Returns the trainer, after its teacher has answered a sample of examples."""
-    trainer = _make_trainer(
-        task.trainer_class,
-        model=student,
-        teacher_model=teacher,
-        ckd_args=ckd_args,
-        methods=methods,
-        args=args,
-        train_dataset=inputs.train,
-        eval_dataset=inputs.validation.get(""),
-        data_collator=task.collator(pair.teacher_tokenizer),
-        processing_class=pair.saved_tokenizer,
-        compute_metrics=task.compute_metrics,
-    )
-    if teacher is not None:
-        _check_teacher(task, trainer, inputs, pair.student_config.num_labels, args.seed)
-    if trainer.caches_teacher:
-        trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
-    return trainer
+    student: PreTrainedModel | None,
+    teacher: StoredTeacher | None,
+    stages: Sequence[Stage],
+) -> Iterator[DistillationTrainer]:
+    """Yields the trainer of each stage. The student of the next one is read from the folder of the one before."""
+    for number, stage in enumerate(stages):
+        if number == 0:
+            stage.log_options()
+        else:
+            student, _ = pair.load(stages[number - 1].folder)
+        with stage.naming_errors():
+            trainer = _make_trainer(
+                task.trainer_class,
+                model=student,
+                teacher_model=teacher,
+                ckd_args=stage.ckd_args,
+                methods=stage.methods,
+                args=stage.args,
+                train_dataset=inputs.train,
+                eval_dataset=inputs.validation.get(""),
+                data_collator=task.collator(pair.teacher_tokenizer),
+                processing_class=pair.saved_tokenizer,
+                compute_metrics=task.compute_metrics,
+            )
+        if number == 0:
+            _prepare(task, trainer, inputs, pair.student_config.num_labels, stages)
+        yield trainer
+        del trainer, student  # frees their memory for the next
 
 
-def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, seed: int) -> None:
+def _prepare(
+    task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, stages: Sequence[Stage]
+) -> None:
+    """Checks the losses of all stages, lets the teacher answer a sample of examples, and opens its cache."""
+    first, reader = stages[0], None
+    signals: list[Signal] = []
+    for stage in stages:
+        if stage is not first:
+            stage.log_options()
+            with stage.naming_errors():
+                trainer.use_loss(stage.ckd_args, stage.methods)
+        if trainer.teacher is not None:
+            reader, signals = stage, [*signals, *trainer.teacher.signals]
+    if reader is not None:
+        if trainer.ckd_args is not reader.ckd_args:
+            trainer.use_loss(reader.ckd_args, reader.methods)
+        trainer.teacher.also_cached = signals
+        reads_logits = any("logits" in stage.ckd_args.weights for stage in stages)
+        _check_teacher(task, trainer, inputs, classes, reads_logits=reads_logits)
+        if trainer.caches_teacher:
+            trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
+    if trainer.ckd_args is not first.ckd_args:
+        trainer.use_loss(first.ckd_args, first.methods)
+
+
+def _check_teacher(
+    task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, *, reads_logits: bool
+) -> None:
     """Lets the task check the teacher's logits for a sample, before the teacher's cache is built."""
     cached = trainer.caches_teacher and trainer.teacher.has_cache(trainer.train_dataset)
     split = "validation" if "" in inputs.validation and not cached else "training"
     examples = inputs.validation[""] if split == "validation" else inputs.train
-    rows = _drawn(examples, seed, max(SAMPLE_SIZE, 10 * classes))
+    rows = _drawn(examples, trainer.args.seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
     if cached:
         trainer.open_teacher_cache()
@@ -290,7 +331,7 @@ def _check_teacher(task: Task, trainer: DistillationTrainer, inputs: ModelInputs
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:
-        if "logits" in trainer.distillation_objective.terms:
+        if reads_logits:
             raise
         # Its hidden states may still be useful.
         logger.warning("No term of the loss reads the teacher's logits, but %s", error)

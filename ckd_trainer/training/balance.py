@@ -44,6 +44,7 @@ class TermBalance(TrainerCallback, ExportableState):
         interval: steps between measurements after step 128; None stops measuring there.
         definition: what the norms depend on, other than the weights. If it differs from a checkpoint's, the norms are
             measured again.
+        yardstick: what the norms are relative to, for messages.
 
     Attributes:
         norms: mean gradient norms of each term at weight 1, and of the rest (labels and logits).
@@ -57,9 +58,10 @@ class TermBalance(TrainerCallback, ExportableState):
         rescales: bool = True,
         interval: int | None = None,
         definition: Mapping | None = None,
+        yardstick: str = "labels and logits",
     ) -> None:
         self.weights, self.rescales, self.interval = dict(weights), rescales, interval
-        self.definition = dict(definition or {})
+        self.definition, self.yardstick = dict(definition or {}), yardstick
         self.reset()
 
     def reset(self) -> None:
@@ -152,12 +154,13 @@ class TermBalance(TrainerCallback, ExportableState):
 
     def _report(self) -> None:
         if not self.norms or not self.norms["rest"]:
-            what = "no finite gradient" if not self.norms else "no gradient of labels and logits"
+            what = "no finite gradient" if not self.norms else f"no gradient of {self.yardstick}"
             logger.warning("%s was measured, so weights are factors, not shares.", what)
             return
         relative = {term: self._relative_norm(term) for term in self.weights}
         found = ", ".join(f"{term} {norm:.3g}" for term, norm in relative.items())
-        logger.info("Gradient of each term at weight 1, relative to that of labels and logits together: %s.", found)
+        together = f"{self.yardstick} together" if self.yardstick not in self.weights else self.yardstick
+        logger.info("Gradient of each term at weight 1, relative to that of %s: %s.", together, found)
         if self.rescales:
             logger.info("Weights are multiplied by %s.", ", ".join(f"{s:.4g} ({t})" for t, s in self.scales.items()))
         for term, weight in self.weights.items():
@@ -170,12 +173,13 @@ class TermBalance(TrainerCallback, ExportableState):
                 advice = f" at weight {weight:g}: with term_balance gradient, the weight would be a share"
             if share < MIN_SHARE:
                 logger.warning(
-                    "%s has %.2g of the gradient of labels and logits, so it hardly trains the student%s.",
+                    "%s has %.2g of the gradient of %s, so it hardly trains the student%s.",
                     term,
                     share,
+                    self.yardstick,
                     advice,
                 )
             elif share > MAX_SHARE:
                 logger.warning(
-                    "%s has %.3g times the gradient of labels and logits, and drowns it out%s.", term, share, advice
+                    "%s has %.3g times the gradient of %s, and drowns it out%s.", term, share, self.yardstick, advice
                 )

@@ -29,11 +29,15 @@ class TeacherSource:
     Args:
         model: the teacher, or a `StoredTeacher`, whose weights are loaded only if they are needed.
         args, accelerator: those of the trainer.
+
+    Attributes:
+        also_cached: further signals for the cache, which later trainings read.
     """
 
     def __init__(self, model: PreTrainedModel | StoredTeacher, args: TrainingArguments, accelerator: Accelerator):
         self.model: Any = model
         self.args, self.accelerator = args, accelerator
+        self.also_cached: list[Signal] = []
         self._placed: torch.nn.Module | None = None
         self._live: LiveTeacher | None = None
 
@@ -146,10 +150,10 @@ class TeacherSource:
     @property
     def cached_signals(self) -> list[Signal]:
         """The signals in the cache: the logits even if no term reads them, so that alpha may change."""
-        logits = self.logits
-        if logits is None or logits.uncached_because:
-            return self.signals
-        return list(dict.fromkeys([logits, *self.signals]))
+        logits, signals = self.logits, [*self.signals, *self.also_cached]
+        if logits is not None and not logits.uncached_because:
+            signals = [logits, *signals]
+        return list(dict.fromkeys(signals))
 
     def _contents(self, examples: Dataset) -> Contents:
         check_has_rows(examples)

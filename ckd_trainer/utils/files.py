@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,8 +12,8 @@ from typing import Any
 
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
 
-# Files in a run's folder.
-RECIPE = "recipe.yaml"  # with all its options
+# In a run's folder: all its options; and the command, versions, commit, device and inputs.
+RECIPE, RECORD = "recipe.yaml", "run.json"
 CONTRIBUTIONS = "eval_contributions.safetensors"  # what each validation example contributes to the scores
 
 
@@ -64,6 +65,15 @@ def input_errors_about(path: str | os.PathLike) -> Iterator[None]:
         if not is_mendable(error):
             raise
         raise InputError(about_file(error, path)) from error
+
+
+def recorded_stages(folder: str | Path) -> list[dict]:
+    """Returns the entries of a run's trained stages; empty for a run without stages or without a readable record."""
+    try:
+        stages = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))["stages"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return []
+    return stages if isinstance(stages, list) else []
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

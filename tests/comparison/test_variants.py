@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.arguments import CKDArguments, RunArguments
 from ckd_trainer.comparison.variants import CKD_WEIGHTS, TOTAL_SHARE, variants_of, weights_by_method
 from ckd_trainer.methods import METHODS, PKDArguments
 from ckd_trainer.utils.errors import InputError
@@ -11,12 +11,12 @@ from ckd_trainer.utils.errors import InputError
 RECIPE = {"task_name": "rte", "alpha": 0.5, "student_init": "teacher_layers", "student_num_layers": 2}
 
 
-def groups(ckd_args=None, **given):
+def groups(ckd_args=None, stages=None, **given):
     """Returns the options of a recipe; `given` are those of other methods."""
     methods = [
         kind(**{name: value for name, value in given.items() if name in kind.__dataclass_fields__}) for kind in METHODS
     ]
-    return [ckd_args or CKDArguments(alpha=0.5), *methods]
+    return [RunArguments(stages=stages), ckd_args or CKDArguments(alpha=0.5), *methods]
 
 
 def variants(*words, students=(), recipe=None, options=None):
@@ -112,6 +112,16 @@ def test_refused_files(tmp_path, text, message):
 def test_logits_need_an_alpha():
     with pytest.raises(InputError, match="alpha is 0 in the recipe, so logits would be the same as fine_tuned"):
         variants("logits", options=groups(CKDArguments(alpha=0)))
+
+
+def test_stages_belong_to_variants(tmp_path):
+    """What a stage sets wins over the method, so a method is not what its name says."""
+    staged = groups(stages=[{"alpha": 0.1}, {"alpha": 0.9}])
+    with pytest.raises(InputError, match="the recipe has stages, whose options would win over those of pkd"):
+        variants("pkd", options=staged)
+    (tmp_path / "more.yaml").write_text("two: {method: ckd, stages: [{alpha: 0.1}, {alpha: 0.9}]}")
+    (two,) = variants(str(tmp_path / "more.yaml"))
+    assert two.recipe["stages"] == [{"alpha": 0.1}, {"alpha": 0.9}]
 
 
 def test_names_are_those_of_the_dataclasses():

@@ -346,5 +346,5 @@ def test_deepspeed_configuration_is_an_input(tmp_path):
     config.write_text("{}")
     args = SimpleNamespace(output_dir=str(tmp_path), do_train=True, deepspeed=str(config))
     start = Start(recipe={})
-    TrainingInputs(args, start, ModelArguments("nobody/nothing"), distills=False).check_files({})
+    TrainingInputs(args, start, ModelArguments("nobody/nothing"), stages=[]).check_files({})
     assert start.inputs["deepspeed"].keys() == {"zero2.json"}

@@ -17,6 +17,7 @@ from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
+from ckd_trainer.runs.stages import stages_of
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
@@ -141,6 +142,16 @@ def test_recipes_of_methods_differ_from_the_best_in_their_loss_alone(method):
     changed = {name for name in args if args[name] != theirs[name]} - {"output_dir", "logging_dir", "run_name"}
     published = {"pkd": {"learning_rate"}, "attribution": {"num_train_epochs", "per_device_train_batch_size"}}
     assert changed == published.get(method, set())
+
+
+def test_tinybert_has_the_two_published_stages():
+    first, second = stages_of(list(parse(Path("recipes/methods/tinybert.yaml")).values()))
+    terms = [{term for arguments in (s.ckd_args, *s.methods) for term in arguments.weights} for s in (first, second)]
+    assert terms == [METHOD_TERMS["tinybert"], {"logits"}]
+    assert not first.ckd_args.labels_and_logits and second.ckd_args.alpha == second.ckd_args.temperature == 1
+    options = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "load_best_model_at_end")
+    values = [tuple(getattr(stage.args, name) for name in options) for stage in (first, second)]
+    assert values == [(20, 5e-5, "constant", 0, False), (3, 3e-5, "linear", 0.1, True)]
 
 
 @pytest.mark.parametrize("task", sorted(GLUE_TASKS))

@@ -1,0 +1,178 @@
+"""Stages: trainings one after another in one run, each with some options of its own."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments, RunArguments
+from ckd_trainer.methods import MethodArguments
+from ckd_trainer.runs.recipe import parse_options, unknown_option, with_options
+from ckd_trainer.utils.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# What a stage may set beside the options of the loss.
+_OF_TRAINING = (
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "load_best_model_at_end",
+)
+_OF_RUNS = ("early_stopping_patience",)
+# Options of CKDArguments that are about the teacher, which all stages share.
+_OF_TEACHER = ("teacher_cache_dir", "teacher_score_scale", "teacher_score_shift")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training of a run. A run without stages is a single one.
+
+    Attributes:
+        args, ckd_args, methods, early_stopping_patience: its options; without a teacher, `ckd_args` has no weights.
+        output_dir: of the run.
+        options: those that it sets otherwise than the run; None in a run without stages.
+        number, count: it is the stage `number` (from 1) of `count`.
+    """
+
+    args: TrainingArguments
+    ckd_args: CKDArguments
+    methods: Sequence[MethodArguments]
+    early_stopping_patience: int | None
+    output_dir: Path
+    options: Mapping[str, Any] | None = None
+    number: int = 1
+    count: int = 1
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its checkpoints and its model: for the last stage that of the run."""
+        return self.output_dir if self.is_last else stage_folder(self.output_dir, self.number)
+
+    @property
+    def is_last(self) -> bool:
+        return self.number == self.count
+
+    @property
+    def distills(self) -> bool:
+        """Whether a term of its loss reads the teacher."""
+        return bool(self.ckd_args.weights or any(method.weights for method in self.methods))
+
+    def without_teacher(self) -> "Stage":
+        """Returns the stage for a call that does not train: with the loss on the labels alone."""
+        return dataclasses.replace(self, ckd_args=CKDArguments.fine_tuning(), methods=[], options=None)
+
+    def log_options(self) -> None:
+        """Logs the options that it sets."""
+        if self.options is not None:
+            said = ", ".join(f"{name} {value}" for name, value in self.options.items())
+            logger.info("Stage %d of %d sets %s.", self.number, self.count, said or "nothing")
+
+    @contextlib.contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Adds the stage to the messages of InputErrors about its options."""
+        with _naming_errors(None if self.options is None else self.number):
+            yield
+
+
+def stage_folder(output_dir: str | Path, number: int) -> Path:
+    """Returns the folder of a stage other than the last."""
+    # `Trainer` uploads the output folder, except files whose names begin with an underscore.
+    return Path(output_dir) / f"_stage_{number}"
+
+
+def run_folder(checkpoint: str | Path) -> Path:
+    """Returns the output folder of the run that saved a checkpoint."""
+    folder = Path(os.path.abspath(checkpoint)).parent
+    return folder.parent if folder.name.startswith("_stage_") else folder
+
+
+def stages_of(arguments: Sequence[Any]) -> list[Stage]:
+    """Returns the stages of a run with these dataclass instances; converts `stages` to the types of the options.
+
+    Raises:
+        InputError: a stage sets an option that does not exist or holds for the whole run, or a value is refused.
+    """
+    run_args, args = _one(RunArguments, arguments), _one(TrainingArguments, arguments)
+    ckd_args = next((group for group in arguments if isinstance(group, CKDArguments)), None)
+    methods = [group for group in arguments if isinstance(group, MethodArguments)]
+    whole = Stage(
+        args,
+        ckd_args or CKDArguments.fine_tuning(),
+        methods,
+        run_args.early_stopping_patience,
+        Path(args.output_dir),
+    )
+    if run_args.stages is None:
+        return [whole]
+    if str(args.resume_from_checkpoint or "no").lower() not in ("no", "false", "0"):
+        raise InputError(
+            f"resume_from_checkpoint is {args.resume_from_checkpoint}, but a run with stages resumes by itself, where "
+            "it stopped: leave it out."
+        )
+    if args.deepspeed_plugin is not None:
+        raise InputError(
+            "stages is set, but DeepSpeed's configuration is that of a single training: start a run for each stage, "
+            "with the output_dir of the one before as its model_name_or_path."
+        )
+    groups = [group for group in (run_args, args, ckd_args, *methods) if group is not None]
+    stages = []
+    for number, options in enumerate(run_args.stages, start=1):
+        with _naming_errors(number):
+            _check_names(number, options, arguments)
+            values = parse_options([type(group) for group in groups], options)
+            run, training, *loss = (_with(group, values) for group in groups)
+        own, methods = (loss[0], loss[1:]) if loss else (CKDArguments.fine_tuning(), [])
+        count = len(run_args.stages)
+        stages.append(
+            Stage(training, own, methods, run.early_stopping_patience, whole.output_dir, values, number, count)
+        )
+    run_args.stages = [dict(stage.options or {}) for stage in stages]  # so 1e-4 and 0.0001 are recorded alike
+    return stages
+
+
+@contextlib.contextmanager
+def _naming_errors(number: int | None) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        if number is None or str(error).startswith(f"stage {number} "):
+            raise
+        raise InputError(f"stage {number}: {error}") from error
+
+
+def _check_names(number: int, options: Mapping[str, Any], arguments: Sequence[Any]) -> None:
+    """Raises InputError for an option that a stage may not set."""
+    known = [option.name for group in arguments for option in dataclasses.fields(group) if option.init]
+    of_loss = (CKDArguments, MethodArguments)
+    loss = [option.name for group in arguments if isinstance(group, of_loss) for option in dataclasses.fields(group)]
+    allowed = {*_OF_TRAINING, *_OF_RUNS, *loss} - {*_OF_TEACHER}
+    for name in options:
+        if name not in known:
+            raise InputError(unknown_option(str(name), sorted(allowed)))
+        if name not in allowed:
+            raise InputError(
+                f"stage {number} sets {name}, which holds for the whole run: a stage sets options of the loss, or "
+                f"{', '.join((*_OF_TRAINING, *_OF_RUNS))}."
+            )
+
+
+def _with(group: Any, values: Mapping[str, Any]) -> Any:
+    names = {option.name for option in dataclasses.fields(group)}
+    return with_options(group, {name: value for name, value in values.items() if name in names})
+
+
+def _one(kind: type, arguments: Sequence[Any]) -> Any:
+    return next(group for group in arguments if isinstance(group, kind))
