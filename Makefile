@@ -1,4 +1,4 @@
-# make quickstart      a teacher and three students on the demo task, then a table and a picture
+# make quickstart      a teacher and four students on the demo task, compared in a table and a picture
 # make quickstart-qa   the same for question answering, in about four minutes
 # make test            the tests, but for variants of slow ones
 # make test-all        all tests
@@ -45,20 +45,14 @@ $(LOWEST)/.installed: setup.cfg pyproject.toml
 quickstart: $(INSTALLED)
 	$(CKD) demo agreement runs/quickstart/data
 	$(CKD) teacher recipes/quickstart_teacher.yaml
-	$(CKD) glue recipes/quickstart_fine_tuned.yaml
-	$(CKD) glue recipes/quickstart_logits.yaml
-	$(CKD) glue recipes/quickstart_ckd.yaml
-	$(CKD) report runs/quickstart/teacher runs/quickstart/fine_tuned runs/quickstart/logits \
-	    runs/quickstart/ckd --metric accuracy --output runs/quickstart/quickstart.png
+	$(CKD) compare recipes/quickstart_ckd.yaml --methods fine_tuned logits ckd gram --seeds 42 \
+	    --output runs/quickstart/compare
 
 quickstart-qa: $(INSTALLED)
 	$(CKD) demo reading runs/quickstart_qa/data
 	$(CKD) teacher recipes/quickstart_qa_teacher.yaml
-	$(CKD) squad recipes/quickstart_qa_fine_tuned.yaml
-	$(CKD) squad recipes/quickstart_qa_logits.yaml
-	$(CKD) squad recipes/quickstart_qa_ckd.yaml
-	$(CKD) report runs/quickstart_qa/teacher runs/quickstart_qa/fine_tuned runs/quickstart_qa/logits \
-	    runs/quickstart_qa/ckd --metric f1 --output runs/quickstart_qa/quickstart_qa.png
+	$(CKD) compare recipes/quickstart_qa_ckd.yaml --methods fine_tuned logits ckd gram --seeds 42 \
+	    --output runs/quickstart_qa/compare
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ALL_CORES)

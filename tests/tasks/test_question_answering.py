@@ -235,7 +235,7 @@ def test_demo_task_by_its_recipes(tmp_path, monkeypatch, length):
     monkeypatch.chdir(tmp_path)
     recipes = PROJECT / "recipes"
     quick = ["--max_steps", "4", "--disable_tqdm", "true", "--max_seq_length", length, "--doc_stride", "12"]
-    for run in ("teacher", "fine_tuned", "logits", "ckd"):
+    for run in ("teacher", "ckd"):
         main = run_teacher.main if run == "teacher" else run_squad_ckd.main
         metrics = main([str(recipes / f"quickstart_qa_{run}.yaml"), *quick])
         assert 0 <= metrics["eval_exact_match"] <= metrics["eval_f1"] <= 100
