@@ -43,6 +43,6 @@ def methods_of_file(path: str | Path, taken: Collection[str] = ()) -> tuple[type
     twice = [name for name in names if name in taken or names.count(name) > 1]
     if twice:
         raise InputError(
-            f"method_file {path} defines options that there are already ({first_of(twice)}): rename them."
+            f"method_file {path} defines options that exist already ({first_of(twice)}): rename them."
         )
     return tuple(found)

@@ -392,7 +392,8 @@ def test_limits_draw_training_examples_and_take_the_first_others(tmp_path):
     limits = {"max_train_samples": 20, "max_eval_samples": 3, "max_predict_samples": 1000}
     arguments = own_arguments(tmp_path, data, data, test_file=str(tmp_path / "train.csv"), **limits)
 
-    def load(seed):
+    def load(seed, sample_seed=None):
+        arguments.sample_seed = sample_seed
         task = load_task(arguments, seed=seed)
         assert len(task.train) == len(set(task.train["text"])) == 20
         assert task.validation[""]["text"][:] == ["text 0", "text 1", "text 2"]
@@ -401,6 +402,7 @@ def test_limits_draw_training_examples_and_take_the_first_others(tmp_path):
 
     assert load(seed) == load(seed)
     assert load(seed) != load(seed + 1)  # equal once in 200 choose 20, about 1e27
+    assert load(seed + 1, sample_seed=seed) == load(seed + 2, sample_seed=seed) == load(seed)
 
 
 # Inputs, metrics, predictions

@@ -580,7 +580,7 @@ def test_samples_are_cut_and_drawn_with_the_seed(official):
     assert task.validation[""]["id"][:] == whole.validation[""]["id"][:3]
     assert task.test[""]["id"][:] == whole.test[""]["id"][:2]
     drawn = {seed: load(seed, max_train_samples=5).train["id"][:] for seed in range(6)}
-    assert drawn[0] == task.train["id"][:]
+    assert drawn[0] == task.train["id"][:] == load(3, max_train_samples=5, sample_seed=0).train["id"][:]
     for ids in drawn.values():
         assert len(set(ids)) == 5 and ids == sorted(ids, key=lambda name: int(name.removeprefix("train")))
     assert len(set(map(tuple, drawn.values()))) > 1
