@@ -8,31 +8,36 @@ Trains every method with every seed, with the options of one recipe, and writes 
 - compare.json, compare.md and compare.png: scores, differences to the baseline with intervals, and costs
 - recipes/: the recipe of each method, for `ckd-trainer glue` or `squad`
 - runs/: the output folder and the log of each run
-- teacher_cache/: the teacher's outputs, which all runs share that can be trained from them
+- teacher_cache/: the teacher's outputs, computed once for all runs that can be trained from them
 
 The same command resumes an interrupted comparison, and more methods or seeds can be added to a finished one.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from transformers import TrainingArguments
 
+from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.plan import checked, metric_of, order_of, shared_options
-from ckd_trainer.comparison.results import as_json, as_table, notes, read_comparison
+from ckd_trainer.comparison.plan import cache_fillers, checked, metric_of, shared_options
+from ckd_trainer.comparison.results import Comparison, as_json, as_table, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run, run_all
-from ckd_trainer.comparison.variants import Variant, check_free, variants_of
+from ckd_trainer.comparison.variants import Variant, check_free, variants_of, weights_by_method
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
@@ -44,6 +49,8 @@ from ckd_trainer.utils.files import expanded, write_atomically
 
 @command_line
 def main(argv: list[str]) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("compare starts its runs itself: start it without accelerate launch or torchrun.")
     options, words = _parse(argv)
     given = mapping_of(words)
     check_free(given, "the command line")
@@ -60,32 +67,52 @@ def main(argv: list[str]) -> None:
     def parsed(variant: Variant) -> tuple:
         return parse_mapping(kinds, variant.recipe, [], source=f"{options.recipe} ({variant.name})")
 
-    variants = [checked(variant, parsed(variant), model_class) for variant in variants]
+    plan = [checked(variant, parsed(variant), model_class) for variant in variants]
+    variants = [one.variant for one in plan]
+    weights = [name for options in weights_by_method(groups).values() for name in options]
+    fillers = cache_fillers(plan, weights)
+    command = "squad" if is_squad else "glue"
+
+    def run_of(variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
+        folder = output / "runs" / variant.place / f"seed_{seed}"
+        words = (command, str(_recipe_of(variant, output)), "--seed", str(seed), "--output_dir", str(folder))
+        return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words), tuple(leaves))
+
     with run_lock(str(output)):
-        _write_recipes(variants, output)
-        command = "squad" if is_squad else "glue"
-        runs = [_run(variant, seed, command, output) for seed in options.seeds for variant in order_of(variants)]
-        failed = run_all(runs, jobs=options.jobs, devices=_devices(), report=lambda line: print(line, flush=True))
+        _write_recipes([*fillers, *variants], output)
+        runs = [run_of(variant, seed) for seed in options.seeds for variant in variants]
+        check_same_inputs(runs)
+        run_some = functools.partial(run_all, devices=_devices(groups), report=functools.partial(print, flush=True))
+        if not all(run.is_finished for run in runs):
+            first = [run_of(variant, options.seeds[0], ["train_results.json"]) for variant in fillers]
+            run_some(first, jobs=1)
+        failed = run_some(runs, jobs=options.jobs, check=lambda: check_same_inputs(runs))
         comparison = read_comparison(variants, runs, metric=metric, baseline=baseline, failed=failed)
-        table = "\n".join([as_table(comparison), "", *notes(comparison)])
-        write_atomically(output / "compare.json", json.dumps(as_json(comparison), indent=2) + "\n")
-        write_atomically(output / "compare.md", table + "\n")
-        has_plots = importlib.util.find_spec("matplotlib") is not None
-        if has_plots:
-            draw_comparison(comparison, output / "compare.png")
-    print(f"\n{table}\n")
-    print(f"Written to {output}: compare.json, compare.md" + (", compare.png" if has_plots else ""))
-    if not has_plots:
-        print("For a picture, run pip install 'ckd-trainer[plots]' and this command again.")
+        _write_results(comparison, _others(variants, output), output)
     if failed:
-        print(f"{len(failed)} runs failed. The same command tries them again:", file=sys.stderr)
-        for run in failed:
-            print(f"  {run}: {comparison.failed[str(run)]} (log: {run.log})", file=sys.stderr)
+        print(f"Failed: {len(failed)} of {len(runs)} runs. Run the same command to retry:", file=sys.stderr)
+        for run, reason in failed.items():
+            print(f"  {run}: {reason} (log: {run.log})", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _write_results(comparison: Comparison, notes: Sequence[str], output: Path) -> None:
+    """Writes and prints the table; writes the numbers, and the picture if matplotlib is there."""
+    table = "\n".join([as_table(comparison), "", *comparison.notes, *notes])
+    write_atomically(output / "compare.json", json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
+    write_atomically(output / "compare.md", table + "\n")
+    print(f"\n{table}\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        print(f"Written to {output}: compare.json, compare.md")
+        print("For a picture, run pip install 'ckd-trainer[plots]' and this command again.")
+    else:
+        draw_comparison(comparison, output / "compare.png")
+        print(f"Written to {output}: compare.json, compare.md, compare.png")
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the options of this command, and the words that are options of the runs."""
+    known = weights_by_method([CKDArguments(), *(method() for method in METHODS)])
     parser = ArgumentParser(
         prog="ckd-trainer compare",
         description="Trains several methods with several seeds under equal conditions, and shows which differences "
@@ -97,9 +124,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--methods",
         nargs="+",
         required=True,
-        help="fine_tuned (labels alone), logits, ckd, pkd, distilbert, tinybert, minilm, minilmv2, gram, or the name "
-        "of your own method (with --method_file); or a YAML file with lines such as `warm: {method: ckd, temperature: "
-        "6}`. Methods for which the recipe has no weights share the gradient that CKD's terms have by default.",
+        help=f"fine_tuned (labels alone), logits, {', '.join(known)}, or the name of your own method (with "
+        "--method_file); or a YAML file with lines such as `warm: {method: ckd, temperature: 6}`. Methods for which "
+        "the recipe has no weights share the gradient that CKD's terms have by default.",
     )
     parser.add_argument("--seeds", nargs="+", type=_seed, default=[1, 2, 3], help="seeds of the runs (default: 1 2 3)")
     parser.add_argument("--students", nargs="+", default=[], help="students as LAYERSxWIDTH, such as 3x384 6x384")
@@ -126,7 +153,7 @@ def _count(word: str) -> int:
 
 def _number(word: str, least: int) -> int:
     if not word.isdecimal() or int(word) < least:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least} on")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least {least}")
     return int(word)
 
 
@@ -142,31 +169,39 @@ def _baseline(name: str | None, variants: Sequence[Variant]) -> str:
 def _write_recipes(variants: Sequence[Variant], output: Path) -> None:
     """Writes the recipe of each variant; raises InputError if another comparison has written others there."""
     for variant in variants:
-        path, text = _recipe_of(variant, output), yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True)
+        path = _recipe_of(variant, output)
         before = read_recipe(path) if path.is_file() else variant.recipe
-        changed = [
-            name for name in before | variant.recipe if before.get(name, path) != variant.recipe.get(name, path)
-        ]
+        names = before | variant.recipe
+        changed = [name for name in names if _as_text(before, name) != _as_text(variant.recipe, name)]
         if changed:
             raise InputError(
                 f"{path} has other options for {variant.name} ({first_of(changed)}), from an earlier comparison: give "
                 "another --output."
             )
-        write_atomically(path, text)
+        write_atomically(path, yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True))
+
+
+def _as_text(recipe: Mapping[str, Any], name: str) -> str:
+    """Returns an option as words on a command line would give it; the cache may have moved with the folder."""
+    return "" if name == "teacher_cache_dir" else str(recipe.get(name, "")).lower()
 
 
 def _recipe_of(variant: Variant, output: Path) -> Path:
     return output / "recipes" / f"{variant.place}.yaml"
 
 
-def _run(variant: Variant, seed: int, command: str, output: Path) -> Run:
-    folder = output / "runs" / variant.place / f"seed_{seed}"
-    words = (command, str(_recipe_of(variant, output)), "--seed", str(seed), "--output_dir", str(folder))
-    return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words))
+def _others(variants: Sequence[Variant], output: Path) -> list[str]:
+    """Returns a line about variants of earlier comparisons in this folder that the table leaves out."""
+    known = {_recipe_of(variant, output) for variant in variants}
+    paths = sorted(path for path in (output / "recipes").rglob("[!_]*.yaml") if path not in known)
+    names = ", ".join(str(path.relative_to(output / "recipes").with_suffix("")) for path in paths)
+    return [f"{output} also holds {names}, which this table leaves out."] if names else []
 
 
-def _devices() -> list[str]:
+def _devices(groups: Sequence[Any]) -> list[str]:
     """Returns the GPUs that the runs may use, as CUDA_VISIBLE_DEVICES names them."""
+    if any(isinstance(group, TrainingArguments) and group.use_cpu for group in groups):
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     return names[: torch.cuda.device_count()]

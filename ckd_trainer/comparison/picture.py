@@ -36,7 +36,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
         left.axvline(comparison.teacher["score"], color=TEACHER_COLOR, linestyle="--", linewidth=1)
     right.axvline(0, color=TEACHER_COLOR, linewidth=1)
     _title(left, f"{metric} of each seed, and mean" + ("; dashed: teacher" if comparison.teacher else ""), metric)
-    _title(right, f"difference to {comparison.baseline}, 95 % interval", f"difference in {metric}")
+    _title(right, f"difference to {comparison.baseline}, 95% interval", f"difference in {metric}")
     figure.savefig(path)
 
 

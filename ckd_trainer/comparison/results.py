@@ -2,22 +2,22 @@
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
-from ckd_trainer.comparison.schedule import Run, reason
+from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.reports import table as reports
 from ckd_trainer.reports.statistics import Difference, MethodScores, compare_with_baseline, holm
-from ckd_trainer.reports.table import duration, read_runs
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE
+from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD
 
 COSTS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")  # names in all_results.json
 
@@ -29,7 +29,8 @@ class Row:
     Attributes:
         scores: of its runs, one per seed.
         costs: medians over its runs, by the names of all_results.json; None if not recorded.
-        difference: to the baseline with the same student; None for the baseline itself.
+        difference: to the baseline with the same student, over the seeds that both have; None for the baseline
+            itself, or if no run of the baseline with one of these seeds has finished.
         kept: share of the teacher's score; None if that is unknown or not positive.
     """
 
@@ -45,8 +46,9 @@ class Comparison:
     """All results.
 
     Attributes:
-        teacher: the teacher's score and costs; None if its folder has no score on the same validation set.
+        teacher: the teacher's score and costs; None if its folder has no score on the same validation examples.
         failed: {run: reason}.
+        notes: what a reader of the table has to know.
     """
 
     metric: str
@@ -54,79 +56,99 @@ class Comparison:
     rows: list[Row]
     teacher: dict[str, float | None] | None
     failed: dict[str, str]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+    """What the folder of a finished run holds."""
+
+    run: Run
+    report: reports.Run
+    values: np.ndarray | None  # what each example contributes
+    examples: str | None  # their fingerprint
+    recipe: dict[str, Any]
+    record: dict[str, Any]
 
 
 def read_comparison(
-    variants: Sequence[Variant], runs: Sequence[Run], *, metric: str, baseline: str, failed: Sequence[Run]
+    variants: Sequence[Variant], runs: Sequence[Run], *, metric: str, baseline: str, failed: Mapping[Run, str]
 ) -> Comparison:
     """Reads the finished runs and compares each variant with the baseline of the same student.
 
     The p values are corrected for the number of all comparisons.
 
     Raises:
-        InputError: no run of a baseline has finished, runs read different data or teachers, or lack the metric.
+        InputError: no run has finished, or runs that are compared read different data or teachers, or lack the metric.
     """
-    finished = [run for run in runs if run.is_finished]
-    _check_same_inputs(finished)
+    finished = [_read(run, metric) for run in runs if run.is_finished]
+    if not finished:
+        raise InputError("no run has finished, so there is nothing to compare: see the reasons above.")
+    check_same_inputs(runs)
+    if len({one.examples for one in finished}) > 1:
+        raise InputError(
+            "the validation examples have changed between the runs: give another --output, or delete the folders of "
+            f"the older runs ({first_of([str(one.run.folder) for one in finished])})."
+        )
     by_variant = {
-        variant.name: {run.seed: run.folder for run in finished if run.variant == variant.name} for variant in variants
+        variant: mine for variant in variants if (mine := [one for one in finished if one.run.variant == variant.name])
     }
-    read = {name: _scores(name, folders, metric) for name, folders in by_variant.items() if folders}
-    differences: dict[str, Difference] = {}
-    for student in dict.fromkeys(variant.student for variant in variants):
-        group = [variant for variant in variants if variant.student == student and variant.name in read]
-        ours = next((variant for variant in group if variant.method == baseline), None)
-        if ours is None:
-            name = " ".join(filter(None, (student, baseline)))
-            raise InputError(f"no run of the baseline {name} has finished, so there is nothing to compare with.")
-        others = [variant for variant in group if variant is not ours]
-        found = compare_with_baseline([read[variant.name] for variant in others], read[ours.name])
-        differences |= {difference.method: difference for difference in found}
-    corrected = holm([difference.p_value for difference in differences.values()])
-    differences = {
-        name: dataclasses.replace(difference, corrected_p_value=float(p))
-        for (name, difference), p in zip(differences.items(), corrected, strict=True)
-    }
+    differences = _differences(by_variant, baseline)
     teacher = _teacher(finished, metric)
     best = teacher["score"] if teacher else None
-    rows = [
-        Row(
-            variant,
-            scores := read[variant.name],
-            _costs(list(by_variant[variant.name].values()), metric),
-            differences.get(variant.name),
-            scores.mean / best if best and best > 0 and metric != "rmse" else None,
-        )
-        for variant in variants
-        if variant.name in read
-    ]
-    reasons = {str(run): reason(run) for run in failed}
-    return Comparison(metric, baseline, rows, teacher, reasons)
+    rows = []
+    for variant, mine in by_variant.items():
+        scores = _scores(variant.name, mine)
+        kept = scores.mean / best if best and best > 0 and metric != "rmse" else None
+        rows.append(Row(variant, scores, _costs([one.report for one in mine]), differences.get(variant), kept))
+    reasons = {str(run): reason for run, reason in failed.items()}
+    notes = _notes(rows, finished, teacher, {run.variant for run in failed})
+    return Comparison(metric, baseline, rows, teacher, reasons, notes)
 
 
-def _scores(name: str, folders: Mapping[int, Path], metric: str) -> MethodScores:
+def _read(run: Run, metric: str) -> _Finished:
+    path, name = run.folder / CONTRIBUTIONS, f"eval_{metric}"
+    values = examples = None
+    if path.is_file():
+        try:
+            with safe_open(path, "numpy") as file:
+                if name in file.keys():
+                    values, examples = file.get_tensor(name), file.metadata()[name]
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}): delete the folder, and it is run again.") from None
+    record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
+    report = reports.read_runs([run.folder], metric)[0]
+    return _Finished(run, report, values, examples, read_recipe(run.folder / RECIPE), record)
+
+
+def _scores(name: str, finished: Sequence[_Finished]) -> MethodScores:
     """Returns the scores of a variant, with what each example contributes where every run has it."""
-    scores = {seed: read_runs([folder], metric)[0].score for seed, folder in folders.items()}
-    values = {seed: _contributions(folder, metric) for seed, folder in folders.items()}
-    known = {seed: value for seed, value in values.items() if value is not None}
-    if len(known) == len(folders):
-        return MethodScores.from_outcomes(name, known)
-    return MethodScores.from_scores(name, scores)
+    values = {one.run.seed: one.values for one in finished if one.values is not None}
+    if len(values) == len(finished):
+        return MethodScores.from_outcomes(name, values)
+    return MethodScores.from_scores(name, {one.run.seed: one.report.score for one in finished})
 
 
-def _contributions(folder: Path, metric: str) -> np.ndarray | None:
-    try:
-        return load_file(folder / CONTRIBUTIONS).get(f"eval_{metric}")
-    except FileNotFoundError:
-        return None
-    except SafetensorError as error:
-        raise InputError(
-            f"{folder / CONTRIBUTIONS} is damaged ({error}): delete the folder, and it is run again."
-        ) from None
+def _differences(by_variant: Mapping[Variant, Sequence[_Finished]], baseline: str) -> dict[Variant, Difference]:
+    """Returns the difference of each variant to its baseline, over the seeds that both have."""
+    found = {}
+    for variant, mine in by_variant.items():
+        theirs = next(
+            (runs for one, runs in by_variant.items() if (one.student, one.method) == (variant.student, baseline)), []
+        )
+        common = {one.run.seed for one in mine} & {one.run.seed for one in theirs}
+        if variant.method == baseline or not common:
+            continue
+        ours, others = ([one for one in runs if one.run.seed in common] for runs in (mine, theirs))
+        (found[variant],) = compare_with_baseline([_scores(variant.name, ours)], _scores(baseline, others))
+    corrected = holm([difference.p_value for difference in found.values()])
+    return {
+        variant: dataclasses.replace(difference, corrected_p_value=float(p))
+        for (variant, difference), p in zip(found.items(), corrected, strict=True)
+    }
 
 
-def _costs(folders: Sequence[Path], metric: str) -> dict[str, float | None]:
-    runs = read_runs(folders, metric)
+def _costs(runs: Sequence[reports.Run]) -> dict[str, float | None]:
     values = [(run.parameters, run.size_mb, run.latency_ms, run.train_seconds) for run in runs]
     return {name: _median(column) for name, column in zip(COSTS, zip(*values, strict=True), strict=True)}
 
@@ -136,38 +158,39 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _teacher(runs: Sequence[Run], metric: str) -> dict[str, float | None] | None:
-    """Returns the score and the costs of the runs' teacher, if its folder has them for the same number of examples."""
-    names = {read_recipe(run.folder / RECIPE).get("teacher_model_name_or_path") for run in runs}
-    folders = [Path(name) for name in names if name]
-    if len(folders) != 1 or _samples(folders[0]) is None or _samples(folders[0]) != _samples(runs[0].folder):
+def _teacher(finished: Sequence[_Finished], metric: str) -> dict[str, float | None] | None:
+    """Returns the score and the costs of the runs' teacher, if its folder has them for the same examples."""
+    names = {str(one.recipe.get("teacher_model_name_or_path", "")) for one in finished} - {"None", ""}
+    folders = [Path(name) for name in names]
+    if len(folders) != 1 or not (folders[0] / CONTRIBUTIONS).is_file():
         return None
-    try:
-        score = read_runs(folders, metric)[0].score
-    except InputError:  # it was evaluated by other scores
+    with safe_open(folders[0] / CONTRIBUTIONS, "numpy") as file:
+        same = (file.metadata() or {}).get(f"eval_{metric}") == finished[0].examples
+    if not same or finished[0].examples is None:
         return None
-    return {"score": score, **_costs(folders, metric)}
+    (teacher,) = reports.read_runs(folders, metric)
+    return {"score": teacher.score, **_costs([teacher])}
 
 
-def _samples(folder: Path) -> int | None:
-    try:
-        return json.loads((folder / "all_results.json").read_text(encoding="utf-8")).get("eval_samples")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _check_same_inputs(runs: Sequence[Run]) -> None:
-    """Raises InputError if data or models changed between two runs."""
-    first: dict[str, tuple[Run, Any]] = {}
+def check_same_inputs(runs: Sequence[Run]) -> None:
+    """Raises InputError if data or models have changed between two finished runs that name the same ones."""
+    first: dict[tuple, tuple[Run, dict[str, str]]] = {}
     for run in runs:
-        record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-        for option, parts in record.get("inputs", {}).items():
-            before, its = first.setdefault(option, (run, parts))
-            if its != parts:
+        if not run.is_finished:
+            continue
+        recipe = read_recipe(run.folder / RECIPE)
+        inputs = json.loads((run.folder / RECORD).read_text(encoding="utf-8")).get("inputs", {})
+        for option, parts in inputs.items():
+            # Data sets by name are recorded by their rows, which these options choose.
+            named = (option, *(str(recipe.get(name)) for name in (option, "max_train_samples", "sample_seed")))
+            other, before = first.setdefault(named, (run, parts))
+            # A run that does not distill records less of the teacher.
+            if any(parts[name] != before[name] for name in parts.keys() & before.keys()):
                 raise InputError(
-                    f"{option} had another content when {run} was trained than when {before} was: delete the folder "
-                    f"of one of them ({run.folder}, {before.folder}), or give another --output."
+                    f"{other} and {run} were trained with different contents of {option}: delete the folder of one of "
+                    f"them ({other.folder}, {run.folder}), or give another --output."
                 )
+            first[named] = other, before | parts
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -178,6 +201,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "teacher": comparison.teacher,
         "methods": [_row_as_json(row) for row in comparison.rows],
         "failed": comparison.failed,
+        "notes": comparison.notes,
     }
 
 
@@ -190,10 +214,16 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "mean": scores.mean,
         "std": None if len(scores.seeds) < 2 else scores.std,
         "examples": None if scores.values is None else scores.values.shape[1],
-        "difference": None if found is None else dataclasses.asdict(found) | {"verdict": found.verdict},
+        "difference": None if found is None else _difference_as_json(found),
         "kept": row.kept,
         **row.costs,
     }
+
+
+def _difference_as_json(found: Difference) -> dict[str, Any]:
+    ends = {name: getattr(found, name) for name in ("low", "high")}
+    finite = {name: end if math.isfinite(end) else None for name, end in ends.items()}  # JSON has no infinity
+    return dataclasses.asdict(found) | finite | {"verdict": found.verdict}
 
 
 def as_table(comparison: Comparison) -> str:
@@ -204,8 +234,8 @@ def as_table(comparison: Comparison) -> str:
         | method     | accuracy        | difference to fine_tuned   | p    |                     | kept   | ... |
         | ---------- | --------------- | -------------------------- | ---- | ------------------- | ------ | --- |
         | teacher    | 0.9510          |                            |      |                     |        | ... |
-        | fine_tuned | 0.8890 ± 0.0041 |                            |      |                     | 93.5 % | ... |
-        | ckd        | 0.8985 ± 0.0032 | +0.0095 [-0.0040, +0.0230] | 0.12 | no difference shown | 94.5 % | ... |
+        | fine_tuned | 0.8890 ± 0.0041 |                            |      |                     | 93.5% | ... |
+        | ckd        | 0.8985 ± 0.0032 | +0.0095 [-0.0040, +0.0230] | 0.12 | no difference shown | 94.5% | ... |
     """
     digits = digits_of(comparison)
     head = ["method", comparison.metric, f"difference to {comparison.baseline}", "p", "", "kept"]
@@ -217,7 +247,7 @@ def as_table(comparison: Comparison) -> str:
         score = f"{row.scores.mean:.{digits}f}"
         if len(row.scores.seeds) > 1:
             score += f" ± {row.scores.std:.{digits}f}"
-        kept = "" if row.kept is None else f"{100 * row.kept:.1f} %"
+        kept = "" if row.kept is None else f"{100 * row.kept:.1f}%"
         cells = [row.variant.name, score, *_difference_cells(row.difference, digits), kept]
         rows.append(cells + _cost_cells(row.costs))
     rows.insert(1, ["-" * max(3, max(len(row[column]) for row in rows)) for column in range(len(rows[0]))])
@@ -229,15 +259,15 @@ def as_table(comparison: Comparison) -> str:
 
 def digits_of(comparison: Comparison) -> int:
     """Returns how many digits after the point scores are shown with: 4, or 2 for percentages."""
-    return 4 if max(row.scores.mean for row in comparison.rows) <= 1 else 2
+    return 2 if comparison.metric != "rmse" and max(row.scores.mean for row in comparison.rows) > 1 else 4
 
 
 def _difference_cells(found: Difference | None, digits: int) -> list[str]:
     if found is None:
         return ["", "", ""]
-    p = "< 0.001" if found.corrected_p_value < 0.001 else f"{found.corrected_p_value:.2g}"
+    p = found.corrected_p_value
     interval = f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    return [interval, p, found.verdict]
+    return [interval, "< 0.001" if p < 0.001 else f"{p:.3g}", found.verdict]
 
 
 def _cost_cells(costs: Mapping[str, float | None]) -> list[str]:
@@ -246,28 +276,35 @@ def _cost_cells(costs: Mapping[str, float | None]) -> list[str]:
         "" if parameters is None else f"{parameters:,.0f}",
         "" if size is None else f"{size:.1f} MB",
         "" if latency is None else f"{latency:.2f} ms",
-        "" if seconds is None else duration(seconds),
+        "" if seconds is None else reports.duration(seconds),
     ]
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """Returns what a reader of the table has to know."""
-    counts = {len(row.scores.seeds) for row in comparison.rows}
-    examples = {row.scores.values.shape[1] for row in comparison.rows if row.scores.values is not None}
-    counted = {row.difference.counted for row in comparison.rows if row.difference}
-    lines = [
-        f"Mean ± standard deviation over {_spread(counts)} seed{'' if counts == {1} else 's'}. Differences with 95 % "
-        f"confidence intervals that count {' or '.join(sorted(counted)) or 'nothing'} as drawn at random; p is "
-        "corrected for the number of comparisons (Holm)."
-    ]
+def _notes(
+    rows: Sequence[Row], finished: Sequence[_Finished], teacher: dict[str, float | None] | None, failed: set[str]
+) -> list[str]:
+    counted = {row.difference.counted for row in rows if row.difference}
+    lines = []
+    if counted:
+        lines.append(
+            f"Mean ± standard deviation over seeds. Differences with 95% confidence intervals over "
+            f"{' or '.join(sorted(counted))}; p is corrected for the number of comparisons (Holm)."
+        )
     if "examples" in counted:
-        lines.append("With one seed, an interval says nothing about other seeds: give several.")
-    if examples:
-        lines.append(f"{_spread(examples)} validation examples or groups of them.")
-    if comparison.teacher is None:
-        lines.append("The teacher's folder has no score on these validation examples.")
+        lines.append("With one seed, an interval says nothing about other seeds: use at least three.")
+    units = {row.scores.values.shape[1] for row in rows if row.scores.values is not None}
+    if units:
+        lines.append(f"{units.pop():,} validation examples (or groups of them, see docs/compare.md).")
+    most = max(len(row.scores.seeds) for row in rows)
+    lines += [
+        f"{row.variant.name} has {len(row.scores.seeds)} of {most} seeds and is compared on these."
+        for row in rows
+        if len(row.scores.seeds) < most
+    ]
+    lines += [f"{name} has no finished run." for name in sorted(failed - {row.variant.name for row in rows})]
+    if teacher is None:
+        lines.append("The folder of the teacher has no score on these validation examples.")
+    for name in ("device", "commit", "versions"):
+        if len({json.dumps(one.record.get(name)) for one in finished}) > 1:
+            lines.append(f"The runs differ in {name}: see their run.json.")
     return lines
-
-
-def _spread(counts: set[int]) -> str:
-    return str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -27,12 +27,14 @@ class Run:
         variant: the name of what it trains, see `Variant.name`.
         folder: its output folder. Its log is beside it.
         command: the program and its arguments.
+        leaves: the files in its folder that show that it has finished.
     """
 
     variant: str
     seed: int
     folder: Path
     command: tuple[str, ...]
+    leaves: tuple[str, ...] = ("train_results.json", "eval_results.json")
 
     @property
     def log(self) -> Path:
@@ -40,15 +42,21 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it was trained and evaluated."""
-        return (self.folder / "eval_results.json").is_file() and (self.folder / "train_results.json").is_file()
+        return all((self.folder / name).is_file() for name in self.leaves)
 
     def __str__(self) -> str:
         return f"{self.variant}, seed {self.seed}"
 
 
-def run_all(runs: Sequence[Run], *, jobs: int, devices: Sequence[str], report: Callable[[str], None]) -> list[Run]:
-    """Runs those that are not finished, and returns those that failed.
+def run_all(
+    runs: Sequence[Run],
+    *,
+    jobs: int,
+    devices: Sequence[str],
+    report: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> dict[Run, str]:
+    """Runs those that have not finished, and returns those that failed, each with the reason.
 
     A run continues from its last checkpoint, as it does by itself. A run that another process is still training (left
     by a comparison that was killed) is waited for. On SIGINT or SIGTERM the runs save a checkpoint and end.
@@ -57,49 +65,61 @@ def run_all(runs: Sequence[Run], *, jobs: int, devices: Sequence[str], report: C
         jobs: how many run at a time.
         devices: what CUDA_VISIBLE_DEVICES is for each place of `jobs`, in turn; empty without GPUs.
         report: called with each line of progress.
+        check: called whenever a run has finished. If it raises, the others are stopped.
 
     Raises:
         Interrupted: by a signal.
     """
     todo = [run for run in runs if not run.is_finished]
     if len(todo) < len(runs):
-        report(f"{len(runs) - len(todo)} of {len(runs)} runs were finished before.")
-    failed: list[Run] = []
-    seconds: list[float] = []
+        report(f"{len(runs) - len(todo)} of {len(runs)} runs had already finished.")
+    failed: dict[Run, str] = {}
+    seconds: list[float] = []  # that finished runs took
     working: dict[int, _Working] = {}  # by place
-    is_waiting = False
+    told: set[Run] = set()
     with _stopping(working):
         while todo or working:
-            for place in set(range(jobs)) - working.keys():
-                run = next((run for run in todo if not is_locked(run.folder)), None)
-                if run is not None:
-                    todo.remove(run)
-                    report(f"{run}: started, its log is {run.log}")
-                    device = devices[place % len(devices)] if devices else None
-                    working[place] = _Working(run, _start(run, jobs, device))
-            if todo and not working and not is_waiting:
-                report(f"{todo[0]}: another process is training it, waiting for that.")
-                is_waiting = True
+            elsewhere = {run for run in todo if is_locked(run.folder)}
+            for run in elsewhere - told:
+                report(f"{run}: another process is training it; waiting for it to finish.")
+            told |= elsewhere
+            todo = [run for run in todo if run in elsewhere or not run.is_finished]
+            places = [place for place in range(jobs) if place not in working][len(elsewhere) :]
+            for place, run in zip(places, [run for run in todo if run not in elsewhere], strict=False):
+                todo.remove(run)
+                report(f"{run}: started (log: {run.log})")
+                device = devices[place % len(devices)] if devices else None
+                working[place] = _Working(run, _start(run, jobs, device))
             for place, one in list(working.items()):
                 if one.process.poll() is None:
                     continue
                 del working[place]
-                seconds.append(time.monotonic() - one.started)
-                left = len(todo) + len(working)
-                rest = f"{left} left, about {duration(left * statistics.mean(seconds) / jobs)}" if left else "the last"
+                took, left = time.monotonic() - one.started, len(todo) + len(working)
                 if one.run.is_finished and one.process.returncode == 0:
-                    report(f"{one.run}: finished in {duration(seconds[-1])}; {rest}")
+                    seconds.append(took)
+                    report(f"{one.run}: finished in {duration(took)}; {_rest(left, seconds, jobs)}")
+                    check()
                 else:
-                    failed.append(one.run)
-                    report(f"{one.run}: FAILED ({reason(one.run)}); {rest}")
+                    failed[one.run] = _reason(one)
+                    report(f"{one.run}: FAILED ({failed[one.run]}); {_rest(left, seconds, jobs)}")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     return failed
 
 
-def reason(run: Run) -> str:
-    """Returns the last line that a failed run printed."""
-    lines = run.log.read_text(encoding="utf-8", errors="replace").split("\n") if run.log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+def _rest(left: int, seconds: Sequence[float], jobs: int) -> str:
+    if not left or not seconds:
+        return f"{left or 'none'} left"
+    return f"{left} left, about {duration(left * statistics.mean(seconds) / jobs)}"
+
+
+def _reason(one: "_Working") -> str:
+    """Returns the last line that a failed run printed, or the signal that killed it."""
+    code = one.process.returncode
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+    text = one.run.log.read_text(encoding="utf-8", errors="replace") if one.run.log.is_file() else ""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
 
 
 class _Working:

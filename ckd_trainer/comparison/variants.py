@@ -16,12 +16,14 @@ FINE_TUNED, LOGITS, CKD = "fine_tuned", "logits", "ckd"
 CKD_WEIGHTS = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
 # All methods have the same part of the gradient: that of CKD's terms together.
 TOTAL_SHARE = sum(getattr(CKDArguments(), name) for name in CKD_WEIGHTS)
-_SET_BY_COMPARISON = {"output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval"}
+SET_BY_COMPARISON = ("output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval")
+_NOT_IN_VARIANTS = (*SET_BY_COMPARISON, "push_to_hub")
+_OF_STUDENTS = ("student_num_layers", "student_layers", "student_config")
 
 Options = dict[str, Any]  # of a recipe
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
     """One side of a comparison.
 
@@ -63,7 +65,11 @@ def variants_of(
     weights = weights_by_method(groups)
     methods: dict[str, Options] = {}
     for word in words:
-        found = _from_file(word, weights, groups) if _is_file(word) else {word: method_options(word, weights, groups)}
+        found = (
+            _from_file(word, students, weights, groups)
+            if _is_file(word)
+            else {word: method_options(word, weights, groups)}
+        )
         twice = [name for name in found if name in methods]
         if twice:
             raise InputError(f"{twice[0]} is compared twice: give each method once.")
@@ -117,6 +123,8 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
     if method in (FINE_TUNED, LOGITS):
         return off | ({"alpha": 0.0} if method == FINE_TUNED else {})
     own = dict(weights[method])
+    if not own:
+        raise InputError(f"{method} has no option that ends in _weight, so it cannot be turned on: give it one.")
     if any(own.values()):
         return off | own
     return off | dict.fromkeys(own, round(TOTAL_SHARE / len(own), 4)) | {"term_balance": "gradient"}
@@ -126,7 +134,9 @@ def _is_file(word: str) -> bool:
     return word.endswith((".yaml", ".yml"))
 
 
-def _from_file(path: str, weights: Mapping[str, Mapping[str, float]], groups: Sequence[Any]) -> dict[str, Options]:
+def _from_file(
+    path: str, students: Sequence[str], weights: Mapping[str, Mapping[str, float]], groups: Sequence[Any]
+) -> dict[str, Options]:
     """Returns the variants in a YAML file, `name: {option: value, ...}` each.
 
     An option `method` starts from that method; otherwise the changes are to the recipe as it is.
@@ -140,16 +150,18 @@ def _from_file(path: str, weights: Mapping[str, Mapping[str, float]], groups: Se
             raise InputError(f"{path}: {name} is {short(changes)}: give changed options, such as {{alpha: 0.3}}.")
         changes = dict(changes)
         method = changes.pop("method", None)
-        check_free(changes, f"{path}: {name}")
+        check_free(changes, f"{path}: {name}", _NOT_IN_VARIANTS)
+        if students:
+            check_free(changes, f"{path}: {name}", _OF_STUDENTS)
         found[name] = (method_options(str(method), weights, groups) if method is not None else {}) | changes
     if not found:
         raise InputError(f"{path} has no variants: give `name: {{option: value}}` per line.")
     return found
 
 
-def check_free(options: Collection[str], source: str) -> None:
+def check_free(options: Collection[str], source: str, taken: Collection[str] = SET_BY_COMPARISON) -> None:
     """Raises InputError for options that the comparison sets itself."""
-    wrong = [name for name in options if name in _SET_BY_COMPARISON]
+    wrong = [name for name in options if name in taken]
     if wrong:
         raise InputError(f"{source} sets {first_of(wrong)}, which the comparison sets: leave it out.")
 

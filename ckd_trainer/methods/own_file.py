@@ -42,7 +42,5 @@ def methods_of_file(path: str | Path, taken: Collection[str] = ()) -> tuple[type
     names = [option.name for method in found for option in dataclasses.fields(method)]
     twice = [name for name in names if name in taken or names.count(name) > 1]
     if twice:
-        raise InputError(
-            f"method_file {path} defines options that exist already ({first_of(twice)}): rename them."
-        )
+        raise InputError(f"method_file {path} defines options that exist already ({first_of(twice)}): rename them.")
     return tuple(found)

@@ -118,7 +118,7 @@ class TrainingInputs:
 
         def rows() -> Inputs:
             return {
-                option: {name: _rows(examples) for name, examples in sets.items() if examples is not None}
+                option: {name: rows_fingerprint(examples) for name, examples in sets.items() if examples is not None}
                 for option, sets in data.items()
             }
 
@@ -180,10 +180,11 @@ def _files(files: Mapping[str, list[Path]]) -> Inputs:
     return inputs
 
 
-def _rows(examples: Dataset) -> str:
+def rows_fingerprint(examples: Dataset) -> str:
+    """Returns a fingerprint of the rows of a data set, in their order."""
     digest = hashlib.sha256()
     for batch in examples.iter(batch_size=1000):
-        digest.update(json.dumps(batch, sort_keys=True).encode())
+        digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 

@@ -39,9 +39,9 @@ class LogWhereSaved(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM and SIGINT: finishes the step, saves a checkpoint and stops training.
 
-    Use it as a context around training too; after a signal, the context raises `Interrupted` at its end. In a single
-    process, a second signal has its usual effect. In one of several processes it does nothing, because there a second
-    one is normal: a job's signal goes to all of its processes, and their launcher passes on its own.
+    Use it as a context around training too; after a signal, the context raises `Interrupted` at its end. A second one
+    does nothing, because it is normal: a job's signal goes to all of its processes, and their launcher passes on its
+    own. Only in a single process, a second Ctrl-C (SIGINT) has its usual effect.
 
     Args:
         can_resume: whether training can resume from the checkpoints.
@@ -112,7 +112,7 @@ class StopOnSignal(TrainerCallback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         if self.accelerator.num_processes == 1:
-            self._restore()
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
         logger.warning("%s: the run stops after this step.", signal.Signals(number).name)
 
     def _restore(self) -> None:

@@ -143,6 +143,7 @@ def run(
     start: Start,
     evaluation: dict[str, Dataset],
     contributions: Contributions,
+    evaluated_rows: Mapping[str, str],
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
     dataset_tags: str | None = None,
@@ -157,6 +158,7 @@ def run(
         evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
         contributions: called with the predictions for a labeled dataset; returns what each example contributes to the
             scores, by their names.
+        evaluated_rows: fingerprints of the data that became `evaluation`, by its names.
         prediction: datasets to predict, by name.
         write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
         dataset_tags: the data set's name on the Hub, for the model card.
@@ -187,7 +189,7 @@ def run(
                     trainer, start = next(trainers), start.at_next_stage()
                 metrics |= _train(trainer, start, stages[-1], dataset_tags)
         if args.do_eval:
-            metrics |= _evaluate(trainer, evaluation, contributions)
+            metrics |= _evaluate(trainer, evaluation, contributions, evaluated_rows)
         for name, dataset in prediction.items() if args.do_predict else ():
             logits = trainer.predict(dataset).predictions
             if args.should_save:
@@ -344,22 +346,28 @@ def _save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, f
 
 
 def _evaluate(
-    trainer: DistillationTrainer, evaluation: dict[str, Dataset], contributions: Contributions
+    trainer: DistillationTrainer,
+    evaluation: dict[str, Dataset],
+    contributions: Contributions,
+    evaluated_rows: Mapping[str, str],
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
     values: dict[str, np.ndarray] = {}
+    rows: dict[str, str] = {}
     for name, dataset in evaluation.items():
         prefix = f"eval_{name}" if name else "eval"
         with _kept_predictions(trainer) as kept:
             metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
         metrics[f"{prefix}_samples"] = len(dataset)
         if trainer.is_world_process_zero():
-            values |= {f"{prefix}_{score}": value for one in kept for score, value in contributions(one).items()}
+            found = {f"{prefix}_{score}": value for one in kept for score, value in contributions(one).items()}
+            values |= found
+            rows |= dict.fromkeys(found, evaluated_rows[name])
     example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
     metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
     trainer.log_metrics("eval", metrics)
     if values:
-        write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, safetensors.numpy.save(values))
+        write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, safetensors.numpy.save(values, rows))
     _save_results(trainer, "eval", metrics)
     return metrics
 

@@ -24,7 +24,7 @@ from ckd_trainer.methods import MethodArguments, Pair, terms_of
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair, StoredTeacher
 from ckd_trainer.runs.folder import Start
-from ckd_trainer.runs.inputs import TrainingInputs
+from ckd_trainer.runs.inputs import TrainingInputs, rows_fingerprint
 from ckd_trainer.runs.run import run, start, use_best_metric
 from ckd_trainer.runs.stages import Stage, stage_folder, stages_of
 from ckd_trainer.runs.training_options import check_steps
@@ -230,6 +230,7 @@ def _run_started(
             start=begin,
             evaluation=inputs.validation,
             contributions=task.contributions,
+            evaluated_rows={name: rows_fingerprint(rows) for name, rows in task.data.validation.items()},
             prediction=inputs.test,
             write_predictions=task.write_predictions,
             dataset_tags=task.hub_dataset,

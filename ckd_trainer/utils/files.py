@@ -14,7 +14,8 @@ from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file,
 
 # In a run's folder: all its options; and the command, versions, commit, device and inputs.
 RECIPE, RECORD = "recipe.yaml", "run.json"
-CONTRIBUTIONS = "eval_contributions.safetensors"  # what each validation example contributes to the scores
+# What each validation example contributes to the scores, by their names. Metadata: fingerprints of the examples.
+CONTRIBUTIONS = "eval_contributions.safetensors"
 
 
 def user_path(path: str | Path) -> Path:

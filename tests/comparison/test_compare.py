@@ -18,6 +18,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 
 import run_glue_ckd
+import run_teacher
 from ckd_trainer import cli
 from ckd_trainer.commands import compare
 from ckd_trainer.comparison import schedule
@@ -84,7 +85,7 @@ def run(recipe, output, *words, methods=("fine_tuned", "ckd"), seeds=(1, 2)):
 def refused(capsys, recipe, output, *words, **kwargs):
     with pytest.raises(SystemExit) as stopped:
         run(recipe, output, *words, **kwargs)
-    assert stopped.value.code == 2 and not list(output.glob("runs/*"))
+    assert stopped.value.code == 2 and not output.exists()
     return capsys.readouterr().err
 
 
@@ -98,10 +99,10 @@ def test_from_a_recipe_to_a_table(in_process, recipe, tmp_path, capsys):
     assert [row["method"] for row in found["methods"]] == list(methods) and found["failed"] == {}
     assert found["metric"] == "accuracy" and found["baseline"] == "fine_tuned"
     assert all(row["scores"].keys() == {"1", "2"} and row["examples"] == 22 for row in found["methods"])
-    assert said.count(": finished in") == 10 and (output / "compare.md").read_text().strip() in said
+    assert said.count(": finished in") == 11 and (output / "compare.md").read_text().strip() in said
     assert (output / "compare.png").stat().st_size > 1000
     lines = [line for line in said.splitlines() if ": started" in line]
-    assert lines[0].startswith("ckd, seed 1")  # its cache serves the others
+    assert lines[0].startswith("_teacher_cache_")  # a step with the terms of all that can read one cache
 
     records = {}
     for method in methods:
@@ -114,8 +115,8 @@ def test_from_a_recipe_to_a_table(in_process, recipe, tmp_path, capsys):
     assert {record["sample_seed"] for record in records.values()} == {7}
     assert {record["seed"] for record in records.values()} == {1}
     assert {name for name, record in records.items() if record["teacher_cache_dir"] is None} == {"tinybert"}
-    caches = [json.loads(path.read_text()) for path in (output / "teacher_cache").glob("*/*.json")]
-    assert sorted(len(cache["contents"]["signals"]) for cache in caches) == [2, 3]  # ckd's, and that with first tokens
+    (cache,) = (output / "teacher_cache").glob("*/*.json")
+    assert len(json.loads(cache.read_text())["contents"]["signals"]) == 4  # logits, two of CKD's, first tokens
 
     # The recipe that was written trains the same student by itself.
     again = tmp_path / "again"
@@ -151,14 +152,52 @@ def test_questions(in_process, tmp_path):
         assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
 
 
+def test_students_from_scratch(in_process, recipe, tmp_path):
+    """One that does not distill reads less of the teacher. Each student has a baseline of its own."""
+    options = yaml.safe_load(recipe.read_text()) | {"student_init": "random", "student_config": {"hidden_size": 16}}
+    recipe.write_text(yaml.safe_dump(options))
+    found = run(recipe, tmp_path / "out", "--students", "1x32", "2x16", seeds=[1])
+    names = [f"{row['student']} {row['method']}" for row in found["methods"]]
+    assert names == ["1x32 fine_tuned", "1x32 ckd", "2x16 fine_tuned", "2x16 ckd"]
+    assert len({row["parameters"] for row in found["methods"]}) == 2
+    assert [row["difference"] is None for row in found["methods"]] == [True, False, True, False]
+
+
+def test_the_share_of_the_teacher_that_is_kept(in_process, recipe, tmp_path, tiny_teacher):
+    """If it was evaluated on the same examples."""
+    options = yaml.safe_load(recipe.read_text())
+    files = [f"--{name}={options[name]}" for name in ("train_file", "validation_file")]
+    teacher = tmp_path / "trained"
+    words = ["--model_name_or_path", str(tiny_teacher), "--do_train", "--do_eval", "--output_dir", str(teacher), *files]
+    run_teacher.main([*words, "--max_steps", "1", "--report_to", "none", "--disable_tqdm", "true"])
+    found = run(recipe, tmp_path / "out", "--teacher_model_name_or_path", str(teacher), seeds=[1])
+    score = json.loads((teacher / "eval_results.json").read_text())["eval_accuracy"]
+    assert found["teacher"]["score"] == score
+    assert found["methods"][0]["kept"] == pytest.approx(found["methods"][0]["mean"] / score)
+
+
 def test_seeds_and_methods_can_be_added(in_process, recipe, tmp_path, capsys):
     output = tmp_path / "out"
     first = run(recipe, output, seeds=[1])
     capsys.readouterr()
-    second = run(recipe, output, seeds=[1, 2], methods=["fine_tuned", "ckd", "logits"])
-    assert "2 of 6 runs were finished before." in capsys.readouterr().out
+    second = run(recipe, output, "--max_steps", "2", seeds=[1, 2], methods=["fine_tuned", "ckd", "logits"])
+    assert "2 of 6 runs had already finished." in capsys.readouterr().out
     for before, after in zip(first["methods"], second["methods"], strict=False):
         assert after["scores"]["1"] == before["scores"]["1"] and after["scores"].keys() == {"1", "2"}
+    third = run(recipe, output, methods=["fine_tuned", "logits"], seeds=[1, 2])
+    assert len(third["methods"]) == 2
+    assert "also holds ckd, which this table leaves out." in (output / "compare.md").read_text()
+
+
+def test_changed_data_is_noticed_before_more_is_trained(in_process, recipe, tmp_path, capsys):
+    output = tmp_path / "out"
+    run(recipe, output, seeds=[1])
+    write_tsv(tmp_path / "train.tsv", sentences(40, seed=9))
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, seeds=[1, 2, 3])
+    assert stopped.value.code == 2
+    assert "were trained with different contents of train_file" in capsys.readouterr().err
+    assert len(list(output.glob("runs/[!_]*/*/eval_results.json"))) == 3  # one of the four new ones
 
 
 def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tmp_path, capsys):
@@ -176,7 +215,7 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         run(recipe, tmp_path / "out", methods=["fine_tuned", str(bad), "ckd"], seeds=[1])
     assert stopped.value.code == 1
     said = capsys.readouterr()
-    assert "broken, seed 1: FAILED" in said.out and "1 runs failed" in said.err and "broken, seed 1: " in said.err
+    assert "broken, seed 1: FAILED" in said.out and "Failed: 1 of 3 runs" in said.err and "broken, seed 1: " in said.err
     found = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["method"] for row in found["methods"]] == ["fine_tuned", "ckd"]
     assert found["failed"].keys() == {"broken, seed 1"}
@@ -187,13 +226,13 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
     [
         ([], ["ckd"], "only ckd is given, so there is nothing to compare"),
         (["--baseline", "pkd"], ["ckd", "logits"], "baseline is pkd, which is not one of the methods"),
-        (["--metric", "bleu"], ["ckd", "logits"], "metric is bleu, but the task has accuracy, f1"),
+        (["--metric", "bleu"], ["ckd", "logits"], "metric is bleu, which cannot be compared: give accuracy or f1"),
         (["--seed", "3"], ["ckd", "logits"], "the command line sets 'seed'"),
         (["--output_dir", "x"], ["ckd", "logits"], "the command line sets 'output_dir'"),
         (["--learning_rat", "3"], ["ckd", "logits"], "learning_rat is not a known option: did you mean learning_rate"),
         (["--learning_rate", "big"], ["ckd", "logits"], "learning_rate"),
-        (["--push_to_hub"], ["ckd", "logits"], "push_to_hub is set, but the runs of a comparison stay here"),
-        (["--jobs", "0"], ["ckd", "logits"], "'0' is not a whole number from 1 on"),
+        (["--push_to_hub"], ["ckd", "logits"], "push_to_hub is set, but compare does not upload models"),
+        (["--jobs", "0"], ["ckd", "logits"], "'0' is not a whole number of at least 1"),
         (["--students", "9x32"], ["ckd", "logits"], "9x32 ckd: student_num_layers is 9, but the teacher has only 4"),
         (["--teacher_model_name_or_path", "none/such"], ["ckd", "logits"], "ckd: "),
         (["--minilmv2_heads", "5"], ["ckd", "minilmv2"], "minilmv2: minilmv2_heads is 5, which does not divide"),
@@ -208,6 +247,11 @@ def test_the_recipe_comes_first(capsys):
     with pytest.raises(SystemExit) as stopped:
         compare.main(["--methods", "ckd"])
     assert stopped.value.code == 2 and "give the recipe first" in capsys.readouterr().err
+
+
+def test_it_starts_its_runs_itself(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without accelerate launch" in refused(capsys, recipe, tmp_path / "out")
 
 
 def test_seeds_are_given_once(recipe, tmp_path, capsys):

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from safetensors.numpy import save_file
 
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.results import as_json, as_table, notes, read_comparison
+from ckd_trainer.comparison.results import as_json, as_table, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.reports.statistics import MethodScores, compare_with_baseline, holm
@@ -24,7 +24,7 @@ def outcomes(seed, share):
     return (difficulty + 0.05 * np.random.default_rng(seed).standard_normal(EXAMPLES) < share).astype(float)
 
 
-def finish(run, share, teacher, *, inputs=None, with_examples=True):
+def finish(run, share, teacher, *, inputs=None, with_examples=True, examples="the same", **options):
     """Writes the files of a finished run."""
     run.folder.mkdir(parents=True)
     right = outcomes(run.seed, share)
@@ -32,11 +32,17 @@ def finish(run, share, teacher, *, inputs=None, with_examples=True):
     results |= {"latency_ms": 1.0 + run.seed, "train_runtime": 60.0}
     for name in ("all", "train", "eval"):
         (run.folder / f"{name}_results.json").write_text(json.dumps(results))
-    (run.folder / "recipe.yaml").write_text(yaml.safe_dump({"teacher_model_name_or_path": str(teacher)}))
-    (run.folder / "run.json").write_text(json.dumps({"inputs": inputs or {"train_file": {"a": "1"}}}))
+    recipe = {"teacher_model_name_or_path": str(teacher), "train_file": "train.tsv"} | options
+    (run.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    record = {"inputs": inputs or {"train_file": {"a": "1"}}, "device": "cpu", "commit": "abc"}
+    (run.folder / "run.json").write_text(json.dumps(record))
     if with_examples:
-        save_file({"eval_accuracy": right}, run.folder / "eval_contributions.safetensors")
+        write_examples(run.folder, right, examples)
     return run
+
+
+def write_examples(folder, values, examples):
+    save_file({"eval_accuracy": values}, folder / "eval_contributions.safetensors", {"eval_accuracy": examples})
 
 
 @pytest.fixture
@@ -45,6 +51,7 @@ def teacher(tmp_path):
     folder.mkdir()
     results = {"eval_accuracy": 0.95, "eval_samples": EXAMPLES, "parameters": 4000, "train_runtime": 9.0}
     (folder / "all_results.json").write_text(json.dumps(results))
+    write_examples(folder, np.ones(EXAMPLES), "the same")
     return folder
 
 
@@ -60,7 +67,7 @@ def make(folder, shares, teacher, seeds=(1, 2, 3), student=None, **kwargs):
 
 
 def read(variants, runs, **kwargs):
-    return read_comparison(variants, runs, **{"metric": "accuracy", "baseline": "plain", "failed": []} | kwargs)
+    return read_comparison(variants, runs, **{"metric": "accuracy", "baseline": "plain", "failed": {}} | kwargs)
 
 
 def test_scores_differences_and_costs(tmp_path, teacher):
@@ -98,7 +105,10 @@ def test_table_and_json_hold_the_same(tmp_path, teacher):
     assert better[2].startswith(f"{row['difference']['difference']:+.4f} [{row['difference']['low']:+.4f}, ")
     assert better[4] == row["difference"]["verdict"] == "higher"
     assert row["scores"].keys() == {"1", "2", "3"} and row["examples"] == EXAMPLES
-    assert "over 3 seeds" in notes(found)[0] and "seeds and examples" in notes(found)[0]
+    assert "confidence intervals over seeds and examples" in found.notes[0] and content["notes"] == found.notes
+    assert (
+        found.notes[1] == "200 validation examples (or groups of them, see docs/compare.md)." and not found.notes[2:]
+    )
 
 
 def test_students_are_compared_with_their_own_baseline_and_corrected_together(tmp_path, teacher):
@@ -106,7 +116,7 @@ def test_students_are_compared_with_their_own_baseline_and_corrected_together(tm
     large, large_runs = make(tmp_path / "runs", {"plain": 0.8, "better": 0.86}, teacher, student="4x32")
     found = read(small + large, small_runs + large_runs)
     differences = [row.difference for row in found.rows if row.difference]
-    assert [difference.baseline for difference in differences] == ["2x32 plain", "4x32 plain"]
+    assert [difference.baseline for difference in differences] == ["plain", "plain"]
     corrected = [difference.corrected_p_value for difference in differences]
     assert corrected == list(holm([difference.p_value for difference in differences]))
     assert max(corrected) > max(difference.p_value for difference in differences) * 0.999
@@ -121,45 +131,105 @@ def test_one_seed_is_said(tmp_path, teacher):
     variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[5])
     found = read(variants, runs)
     assert found.rows[1].difference.verdict == "higher for these runs alone"
-    assert any("says nothing about other seeds" in line for line in notes(found))
+    assert any("says nothing about other seeds" in line for line in found.notes)
     assert as_json(found)["methods"][1]["std"] is None and "±" not in as_table(found)
 
 
 def test_failed_runs_are_left_out_and_told(tmp_path, teacher):
+    """The others are compared over the seeds that are left."""
     variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
     (runs[-1].folder / "eval_results.json").unlink()
-    runs[-1].log.write_text("...\nerror: no room\n")
     lost = [Variant("lost", None, {})]
     runs.append(Run("lost", 1, tmp_path / "runs" / "lost" / "seed_1", ()))
-    found = read(variants + lost, runs, failed=runs[-2:])
+    found = read(variants + lost, runs, failed={runs[-2]: "error: no room", runs[-1]: "killed by SIGKILL"})
     assert [row.scores.seeds for row in found.rows] == [(1, 2, 3), (1, 2)]
-    assert found.failed == {"better, seed 3": "error: no room", "lost, seed 1": "it printed nothing"}
-    assert as_json(found)["failed"] == found.failed
+    by_hand = [
+        MethodScores.from_outcomes(name, {seed: outcomes(seed, share) for seed in (1, 2)})
+        for name, share in (("better", 0.9), ("plain", 0.7))
+    ]
+    assert found.rows[1].difference == compare_with_baseline(by_hand[:1], by_hand[1])[0]
+    assert (
+        found.failed
+        == as_json(found)["failed"]
+        == {
+            "better, seed 3": "error: no room",
+            "lost, seed 1": "killed by SIGKILL",
+        }
+    )
+    assert "better has 2 of 3 seeds and is compared on these." in found.notes
+    assert "lost has no finished run." in found.notes
 
 
-def test_without_the_baseline_there_is_nothing_to_compare(tmp_path, teacher):
-    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[1])
-    (runs[0].folder / "eval_results.json").unlink()
-    with pytest.raises(InputError, match="no run of the baseline plain has finished"):
-        read(variants, runs)
+def test_without_a_baseline_the_scores_are_shown(tmp_path, teacher):
+    """Those of the other student are compared all the same."""
+    small, small_runs = make(tmp_path / "runs", {"plain": 0.5, "better": 0.56}, teacher, student="2x32")
+    large, large_runs = make(tmp_path / "runs", {"plain": 0.8, "better": 0.86}, teacher, student="4x32")
+    for run in large_runs[:3]:
+        (run.folder / "eval_results.json").unlink()
+    found = read(small + large, small_runs + large_runs, failed=dict.fromkeys(large_runs[:3], "error"))
+    assert [row.variant.name for row in found.rows] == ["2x32 plain", "2x32 better", "4x32 better"]
+    assert [row.difference is None for row in found.rows] == [True, False, True]
+    assert "4x32 plain has no finished run." in found.notes
+
+
+def test_without_any_run_there_is_nothing_to_compare(tmp_path, teacher):
+    with pytest.raises(InputError, match="no run has finished"):
+        read([Variant("plain", None, {})], [Run("plain", 1, tmp_path / "nothing", ())])
 
 
 def test_runs_that_read_other_data_are_not_compared(tmp_path, teacher):
     variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
     others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, inputs={"train_file": {"a": "2"}})
-    with pytest.raises(
-        InputError, match="train_file had another content when better, seed 1 was trained than when pl"
-    ):
+    message = "plain, seed 1 and better, seed 1 were trained with different contents of train_file"
+    with pytest.raises(InputError, match=message):
+        read(variants + others, runs + more)
+    with pytest.raises(InputError, match=message):
+        check_same_inputs(runs + more)
+
+
+def test_variants_may_read_other_data_on_purpose(tmp_path, teacher):
+    """And a run that reads only the teacher's configuration records less of it."""
+    inputs = {"train_file": {"a": "1"}, "teacher_model_name_or_path": {"config.json": "1"}}
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher, inputs=inputs)
+    whole = {"teacher_model_name_or_path": {"config.json": "1", "model.safetensors": "2"}, "train_file": {"a": "2"}}
+    others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, inputs=whole, train_file="more.tsv")
+    assert len(read(variants + others, runs + more).rows) == 2
+    changed = whole | {"teacher_model_name_or_path": {"config.json": "1", "model.safetensors": "3"}}
+    third, again = make(tmp_path / "runs", {"third": 0.7}, teacher, inputs=changed, train_file="more.tsv")
+    with pytest.raises(InputError, match="different contents of teacher_model_name_or_path"):
+        read(variants + others + third, runs + more + again)
+
+
+def test_other_validation_examples_are_not_paired(tmp_path, teacher):
+    """As many as before, but in another order or with other labels."""
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
+    others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, examples="others")
+    with pytest.raises(InputError, match="the validation examples have changed between the runs"):
         read(variants + others, runs + more)
 
 
-@pytest.mark.parametrize("results", [{"eval_accuracy": 0.9, "eval_samples": 7}, {"eval_f1": 0.9, "eval_samples": 200}])
-def test_a_teacher_on_other_examples_or_scores_is_no_measure(tmp_path, teacher, results):
-    (teacher / "all_results.json").write_text(json.dumps(results))
+def test_runs_of_other_code_are_told(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.7}, teacher)
+    (runs[0].folder / "run.json").write_text(json.dumps({"inputs": {}, "device": "cuda:0", "commit": "abc"}))
+    assert read(variants, runs).notes[-1] == "The runs differ in device: see their run.json."
+
+
+def test_an_infinite_interval_is_null_in_json(tmp_path, teacher):
+    """Every example of one method is one better than that of the other, with each seed: no spread to estimate from."""
+    variants, runs = make(tmp_path / "runs", {"plain": 0.0, "better": 0.7}, teacher)
+    for run in runs:
+        write_examples(run.folder, np.full(EXAMPLES, float(run.variant == "better")), "the same")
+    difference = as_json(read(variants, runs))["methods"][1]["difference"]
+    assert difference["low"] is None and difference["difference"] == 1.0
+    json.dumps(as_json(read(variants, runs)), allow_nan=False)
+
+
+def test_a_teacher_on_other_examples_is_no_measure(tmp_path, teacher):
+    write_examples(teacher, np.ones(EXAMPLES), "others")
     variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
     found = read(variants, runs)
     assert found.teacher is None and found.rows[0].kept is None and "teacher" not in as_table(found)
-    assert "no score on these validation examples" in notes(found)[-1]
+    assert found.notes[-1] == "The folder of the teacher has no score on these validation examples."
 
 
 def test_damaged_examples(tmp_path, teacher):

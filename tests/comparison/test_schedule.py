@@ -10,9 +10,9 @@ import time
 import pytest
 from filelock import FileLock
 
-from ckd_trainer.comparison.schedule import Run, reason, run_all
+from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.runs.lock import LOCK, is_locked
-from ckd_trainer.utils.errors import Interrupted
+from ckd_trainer.utils.errors import InputError, Interrupted
 
 FINISHES = """
 import json, os, pathlib, sys, time
@@ -37,10 +37,10 @@ def times(run):
 
 def test_runs_one_after_another_and_tells_progress(tmp_path):
     runs, lines = [a_run(tmp_path, name) for name in ("one", "two", "three")], []
-    assert run_all(runs, jobs=1, devices=[], report=lines.append) == []
+    assert run_all(runs, jobs=1, devices=[], report=lines.append) == {}
     assert times(runs[0])[1] <= times(runs[1])[0] and times(runs[1])[1] <= times(runs[2])[0]
     assert [line.split(":")[0] for line in lines] == [f"{run.variant}, seed 1" for run in runs for _ in range(2)]
-    assert "finished" in lines[1] and "2 left, about" in lines[1] and lines[-1].endswith("; the last")
+    assert "finished" in lines[1] and "2 left, about" in lines[1] and lines[-1].endswith("; none left")
 
 
 def test_runs_side_by_side_on_their_own_devices(tmp_path):
@@ -52,7 +52,7 @@ while not other.exists():
 (folder / "device").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 """
     runs = [a_run(tmp_path, "one", wait.format(other="two")), a_run(tmp_path, "two", wait.format(other="one"))]
-    assert run_all(runs, jobs=2, devices=["4", "GPU-5"], report=lambda line: None) == []
+    assert run_all(runs, jobs=2, devices=["4", "GPU-5"], report=lambda line: None) == {}
     assert {(run.folder / "device").read_text() for run in runs} == {"4", "GPU-5"}
 
 
@@ -63,21 +63,39 @@ def test_several_runs_share_the_cores_unless_the_user_has_divided_them(tmp_path,
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     run = a_run(tmp_path, "one", '(folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])')
-    assert run_all([run], jobs=4, devices=[], report=lambda line: None) == []
+    assert run_all([run], jobs=4, devices=[], report=lambda line: None) == {}
     assert (run.folder / "threads").read_text() == (given or "2")
 
 
 def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path):
     runs, lines = [a_run(tmp_path, "bad", 'sys.exit("error: wrong")'), a_run(tmp_path, "good")], []
-    assert run_all(runs, jobs=1, devices=[], report=lines.append) == [runs[0]]
-    assert runs[1].is_finished and reason(runs[0]) == "error: wrong"
+    assert run_all(runs, jobs=1, devices=[], report=lines.append) == {runs[0]: "error: wrong"}
+    assert runs[1].is_finished
     assert any("bad, seed 1: FAILED (error: wrong); 1 left" in line for line in lines)
 
 
 def test_a_run_that_ends_without_results_has_failed(tmp_path):
     run = Run("empty", 1, tmp_path / "empty", (sys.executable, "-c", ""))
-    assert run_all([run], jobs=1, devices=[], report=lambda line: None) == [run]
-    assert reason(run) == "it printed nothing"
+    assert run_all([run], jobs=1, devices=[], report=lambda line: None) == {run: "it printed nothing"}
+
+
+def test_a_killed_run_says_so(tmp_path):
+    """Its last line is not the reason."""
+    run = a_run(tmp_path, "killed", 'print("loss 0.3", flush=True); os.kill(os.getpid(), 9)')
+    found = run_all([run], jobs=1, devices=[], report=lambda line: None)
+    assert found == {run: "killed by SIGKILL, perhaps for lack of memory"}
+
+
+def test_a_check_that_fails_stops_the_others(tmp_path):
+    runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two")]
+
+    def check():
+        assert runs[0].is_finished
+        raise InputError("the data has changed")
+
+    with pytest.raises(InputError, match="the data has changed"):
+        run_all(runs, jobs=1, devices=[], report=lambda line: None, check=check)
+    assert not runs[1].folder.exists()
 
 
 def test_finished_runs_are_kept(tmp_path):
@@ -86,7 +104,7 @@ def test_finished_runs_are_kept(tmp_path):
     before = times(runs[0])
     run_all(runs, jobs=1, devices=[], report=lines.append)
     assert times(runs[0]) == before and runs[1].is_finished
-    assert lines[0] == "1 of 2 runs were finished before."
+    assert lines[0] == "1 of 2 runs had already finished."
 
 
 def test_a_signal_reaches_the_runs_and_they_are_waited_for(tmp_path):
@@ -135,8 +153,8 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     thread = threading.Thread(target=release)
     thread.start()
     lines = []
-    assert run_all(runs, jobs=1, devices=[], report=lines.append) == []
+    assert run_all(runs, jobs=2, devices=[], report=lines.append) == {}
     thread.join()
-    assert lines.count("one, seed 1: another process is training it, waiting for that.") == 1
+    assert lines.count("one, seed 1: another process is training it; waiting for it to finish.") == 1
     assert times(runs[1])[1] <= times(runs[0])[0]
     assert json.loads((runs[0].folder / "eval_results.json").read_text()) == {}
