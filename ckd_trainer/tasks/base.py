@@ -35,6 +35,7 @@ from ckd_trainer.utils.processes import made_once
 logger = logging.getLogger(__name__)
 
 CHECKED_TEXTS = 256  # number of texts on which two tokenizers are compared
+FITTED_TEXTS = 256  # number of training texts on which a student narrower than its teacher is fitted to it
 
 _OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
 # Errors of the constructors of `Trainer` and Accelerate about options, some of which come from the launcher.
@@ -197,9 +198,9 @@ def _run_started(
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
     if pair.distills:
-        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
+        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _checked_texts(task.data, args.seed))
 
-    student, teacher = pair.load()
+    student, teacher = pair.load(_drawn_texts(task.data, task.data.train, args.seed, FITTED_TEXTS) if trains else ())
     with _inputs(task, pair.teacher_tokenizer) as inputs:
         if trains:
             check_steps(args, len(inputs.train))
@@ -295,10 +296,14 @@ def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -
     return {"dataset_name" if data_args.dataset_name else "task_name": sets}
 
 
-def _sample_of_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
-    """Returns a sample of rows, each with one text per text column."""
-    sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
-    sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
+def _checked_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
+    examples = next(iter([*data.validation.values(), *data.test.values(), data.train]))
+    return _drawn_texts(data, examples, seed, CHECKED_TEXTS)
+
+
+def _drawn_texts(data: Any, examples: Dataset, seed: int, count: int) -> Iterator[tuple[str, ...]]:
+    """Returns a sample of the examples, each with one text per text column."""
+    sample = examples.select(_drawn(examples, seed, count))
     return zip(*(sample[name] for name in data.text_columns), strict=True)
 
 
