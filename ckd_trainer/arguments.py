@@ -242,8 +242,10 @@ class ModelArguments:
     )
     student_config: dict | str | None = option(
         None,
-        'Changes to the student\'s configuration for student_init random, such as {"hidden_size": 256} (a mapping '
-        "in a recipe, JSON on the command line).",
+        'Changes to the student\'s configuration, such as {"hidden_size": 256} (a mapping in a recipe, JSON on the '
+        "command line). With student_init random, any field. With teacher_layers, hidden_size, num_attention_heads "
+        "and intermediate_size, or the family's own names; the student is then fitted to the teacher on training "
+        "texts. Without num_attention_heads, heads keep their size, so that a smaller hidden_size has fewer.",
     )
     allow_unused_weights: bool = option(
         False,
@@ -272,8 +274,6 @@ class ModelArguments:
                 f"model_name_or_path is {self.model_name_or_path}, but student_init teacher_layers makes the student "
                 "from the teacher: leave one out."
             )
-        if self.student_config and self.student_init != "random":
-            raise InputError("student_config is set, but only student_init random reads it.")
         if self.student_layers and self.student_layers not in STUDENT_LAYERS:
             try:
                 layers = [int(layer) for layer in self.student_layers.split(",")]

@@ -4,7 +4,7 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from ckd_trainer.models.loading import (
     load_weights,
     weight_files,
 )
+from ckd_trainer.models.narrowing import narrow
+from ckd_trainer.models.sizes import SIZES, narrowed_config, size_of
 from ckd_trainer.models.student import (
     config_of_layers,
     override_config,
@@ -57,6 +59,8 @@ from ckd_trainer.utils.files import expanded
 from ckd_trainer.utils.wrapped_models import forward_arguments
 
 logger = logging.getLogger(__name__)
+
+_FITTED_LENGTH = 64  # tokens of each text that a narrower student is fitted on: limits the memory that this takes
 
 
 class ModelPair:
@@ -118,6 +122,8 @@ class ModelPair:
         if args.student_init == "teacher_layers":
             self.layers = student_layers(args, self.teacher_config.num_hidden_layers)
             self.student_config = config_of_layers(self.teacher_config, self.layers)
+            if args.student_config:
+                self.student_config = narrowed_config(self.student_config, args.student_config)
         else:
             config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
             self.student_config = override_config(config, args)
@@ -205,10 +211,14 @@ class ModelPair:
         models = [(self.student_config, self.tokenizer)]
         return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
 
-    def load(self, trained: Path | None = None) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
+    def load(
+        self, texts: Iterable[tuple[str, ...]] = (), trained: Path | None = None
+    ) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
         """Returns the student with its weights, and the teacher still without (None if no loss reads it).
 
         Args:
+            texts: examples of the training data, read only if student_config makes the student narrower than the
+                teacher: it is fitted to the teacher on them.
             trained: the folder in which an earlier stage of the run has left the student.
         """
         teacher = None
@@ -223,7 +233,7 @@ class ModelPair:
         if trained is not None:
             student = self._load_trained(trained)
         elif self.layers:
-            student = student_from_layers(teacher.load(), self.layers, self.student_config)
+            student = self._student_of_layers(teacher.load(), texts)
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
         else:
@@ -247,6 +257,26 @@ class ModelPair:
         check_all_weights(student, info, str(folder))
         student.name_or_path = student.config.name_or_path = self._student_name
         return student
+
+    def _student_of_layers(self, teacher: PreTrainedModel, texts: Iterable[tuple[str, ...]]) -> PreTrainedModel:
+        config = self.student_config
+        if not self.args.student_config:
+            return student_from_layers(teacher, self.layers, config)
+        wide = config_of_layers(self.teacher_config, self.layers)
+        wide.update({name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")})
+        texts = list(texts)
+        changes = [f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in SIZES]
+        logger.info("The student is a narrower teacher, fitted on %d texts: %s.", len(texts), ", ".join(changes))
+        student = student_from_layers(teacher, self.layers, wide)
+        encoded = self.tokenizer(
+            *map(list, zip(*texts, strict=True)),
+            padding=True,
+            truncation=True,
+            max_length=min(_FITTED_LENGTH, max_length(config, self.tokenizer)),
+            return_tensors="pt",
+        )
+        reads = forward_arguments(student)
+        return narrow(student, config, {name: value for name, value in encoded.items() if name in reads})
 
 
 class StoredTeacher:

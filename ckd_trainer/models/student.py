@@ -90,7 +90,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
         InputError: the teacher's layers differ in structure, or are shared (ALBERT).
     """
     student = type(teacher)(config)
-    prefix = _layer_list(teacher)
+    prefix = layer_list(teacher)
     weights = teacher.state_dict()
     chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{prefix}.")}
     for target, source in enumerate(layers):
@@ -192,7 +192,7 @@ def random_model(config: PreTrainedConfig, model_class: type[Any]) -> PreTrained
     return model_class.from_config(config, dtype=torch.float32)
 
 
-def _layer_list(model: PreTrainedModel) -> str:
+def layer_list(model: PreTrainedModel) -> str:
     """Returns the name of the `ModuleList` that holds the model's layers."""
     depth = model.config.num_hidden_layers
     for name, module in model.named_modules():

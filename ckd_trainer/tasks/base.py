@@ -37,6 +37,7 @@ from ckd_trainer.utils.processes import made_once
 logger = logging.getLogger(__name__)
 
 CHECKED_TEXTS = 256  # number of texts on which two tokenizers are compared
+FITTED_TEXTS = 256  # number of training texts on which a student narrower than its teacher is fitted to it
 
 _OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
 # Errors of the constructors of `Trainer` and Accelerate about options, some of which come from the launcher.
@@ -213,11 +214,12 @@ def _run_started(
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
     if pair.distills:
-        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
+        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _checked_texts(task.data, args.seed))
 
     trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
     stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
-    student, teacher = pair.load(trained)
+    fitted = _drawn_texts(task.data, task.data.train, args.seed, FITTED_TEXTS) if trains else ()
+    student, teacher = pair.load(fitted, trained)
     with _inputs(task, pair.teacher_tokenizer) as inputs:
         for stage in stages if trains else ():
             with stage.naming_errors():
@@ -348,10 +350,14 @@ def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -
     return {"dataset_name" if data_args.dataset_name else "task_name": sets}
 
 
-def _sample_of_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
-    """Returns a sample of rows, each with one text per text column."""
-    sample = next(iter([*data.validation.values(), *data.test.values(), data.train]))
-    sample = sample.select(_drawn(sample, seed, CHECKED_TEXTS))
+def _checked_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
+    examples = next(iter([*data.validation.values(), *data.test.values(), data.train]))
+    return _drawn_texts(data, examples, seed, CHECKED_TEXTS)
+
+
+def _drawn_texts(data: Any, examples: Dataset, seed: int, count: int) -> Iterator[tuple[str, ...]]:
+    """Returns a sample of the examples, each with one text per text column."""
+    sample = examples.select(_drawn(examples, seed, count))
     return zip(*(sample[name] for name in data.text_columns), strict=True)
 
 

@@ -168,7 +168,15 @@ def test_the_share_of_the_teacher_that_is_kept(in_process, recipe, tmp_path, tin
     options = yaml.safe_load(recipe.read_text())
     files = [f"--{name}={options[name]}" for name in ("train_file", "validation_file")]
     teacher = tmp_path / "trained"
-    words = ["--model_name_or_path", str(tiny_teacher), "--do_train", "--do_eval", "--output_dir", str(teacher), *files]
+    words = [
+        "--model_name_or_path",
+        str(tiny_teacher),
+        "--do_train",
+        "--do_eval",
+        "--output_dir",
+        str(teacher),
+        *files,
+    ]
     run_teacher.main([*words, "--max_steps", "1", "--report_to", "none", "--disable_tqdm", "true"])
     found = run(recipe, tmp_path / "out", "--teacher_model_name_or_path", str(teacher), seeds=[1])
     score = json.loads((teacher / "eval_results.json").read_text())["eval_accuracy"]
@@ -215,7 +223,9 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         run(recipe, tmp_path / "out", methods=["fine_tuned", str(bad), "ckd"], seeds=[1])
     assert stopped.value.code == 1
     said = capsys.readouterr()
-    assert "broken, seed 1: FAILED" in said.out and "Failed: 1 of 3 runs" in said.err and "broken, seed 1: " in said.err
+    assert (
+        "broken, seed 1: FAILED" in said.out and "Failed: 1 of 3 runs" in said.err and "broken, seed 1: " in said.err
+    )
     found = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["method"] for row in found["methods"]] == ["fine_tuned", "ckd"]
     assert found["failed"].keys() == {"broken, seed 1"}

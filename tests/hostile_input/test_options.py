@@ -158,6 +158,19 @@ ROWS = [
             '{"dtype":"x"}': "student_config contains dtype | leave it out",
         }.items()
     ),
+    *(  # of the teacher's layers: 32 wide, 2 heads, 64 neurons
+        option(f"--student_config {config}", words, name=f"--student_config {config}, of the teacher")
+        for config, words in {
+            '{"hidden_size":33}': "student_config: hidden_size is 33 | the teacher's is 32 | give less",
+            '{"hidden_size":20}': "hidden_size is 20 | no multiple of the 16 | or num_attention_heads too",
+            '{"hidden_size":16,"num_attention_heads":3}': "num_attention_heads is 3 | the teacher's is 2",
+            '{"hidden_size":15,"num_attention_heads":2}': "15 dimensions | in 2 heads | divided evenly | give",
+            '{"hidden_size":0}': "hidden_size is 0 | 1 or more",
+            '{"hidden_size":1e2}': "hidden_size is 100.0 | give a whole number",
+            '{"hidden_act":"relu"}': "contains hidden_act | only in its sizes | leave it out",
+            '{"num_hidden_layers":1}': "contains num_hidden_layers | give student_num_layers",
+        }.items()
+    ),
     option("--resume_from_checkpoint HERE/nonesuch", "resume_from_checkpoint is | no complete checkpoint | name a"),
     option("--train_file ~nonesuch/train.tsv", "~nonesuch/train.tsv | give an existing"),
     option(
