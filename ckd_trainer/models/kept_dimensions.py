@@ -113,13 +113,15 @@ def kept_dimensions(wide: Recorded, config: PreTrainedConfig) -> Kept:
     """Returns what a model of this configuration keeps."""
     model = wide.model
     names = {module: name for name, module in wide.modules.items()}
-    layers = []
+    layers: list[tuple[list[str], str, str, str]] = []
     for layer in range(config.num_hidden_layers):
         projections = [names[module] for module in projections_of(model, layer + 1).values()]
-        places = [f"{layer_list(model)}.{layer}.{place}" for place in _PLACES[model.config.model_type]]
-        layers.append((projections, *places))
+        out, up, down = (f"{layer_list(model)}.{layer}.{place}" for place in _PLACES[model.config.model_type])
+        layers.append((projections, out, up, down))
     readers = [name for projections, _, up, _ in layers for name in (projections[0], up)]
-    kept = Kept(_hidden_basis(sum(_covariance(wide.read(name)) for name in readers), config.hidden_size))
+    kept = Kept(
+        _hidden_basis(torch.stack([_covariance(wide.read(name)) for name in readers]).sum(0), config.hidden_size)
+    )
     _keep_heads(kept, wide, [layer[:2] for layer in layers], config)
     for _, _, up, down in layers:
         units = _largest(wide.importance(down), size_of(config, "intermediate_size"))
@@ -165,7 +167,7 @@ def _keep_heads(kept: Kept, wide: Recorded, layers: list[tuple[list[str], str]],
     joined = max(1, narrow_size // size)
     importance = [_head_importance(wide, out, heads) for _, out in layers]
     if model.config.model_type in SHARED_HEADS:
-        importance = [sum(importance)] * len(layers)
+        importance = [torch.stack(importance).sum(0)] * len(layers)
     for (projections, out), values in zip(layers, importance, strict=True):
         chosen = _largest(values, config.num_attention_heads * joined)
         parts = [chosen.kron(torch.eye(size))] * 3

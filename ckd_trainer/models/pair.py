@@ -123,7 +123,7 @@ class ModelPair:
             self.layers = student_layers(args, self.teacher_config.num_hidden_layers)
             self.student_config = config_of_layers(self.teacher_config, self.layers)
             if args.student_config:
-                self.student_config = narrowed_config(self.student_config, args.student_config)
+                self.student_config = narrowed_config(self.student_config, dict(args.student_config))  # type: ignore[arg-type]  # parsed
         else:
             config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
             self.student_config = override_config(config, args)

@@ -271,7 +271,7 @@ def _trainers(
         if number == 0:
             stage.log_options()
         else:
-            student, _ = pair.load(stages[number - 1].folder)
+            student, _ = pair.load(trained=stages[number - 1].folder)
         with stage.naming_errors():
             trainer = _make_trainer(
                 task.trainer_class,

@@ -156,9 +156,9 @@ def test_students_from_scratch(in_process, recipe, tmp_path):
     """One that does not distill reads less of the teacher. Each student has a baseline of its own."""
     options = yaml.safe_load(recipe.read_text()) | {"student_init": "random", "student_config": {"hidden_size": 16}}
     recipe.write_text(yaml.safe_dump(options))
-    found = run(recipe, tmp_path / "out", "--students", "1x32", "2x16", seeds=[1])
+    found = run(recipe, tmp_path / "out", "--students", "2x32", "4x16", seeds=[1])
     names = [f"{row['student']} {row['method']}" for row in found["methods"]]
-    assert names == ["1x32 fine_tuned", "1x32 ckd", "2x16 fine_tuned", "2x16 ckd"]
+    assert names == ["2x32 fine_tuned", "2x32 ckd", "4x16 fine_tuned", "4x16 ckd"]
     assert len({row["parameters"] for row in found["methods"]}) == 2
     assert [row["difference"] is None for row in found["methods"]] == [True, False, True, False]
 
