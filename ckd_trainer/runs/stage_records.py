@@ -1,4 +1,4 @@
-"""What a run leaves of each stage: an entry in run.json, its log in trainer_state.json, its time in the results."""
+"""What a run records about each stage: an entry in run.json, its log in trainer_state.json, its time in the results."""
 
 import dataclasses
 import json

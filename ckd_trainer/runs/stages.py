@@ -38,7 +38,7 @@ _OF_TEACHER = ("teacher_cache_dir", "teacher_score_scale", "teacher_score_shift"
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of a run. A run without stages is a single one.
+    """A training of a run. A run without stages has exactly one.
 
     Attributes:
         args, ckd_args, methods, early_stopping_patience: its options; without a teacher, `ckd_args` has no weights.
