@@ -1,4 +1,4 @@
-"""What a run records about each stage: an entry in run.json, its log in trainer_state.json, its time in the results."""
+"""What a run records about each stage: an entry in run.json, its log in trainer_state.json, and its time."""
 
 import dataclasses
 import json
