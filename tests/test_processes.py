@@ -15,7 +15,7 @@ import transformers
 from filelock import FileLock
 from helpers.commands import STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tsv
-from helpers.launching import ENVIRONMENT, accelerate_launch, command, launch, logged, without_dropout
+from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -139,7 +139,8 @@ def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
 
 
 MADE_ONCE = """
-import pathlib, sys
+import sys
+import datasets
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from ckd_trainer.utils.processes import made_once
@@ -150,6 +151,7 @@ def make():
     return DatasetDict({"train": Dataset.from_dict({"ids": [[1, 2], [3]]}), "test-": Dataset.from_dict({"ids": [[]]})})
 
 PartialState(cpu=True)
+datasets.config.HF_DATASETS_CACHE = sys.argv[2]  # as the variable sets it where datasets is imported
 with made_once(make) as sets:
     assert sets["train"]["ids"][:] == [[1, 2], [3]] and sets["test-"]["ids"][:] == [[]]
     assert sets["train"].cache_files  # mapped from disk
@@ -164,7 +166,7 @@ def test_data_is_made_once(tmp_path):
         (cache / name).mkdir(parents=True)
         (cache / f"{name}.lock").touch()
     with FileLock(cache / "ckd-trainer-lives.lock"):
-        accelerate_launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+        launch(tmp_path / "script.py", str(tmp_path / "made.txt"), str(cache))
         assert sorted(path.name for path in cache.iterdir()) == ["ckd-trainer-lives", "ckd-trainer-lives.lock"]
     assert (tmp_path / "made.txt").read_text() == "made\n"
 
@@ -320,11 +322,9 @@ main()
 
 
 def test_loss_without_a_value_in_one_process_stops_both(training, tmp_path):
-    (tmp_path / "spoiled.py").write_text(SPOILED)
-    spoiled = command(tmp_path / "spoiled.py", *training, "--save_steps", "10")
-    result = subprocess.run(spoiled, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 1  # the launcher's own
-    assert "error: training has diverged: at step 20 the weights are no longer finite." in result.stderr
-    assert "exitcode  : 2" in result.stderr
+    ranks = in_two_processes(SPOILED, *training, "--save_steps", "10")
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    said = "".join(rank.stderr for rank in ranks)
+    assert "error: training has diverged: at step 20 the weights are no longer finite." in said
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint) and checkpoint.name == "checkpoint-10"
