@@ -196,7 +196,7 @@ def _run_started(
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
-    if pair.distills:
+    if pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _sample_of_texts(task.data, args.seed))
 
     student, teacher = pair.load()
