@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from filelock import FileLock
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tsv
 from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base
@@ -56,7 +56,7 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     test = write_tsv(tmp_path / "test.tsv", [row[:1] for row in sentences(13, seed=2)], header=("text",))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
     options += ["--validation_file", str(validation), "--test_file", str(test), "--max_seq_length", "32"]
-    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "10", "--save_steps", "5"]
+    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "6", "--save_steps", "3"]
     # Plain descent, by which weights differ as much as gradients do.
     options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
     options += ["--train_sampling_strategy", "group_by_length", "--alpha", "0.7"]
@@ -120,7 +120,7 @@ def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
     """From step 15 of 12 an epoch, grouped by length and with projections: the same student, bit for bit."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
-    options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "3", "--save_steps", "5"]
+    options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "2", "--save_steps", "5"]
     options += ["--per_device_train_batch_size", "4", "--train_sampling_strategy", "group_by_length"]
     options += ["--tinybert_hidden_weight", "0.3"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -181,7 +181,7 @@ def test_questions_in_two_processes(tmp_path):
     options += ["--train_file", str(train), "--validation_file", str(validation), "--max_seq_length", "14"]
     options += ["--doc_stride", "3", "--max_question_length", "4", "--train_sampling_strategy", "group_by_length"]
     trained, alone = tmp_path / "trained", tmp_path / "alone"
-    training = ["--do_train", "--max_steps", "12", "--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    training = ["--do_train", "--max_steps", "6", "--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
     training += ["--per_device_train_batch_size"]
     launch("run_squad_ckd.py", *options, *training, "4", "--output_dir", str(trained))
     run_squad_ckd.main([*options, *training, "8", "--output_dir", str(alone)])
@@ -233,8 +233,8 @@ def test_recipe_of_a_demo_task_in_two_processes(task, tmp_path):
 def training(tiny_teacher, tmp_path):
     """Options of one that is long enough for a signal to come in time."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
-    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train), *QUICK]
-    options += ["--max_seq_length", "32", "--do_train", "--max_steps", "80", "--save_steps", "1000"]
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *SHORT_RUN, "--train_file", str(train)]
+    options += [*QUICK, "--max_seq_length", "32", "--do_train", "--max_steps", "80", "--save_steps", "1000"]
     return [*options, "--logging_steps", "1", "--output_dir", str(tmp_path / "out")]
 
 

@@ -66,7 +66,7 @@ def launch(script, *options, recipe="cpu_processes.yaml"):
     environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0]) | {"OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile("r") as said:
         processes = [
-            forked(_run_script, script, options, environment=environment | rank, output=said.name)
+            forked(run_script, script, options, environment=environment | rank, output=said.name)
             for rank in _group_of_two()
         ]
         running = {process.sentinel for process in processes}
@@ -117,7 +117,8 @@ def forked(function, *arguments, environment, output, errors=None):
 
 
 def _start(function, arguments, environment, files):
-    gc.freeze()  # see conftest.py
+    gc.freeze()  # both as in conftest.py
+    gc.set_threshold(20_000)
     os.environ.clear()
     os.environ.update(environment)
     for stream, path in enumerate(files, start=1):
@@ -131,7 +132,7 @@ def _start(function, arguments, environment, files):
         sys.exit(1)
 
 
-def _run_script(script, options):
+def run_script(script, options):
     sys.argv = [str(script), *map(str, options)]
     runpy.run_path(str(PROJECT / script), run_name="__main__")
 
