@@ -55,10 +55,10 @@ quickstart-qa: $(INSTALLED)
 	    --output runs/quickstart_qa/compare
 
 test: $(INSTALLED)
-	$(RUN) -m pytest $(ALL_CORES)
+	$(RUN) -m pytest $(ALL_CORES) --durations 20 --durations-min 5
 
 test-all: $(INSTALLED)
-	$(RUN) -m pytest $(ALL_CORES) -m ""
+	HYPOTHESIS_TIMES=4 $(RUN) -m pytest $(ALL_CORES) -m ""
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest $(ALL_CORES)

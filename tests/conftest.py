@@ -3,26 +3,32 @@
 import gc
 import os
 import random
+import shutil
 
 import pytest
-import torch
 from helpers.files import PROJECT, sentences, write_tsv
-from helpers.tiny import save_tokenizer, tiny_model
+
+# torch is imported in the functions: pytest-xdist loads this file in one more process, which runs no test.
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
+    import torch
+
     torch.set_num_threads(1)  # tiny tensors: threads only cost, and bit-for-bit comparisons want one order of sums
 
 
 @pytest.fixture(autouse=True, scope="session")
-def garbage_collection_skips_imports():
+def less_garbage_collection():
     gc.freeze()  # each training collects garbage: with the million objects of torch, that takes most of a second
+    gc.set_threshold(20_000)  # by default at every 700 new objects, which takes a tenth of the time of a training
 
 
 @pytest.fixture
 def rng():
     """A generator with a fresh seed, shown where a test fails; `TEST_SEED=... pytest` draws the same again."""
+    import torch
+
     seed = int(os.environ.get("TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"TEST_SEED={seed}")
     return torch.Generator().manual_seed(seed)
@@ -37,13 +43,20 @@ def shared_data():
     return folder
 
 
-@pytest.fixture
-def tiny_teacher(tmp_path):
-    """A folder with a random 4-layer teacher of the labels bad and good, and its tokenizer."""
-    folder = tmp_path / "teacher"
+@pytest.fixture(scope="session")
+def tiny_teacher_once(tmp_path_factory):
+    from helpers.tiny import save_tokenizer, tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "teacher"
     tiny_model().save_pretrained(folder)
     save_tokenizer(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_teacher(tiny_teacher_once, tmp_path):
+    """A folder with a random 4-layer teacher of the labels bad and good, and its tokenizer."""
+    return shutil.copytree(tiny_teacher_once, tmp_path / "teacher")
 
 
 @pytest.fixture
@@ -56,3 +69,11 @@ def text_files(tmp_path):
         "--max_seq_length",
         "32",
     ]
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Leaves the gradients of terms unmeasured, which takes most of the time of a short run; all scales are 1."""
+    from ckd_trainer.training.balance import TermBalance
+
+    monkeypatch.setattr(TermBalance, "is_due", lambda self, step: False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
 from safetensors.torch import load_file
@@ -120,6 +121,13 @@ def options(tmp_path_factory):
 def whole(options, tmp_path_factory):
     """What a run leaves that always has room."""
     output = tmp_path_factory.mktemp("whole") / "out"
+    run_glue_ckd.main([*options, *SHORT_RUN, "--output_dir", str(output)])
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole_relations(options, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "out"
     run_glue_ckd.main([*options, "--output_dir", str(output)])
     return output
 
@@ -169,7 +177,7 @@ CUT += [pytest.param("disk", name, marks=pytest.mark.slow) for name in MOMENTS i
 def test_run_without_room(place, moment, options, whole, request, monkeypatch, capsys, caplog):
     disk = request.getfixturevalue(place)
     output = disk.folder / "out"
-    command = [*options, "--output_dir", str(output)]
+    command = [*options, *SHORT_RUN, "--output_dir", str(output)]
     with monkeypatch.context() as patch:
         before = fill_at(patch, disk, MOMENTS[moment])
         with pytest.raises(SystemExit) as stopped:
@@ -203,7 +211,7 @@ CACHE = {
 
 
 @pytest.mark.parametrize(("place", "moment"), [("limit", "signals"), *(("disk", name) for name in CACHE)])
-def test_teacher_cache_without_room(place, moment, options, whole, request, tmp_path, monkeypatch, capsys):
+def test_teacher_cache_without_room(place, moment, options, whole_relations, request, tmp_path, monkeypatch, capsys):
     """What is there of it is never taken for a cache."""
     disk = request.getfixturevalue(place)
     cache, output = disk.folder / "cache", tmp_path / "out"
@@ -222,7 +230,7 @@ def test_teacher_cache_without_room(place, moment, options, whole, request, tmp_
     run_glue_ckd.main(command)
     (folder,) = (path for path in cache.iterdir() if path.is_dir())
     assert names(folder)[0] == "manifest.json" and len(names(folder)) == 2
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, whole))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (output, whole_relations))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)

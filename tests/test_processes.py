@@ -13,9 +13,9 @@ import pytest
 import torch
 import transformers
 from filelock import FileLock
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tsv
-from helpers.launching import ENVIRONMENT, accelerate_launch, command, launch, logged, without_dropout
+from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -56,7 +56,7 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     test = write_tsv(tmp_path / "test.tsv", [row[:1] for row in sentences(13, seed=2)], header=("text",))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
     options += ["--validation_file", str(validation), "--test_file", str(test), "--max_seq_length", "32"]
-    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "10", "--save_steps", "5"]
+    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "6", "--save_steps", "3"]
     # Plain descent, by which weights differ as much as gradients do.
     options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
     options += ["--train_sampling_strategy", "group_by_length", "--alpha", "0.7"]
@@ -120,7 +120,7 @@ def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
     """From step 15 of 12 an epoch, grouped by length and with projections: the same student, bit for bit."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
-    options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "3", "--save_steps", "5"]
+    options += ["--max_seq_length", "32", "--do_train", "--num_train_epochs", "2", "--save_steps", "5"]
     options += ["--per_device_train_batch_size", "4", "--train_sampling_strategy", "group_by_length"]
     options += ["--tinybert_hidden_weight", "0.3"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -139,7 +139,8 @@ def test_two_processes_go_on_in_a_later_epoch(tiny_teacher, tmp_path, capsys):
 
 
 MADE_ONCE = """
-import pathlib, sys
+import sys
+import datasets
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from ckd_trainer.utils.processes import made_once
@@ -150,6 +151,7 @@ def make():
     return DatasetDict({"train": Dataset.from_dict({"ids": [[1, 2], [3]]}), "test-": Dataset.from_dict({"ids": [[]]})})
 
 PartialState(cpu=True)
+datasets.config.HF_DATASETS_CACHE = sys.argv[2]  # as the variable sets it where datasets is imported
 with made_once(make) as sets:
     assert sets["train"]["ids"][:] == [[1, 2], [3]] and sets["test-"]["ids"][:] == [[]]
     assert sets["train"].cache_files  # mapped from disk
@@ -164,7 +166,7 @@ def test_data_is_made_once(tmp_path):
         (cache / name).mkdir(parents=True)
         (cache / f"{name}.lock").touch()
     with FileLock(cache / "ckd-trainer-lives.lock"):
-        accelerate_launch(tmp_path / "script.py", str(tmp_path / "made.txt"), HF_DATASETS_CACHE=str(cache))
+        launch(tmp_path / "script.py", str(tmp_path / "made.txt"), str(cache))
         assert sorted(path.name for path in cache.iterdir()) == ["ckd-trainer-lives", "ckd-trainer-lives.lock"]
     assert (tmp_path / "made.txt").read_text() == "made\n"
 
@@ -179,7 +181,7 @@ def test_questions_in_two_processes(tmp_path):
     options += ["--train_file", str(train), "--validation_file", str(validation), "--max_seq_length", "14"]
     options += ["--doc_stride", "3", "--max_question_length", "4", "--train_sampling_strategy", "group_by_length"]
     trained, alone = tmp_path / "trained", tmp_path / "alone"
-    training = ["--do_train", "--max_steps", "12", "--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
+    training = ["--do_train", "--max_steps", "6", "--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0"]
     training += ["--per_device_train_batch_size"]
     launch("run_squad_ckd.py", *options, *training, "4", "--output_dir", str(trained))
     run_squad_ckd.main([*options, *training, "8", "--output_dir", str(alone)])
@@ -231,8 +233,8 @@ def test_recipe_of_a_demo_task_in_two_processes(task, tmp_path):
 def training(tiny_teacher, tmp_path):
     """Options of one that is long enough for a signal to come in time."""
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
-    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train), *QUICK]
-    options += ["--max_seq_length", "32", "--do_train", "--max_steps", "80", "--save_steps", "1000"]
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *SHORT_RUN, "--train_file", str(train)]
+    options += [*QUICK, "--max_seq_length", "32", "--do_train", "--max_steps", "80", "--save_steps", "1000"]
     return [*options, "--logging_steps", "1", "--output_dir", str(tmp_path / "out")]
 
 
@@ -320,11 +322,9 @@ main()
 
 
 def test_loss_without_a_value_in_one_process_stops_both(training, tmp_path):
-    (tmp_path / "spoiled.py").write_text(SPOILED)
-    spoiled = command(tmp_path / "spoiled.py", *training, "--save_steps", "10")
-    result = subprocess.run(spoiled, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 1  # the launcher's own
-    assert "error: training has diverged: at step 20 the weights are no longer finite." in result.stderr
-    assert "exitcode  : 2" in result.stderr
+    ranks = in_two_processes(SPOILED, *training, "--save_steps", "10")
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    said = "".join(rank.stderr for rank in ranks)
+    assert "error: training has diverged: at step 20 the weights are no longer finite." in said
     (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
     assert last_checkpoint(tmp_path / "out", ARGUMENTS) == str(checkpoint) and checkpoint.name == "checkpoint-10"

@@ -2,6 +2,7 @@
 
 hypothesis draws fresh inputs in each run, makes those that fail small, and prints the `@reproduce_failure` line that
 draws them again. The examples take seconds; a change of what they test deserves more: `HYPOTHESIS_TIMES=20 pytest`.
+`make test-all` draws four times as many.
 """
 
 import json
@@ -130,7 +131,7 @@ def parsed(kinds, folder, recipe, command_line=()):
 kinds_of_one = st.sampled_from([(kind,) for kind in (*KINDS, SquadArguments)[:4]])
 
 
-@draws(80)
+@draws(40)
 @given(st.data(), kinds_of_one | st.just(KINDS))
 def test_a_recipe_gives_the_arguments_that_it_says(folder, data, kinds):
     """And what they are written as gives them again."""
@@ -148,7 +149,7 @@ def test_text_that_begins_like_a_mapping_is_text(folder):
     )
 
 
-@draws(60)
+@draws(30)
 @given(st.data(), kinds_of_one)
 def test_the_command_line_wins_over_the_recipe(folder, data, kinds):
     recipe, options = data.draw(some_options(kinds)), data.draw(some_options(kinds))
@@ -173,7 +174,7 @@ def edits(one, other):
     return row[-1]
 
 
-@draws(60)
+@draws(30)
 @given(st.data(), st.sampled_from(sorted(HINTS)), st.booleans())
 def test_a_typing_error_in_a_key_is_refused_with_the_key_that_was_meant(folder, data, key, on_the_command_line):
     place, letter = data.draw(st.integers(0, len(key) - 1)), data.draw(st.sampled_from("aeqx_1"))
@@ -187,7 +188,7 @@ def test_a_typing_error_in_a_key_is_refused_with_the_key_that_was_meant(folder, 
     assert edits(wrong, meant) == min(edits(wrong, name) for name in HINTS)
 
 
-@draws(40)
+@draws(20)
 @given(st.dictionaries(ANY_TEXT, st.integers(), min_size=1))
 def test_no_unknown_key_is_let_pass(folder, recipe):
     assume(not recipe.keys() <= HINTS.keys())
@@ -247,7 +248,7 @@ FRAGMENTS = st.tuples(
 LINES = st.tuples(st.sampled_from([*sorted(HINTS), "<<", "!!int '-'", "? [a]"]), FRAGMENTS).map(": ".join)
 
 
-@draws(250)
+@draws(125)
 @given(
     st.lists(LINES, min_size=1, max_size=3).map("\n".join) | st.binary() | st.text("ab:?-[]{}&*!|>'\"#%,\n\t \ufeff")
 )
@@ -268,7 +269,7 @@ def test_any_recipe_is_parsed_or_refused(folder, recipe):
 DEPTHS = st.integers(1, 60)
 
 
-@draws(150)
+@draws(75)
 @given(DEPTHS, DEPTHS)
 def test_skip_mappings_are_all_pairs_at_the_same_share_of_the_depth(student, teacher):
     grid = [(s, t) for s in range(1, student + 1) for t in range(1, teacher + 1)]
@@ -278,7 +279,7 @@ def test_skip_mappings_are_all_pairs_at_the_same_share_of_the_depth(student, tea
     assert set(same) <= set(resolve_layer_mapping("uniform", student, teacher))
 
 
-@draws(150)
+@draws(75)
 @given(DEPTHS, DEPTHS)
 def test_every_strategy_is_a_path_from_the_bottom_up(student, teacher):
     for name in STRATEGIES:
@@ -303,7 +304,7 @@ def test_every_strategy_is_a_path_from_the_bottom_up(student, teacher):
             assert {t - s for s, t in pairs} == {teacher - student} and len(pairs) == student
 
 
-@draws(100)
+@draws(50)
 @given(st.lists(st.tuples(st.integers(-2, 9), st.integers(-2, 9)), min_size=1, max_size=8), st.integers(1, 9), DEPTHS)
 def test_explicit_pairs_are_taken_as_they_are_or_refused(pairs, student, teacher):
     sound = len(set(pairs)) == len(pairs) and all(0 <= s <= student and 0 <= t <= teacher for s, t in pairs)
@@ -314,7 +315,7 @@ def test_explicit_pairs_are_taken_as_they_are_or_refused(pairs, student, teacher
             assert not sound and format_pairs(pairs) in str(error)
 
 
-@draws(150)
+@draws(75)
 @given(st.text("0123456789:,-+_ a\u0663") | st.text() | st.sampled_from(STRATEGIES))
 def test_any_text_is_a_mapping_or_refused(text):
     try:
@@ -391,7 +392,7 @@ def gradient_of(value, leaf):
     return torch.zeros_like(leaf) if found is None else found
 
 
-@draws(60)
+@draws(30)
 @given(some_sets(most=5), RELATIONS)
 def test_relations_equal_the_loops(sets, which):
     student = sets.student.requires_grad_()
@@ -401,7 +402,7 @@ def test_relations_equal_the_loops(sets, which):
     same(gradient_of(fast, student), gradient_of(slow, student))
 
 
-@draws(60)
+@draws(30)
 @given(some_sets(), RELATIONS, st.integers(0, 3), st.sampled_from([0.01, 1.0, 30.0]), st.booleans())
 def test_what_leaves_angles_and_distances_leaves_the_losses(sets, which, more, scale, shifted):
     """Turns and more dimensions always; shifts of angles and l2; scales of all but l2 as it is."""
@@ -422,7 +423,7 @@ def test_what_leaves_angles_and_distances_leaves_the_losses(sets, which, more, s
         same(relation(which, scale * student, scale * teacher, mask), before * scale**power)
 
 
-@draws(60)
+@draws(30)
 @given(some_sets(), RELATIONS, st.sampled_from([math.nan, math.inf, -1e30, 0.0]))
 def test_the_order_of_items_and_what_is_masked_do_not_matter(sets, which, junk):
     """Within a window the order backwards is the same, and masked items may come at either end."""
@@ -441,7 +442,7 @@ def test_the_order_of_items_and_what_is_masked_do_not_matter(sets, which, junk):
         same(relation(which, *(side[:, order] for side in wider), padded[:, order]), before)
 
 
-@draws(40)
+@draws(20)
 @given(some_sets(), RELATIONS)
 def test_a_loss_over_sets_is_the_mean_of_theirs(sets, which):
     """Weighted by what it is divided by: pairs, items or triples."""
@@ -458,7 +459,7 @@ def test_a_loss_over_sets_is_the_mean_of_theirs(sets, which):
     same(relation(which, *sides, mask), (torch.stack(alone) * weights).sum() / weights.sum().clamp_min(1))
 
 
-@draws(40)
+@draws(20)
 @given(some_sets(), RELATIONS)
 def test_a_student_like_its_teacher_has_nothing_to_learn(sets, which):
     student, _, mask, rng = sets
@@ -470,7 +471,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(sets, which):
     assert gradient.abs().max() < 1e-6 * max(1, student.abs().max())
 
 
-@draws(40)
+@draws(20)
 @given(some_sets(), st.sampled_from(["mse", "l1", "smooth_l1"]), st.floats(0.02, 5))
 def test_losses_stay_within_their_bounds(sets, angle_loss, tau):
     """Cosines differ by 2 at most; logarithms of probabilities by 4 / tau; a window of all is no window."""
@@ -497,7 +498,7 @@ SIZES = {
 }
 
 
-@draws(60)
+@draws(30)
 @given(some_sets(), RELATIONS, st.sampled_from(list(SIZES)))
 def test_any_magnitudes_give_finite_numbers(sets, which, dtype):
     *sides, mask, rng = sets
@@ -541,7 +542,7 @@ def check_table(path, names, rows, **kwargs):
     return table
 
 
-@draws(80)
+@draws(40)
 @given(some_rows(FIELDS), ENDS, st.integers(0, 3), st.booleans(), st.booleans())
 def test_tsv_files_are_read_as_they_were_written(folder, written, end, more, mark, header):
     names, rows = written
@@ -553,7 +554,7 @@ def test_tsv_files_are_read_as_they_were_written(folder, written, end, more, mar
     assert list(table.lines) == [line + header for line in range(1, len(rows) + 1)]
 
 
-@draws(80)
+@draws(40)
 @given(some_rows(TEXTS), ENDS, st.booleans(), st.booleans())
 def test_csv_files_are_read_as_they_were_written(folder, written, end, quote_all, mark):
     names, rows = written
@@ -571,7 +572,7 @@ def test_csv_files_are_read_as_they_were_written(folder, written, end, quote_all
     assert list(table.lines) == [1 + number + sum(breaks[:number]) for number in range(1, len(rows) + 1)]
 
 
-@draws(60)
+@draws(30)
 @given(some_rows(TEXTS), st.booleans(), st.sampled_from(["\n", "\r\n"]))
 def test_json_lines_are_read_as_they_were_written(folder, written, ascii_only, end):
     names, rows = written
@@ -580,14 +581,14 @@ def test_json_lines_are_read_as_they_were_written(folder, written, ascii_only, e
     check_table(folder / "a.jsonl", names, rows)
 
 
-@draws(60)
+@draws(30)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_in_words_are_read_to_the_last_digit(folder, numbers):
     (folder / "a.tsv").write_text("\n".join(["label\tx", *(f"{number!r}\t" for number in numbers)]))
     assert open_table(folder / "a.tsv").numbers("label") == [float(number) for number in numbers]
 
 
-@draws(150)
+@draws(75)
 @given(st.binary() | st.text('ab\t\n\r ",{}[]:0\0\ufeff\u2028').map(str.encode), st.sampled_from(fuzz.SUFFIXES))
 def test_any_bytes_are_read_as_a_table_or_refused(folder, content, suffix):
     """Where a tsv file is read, what was read is what the file says."""
@@ -650,7 +651,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@draws(120)
+@draws(60)
 @given(st.data(), some_features(), SETTINGS, st.sampled_from([1, 4, 2**10]))
 def test_answers_are_those_of_all_spans_one_by_one(data, drawn, given_settings, most):
     """With many equal scores (whole numbers up to 1), and with few."""
@@ -661,7 +662,7 @@ def test_answers_are_those_of_all_spans_one_by_one(data, drawn, given_settings, 
     check_answers(answers, questions, *slow, null_answers=given_settings["null_answers"], splits=False)
 
 
-@draws(80)
+@draws(40)
 @given(st.data(), some_features(), SETTINGS)
 def test_answers_to_any_numbers_are_sound(data, drawn, given_settings):
     """They are pieces of the context from one token of a feature to another; the best comes first; all is finite."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import torch
 import yaml
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, write_tsv
 from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
@@ -100,6 +100,7 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
 def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
     options = ["--do_train", *text_files, *EPOCHS, "--num_train_epochs", "30", "--early_stopping_patience", "2"]
+    options += SHORT_RUN
     distill(trained_teacher, output, *options)
     state = json.loads((output / "trainer_state.json").read_text())
     scores = [entry["eval_accuracy"] for entry in state["log_history"] if "eval_accuracy" in entry]
@@ -111,24 +112,25 @@ def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher,
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("random", marks=pytest.mark.slow), "group_by_length"])
-@pytest.mark.parametrize("kept", [6, 15])  # in the first epoch, of 12 steps, and in the second
-def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path, strategy, kept):
+def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, text_files, tmp_path, strategy):
+    """In the first epoch, of 12 steps, and in the second."""
     options = ["--do_train", *text_files, "--save_strategy", "steps", "--save_steps", "3"]
     options += ["--train_sampling_strategy", strategy]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole = tmp_path / "whole"
     distill(trained_teacher, whole, *options)
-    distill(trained_teacher, cut, *options)
-    for path in cut.iterdir():  # as a run killed a step later leaves its folder
-        if path.name.startswith("checkpoint-"):
-            if int(path.name.split("-")[1]) > kept:
-                shutil.rmtree(path)
-        elif path.name != "recipe.yaml":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert last_checkpoint(cut, ARGUMENTS).endswith(f"checkpoint-{kept}")
-    distill(trained_teacher, cut, *options)
-    ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [entry["step"] for entry in logged(cut)] == [entry["step"] for entry in logged(whole)]
+    for kept in (6, 15):
+        cut = shutil.copytree(whole, tmp_path / f"cut{kept}")
+        for path in cut.iterdir():  # as a run killed a step later leaves its folder
+            if path.name.startswith("checkpoint-"):
+                if int(path.name.split("-")[1]) > kept:
+                    shutil.rmtree(path)
+            elif path.name != "recipe.yaml":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert last_checkpoint(cut, ARGUMENTS).endswith(f"checkpoint-{kept}")
+        distill(trained_teacher, cut, *options)
+        ours, theirs = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert [entry["step"] for entry in logged(cut)] == [entry["step"] for entry in logged(whole)]
 
 
 def test_half_written_checkpoint_is_passed_over(tmp_path):
@@ -144,10 +146,11 @@ def test_half_written_checkpoint_is_passed_over(tmp_path):
 
 def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
-    distill(trained_teacher, output, *text_files, "--do_train", "--do_eval")
+    options = [*text_files, "--do_train", "--do_eval", "--max_steps", "2"]
+    distill(trained_teacher, output, *options)
     before = results(output)
     weights = (output / "model.safetensors").read_bytes()
-    again = distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--do_predict")
+    again = distill(trained_teacher, output, *options, "--do_predict")
     assert again["eval_accuracy"] == before["eval_accuracy"] and "train_loss" not in again
     assert results(output)["train_runtime"] == before["train_runtime"]
     assert (output / "model.safetensors").read_bytes() == weights
@@ -157,9 +160,10 @@ def test_finished_run_is_not_trained_again_but_can_predict(trained_teacher, text
 
 def test_evaluating_later_completes_the_card(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
-    distill(trained_teacher, output, *text_files, "--do_train")
+    options = [*text_files, "--do_train", "--max_steps", "2"]
+    distill(trained_teacher, output, *options)
     assert "The model was not evaluated." in (output / "README.md").read_text()
-    metrics = distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--logging_steps", "5")
+    metrics = distill(trained_teacher, output, *options, "--do_eval", "--logging_steps", "5")
     card = (output / "README.md").read_text()
     assert f"| accuracy | {metrics['eval_accuracy']:.4f} |" in card and "Distilled from `trained`" in card
     assert "not evaluated" not in card and "## Training" in card
@@ -170,6 +174,7 @@ def test_teacher_cache_stands_in_for_the_teacher(trained_teacher, text_files, tm
     student = ["--student_init", "random", "--student_config", '{"hidden_size": 16}', "--student_num_layers", "2"]
     student += ["--model_name_or_path", str(trained_teacher)]
     common = ["--teacher_model_name_or_path", str(trained_teacher), *text_files, "--do_train", "--do_eval", *QUICK]
+    common += ["--max_steps", "8"]
     cache = ["--teacher_cache_dir", str(tmp_path / "cache")]
     live = run_glue_ckd.main([*common, *student, "--output_dir", str(tmp_path / "live")])
     built = run_glue_ckd.main([*common, *student, *cache, "--output_dir", str(tmp_path / "1")])
@@ -200,7 +205,7 @@ def test_teacher_cache_that_is_a_file_is_refused(trained_teacher, text_files, tm
 
 def test_overwriting_deletes_nothing_before_the_rest_is_right(trained_teacher, text_files, tmp_path, capsys):
     output = tmp_path / "student"
-    distill(trained_teacher, output, *text_files, "--do_train")
+    distill(trained_teacher, output, *text_files, "--do_train", "--max_steps", "2")
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     common = ["--teacher_model_name_or_path", str(trained_teacher), *STUDENT, *text_files, "--do_train", *QUICK]
     refused(capsys, *common, "--output_dir", str(output), "--overwrite_output_dir", "--train_file", "typo.tsv")
@@ -220,7 +225,7 @@ def test_a_folder_where_nothing_was_trained_yet_is_free(trained_teacher, text_fi
 
 def test_explicit_resume_trains_on(trained_teacher, text_files, tmp_path):
     output = tmp_path / "student"
-    options = [*text_files, "--do_train", "--save_strategy", "steps", "--save_steps", "2"]
+    options = [*text_files, *SHORT_RUN, "--do_train", "--save_strategy", "steps", "--save_steps", "2"]
     distill(trained_teacher, output, *options, "--max_steps", "4")
     distill(trained_teacher, output, *options, "--max_steps", "6", "--resume_from_checkpoint", "true")
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 6
@@ -239,9 +244,10 @@ def test_resolved_recipe_runs_again(trained_teacher, text_files, tmp_path, main)
 
 def test_another_runs_folder_is_refused_unless_overwriting(trained_teacher, text_files, tmp_path, capsys):
     output = tmp_path / "student"
-    distill(trained_teacher, output, *text_files, "--do_train")
+    options = [*text_files, "--do_train", "--max_steps", "2"]
+    distill(trained_teacher, output, *options)
     (output / "notes.txt").write_text("mine")
-    other = [*text_files, "--do_train", "--temperature", "2"]
+    other = [*options, "--temperature", "2"]
     with pytest.raises(SystemExit) as stopped:
         distill(trained_teacher, output, *other)
     message = capsys.readouterr().err
@@ -274,7 +280,7 @@ def test_regression_on_own_json_lines(tmp_path, tiny_teacher):
     teacher = ["--model_name_or_path", str(tiny_teacher), "--output_dir", str(tmp_path / "t")]
     metrics = run_teacher.main([*teacher, *common, "--num_train_epochs", "8"])
     assert metrics["eval_pearson"] > 0.8
-    metrics = distill(tmp_path / "t", tmp_path / "s", *common)
+    metrics = distill(tmp_path / "t", tmp_path / "s", *common, *SHORT_RUN)
     assert {"eval_pearson", "eval_spearmanr"} <= set(metrics)
     lines = (tmp_path / "s" / "predictions" / "predictions.tsv").read_text().splitlines()
     assert len(lines) == 41 and all(-1 < float(line.split("\t")[1]) < 2 for line in lines[1:])
@@ -337,7 +343,7 @@ def test_labels_in_another_order_give_the_same_student(
     weights = {}
     for teacher in (trained_teacher, swapped_teacher):
         output = tmp_path / f"from_{teacher.name}"
-        options = ["--do_train", "--do_eval", "--max_steps", "4"]
+        options = ["--do_train", "--do_eval", "--max_steps", "4", *SHORT_RUN]
         if start == "pretrained":
             options += ["--student_init", start, "--student_num_layers", "none", "--model_name_or_path", str(teacher)]
         distill(teacher, output, *text_files, *options)
@@ -383,7 +389,7 @@ def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path,
     output = tmp_path / "student"
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end", "--hub_token", "hf_secret"]
-    distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", *push)
+    distill(trained_teacher, output, *text_files, "--do_train", "--do_eval", "--max_steps", "2", *push)
     assert sent["repo_id"] == "me/my-student" and sent["folder_path"] == str(output)
     card = (output / "README.md").read_text()
     assert 'model="me/my-student"' in card and "# my-student" in card and "Distilled from `trained`" in card
@@ -392,6 +398,7 @@ def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path,
         assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_bf16_and_padding_to_one_length(trained_teacher, text_files, tmp_path):
     distill(trained_teacher, tmp_path / "out", *text_files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length")
     assert results(tmp_path / "out")["eval_accuracy"] > 0.6

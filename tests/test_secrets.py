@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import Touch, sentences, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
 
 import run_glue_ckd
 import run_teacher
 
-QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_seq_length", "32"]
-QUICK += ["--do_train", "--max_steps", "4", "--save_steps", "2", "--report_to", "none", "--disable_tqdm", "true"]
+QUICK = ["--max_seq_length", "32", "--do_train", "--max_steps", "4", "--save_steps", "2", "--report_to", "none"]
+QUICK += ["--disable_tqdm", "true"]
+STUDENT = [*STUDENT, *SHORT_RUN]
 MARKER = "touched_by_what_was_read"
 EVIL = (
     f"$(touch {MARKER})",
@@ -80,7 +82,7 @@ def test_nothing_that_is_read_runs(tmp_path, monkeypatch, caplog):
         "teacher_cache_dir": f"cache {EVIL[1]}",
     }
     Path("recipe '.yaml").write_text(yaml.safe_dump(recipe))
-    command = ["recipe '.yaml", *QUICK, "--do_eval", "--do_predict"]
+    command = ["recipe '.yaml", *STUDENT, *QUICK, "--do_eval", "--do_predict"]
     with caplog.at_level(logging.INFO), heard() as events:
         run_glue_ckd.main(command)
         cut_back(Path(recipe["output_dir"]))
@@ -107,7 +109,8 @@ def test_the_ear_hears(tmp_path):
 @pytest.mark.parametrize("file", ["rng_state.pth", "optimizer.pt", "scheduler.pt"])
 def test_checkpoint_with_code_in_it_is_refused(tiny_teacher, text_files, tmp_path, capsys, file):
     output = tmp_path / "out"
-    command = ["--teacher_model_name_or_path", str(tiny_teacher), *QUICK, *text_files, "--output_dir", str(output)]
+    command = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, *text_files]
+    command += ["--output_dir", str(output)]
     run_glue_ckd.main(command)
     checkpoint = cut_back(output)
     torch.save({"python": Touch(str(tmp_path / MARKER))}, checkpoint / file)
@@ -138,11 +141,11 @@ def test_card_and_record_tell_no_secret(tmp_path, monkeypatch, script):
     given = {"train_file": "train.tsv", "validation_file": "validation.tsv", "output_dir": "out"}
     which, more = "model_name_or_path", []
     if script is run_glue_ckd:
-        which, more = "teacher_model_name_or_path", QUICK[:4]
+        which, more = "teacher_model_name_or_path", STUDENT
         given["teacher_cache_dir"] = "cache"
     given[which] = "teacher"
     argv = [word for name, path in given.items() for word in (f"--{name}", str(home / path))]
-    argv += [*more, *QUICK[4:], "--do_eval", f"--run_name={home / 'first'}", *tokens]
+    argv += [*more, *QUICK, "--do_eval", f"--run_name={home / 'first'}", *tokens]
     monkeypatch.setattr(sys, "argv", [str(home / "run.py"), *argv])
     script.main(None)
     output = home / "out"

@@ -334,7 +334,7 @@ class StoredTeacher:
         """Returns the number of parameters of the loaded model; tied weights count once."""
         return self._outline.num_parameters()
 
-    @property
+    @functools.cached_property
     def _outline(self) -> PreTrainedModel:
         return outline(self.config, self.model_class, **self.options)
 

@@ -213,7 +213,7 @@ def _run_started(
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
-    if pair.distills:
+    if pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
         check_encodings(pair.tokenizer, pair.teacher_tokenizer, _checked_texts(task.data, args.seed))
 
     trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None

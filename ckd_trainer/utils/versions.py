@@ -1,16 +1,18 @@
 """The versions of the code that results depend on."""
 
+import functools
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("ckd_trainer", "torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors")
+_version = functools.cache(version)  # it parses all of a package's metadata
 
 
 def versions() -> dict[str, str]:
     """Returns the installed version of each package."""
-    return {package: version(package) for package in _PACKAGES}
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def source_commit(folder: Path = _SOURCE) -> str | None:

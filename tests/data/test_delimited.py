@@ -65,7 +65,13 @@ def read(caplog):
     return read
 
 
-@pytest.mark.parametrize("name", REAL)
+# Of each of these tasks, a smaller file of the same form is read by default.
+LARGE = ["SST-2/train.tsv", "QQP/train.tsv", "MNLI/train.tsv", "MNLI/dev_matched.tsv", "QNLI/train.tsv"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in REAL]
+)
 def test_real_files_as_they_are_and_as_pandas_writes_them(shared_data, tmp_path, read, name):
     path = shared_data / "glue" / name
     columns = COLA_COLUMNS if name in ("CoLA/train.tsv", "CoLA/dev.tsv") else None

@@ -233,6 +233,7 @@ def test_logits_of_padding_may_be_anything(rng, head, left, right):
         assert kind.task_count(padded) == kind.task_count(batch)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("head", [*HEADS, "none"])
 def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, head):
     """1 x 8 = 2 x 4 = 8 x 1, with rows without a label among them, of which some batches have no other."""

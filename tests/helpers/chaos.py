@@ -40,7 +40,7 @@ TIMINGS = ("_runtime", "_per_second", "_preparation_time", "latency_ms")  # suff
 OF_THE_LAST_PART = {"train_loss"}  # `Trainer` averages it over the steps of its last call only
 OF_THE_START = {"started", "commit"}  # in run.json: start and code version of the last call
 
-STEPS, SAVE_STEPS = 40, 5  # an epoch has 25 steps
+STEPS, SAVE_STEPS = 25, 5  # an epoch has 15 steps
 HALF = "half written"
 
 
@@ -54,7 +54,7 @@ def make_task(folder: Path) -> list[str]:
 
     from ckd_trainer.data.demo import agreement
 
-    agreement.write_task(folder, seed=0, train=400, validation=120, test=60)
+    agreement.write_task(folder, seed=0, train=240, validation=48, test=30)
     test = (folder / "test.tsv").read_text(encoding="utf-8").splitlines()
     (folder / "unlabeled.tsv").write_text("".join(f"{line.split(chr(9))[0]}\n" for line in test), encoding="utf-8")
     options = json.loads((folder / "base" / "config.json").read_text()) | {
@@ -253,6 +253,7 @@ def phase(event: str) -> str:
 def child(folder: Path, number: int, options: list[str], target: str | None) -> None:
     """Runs the script under watch, in its own process."""
     gc.freeze()  # garbage collection then skips the imports, see conftest.py
+    gc.set_threshold(20_000)
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, str(PROJECT))

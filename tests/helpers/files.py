@@ -4,9 +4,8 @@ import json
 import random
 from pathlib import Path
 
-from helpers.tiny import WORDS
-
 PROJECT = Path(__file__).resolve().parents[2]
+WORDS = "the a cat dog bird tree house runs sleeps sings grows good bad fine ugly very not".split()
 
 
 def sentences(count, seed=0):

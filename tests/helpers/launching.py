@@ -1,8 +1,8 @@
 """Scripts in two processes, and what is needed to compare them with one.
 
-`launch` forks both processes from a server that has already imported the libraries. `accelerate_launch` starts the
-real launcher: three processes, each of which imports them again, which takes half a minute of CPU time instead of a
-few seconds.
+`launch` and `in_two_processes` fork both processes from a server that has already imported the libraries.
+`accelerate_launch` starts the real launcher: three processes, each of which imports them again, which takes half a
+minute of CPU time instead of a few seconds.
 """
 
 import gc
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from helpers.chaos import context_of
@@ -65,11 +66,9 @@ def launch(script, *options, recipe="cpu_processes.yaml"):
     environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0]) | {"OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile("r") as said:
         processes = [
-            context_of(forks=True).Process(target=_run, args=(script, options, environment | rank, said.name))
+            forked(run_script, script, options, environment=environment | rank, output=said.name)
             for rank in _group_of_two()
         ]
-        for process in processes:
-            process.start()
         running = {process.sentinel for process in processes}
         while running and not any(process.exitcode for process in processes):
             running -= set(multiprocessing.connection.wait(running, timeout=300) or running)
@@ -81,37 +80,66 @@ def launch(script, *options, recipe="cpu_processes.yaml"):
     return text
 
 
-def _run(script, options, environment, said):
-    gc.freeze()  # see conftest.py
+def in_two_processes(code, *arguments):
+    """Runs a program as rank 0 and rank 1 of one group; returns both, finished, with what each has printed.
+
+    `launch` is nearer to what users do, but mixes what the ranks print, and stops one where the other has failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = []
+        for number, rank in enumerate(_group_of_two()):
+            files = [Path(folder, f"{name}{number}") for name in ("stdout", "stderr")]
+            environment = ENVIRONMENT | rank | {"ACCELERATE_USE_CPU": "true"}
+            process = forked(_run_code, code, arguments, environment=environment, output=files[0], errors=files[1])
+            ranks.append((process, files))
+        for process, _ in ranks:
+            process.join(timeout=120)
+        for process, _ in ranks:
+            process.kill()
+            process.join()
+        return [
+            subprocess.CompletedProcess(arguments, process.exitcode, *(file.read_text() for file in files))
+            for process, files in ranks
+        ]
+
+
+def forked(function, *arguments, environment, output, errors=None):
+    """Starts a function in a process that has already imported the libraries; returns the process.
+
+    Args:
+        environment: all variables of the process.
+        output, errors: the files to append to; by default, `errors` is `output`.
+    """
+    files = [str(output), str(errors or output)]
+    process = context_of(forks=True).Process(target=_start, args=(function, arguments, environment, files))
+    process.start()
+    return process
+
+
+def _start(function, arguments, environment, files):
+    gc.freeze()  # both as in conftest.py
+    gc.set_threshold(20_000)
     os.environ.clear()
     os.environ.update(environment)
-    file = os.open(said, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    for stream, path in enumerate(files, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
     torch.set_num_threads(1)
-    sys.argv = [str(script), *options]
+    AcceleratorState._reset_state(reset_partial_state=True)  # `TrainingArguments` in helpers have made one process's
+    try:
+        function(*arguments)
+    except Exception:  # as the interpreter does: torch has its own hook
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+
+
+def run_script(script, options):
+    sys.argv = [str(script), *map(str, options)]
     runpy.run_path(str(PROJECT / script), run_name="__main__")
 
 
-def in_two_processes(code):
-    """Runs a program as rank 0 and rank 1 of one group; returns both, finished, with what each has printed.
-
-    `launch` is nearer to what users do, but mixes what the ranks print, and its exit code is its own.
-    """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = []
-    for rank in _group_of_two():
-        environment = ENVIRONMENT | rank | {"ACCELERATE_USE_CPU": "true"}
-        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes))
-    try:
-        said = [process.communicate(timeout=120) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *texts)
-        for process, texts in zip(started, said, strict=True)
-    ]
+def _run_code(code, arguments):
+    sys.argv = ["-c", *map(str, arguments)]
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
 def _group_of_two():

@@ -22,14 +22,12 @@ def _each_set(student, teacher, mask):
     teacher = teacher.detach().double().unsqueeze(0).flatten(0, -3)
     mask = mask.unsqueeze(0).flatten(0, -2)
     for x_student, x_teacher, valid in zip(student, teacher, mask.tolist(), strict=True):
-        yield x_student, x_teacher, [i for i in range(len(valid)) if valid[i]]
+        yield x_student.unbind(), x_teacher.unbind(), [i for i in range(len(valid)) if valid[i]]
 
 
-def _cosine(a, b):
-    """The cosine between two vectors; 0 if one of them is zero."""
-    if not a.any() or not b.any():
-        return a.new_zeros(())
-    return (a * b).sum() / ((a * a).sum().sqrt() * (b * b).sum().sqrt())
+def _unit(a):
+    """A vector divided by its length, so that `@` of two of them is their cosine; zero stays zero."""
+    return a / (a * a).sum().sqrt() if a.any() else torch.zeros_like(a)
 
 
 def _compare(kind, student, teacher):
@@ -51,9 +49,9 @@ def _probabilities(scores):
 
 
 def _kl(teacher_probabilities, student_probabilities):
-    """sum p (log p - log q); outcomes with p = 0 add nothing."""
+    """The terms of sum p (log p - log q); outcomes with p = 0 add nothing."""
     pairs = zip(teacher_probabilities, student_probabilities, strict=True)
-    return sum(p * (p.log() - q.log()) for p, q in pairs if p > 0)
+    return [p * (p.log() - q.log()) for p, q in pairs if p > 0]
 
 
 def _squared_distances(x, valid, normalize):
@@ -81,8 +79,9 @@ def pair_loss(
 
     With relation_normalization "items", divided by the sum over sets of n.
     """
-    total, count = torch.zeros((), dtype=torch.float64), 0
+    terms, count = [torch.zeros((), dtype=torch.float64)], 0
     for x_student, x_teacher, valid in _each_set(student, teacher, mask):
+        unit_student, unit_teacher = ([_unit(vector) for vector in x] for x in (x_student, x_teacher))
         count += len(valid) ** 2 if relation_normalization == "pairs" else len(valid)
         if distance == "l2":
             d_student = _squared_distances(x_student, valid, normalize_distances)
@@ -91,31 +90,30 @@ def pair_loss(
             others = [j for j in valid if j != i]
             if distance == "cosine":
                 p, q = (
-                    _probabilities([_cosine(x[i], x[j]) / relation_temperature for j in others])
-                    for x in (x_teacher, x_student)
+                    _probabilities([unit[i] @ unit[j] / relation_temperature for j in others])
+                    for unit in (unit_teacher, unit_student)
                 )
-                total = total + _kl(p, q)
+                terms += _kl(p, q)
             else:
-                for j in others:
-                    total = total + _compare(distance_loss, d_student[i, j], d_teacher[i, j])
-    return total / max(count, 1)
+                terms += [_compare(distance_loss, d_student[i, j], d_teacher[i, j]) for j in others]
+    return torch.stack(terms).sum() / max(count, 1)
 
 
 def triple_loss(student, teacher, mask, *, angle_loss="mse", window_size=None):
     """Compares the angles at i between j and k within the window centered on i; divided by the number of triples."""
-    total, count = torch.zeros((), dtype=torch.float64), 0
+    terms, count = [torch.zeros((), dtype=torch.float64)], 0
     for x_student, x_teacher, valid in _each_set(student, teacher, mask):
         for i in valid:
             near = [j for j in valid if window_size is None or abs(j - i) <= window_size // 2]
-            to_student = {j: x_student[j] - x_student[i] for j in near}
-            to_teacher = {j: x_teacher[j] - x_teacher[i] for j in near}
-            for j in near:
-                for k in near:
-                    count += 1
-                    total = total + _compare(
-                        angle_loss, _cosine(to_student[j], to_student[k]), _cosine(to_teacher[j], to_teacher[k])
-                    )
-    return total / max(count, 1)
+            to_student = {j: _unit(x_student[j] - x_student[i]) for j in near}
+            to_teacher = {j: _unit(x_teacher[j] - x_teacher[i]) for j in near}
+            terms += [
+                _compare(angle_loss, to_student[j] @ to_student[k], to_teacher[j] @ to_teacher[k])
+                for j in near
+                for k in near
+            ]
+            count += len(near) ** 2
+    return torch.stack(terms).sum() / max(count, 1)
 
 
 def word_sets(hidden_states, attention_mask):
@@ -173,9 +171,9 @@ def classification_logit_loss(
             continue
         p, q = (_probabilities([z / temperature for z in logits]) for logits in (teacher, student))
         if loss == "skewed_kl":
-            divergences.append(_kl(p, [0.1 * one + 0.9 * other for one, other in zip(p, q, strict=True)]))
+            divergences.append(sum(_kl(p, [0.1 * one + 0.9 * other for one, other in zip(p, q, strict=True)])))
         else:
-            divergences.append(_kl(p, q) if loss == "kl" else _kl(q, p))
+            divergences.append(sum(_kl(p, q) if loss == "kl" else _kl(q, p)))
     factor = temperature**2 if scale_by_temperature else 1
     return factor * sum(divergences) / len(divergences)
 

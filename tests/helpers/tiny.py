@@ -9,8 +9,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from helpers.files import WORDS
+
 ARGUMENTS = TrainingArguments("unused", use_cpu=True)
-WORDS = "the a cat dog bird tree house runs sleeps sings grows good bad fine ugly very not".split()
 
 
 def tiny_config(layers=4, width=32, labels=("bad", "good"), **kwargs):

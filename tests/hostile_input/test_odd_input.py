@@ -37,7 +37,7 @@ ROWS = [
     texts("CRLF", FINE.replace("\n", "\r\n")),
     texts("CRLF and a mark in csv", "\ufeff" + FINE.replace("\t", ",").replace("\n", "\r\n"), file="a.csv"),
     texts("a mark", "\ufeff" + FINE),
-    texts("a word of 3 MB", FINE + f"{'x' * 3_000_000}\tgood\n"),
+    texts("a word of more than 1 MB", FINE + f"{'x' * 1_200_000}\tgood\n"),
     texts(
         "JSON lines with a mark and CRLF",
         "\ufeff" + lines({"text": "a", "label": "good"}, {"text": "b\u2028c", "label": "bad"}).replace("\n", "\r\n"),

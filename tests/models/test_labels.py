@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.commands import SHORT_RUN
 from helpers.tiny import save_tokenizer, tiny_config
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
@@ -12,7 +13,7 @@ import run_teacher
 
 WORDS = [f"w{number}" for number in range(12)]
 QUICK = "--report_to none --disable_tqdm true --per_device_train_batch_size 16 --learning_rate 3e-3 --logging_steps 50"
-STUDENT = "--student_init teacher_layers --student_num_layers 2"
+STUDENT = f"--student_init teacher_layers --student_num_layers 2 {' '.join(SHORT_RUN)}"
 
 
 def write(path, rows):

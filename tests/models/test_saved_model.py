@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from helpers.commands import STUDENT, TWO_STEPS
+from helpers.commands import SHORT_RUN, STUDENT, TWO_STEPS
 from helpers.files import question_file
 from helpers.tiny import save_tokenizer, tiny_config, tiny_model
 from packaging.version import Version
@@ -76,7 +76,7 @@ def test_the_tokenizer_is_saved_as_it_was_loaded(run, limits, tiny_teacher, text
         tokenizer.save(str(path))
     model_for(run, tiny_teacher)
     configured = json.loads((tiny_teacher / "tokenizer_config.json").read_text())
-    run(tmp_path / "out", tiny_teacher, text_files)
+    run(tmp_path / "out", tiny_teacher, text_files, *([] if run is fine_tune else SHORT_RUN))
     for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
         saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
         assert (saved.truncation, saved.padding) == (tokenizer.truncation, tokenizer.padding)
@@ -92,11 +92,12 @@ def test_a_students_tokenizer_keeps_its_input_names(tiny_teacher, text_files, tm
             tiny_model(layers=2, seed=1).save_pretrained(folder)
         save_tokenizer(folder, model_input_names=["input_ids", "attention_mask"] + ["token_type_ids"] * (name == "a"))
     models = ["--teacher_model_name_or_path", str(tiny_teacher), "--model_name_or_path", str(tmp_path / "student")]
-    run_glue_ckd.main([*models, *text_files, *TWO_STEPS, str(tmp_path / "out")])
+    run_glue_ckd.main([*models, *SHORT_RUN, *text_files, *TWO_STEPS, str(tmp_path / "out")])
     config = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("run", [distill, distill_pretrained, fine_tune, distill_answers])
 @pytest.mark.parametrize("asks", ["output_attentions", "output_hidden_states"])
 def test_outputs_that_a_configuration_asks_for_are_saved_with(run, asks, tiny_teacher, text_files, tmp_path):
@@ -106,6 +107,7 @@ def test_outputs_that_a_configuration_asks_for_are_saved_with(run, asks, tiny_te
     assert AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers in (2, 4)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("run", [distill, distill_pretrained, fine_tune, distill_answers])
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
 def test_outputs_may_be_tuples_by_configuration(run, cached, tiny_teacher, text_files, tmp_path):
@@ -141,7 +143,7 @@ def test_home_is_found_in_every_path(by_recipe, tiny_teacher, text_files, tmp_pa
     if by_recipe:
         (tmp_path / "recipe.yaml").write_text("".join(f"{name}: {path}\n" for name, path in options.items()))
         argv = ["~/recipe.yaml"]
-    argv += [*STUDENT, "--max_seq_length=32", *TWO_STEPS[:-1]]
+    argv += [*STUDENT, *SHORT_RUN, "--max_seq_length=32", *TWO_STEPS[:-1]]
     first = run_glue_ckd.main(argv)
     assert run_glue_ckd.main(argv)["eval_loss"] == first["eval_loss"]
     (tmp_path / "out" / "train_results.json").unlink()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_tsv
 from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
@@ -14,8 +15,9 @@ from safetensors.torch import load_file, save_file
 import run_glue_ckd
 from ckd_trainer.runs.checkpoints import what_is_missing
 
-QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_seq_length", "32", "--alpha", "0"]
-QUICK += ["--per_device_train_batch_size", "8", "--learning_rate", "3e-3", "--logging_steps", "2"]
+QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_seq_length", "32"]
+QUICK += [*SHORT_RUN, "--alpha", "0.1", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
+QUICK += ["--logging_steps", "2"]
 QUICK += ["--report_to", "none", "--disable_tqdm", "true", "--do_train", "--max_steps", "16"]
 BEST = ["--eval_strategy", "steps", "--eval_steps", "4", "--save_strategy", "steps", "--save_steps", "4"]
 BEST += ["--load_best_model_at_end", "--metric_for_best_model", "eval_loss", "--greater_is_better", "false"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, snapshot, write_questions, write_tsv
 from helpers.tiny import qa_model, save_base, tiny_model
 
@@ -26,10 +26,15 @@ BEST = [*EVALUATES, "--load_best_model_at_end"]
 
 
 @pytest.fixture
-def distills(tiny_teacher, text_files, tmp_path):
-    """A command that distills on good and bad sentences."""
-    command = ["--teacher_model_name_or_path", str(tiny_teacher), *text_files, *QUICK]
-    return [*command, "--output_dir", str(tmp_path / "out")]
+def trains(text_files, tmp_path):
+    """Options that train on good and bad sentences."""
+    return [*text_files, *QUICK, "--output_dir", str(tmp_path / "out")]
+
+
+@pytest.fixture
+def distills(tiny_teacher, trains):
+    """A command that distills."""
+    return ["--teacher_model_name_or_path", str(tiny_teacher), *SHORT_RUN, *trains]
 
 
 def cut_back(output):
@@ -64,19 +69,20 @@ def recorded(output):
     return json.loads((output / "run.json").read_text())["inputs"]
 
 
-@pytest.mark.parametrize("is_trained", [True, False])
 @pytest.mark.parametrize("main", [run_glue_ckd.main, run_teacher.main])
-def test_corrected_training_file_is_refused(distills, tiny_teacher, tmp_path, capsys, main, is_trained):
+def test_corrected_training_file_is_refused(distills, trains, tiny_teacher, tmp_path, capsys, main):
+    """By a trained run, and by one that was killed."""
     command, output = [*distills, *STUDENT], tmp_path / "out"
     if main is run_teacher.main:
-        command = ["--model_name_or_path", str(tiny_teacher), *distills[2:]]
+        command = ["--model_name_or_path", str(tiny_teacher), *trains]
     main(command)
-    if not is_trained:
-        cut_back(output)
     corrected(tmp_path / "train.tsv")
-    error = refused(capsys, command, main)
-    assert "train_file (train.tsv) has changed since the run in output_dir" in error and "restore it" in error
-    assert ("leave do_train out" in error) == is_trained
+    for is_trained in (True, False):
+        if not is_trained:
+            cut_back(output)
+        error = refused(capsys, command, main)
+        assert "train_file (train.tsv) has changed since the run in output_dir" in error and "restore it" in error
+        assert ("leave do_train out" in error) == is_trained
     main([*command, "--overwrite_output_dir"])
     assert (output / "train_results.json").exists()
     main(command)
@@ -93,7 +99,7 @@ def test_corrected_training_questions_are_refused(tmp_path, capsys):
         ("file", ["--train_file", str(folder / "train-v1.1.json")]),
         ("dir", ["--data_dir", str(folder)]),
     ):
-        command = ["--teacher_model_name_or_path", str(base), *STUDENT, *files, *options]
+        command = ["--teacher_model_name_or_path", str(base), *STUDENT, *SHORT_RUN, *files, *options]
         command += ["--output_dir", str(tmp_path / name)]
         write_questions(folder / "train-v1.1.json", 24)
         run_squad_ckd.main(command)
@@ -103,7 +109,6 @@ def test_corrected_training_questions_are_refused(tmp_path, capsys):
         assert f"{option} (train-v1.1.json)" in refused(capsys, command, run_squad_ckd.main)
 
 
-@pytest.mark.parametrize("is_trained", [True, False])
 @pytest.mark.parametrize(
     ("file", "start"),
     [
@@ -114,18 +119,19 @@ def test_corrected_training_questions_are_refused(tmp_path, capsys):
         ("student/config.json", ["--model_name_or_path", "STUDENT", "--student_init", "random"]),
     ],
 )
-def test_changed_models_are_refused(distills, tiny_teacher, tmp_path, capsys, file, start, is_trained):
+def test_changed_models_are_refused(distills, tiny_teacher, tmp_path, capsys, file, start):
+    """By a trained run, and by one that was killed."""
     shutil.copytree(tiny_teacher, tmp_path / "student")
     command = [*distills, *(word.replace("STUDENT", str(tmp_path / "student")) for word in start)]
     run_glue_ckd.main(command)
-    if not is_trained:
-        cut_back(tmp_path / "out")
     path = tmp_path / file
     if path.suffix == ".json":
         path.write_text(path.read_text() + "\n")
     else:
         tiny_model(seed=1).save_pretrained(path.parent)
     option = "teacher_model_name_or_path" if file.startswith("teacher") else "model_name_or_path"
+    assert f"{option} ({path.name})" in refused(capsys, command)
+    cut_back(tmp_path / "out")
     assert f"{option} ({path.name})" in refused(capsys, command)
 
 
@@ -147,28 +153,26 @@ def test_what_training_did_not_read_may_change(distills, tiny_teacher, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("options", "is_trained", "is_refused"),
-    [
-        (BEST, True, True),
-        (BEST, False, True),
-        (EVALUATES, True, False),
-        (EVALUATES, False, True),
-        (["--do_eval"], True, False),
-        (["--do_eval"], False, False),
-    ],
+    ("options", "refused_if_trained", "refused_if_killed"),
+    [(BEST, True, True), (EVALUATES, False, True), (["--do_eval"], False, False)],
 )
-def test_validation_set_counts_where_training_has_read_it(distills, tmp_path, capsys, options, is_trained, is_refused):
+def test_validation_set_counts_where_training_has_read_it(
+    distills, tmp_path, capsys, options, refused_if_trained, refused_if_killed
+):
     command = [*distills, *STUDENT, *options]
     first = run_glue_ckd.main(command)
-    if not is_trained:
-        cut_back(tmp_path / "out")
     corrected(tmp_path / "validation.tsv")
-    if is_refused:
-        assert "validation_file (validation.tsv)" in refused(capsys, command)
-    else:
-        assert run_glue_ckd.main(command)["eval_accuracy"] != first["eval_accuracy"]
-    if is_trained:  # and it may be evaluated on anything
-        run_glue_ckd.main([word for word in command if word != "--do_train"])
+
+    def check(is_refused):
+        if is_refused:
+            assert "validation_file (validation.tsv)" in refused(capsys, command)
+        else:
+            assert run_glue_ckd.main(command)["eval_accuracy"] != first["eval_accuracy"]
+
+    check(refused_if_trained)
+    run_glue_ckd.main([word for word in command if word != "--do_train"])  # it may be evaluated on anything
+    cut_back(tmp_path / "out")
+    check(refused_if_killed)
 
 
 def test_trained_model_outlives_what_it_was_trained_on(distills, tiny_teacher, tmp_path, caplog):
@@ -292,15 +296,14 @@ def hub(tmp_path, monkeypatch, tiny_teacher):
     return move
 
 
-@pytest.mark.parametrize("is_trained", [True, False])
-def test_another_commit_of_a_model_on_the_hub_is_refused(hub, text_files, tmp_path, capsys, is_trained):
-    command = ["--teacher_model_name_or_path", "me/teacher", *STUDENT, *text_files, *QUICK]
+def test_another_commit_of_a_model_on_the_hub_is_refused(hub, text_files, tmp_path, capsys):
+    command = ["--teacher_model_name_or_path", "me/teacher", *STUDENT, *SHORT_RUN, *text_files, *QUICK]
     command += ["--output_dir", str(tmp_path / "out")]
     run_glue_ckd.main(command)
     assert recorded(tmp_path / "out")["teacher_model_name_or_path"] == {"commit": "1" * 40}
-    if not is_trained:
-        cut_back(tmp_path / "out")
     hub("2" * 40)
+    assert "teacher_model_name_or_path (commit)" in refused(capsys, command)
+    cut_back(tmp_path / "out")
     assert "teacher_model_name_or_path (commit)" in refused(capsys, command)
 
 

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.commands import SHORT_RUN
 from helpers.tiny import ARGUMENTS
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -33,38 +35,41 @@ def logged(folder):
     return [{name: value for name, value in entry.items() if name not in TIMES} for entry in history]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path, monkeypatch, capsys, number):
-    options = [*text_files, "--logging_steps", "7", "--save_steps", "100"]
+def test_signal_saves_and_ends_with_its_code(tiny_teacher, text_files, tmp_path, monkeypatch, capsys):
+    options = [*text_files, *SHORT_RUN, "--logging_steps", "7", "--save_steps", "100"]
     before = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
     distill(tiny_teacher, tmp_path / "whole", *options)
 
-    def send(self, args, state, control, **kwargs):
-        if state.global_step == 8:
-            os.kill(os.getpid(), number)
+    assert [entry["step"] for entry in logged(tmp_path / "whole")] == [7, 14, 20, 20]  # the last sums the training up
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LogWhereSaved, "on_step_begin", send)
-        with pytest.raises(SystemExit) as stopped:
-            distill(tiny_teacher, tmp_path / "cut", *options, "--do_eval")
-    assert stopped.value.code == 128 + number
-    assert f"stopped by {number.name}; the same command resumes" in capsys.readouterr().err
-    assert last_checkpoint(tmp_path / "cut", ARGUMENTS).endswith("checkpoint-9")
-    assert not (tmp_path / "cut" / "model.safetensors").exists()  # neither trained to the end nor evaluated
-    assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before
+    for number in (signal.SIGTERM, signal.SIGINT):
+        cut = tmp_path / number.name
 
-    distill(tiny_teacher, tmp_path / "cut", *options)
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("cut", "whole"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    steps = {name: [entry["step"] for entry in logged(tmp_path / name)] for name in ("cut", "whole")}
-    assert steps == {"whole": [7, 14, 20, 20], "cut": [7, 9, 14, 20, 20]}  # the last one sums the training up
+        def send(self, args, state, control, number=number, **kwargs):
+            if state.global_step == 8:
+                os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LogWhereSaved, "on_step_begin", send)
+            with pytest.raises(SystemExit) as stopped:
+                distill(tiny_teacher, cut, *options, "--do_eval")
+        assert stopped.value.code == 128 + number
+        assert f"stopped by {number.name}; the same command resumes" in capsys.readouterr().err
+        assert last_checkpoint(cut, ARGUMENTS).endswith("checkpoint-9")
+        assert not (cut / "model.safetensors").exists()  # neither trained to the end nor evaluated
+        assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == before
+
+        distill(tiny_teacher, cut, *options)
+        ours, theirs = (load_file(folder / "model.safetensors") for folder in (cut, tmp_path / "whole"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert [entry["step"] for entry in logged(cut)] == [7, 9, 14, 20, 20]
 
 
 def test_a_run_from_a_checkpoint_logs_what_it_would_have_logged(tiny_teacher, text_files, tmp_path):
     """Though checkpoints (every 6 steps) and logs (every 4) fall apart: what was summed is logged with each."""
     options = [*text_files, "--logging_steps", "4", "--save_steps", "6"]
     distill(tiny_teacher, tmp_path / "whole", *options)
-    distill(tiny_teacher, tmp_path / "cut", *options, "--max_steps", "20")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     whole = logged(tmp_path / "whole")
     assert [entry["step"] for entry in whole] == [4, 6, 8, 12, 16, 18, 20, 20]
     (tmp_path / "cut" / "train_results.json").unlink()
@@ -80,7 +85,7 @@ def test_a_run_from_a_checkpoint_logs_what_it_would_have_logged(tiny_teacher, te
 @pytest.mark.parametrize("save", [["--save_steps", "5"], ["--save_strategy", "no"], ["--save_strategy", "epoch"]])
 def test_divergence_is_told_and_leaves_the_last_good_checkpoint(tiny_teacher, text_files, tmp_path, capsys, save):
     """From step 7 on the learning rate is beyond all bounds."""
-    options = [*text_files, "--max_grad_norm", "0", *save, "--logging_steps", "50"]
+    options = [*text_files, *SHORT_RUN, "--max_grad_norm", "0", *save, "--logging_steps", "50"]
     options += ["--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "6", "--learning_rate", "1e36"]
     with pytest.raises(SystemExit) as stopped:
         distill(tiny_teacher, tmp_path / "out", *options)

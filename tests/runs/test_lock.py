@@ -15,7 +15,9 @@ from pathlib import Path
 
 import filelock
 import pytest
-from helpers.files import PROJECT, snapshot
+from helpers.commands import SHORT_RUN
+from helpers.files import snapshot
+from helpers.launching import ENVIRONMENT, forked, run_script
 
 import run_glue_ckd
 import run_teacher
@@ -23,19 +25,19 @@ from ckd_trainer.runs.lock import HOLDER, LOCK, run_lock
 from ckd_trainer.utils.errors import InputError
 
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train"]
+STUDENT += SHORT_RUN
 QUICK = ["--report_to", "none", "--disable_tqdm", "true"]
 
 
 def stopped_in_training(script, *options):
     """Starts a script in a process of its own; returns it, stopped by SIGSTOP, once it has saved a checkpoint."""
     output = Path(options[options.index("--output_dir") + 1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    process = subprocess.Popen([sys.executable, str(PROJECT / script), *options], env=environment)
+    process = forked(run_script, script, options, environment=ENVIRONMENT, output=output.with_suffix(".txt"))
     patience = time.monotonic() + 120
     while not any(file.read_bytes().endswith(b"\n}\n") for file in output.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < patience
+        assert process.is_alive() and time.monotonic() < patience
         time.sleep(0.02)
-    process.send_signal(signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGSTOP)
     return process
 
 
@@ -73,7 +75,7 @@ def test_second_run_is_refused_and_a_killed_one_does_not_block(
         assert snapshot(output) == before
     finally:
         first.kill()
-        first.wait()
+        first.join()
     run_glue_ckd.main(command)
     assert "Resuming the run" in caplog.text
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 120

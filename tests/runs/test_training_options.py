@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_tsv
 from transformers import TrainingArguments
 
@@ -16,7 +17,7 @@ from ckd_trainer.tasks.text_classification import run_text_classification
 from ckd_trainer.utils.errors import InputError
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--max_steps", "4"]
-QUICK += ["--report_to", "none", "--disable_tqdm", "true", "--save_steps", "2"]
+QUICK += ["--report_to", "none", "--disable_tqdm", "true", "--save_steps", "2", *SHORT_RUN]
 
 
 @pytest.fixture

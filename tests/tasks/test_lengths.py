@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from helpers.commands import STUDENT, TWO_STEPS
+from helpers.commands import SHORT_RUN, STUDENT, TWO_STEPS
 from helpers.files import question_file
 from helpers.tiny import tiny_config
 from transformers import BertForQuestionAnswering, BertForSequenceClassification
@@ -31,6 +31,7 @@ def command(tiny_teacher, text_files, tmp_path):
         "--teacher_model_name_or_path",
         str(tiny_teacher),
         *STUDENT,
+        *SHORT_RUN,
         *text_files[:-2],
         *TWO_STEPS,
         str(tmp_path / "out"),
@@ -89,7 +90,8 @@ def test_a_length_that_was_set_is_another_run(command, tmp_path, capsys):
 def test_default_lengths_of_questions(tiny_teacher, tmp_path, capsys):
     BertForQuestionAnswering(tiny_config()).save_pretrained(tiny_teacher)
     questions = str(question_file(tmp_path / "questions.json"))
-    command = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *TWO_STEPS, str(tmp_path / "out")]
+    command = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *SHORT_RUN, *TWO_STEPS]
+    command += [str(tmp_path / "out")]
     command += ["--train_file", questions, "--validation_file", questions]
     assert "give a smaller doc_stride or max_question_length" in refused(run_squad_ckd.main, command, capsys)
     command += ["--max_question_length", "4"]

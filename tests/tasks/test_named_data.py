@@ -7,7 +7,7 @@ import datasets
 import pytest
 import yaml
 from datasets import DatasetDict
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import snapshot, write_tsv
 from helpers.named_data import Hub, questions, saved, split_questions, split_texts, texts
 from helpers.tiny import save_base, tiny_model
@@ -31,7 +31,8 @@ def named(folder, name, *options):
 
 
 def distills(teacher, folder, name, *options):
-    return ["--teacher_model_name_or_path", str(teacher), *STUDENT, *TEXTS, *named(folder, name, *TRAIN, *options)]
+    models = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *SHORT_RUN]
+    return [*models, *TEXTS, *named(folder, name, *TRAIN, *options)]
 
 
 def record(folder):
@@ -92,7 +93,7 @@ def test_questions_in_a_folder(tmp_path):
     options = ["--max_question_length", "8", "--doc_stride", "4", "--do_eval", *TRAIN]
     command = ["--task_name", "squad", "--model_name_or_path", str(base), *named(tmp_path / "teacher", data, *options)]
     run_teacher.main(command)
-    command = ["--teacher_model_name_or_path", str(tmp_path / "teacher"), *STUDENT]
+    command = ["--teacher_model_name_or_path", str(tmp_path / "teacher"), *STUDENT, *SHORT_RUN]
     metrics = run_squad_ckd.main([*command, *named(tmp_path / "out", data, *options, "--do_predict")])
     assert metrics["eval_samples"] >= 8
     predictions = json.loads((tmp_path / "out" / "predictions" / "predictions.json").read_text())

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers.commands import STUDENT
+from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, write_questions
 from helpers.reference import span_logit_loss as slow_span_logit_loss
 from helpers.tiny import WORDS, qa_model, save_base, save_tokenizer, tiny_config
@@ -134,7 +134,7 @@ def _number(value):
 
 def test_the_card_tells_how_to_ask(trained_teacher, question_files, tmp_path, monkeypatch):
     output = tmp_path / "student"
-    distill(trained_teacher, output, *question_files, "--do_train", "--num_train_epochs", "4")
+    distill(trained_teacher, output, *question_files, "--do_train", "--num_train_epochs", "4", *SHORT_RUN)
     monkeypatch.chdir(tmp_path)  # as the card calls a model by its folder's name
     card = (output / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0].strip().splitlines()
@@ -147,10 +147,11 @@ def test_unanswerable_questions(tmp_path):
     base = save_base(tmp_path / "base")
     files = own_files(tmp_path, unanswerable=10)
     options = [*files, "--task_name", "squad_v2", "--do_eval", "--do_predict"]
-    metrics = fine_tune(base, tmp_path / "teacher", *options, "--do_train", "--num_train_epochs", "8", *EPOCHS)
+    metrics = fine_tune(base, tmp_path / "teacher", *options, "--do_train", "--num_train_epochs", "8")
     assert metrics["eval_HasAns_total"] == 13 and metrics["eval_NoAns_total"] == 10
     assert metrics["eval_best_f1"] >= metrics["eval_f1"] > 60 and metrics["eval_NoAns_f1"] > 30
-    student = distill(tmp_path / "teacher", tmp_path / "student", *options, "--do_train", *EPOCHS)
+    training = ["--do_train", *EPOCHS, *SHORT_RUN]
+    student = distill(tmp_path / "teacher", tmp_path / "student", *options, *training)
     assert student["eval_best_f1"] > 50
 
     files = predictions(tmp_path / "teacher")
@@ -171,7 +172,7 @@ def test_unanswerable_questions(tmp_path):
 
 
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(trained_teacher, question_files, tmp_path):
-    options = ["--do_train", *question_files, "--save_strategy", "steps", "--save_steps", "3"]
+    options = ["--do_train", *question_files, "--save_strategy", "steps", "--save_steps", "3", "--max_steps", "12"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     distill(trained_teacher, whole, *options)
     shutil.copytree(whole, cut)
@@ -193,6 +194,7 @@ def test_teacher_cache_and_test_file(trained_teacher, question_files, tmp_path, 
         del paragraph["qas"][0]["answers"]
     test.write_text(json.dumps(content))
     options = [*question_files, "--do_train", "--do_eval", "--do_predict", "--test_file", str(test)]
+    options += ["--max_steps", "8"]
     live = distill(trained_teacher, tmp_path / "live", *options)
     for name in ("1", "2"):
         caplog.clear()
@@ -222,9 +224,8 @@ def test_bf16_left_padding_and_one_length(tmp_path):
     files = own_files(tmp_path)
     metrics = fine_tune(base, tmp_path / "teacher", *files, "--do_train", "--do_eval", "--num_train_epochs", "8")
     assert metrics["eval_f1"] > 80
-    student = distill(
-        tmp_path / "teacher", tmp_path / "student", *files, "--do_train", "--do_eval", "--bf16", "--pad_to_max_length"
-    )
+    options = [*files, "--do_train", "--do_eval", "--num_train_epochs", "1"]
+    student = distill(tmp_path / "teacher", tmp_path / "student", *options, "--bf16", "--pad_to_max_length")
     assert student["eval_f1"] > 50
     assert AutoTokenizer.from_pretrained(tmp_path / "student").padding_side == "left"
 
@@ -496,7 +497,7 @@ def test_types_that_the_student_reads_and_the_teacher_does_not(question_files, t
     save_tokenizer(teacher, model_input_names=["input_ids", "attention_mask"])
     student = ["--student_init", "pretrained", "--student_num_layers", "none"]
     student += ["--model_name_or_path", str(save_base(tmp_path / "student"))]
-    options = [*question_files, "--do_train", "--do_eval", *student]
+    options = [*question_files, *SHORT_RUN, "--do_train", "--do_eval", "--max_steps", "4", *student]
     first = distill(teacher, tmp_path / "out", *options)
     again = distill(teacher, tmp_path / "out", *options)  # evaluates as the student will be used
     assert again["eval_loss"] == first["eval_loss"]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_tsv
 from helpers.hostile_input import question, squad
 from helpers.launching import in_two_processes
@@ -40,7 +41,8 @@ from ckd_trainer.utils.files import input_errors_about
 
 QUICK = "--do_train --max_steps 1 --report_to none --disable_tqdm true --output_dir HERE/out"
 TEXTS = f"--train_file HERE/train.tsv --max_seq_length 32 {QUICK}"
-STUDENT = "--student_init teacher_layers --student_num_layers 2 --teacher_cache_dir HERE/cache"
+STUDENT = "--student_init teacher_layers --student_num_layers 2 --teacher_cache_dir HERE/cache "
+STUDENT += " ".join(SHORT_RUN)
 COMMANDS = {
     run_teacher: f"--model_name_or_path HERE/teacher {TEXTS}",
     run_glue_ckd: f"--teacher_model_name_or_path HERE/teacher {STUDENT} {TEXTS}",
