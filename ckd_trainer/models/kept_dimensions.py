@@ -84,7 +84,7 @@ class Recorded:
 
     def importance(self, name: str) -> Tensor:
         """Returns the variance that each input of a linear layer causes in its outputs."""
-        return self.read(name).var(0) * self.modules[name].weight.square().sum(0)
+        return self.read(name).var(0, correction=0) * self.modules[name].weight.square().sum(0)
 
 
 @contextlib.contextmanager
@@ -229,4 +229,4 @@ def _largest(values: Tensor, count: int) -> Tensor:
 
 
 def _covariance(vectors: Tensor) -> Tensor:
-    return torch.cov(vectors.T).double()
+    return torch.cov(vectors.T, correction=0).double()

@@ -114,10 +114,12 @@ def _regression(wide: Tensor, own: Tensor, back: Tensor, *, centered: bool) -> t
         back: what A is drawn to: its value without any vectors.
         centered: whether to fit b, which is 0 otherwise.
     """
+    # Vectors without variance, such as those of a single text, are left to `back`.
+    floor = 1e-6 * own.square().mean().double() + 1e-30
     means = [vectors.mean(0) if centered else torch.zeros(vectors.shape[1]) for vectors in (wide, own)]
     wide, own = wide - means[0], own - means[1]
     products, covariance = ((vectors.T @ own / len(own)).double() for vectors in (wide, own))
-    ridge = _RIDGE * covariance.diagonal().mean()
+    ridge = (_RIDGE * covariance.diagonal().mean()).clamp_min(floor)
     covariance = covariance + ridge * torch.eye(len(covariance))
     matrix = torch.linalg.solve(covariance, (products + ridge * back).T).T
     return matrix.float(), (means[0] - matrix @ means[1].double()).float()

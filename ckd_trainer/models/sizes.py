@@ -69,7 +69,7 @@ def narrowed_config(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> PreTr
     if "num_attention_heads" not in given:
         if narrow.hidden_size % head_size(config):
             raise InputError(
-                f"student_config: {given['hidden_size'][0]} is {narrow.hidden_size}, which is no multiple of the "
+                f"student_config: {given['hidden_size'][0]} is {narrow.hidden_size}, which is not a multiple of the "
                 f"{head_size(config)} dimensions of the teacher's heads: give a multiple, or "
                 f"{_own_name(config, 'num_attention_heads')} too."
             )

@@ -162,7 +162,7 @@ ROWS = [
         option(f"--student_config {config}", words, name=f"--student_config {config}, of the teacher")
         for config, words in {
             '{"hidden_size":33}': "student_config: hidden_size is 33 | the teacher's is 32 | give less",
-            '{"hidden_size":20}': "hidden_size is 20 | no multiple of the 16 | or num_attention_heads too",
+            '{"hidden_size":20}': "hidden_size is 20 | not a multiple of the 16 | or num_attention_heads too",
             '{"hidden_size":16,"num_attention_heads":3}': "num_attention_heads is 3 | the teacher's is 2",
             '{"hidden_size":15,"num_attention_heads":2}': "15 dimensions | in 2 heads | divided evenly | give",
             '{"hidden_size":0}': "hidden_size is 0 | 1 or more",

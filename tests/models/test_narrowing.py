@@ -278,6 +278,15 @@ def test_padding_does_not_count():
     torch.testing.assert_close(*(logits_of(student, batch_of(seed=1)) for student in students), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_text_alone_or_repeated(count):
+    config = CONFIGS["bert"]
+    batch = {name: tensor[1:2].repeat(count, 1) for name, tensor in batch_of().items()}
+    student = narrow(teacher_of(config), narrowed_config(config, {"hidden_size": 16, "intermediate_size": 24}), batch)
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+    assert distance(student, teacher_of(config), batch_of(seed=1)) < 10
+
+
 def test_a_bare_encoder_and_no_language_model():
     config = narrowed_config(CONFIGS["bert"], {"hidden_size": 16})
     assert narrow(BertModel(CONFIGS["bert"]), config, batch_of()).config.hidden_size == 16
@@ -302,9 +311,9 @@ def test_names_of_the_family_and_of_all():
         (
             "bert",
             {"hidden_size": 20},
-            "hidden_size is 20, which is no multiple of the 8 .* or num_attention_heads too",
+            "hidden_size is 20, which is not a multiple of the 8 .* or num_attention_heads too",
         ),
-        ("distilbert", {"dim": 20}, "dim is 20, which is no multiple of the 8 .* or n_heads too"),
+        ("distilbert", {"dim": 20}, "dim is 20, which is not a multiple of the 8 .* or n_heads too"),
         ("bert", {"hidden_size": 16, "num_attention_heads": 3}, "16 dimensions .* in 3 heads .* divided evenly"),
         ("bert", {"hidden_size": 24, "num_attention_heads": 2}, "heads of 12, but heads larger than .* give 8"),
         ("modernbert", {"num_attention_heads": 2}, "heads of 16, but heads with rotary positions must keep .* 8"),
