@@ -76,6 +76,9 @@ SOUND = {  # values that are often allowed, so that whole sets of options are
     "wr_layer_mapping": st.sampled_from([*STRATEGIES, "0:0,1:2", "3:4"]),
     "student_config": st.dictionaries(ANY_TEXT, st.integers() | ANY_TEXT | st.none() | st.lists(st.booleans())),
 }
+SOUND["stages"] = st.none() | st.lists(
+    st.dictionaries(st.sampled_from(["alpha", "learning_rate"]), st.floats(0, 1)), min_size=1, max_size=3
+)
 SOUND["ltr_layer_mapping"] = SOUND["wr_layer_mapping"]
 
 
@@ -158,7 +161,7 @@ def test_the_command_line_wins_over_the_recipe(folder, data, kinds):
     line = []
     for name, value in options.items():
         key = name.replace("_", "-") if data.draw(st.booleans()) else name
-        word = json.dumps(value) if isinstance(value, dict) else str(value)
+        word = json.dumps(value) if isinstance(value, dict | list) else str(value)
         apart = data.draw(st.booleans()) and not (isinstance(value, str) and word[:1] in ("", "-"))
         line += [f"--{key}", word] if apart else [f"--{key}={word}"]
     assert parsed(kinds, folder, recipe, line) == made(kinds, recipe | options)

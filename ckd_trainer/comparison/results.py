@@ -107,18 +107,23 @@ def read_comparison(
 
 
 def _read(run: Run, metric: str) -> _Finished:
-    path, name = run.folder / CONTRIBUTIONS, f"eval_{metric}"
-    values = examples = None
-    if path.is_file():
-        try:
-            with safe_open(path, "numpy") as file:
-                if name in file.keys():
-                    values, examples = file.get_tensor(name), file.metadata()[name]
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({error}): delete the folder, and it is run again.") from None
+    values, examples = _contributions(run.folder, metric)
     record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
     report = reports.read_runs([run.folder], metric)[0]
     return _Finished(run, report, values, examples, read_recipe(run.folder / RECIPE), record)
+
+
+def _contributions(folder: Path, metric: str) -> tuple[np.ndarray | None, str | None]:
+    """Returns what each example contributes to a score, and the fingerprint of the examples; None if not recorded."""
+    path, name = folder / CONTRIBUTIONS, f"eval_{metric}"
+    if not path.is_file():
+        return None, None
+    try:
+        with safe_open(path, "numpy") as file:
+            examples = json.loads(file.metadata()["examples"])
+            return (file.get_tensor(name), examples[name]) if name in examples else (None, None)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete the folder, and it is run again.") from None
 
 
 def _scores(name: str, finished: Sequence[_Finished]) -> MethodScores:
@@ -162,11 +167,10 @@ def _teacher(finished: Sequence[_Finished], metric: str) -> dict[str, float | No
     """Returns the score and the costs of the runs' teacher, if its folder has them for the same examples."""
     names = {str(one.recipe.get("teacher_model_name_or_path", "")) for one in finished} - {"None", ""}
     folders = [Path(name) for name in names]
-    if len(folders) != 1 or not (folders[0] / CONTRIBUTIONS).is_file():
+    if len(folders) != 1:
         return None
-    with safe_open(folders[0] / CONTRIBUTIONS, "numpy") as file:
-        same = (file.metadata() or {}).get(f"eval_{metric}") == finished[0].examples
-    if not same or finished[0].examples is None:
+    _, examples = _contributions(folders[0], metric)
+    if examples is None or examples != finished[0].examples:
         return None
     (teacher,) = reports.read_runs(folders, metric)
     return {"score": teacher.score, **_costs([teacher])}

@@ -367,7 +367,9 @@ def _evaluate(
     metrics |= model_facts(trainer.model, {name: value.to(trainer.model.device) for name, value in example.items()})
     trainer.log_metrics("eval", metrics)
     if values:
-        write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, safetensors.numpy.save(values, rows))
+        # A single entry: safetensors writes several in any order, and equal runs would leave other files.
+        content = safetensors.numpy.save(values, {"examples": json.dumps(rows)})
+        write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, content)
     _save_results(trainer, "eval", metrics)
     return metrics
 

@@ -14,7 +14,7 @@ from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file,
 
 # In a run's folder: all its options; and the command, versions, commit, device and inputs.
 RECIPE, RECORD = "recipe.yaml", "run.json"
-# What each validation example contributes to the scores, by their names. Metadata: fingerprints of the examples.
+# What each validation example contributes to the scores, by their names. Its metadata hold fingerprints of these.
 CONTRIBUTIONS = "eval_contributions.safetensors"
 
 

@@ -42,7 +42,8 @@ def finish(run, share, teacher, *, inputs=None, with_examples=True, examples="th
 
 
 def write_examples(folder, values, examples):
-    save_file({"eval_accuracy": values}, folder / "eval_contributions.safetensors", {"eval_accuracy": examples})
+    metadata = {"examples": json.dumps({"eval_accuracy": examples})}
+    save_file({"eval_accuracy": values}, folder / "eval_contributions.safetensors", metadata)
 
 
 @pytest.fixture
