@@ -260,14 +260,15 @@ class ModelPair:
 
     def _student_of_layers(self, teacher: PreTrainedModel, texts: Iterable[tuple[str, ...]]) -> PreTrainedModel:
         config = self.student_config
-        if not self.args.student_config:
-            return student_from_layers(teacher, self.layers, config)
         wide = config_of_layers(self.teacher_config, self.layers)
         wide.update({name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")})
-        texts = list(texts)
-        changes = [f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in SIZES]
-        logger.info("The student is a narrower teacher, fitted on %d texts: %s.", len(texts), ", ".join(changes))
+        sizes = [name for name in SIZES if self.args.student_config and size_of(wide, name) != size_of(config, name)]
+        if not sizes:
+            return student_from_layers(teacher, self.layers, config)
         student = student_from_layers(teacher, self.layers, wide)
+        texts = list(texts)
+        changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
+        logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(texts), changes)
         encoded = self.tokenizer(
             *map(list, zip(*texts, strict=True)),
             padding=True,

@@ -57,6 +57,9 @@ def narrowed_config(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> PreTr
     """
     given = _given(config, sizes)
     narrow = copy.deepcopy(config)
+    if all(value == getattr(config, _own_name(config, name), None) for name, (_, value) in given.items()):
+        return narrow
+    _check_family(config)
     for name, (key, value) in given.items():
         if type(value) is not int or value < 1:
             raise InputError(f"student_config: {key} is {value!r}: give a whole number of 1 or more.")
@@ -90,16 +93,6 @@ def narrowed_config(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> PreTr
 
 def _given(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Returns {name in SIZES: (name as given, value)}."""
-    if config.model_type not in NARROWED:
-        raise InputError(
-            f"student_config is set, but it is unknown how to make the layers of a {config.model_type} teacher "
-            f"narrower: leave it out, use student_init random, or give a teacher of one of {', '.join(NARROWED)}."
-        )
-    if getattr(config, "conv_kernel_size", 0):  # DeBERTa-v2, not v3
-        raise InputError(
-            f"student_config is set, but the {config.model_type} teacher has a convolution, which cannot be made "
-            "narrower: leave student_config out, or use student_init random."
-        )
     names = {_own_name(config, name): name for name in SIZES}
     given: dict[str, tuple[str, Any]] = {}
     for key, value in sizes.items():
@@ -116,6 +109,20 @@ def _given(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> dict[str, tupl
             raise InputError(f"student_config contains {given[name][0]} and {key}, which are one size: leave one out.")
         given[name] = key, value
     return given
+
+
+def _check_family(config: PreTrainedConfig) -> None:
+    """Raises InputError for models that cannot be made narrower."""
+    if config.model_type not in NARROWED:
+        raise InputError(
+            f"student_config is set, but it is unknown how to make the layers of a {config.model_type} teacher "
+            f"narrower: leave it out, use student_init random, or give a teacher of one of {', '.join(NARROWED)}."
+        )
+    if getattr(config, "conv_kernel_size", 0):  # DeBERTa-v2, not v3
+        raise InputError(
+            f"student_config is set, but the {config.model_type} teacher has a convolution, which cannot be made "
+            "narrower: leave student_config out, or use student_init random."
+        )
 
 
 def _check_heads(config: PreTrainedConfig, narrow: PreTrainedConfig) -> None:

@@ -60,7 +60,7 @@ def test_only_a_narrower_student_reads_texts(tiny_teacher):
         yield
 
     pair_of(tiny_teacher, student_num_layers=2).load(texts())
-    student, _ = pair_of(tiny_teacher, sizes={"hidden_size": 32}, student_num_layers=2).load(TEXTS)
+    student, _ = pair_of(tiny_teacher, sizes={"hidden_size": 32}, student_num_layers=2).load(texts())
     wide, _ = pair_of(tiny_teacher, student_num_layers=2).load()
     assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in wide.state_dict().items())
 
