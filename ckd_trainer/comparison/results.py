@@ -292,8 +292,8 @@ def _notes(
     if counted:
         spread = "Mean ± standard deviation over seeds. " if counted != {"examples"} else ""
         lines.append(
-            f"{spread}Differences with 95% confidence intervals over {' or '.join(sorted(counted))}; p is corrected for "
-            "the number of comparisons (Holm)."
+            f"{spread}Differences with 95% confidence intervals over {' or '.join(sorted(counted))}; p is corrected "
+            "for the number of comparisons (Holm)."
         )
     if "examples" in counted:
         lines.append("With one seed, an interval says nothing about other seeds: use at least three.")
