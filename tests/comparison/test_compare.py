@@ -277,7 +277,7 @@ def test_killed_twice_it_ends_with_the_same_result(recipe, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*program, str(whole)], cwd=PROJECT, env=environment, check=True)
-    for method, number in (("ckd", signal.SIGKILL), ("fine_tuned", signal.SIGTERM)):
+    for method, number in (("fine_tuned", signal.SIGKILL), ("ckd", signal.SIGTERM)):
         process = subprocess.Popen([*program, str(broken)], cwd=PROJECT, env=environment)
         folder = broken / "runs" / method / "seed_1"
         while not list(folder.glob("checkpoint-*")):
