@@ -7,7 +7,7 @@ models are made where those are loaded. Everything not listed here is a field of
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ckd_trainer.losses.layer_mapping import parse_layer_mapping
@@ -154,7 +154,7 @@ class CKDArguments:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{name} is {value}, but logits are divided by it: give a number above 0.")
-        check_weights(self, "wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
+        check_weights(self)
         if self.balance_interval is not None and self.term_balance == "none":
             raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")
         check_positive(self, "balance_interval")
@@ -185,14 +185,8 @@ class CKDArguments:
     @property
     def weights(self) -> dict[str, float]:
         """{term: weight} of the terms that compare with the teacher, without those of weight 0."""
-        weights = {
-            "logits": self.alpha if self.labels_and_logits else 0,
-            "wr_distance": self.wr_distance_weight,
-            "wr_angle": self.wr_angle_weight,
-            "ltr_distance": self.ltr_distance_weight,
-            "ltr_angle": self.ltr_angle_weight,
-        }
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        logits = {"logits": self.alpha} if self.labels_and_logits and self.alpha > 0 else {}
+        return logits | weights_of(self)
 
     @property
     def maps_scores(self) -> bool:
@@ -211,7 +205,7 @@ class CKDArguments:
     @classmethod
     def without_relations(cls, **options: Any) -> "CKDArguments":
         """Returns arguments without CKD's own terms: for the logits alone, or beside another method."""
-        return cls(wr_distance_weight=0, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0, **options)
+        return cls(**{**dict.fromkeys(weight_names(cls), 0.0), **options})
 
 
 @dataclass
@@ -322,9 +316,20 @@ class RunArguments:
         self.stages = _stages(self.stages)
 
 
-def check_weights(arguments: Any, *names: str) -> None:
-    """Raises InputError if one of these weights is not 0 or a positive number."""
-    for name in names:
+def weight_names(arguments: Any) -> list[str]:
+    """Returns the options of a dataclass, or of an instance, that are weights of terms: `<name>_weight`."""
+    return [option.name for option in fields(arguments) if option.name.endswith("_weight")]
+
+
+def weights_of(arguments: Any) -> dict[str, float]:
+    """Returns {term: weight} of the terms with a weight above 0."""
+    weights = {name.removesuffix("_weight"): getattr(arguments, name) for name in weight_names(arguments)}
+    return {term: weight for term, weight in weights.items() if weight > 0}
+
+
+def check_weights(arguments: Any) -> None:
+    """Raises InputError if a weight is not 0 or a positive number."""
+    for name in weight_names(arguments):
         value = getattr(arguments, name)
         if not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{name} is {value}: give 0 to turn the term off, or a positive number.")

@@ -34,6 +34,7 @@ from ckd_trainer.comparison.plan import cache_fillers, checked, metric_of, share
 from ckd_trainer.comparison.results import Comparison, as_json, as_table, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant, check_free, variants_of, weights_by_method
+from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
@@ -41,10 +42,17 @@ from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, write_atomically
+
+# By whether the recipe answers questions: the command, its data options and its task.
+_TASKS: dict[bool, tuple[str, type[DataArguments], type[Task]]] = {
+    False: ("glue", GlueArguments, TextClassification),
+    True: ("squad", SquadArguments, QuestionAnswering),
+}
 
 
 @command_line
@@ -55,23 +63,20 @@ def main(argv: list[str]) -> None:
     given = mapping_of(words)
     check_free(given, "the command line")
     recipe = read_recipe(options.recipe) | given
-    is_squad = recipe.get("task_name") in SQUAD_TASKS
-    kinds = option_types(SquadArguments if is_squad else GlueArguments, [options.recipe, *words])
+    command, data_arguments, task = _TASKS[recipe.get("task_name") in SQUAD_TASKS]
+    kinds = option_types(data_arguments, [options.recipe, *words])
     groups = parse_mapping(kinds, recipe, [], source=options.recipe)
     output, metric = Path(options.output), metric_of(options.metric, groups)
     recipe = shared_options(recipe, groups, output)
     variants = variants_of(options.methods, options.students, recipe, groups)
     baseline = _baseline(options.baseline, variants)
-    model_class = (QuestionAnswering if is_squad else TextClassification).model_class
 
     def parsed(variant: Variant) -> tuple:
         return parse_mapping(kinds, variant.recipe, [], source=f"{options.recipe} ({variant.name})")
 
-    plan = [checked(variant, parsed(variant), model_class) for variant in variants]
+    plan = [checked(variant, parsed(variant), task.model_class) for variant in variants]
     variants = [one.variant for one in plan]
-    weights = [name for options in weights_by_method(groups).values() for name in options]
-    fillers = cache_fillers(plan, weights)
-    command = "squad" if is_squad else "glue"
+    fillers = cache_fillers(plan)
 
     def run_of(variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
         folder = output / "runs" / variant.place / f"seed_{seed}"

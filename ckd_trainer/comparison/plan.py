@@ -3,27 +3,26 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import ModelArguments
-from ckd_trainer.comparison.variants import SET_BY_COMPARISON, Options, Variant
+from ckd_trainer.arguments import CKDArguments, ModelArguments
+from ckd_trainer.comparison.variants import SET_BY_COMPARISON, Options, Variant, weights_by_method
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue import metrics_of
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import Pair, terms_of
+from ckd_trainer.methods import Pair
 from ckd_trainer.models.pair import ModelPair
-from ckd_trainer.runs.stages import stages_of
+from ckd_trainer.runs.recipe import one_of
+from ckd_trainer.runs.stages import stages_of, terms_of_stages
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.utils.errors import InputError
-
-Kind = TypeVar("Kind")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,16 +32,18 @@ class Checked:
     Attributes:
         variant: without the teacher cache if a cache cannot hold what its terms read.
         signals: what a cache holds for it; empty without a cache.
+        weights: {option: value} of alpha and of all options that turn terms on.
     """
 
     variant: Variant
     signals: frozenset[Signal]
+    weights: dict[str, float]
 
 
 def metric_of(name: str | None, groups: Sequence[Any]) -> str:
     """Returns the score to compare; raises InputError if the runs do not record it per example."""
     squad = [SQUAD_TASKS[group.task_name] for group in groups if isinstance(group, SquadArguments)]
-    best, known = (squad[0].best_metric, squad[0].metrics[:2]) if squad else metrics_of(_one(GlueArguments, groups))
+    best, known = (squad[0].best_metric, squad[0].metrics[:2]) if squad else metrics_of(one_of(GlueArguments, groups))
     if name is None:
         return best
     name = name.removeprefix("eval_")
@@ -53,7 +54,7 @@ def metric_of(name: str | None, groups: Sequence[Any]) -> str:
 
 def shared_options(recipe: Options, groups: Sequence[Any], output: Path) -> Options:
     """Returns the options that all runs share: the recipe's, on one sample of the data, with one cache."""
-    args, data = _one(TrainingArguments, groups), _one(DataArguments, groups)
+    args, data = one_of(TrainingArguments, groups), one_of(DataArguments, groups)
     if args.push_to_hub:
         raise InputError("push_to_hub is set, but compare does not upload models: leave it out.")
     shared = {name: value for name, value in recipe.items() if name not in SET_BY_COMPARISON}
@@ -74,47 +75,41 @@ def checked(variant: Variant, groups: Sequence[Any], model_class: type[Any]) -> 
     Raises:
         InputError: models cannot be found, or its terms do not fit them.
     """
+    weights = {"alpha": one_of(CKDArguments, groups).alpha}
+    weights |= {name: value for values in weights_by_method(groups).values() for name, value in values.items()}
     try:
         stages = stages_of(groups)
         distills = any(stage.distills for stage in stages)
-        models = ModelPair(_one(ModelArguments, groups), model_class=model_class, distills=distills, trains=True)
+        models = ModelPair(one_of(ModelArguments, groups), model_class=model_class, distills=distills, trains=True)
         if not distills:
-            return Checked(variant, frozenset())
+            return Checked(variant, frozenset(), weights)
         head = head_of_auto_class(model_class, models.student_config)
         pair = Pair(models.student_config, models.teacher_config, head)
-        terms = [term for stage in stages for term in terms_of(stage.ckd_args, stage.methods, pair)]
+        terms = terms_of_stages(stages, pair)
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
     signals = frozenset(term.teacher_signal for term in terms)
     if any(signal.uncached_because for signal in signals):
         without = variant.recipe | {"teacher_cache_dir": None}
-        return Checked(dataclasses.replace(variant, recipe=without), frozenset())
-    return Checked(variant, signals)
+        return Checked(dataclasses.replace(variant, recipe=without), frozenset(), weights)
+    return Checked(variant, signals, weights)
 
 
-def cache_fillers(variants: Sequence[Checked], weights: Collection[str]) -> list[Variant]:
+def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:
     """Returns what fills the teacher cache first, so that the teacher runs once for all variants of a student.
 
     Each is a single step with the terms of all variants that read the cache. None is needed for a single reader.
-
-    Args:
-        weights: the names of the options that turn terms on.
     """
     fillers = []
     for student in dict.fromkeys(one.variant.student for one in variants):
         readers = [one for one in variants if one.signals and one.variant.student == student]
         if len({one.signals for one in readers}) < 2:
             continue
-        recipe = dict(readers[0].variant.recipe)
-        for name in (*weights, "alpha"):
-            given = [float(one.variant.recipe[name]) for one in readers if name in one.variant.recipe]
-            recipe |= {name: max(given)} if given else {}
+        recipe = readers[0].variant.recipe | {
+            name: max(one.weights[name] for one in readers) for name in readers[0].weights
+        }
         recipe |= {"max_steps": 1, "do_eval": False, "eval_strategy": "no", "save_strategy": "no", "stages": None}
         recipe |= {"load_best_model_at_end": False, "early_stopping_patience": None}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:8]
         fillers.append(Variant(f"_teacher_cache_{key}", student, recipe))  # no method begins with an underscore
     return fillers
-
-
-def _one(kind: type[Kind], groups: Iterable[Any]) -> Kind:
-    return next(group for group in groups if isinstance(group, kind))

@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.arguments import CKDArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, RunArguments, weight_names, weights_of
 from ckd_trainer.methods import MethodArguments
+from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, first_of, short
 
-FINE_TUNED, LOGITS, CKD = "fine_tuned", "logits", "ckd"
-CKD_WEIGHTS = ("wr_distance_weight", "wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight")
+FINE_TUNED, LOGITS = "fine_tuned", "logits"
 # All methods have the same part of the gradient: that of CKD's terms together.
-TOTAL_SHARE = sum(getattr(CKDArguments(), name) for name in CKD_WEIGHTS)
+TOTAL_SHARE = sum(weights_of(CKDArguments()).values())
 SET_BY_COMPARISON = ("output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval")
 _NOT_IN_VARIANTS = (*SET_BY_COMPARISON, "push_to_hub")
 _OF_STUDENTS = ("student_num_layers", "student_layers", "student_config")
@@ -87,14 +87,13 @@ def variants_of(
 
 def weights_by_method(groups: Sequence[Any]) -> dict[str, dict[str, float]]:
     """Returns {method: {option: weight}}. PKDArguments is the method pkd, and so on."""
-    found = {}
-    for group in groups:
-        if isinstance(group, CKDArguments):
-            found[CKD] = {name: getattr(group, name) for name in CKD_WEIGHTS}
-        elif isinstance(group, MethodArguments):
-            method = type(group).__name__.removesuffix("Arguments").lower()
-            found[method] = {name: getattr(group, name) for name in group.weight_names()}
-    return found
+    return {
+        type(group).__name__.removesuffix("Arguments").lower(): {
+            name: getattr(group, name) for name in weight_names(group)
+        }
+        for group in groups
+        if isinstance(group, CKDArguments | MethodArguments)
+    }
 
 
 def method_options(method: str, weights: Mapping[str, Mapping[str, float]], groups: Sequence[Any]) -> Options:
@@ -104,7 +103,7 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
     these. If the recipe has weights for them, they are kept. Otherwise the terms share the gradient that CKD's have by
     default, in equal parts. The terms of all other methods are off.
     """
-    if next(group for group in groups if isinstance(group, RunArguments)).stages:
+    if one_of(RunArguments, groups).stages:
         raise InputError(
             f"the recipe has stages, whose options would win over those of {method}: leave the stages out, and give "
             "each variant its own in a YAML file."
@@ -114,8 +113,7 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
             f"{short(method)} is not a known method: give {', '.join((FINE_TUNED, LOGITS, *weights))}, or a YAML file "
             "with changed options."
         )
-    alpha = next(group.alpha for group in groups if isinstance(group, CKDArguments))
-    if method == LOGITS and alpha == 0:
+    if method == LOGITS and one_of(CKDArguments, groups).alpha == 0:
         raise InputError(
             "alpha is 0 in the recipe, so logits would be the same as fine_tuned: give an alpha, or leave logits out."
         )

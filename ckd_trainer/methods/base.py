@@ -5,7 +5,6 @@ dataclass of options that makes terms.
 """
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ckd_trainer.arguments import check_weights
+from ckd_trainer.arguments import check_weights, weights_of
 from ckd_trainer.heads import Head
 from ckd_trainer.losses.layer_mapping import Pairs, resolve_layer_mapping
 from ckd_trainer.teacher.signals import Signal
@@ -120,18 +119,12 @@ class MethodArguments(abc.ABC):
     """
 
     def __post_init__(self) -> None:
-        check_weights(self, *self.weight_names())
-
-    @classmethod
-    def weight_names(cls) -> list[str]:
-        """Returns the names of the options that are weights."""
-        return [option.name for option in dataclasses.fields(cls) if option.name.endswith("_weight")]
+        check_weights(self)
 
     @property
     def weights(self) -> dict[str, float]:
         """{term: weight} of the terms with a weight above 0."""
-        weights = {name.removesuffix("_weight"): getattr(self, name) for name in self.weight_names()}
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        return weights_of(self)
 
     @abc.abstractmethod
     def terms(self, pair: Pair) -> list[Term]:

@@ -6,8 +6,8 @@ import json
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -16,6 +16,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, about_file, is_mendable, short
 from ckd_trainer.utils.files import expanded
+
+Kind = TypeVar("Kind")
 
 # Options that only concern this machine or hold a secret: a resolved recipe leaves them out.
 _NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
@@ -165,6 +167,11 @@ def value_of(option: str, argv: list[str]) -> str | None:
     if given is None and path is not None:
         given = read_recipe(path).get(option)
     return None if given is None else str(given)
+
+
+def one_of(kind: type[Kind], instances: Iterable[Any]) -> Kind:
+    """Returns the instance of a dataclass among those of a run."""
+    return next(instance for instance in instances if isinstance(instance, kind))
 
 
 def resolved_recipe(*arguments: Any) -> dict:

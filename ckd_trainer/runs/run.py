@@ -9,7 +9,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ from ckd_trainer.runs.checkpoints import ends_training, step_of
 from ckd_trainer.runs.folder import Start, check_place, has_record, look_into, write_record
 from ckd_trainer.runs.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.runs.lock import run_lock
-from ckd_trainer.runs.recipe import resolved_recipe
+from ckd_trainer.runs.recipe import one_of, resolved_recipe
 from ckd_trainer.runs.resuming import check_resumes_exactly, steps_of
 from ckd_trainer.runs.stage_records import record_stage, save_whole_log, whole_metrics
 from ckd_trainer.runs.stages import Stage
@@ -69,8 +69,8 @@ def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
     Raises:
         InputError: the folder holds something else, another run writes there, or options contradict each other.
     """
-    args = _one(TrainingArguments, arguments)
-    run_args = _one(RunArguments, arguments)
+    args = one_of(TrainingArguments, arguments)
+    run_args = one_of(RunArguments, arguments)
     _set_up_logging(args)
     _check_training_arguments(args)
     for stage in stages:
@@ -457,10 +457,6 @@ def _check_training_arguments(args: TrainingArguments) -> None:
     if args.do_predict and args.prediction_loss_only:
         raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
     check_options(args)
-
-
-def _one(kind: type[Result], arguments: Iterable[Any]) -> Result:
-    return next(instance for instance in arguments if isinstance(instance, kind))
 
 
 def _set_up_logging(args: TrainingArguments) -> None:

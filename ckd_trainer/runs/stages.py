@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, RunArguments
-from ckd_trainer.methods import MethodArguments
-from ckd_trainer.runs.recipe import parse_options, unknown_option, with_options
+from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
+from ckd_trainer.runs.recipe import one_of, parse_options, unknown_option, with_options
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,15 @@ class Stage:
             yield
 
 
+def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
+    """Returns the terms of all stages; raises InputError if those of one do not fit the pair."""
+    terms: list[Term] = []
+    for stage in stages:
+        with stage.naming_errors():
+            terms += terms_of(stage.ckd_args, stage.methods, pair)
+    return terms
+
+
 def stage_folder(output_dir: str | Path, number: int) -> Path:
     """Returns the folder of a stage other than the last."""
     # `Trainer` uploads the output folder, except files whose names begin with an underscore.
@@ -105,7 +114,7 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
     Raises:
         InputError: a stage sets an option that does not exist or holds for the whole run, or a value is refused.
     """
-    run_args, args = _one(RunArguments, arguments), _one(TrainingArguments, arguments)
+    run_args, args = one_of(RunArguments, arguments), one_of(TrainingArguments, arguments)
     ckd_args = next((group for group in arguments if isinstance(group, CKDArguments)), None)
     methods = [group for group in arguments if isinstance(group, MethodArguments)]
     whole = Stage(
@@ -172,7 +181,3 @@ def _check_names(number: int, options: Mapping[str, Any], arguments: Sequence[An
 def _with(group: Any, values: Mapping[str, Any]) -> Any:
     names = {option.name for option in dataclasses.fields(group)}
     return with_options(group, {name: value for name, value in values.items() if name in names})
-
-
-def _one(kind: type, arguments: Sequence[Any]) -> Any:
-    return next(group for group in arguments if isinstance(group, kind))

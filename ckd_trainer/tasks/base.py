@@ -20,13 +20,13 @@ from transformers.integrations import unset_hf_deepspeed_config
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import MethodArguments, Pair, terms_of
+from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair, StoredTeacher
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs, rows_fingerprint
 from ckd_trainer.runs.run import run, start, use_best_metric
-from ckd_trainer.runs.stages import Stage, stage_folder, stages_of
+from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
 from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
@@ -206,9 +206,7 @@ def _run_started(
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distills:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
-        for stage in stages:
-            with stage.naming_errors():
-                terms_of(stage.ckd_args, stage.methods, Pair(pair.student_config, pair.teacher_config, head))
+        terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from ckd_trainer.arguments import CKDArguments, RunArguments
-from ckd_trainer.comparison.variants import CKD_WEIGHTS, TOTAL_SHARE, variants_of, weights_by_method
+from ckd_trainer.arguments import CKDArguments, RunArguments, weight_names
+from ckd_trainer.comparison.variants import TOTAL_SHARE, variants_of, weights_by_method
 from ckd_trainer.methods import METHODS, PKDArguments
 from ckd_trainer.utils.errors import InputError
 
@@ -57,7 +57,7 @@ def test_weights_of_the_recipe_are_kept():
 
 def test_ckd_has_its_defaults_where_the_recipe_turns_it_off():
     (variant,) = variants("ckd", options=groups(CKDArguments.without_relations(alpha=0.5)))
-    assert weights(variant) == {name: 0.3 for name in CKD_WEIGHTS}
+    assert weights(variant) == {name: 0.3 for name in weight_names(CKDArguments)}
 
 
 def test_variants_from_a_file(tmp_path):
