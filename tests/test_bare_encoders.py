@@ -20,6 +20,7 @@ folder, options = sys.argv[1:]
 run = distill(folder, 4, **json.loads(options))
 if run.is_world_process_zero():
     run.state.save_to_json(folder + "/trainer_state.json")
+del run  # its DDP model would wait for the group that is gone
 destroy_process_group()
 """
 CHECKPOINTING = {"gradient_checkpointing": True}

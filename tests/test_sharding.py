@@ -140,6 +140,7 @@ trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), dat
 trainer.train()
 if trainer.is_world_process_zero():
     trainer.state.save_to_json(f"{sys.argv[2]}/trainer_state.json")
+del trainer  # its model would wait for the group that is gone
 destroy_process_group()
 """
 
