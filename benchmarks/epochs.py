@@ -170,7 +170,7 @@ def report(rows):
 
 def draw(rows, path):
     """Draws the seconds of each epoch (median over seeds) and the metric after the last epoch (a point per seed)."""
-    from ckd_trainer.reports.table import COLORS, TEXT_COLOR
+    from ckd_trainer.reports.style import COLORS, TEXT_COLOR
 
     first = rows[0]
     what = f"{first['task']}, {first['train_samples']} texts in batches of {first['batch']}, {first['precision']}"

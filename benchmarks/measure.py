@@ -130,7 +130,7 @@ def read_rows(path):
 
 
 def panels(rows, columns, size, title, **options):
-    """Returns a figure and its grid of axes, in the colors of `ckd_trainer.reports.table`.
+    """Returns a figure and its grid of axes, in the colors of `ckd_trainer.reports.style`.
 
     Args:
         rows, columns: number of panels.
@@ -141,7 +141,7 @@ def panels(rows, columns, size, title, **options):
     # Imported late, so that measured memory does not include them.
     from matplotlib.figure import Figure
 
-    from ckd_trainer.reports.table import GRID_COLOR, NOTE_COLOR, TEXT_COLOR
+    from ckd_trainer.reports.style import GRID_COLOR, NOTE_COLOR, TEXT_COLOR
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows + 0.4), dpi=160, layout="constrained")
     figure.suptitle(title, color=TEXT_COLOR, fontsize=11)

@@ -82,7 +82,7 @@ def row_of(shape, seconds, memory, repeats):
 
 def draw(rows, options):
     """Draws a column per axis: time, with its share of the floor step, above memory."""
-    from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
+    from ckd_trainer.reports.style import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     lines = [[row for row in rows if row["axis"] == axis] for axis in TITLES]
     lines = [line for line in lines if line]

@@ -54,7 +54,7 @@ from ckd_trainer.methods import (
     PKDArguments,
     TinyBERTArguments,
 )
-from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.models.stored_teacher import StoredTeacher
 
 SETTINGS = {"bert_base": {"batch": 8, "length": 128}, "cola": {"batch": 32, "length": 128}}
 PRECISIONS = ("float32", "bf16")
@@ -241,7 +241,7 @@ def measure_setting(argv, setting, precision):
 
 def draw(rows, path):
     """Draws one panel per setting and precision, from the latest rows of the machine measured last."""
-    from ckd_trainer.reports.table import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
+    from ckd_trainer.reports.style import COLORS, NOTE_COLOR, TEXT_COLOR  # after measuring, as in `measure.panels`
 
     machine = {name: rows[-1][name] for name in ("device", "cpu", "threads", "torch", "torch_compile")}
     rows = [row for row in rows if machine.items() <= row.items()]

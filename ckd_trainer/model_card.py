@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
-from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped

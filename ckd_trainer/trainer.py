@@ -35,7 +35,8 @@ from ckd_trainer.heads import Head, head_of
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
-from ckd_trainer.models.pair import StoredTeacher, local_tokenizer
+from ckd_trainer.models.stored_teacher import StoredTeacher
+from ckd_trainer.models.tokenizers import local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX

@@ -16,6 +16,7 @@ from helpers.tiny import save_tokenizer, tiny_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerState
 
+import ckd_trainer.runs.results
 import ckd_trainer.runs.run
 import ckd_trainer.tasks.text_classification
 import ckd_trainer.teacher.cache
@@ -163,8 +164,8 @@ MOMENTS = CHECKPOINTS | {
     "first record": (ckd_trainer.runs.run, "write_record", 1),
     "model": (Trainer, "_save", 4),
     "state": (TrainerState, "save_to_json", 4),
-    "results of the training": (ckd_trainer.runs.run, "_save_results", 1),
-    "results": (ckd_trainer.runs.run, "_save_results", 2),
+    "results of the training": (ckd_trainer.runs.run, "save_results", 1),
+    "results": (ckd_trainer.runs.results, "save_results", 1),
     "predictions": (ckd_trainer.tasks.text_classification, "write_predictions", 1),
     "card": (ckd_trainer.trainer, "write_model_card", 2),
 }

@@ -8,7 +8,7 @@ from helpers.training import trainer
 from helpers.wrapping import PassesOn, compiled, lora
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.models.stored_teacher import StoredTeacher
 
 
 def named(name, model=None):

@@ -29,9 +29,10 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
+from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
 from ckd_trainer.comparison.plan import cache_fillers, checked, metric_of, shared_options
-from ckd_trainer.comparison.results import Comparison, as_json, as_table, check_same_inputs, read_comparison
+from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant, check_free, variants_of, weights_by_method
 from ckd_trainer.data.arguments import DataArguments
@@ -40,16 +41,15 @@ from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
-from ckd_trainer.runs.recipe import mapping_of, parse_mapping
+from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, write_atomically
 
 # By whether the recipe answers questions: the command, its data options and its task.
-_TASKS: dict[bool, tuple[str, type[DataArguments], type[Task]]] = {
+_TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
     False: ("glue", GlueArguments, TextClassification),
     True: ("squad", SquadArguments, QuestionAnswering),
 }
@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
     def parsed(variant: Variant) -> tuple:
         return parse_mapping(kinds, variant.recipe, [], source=f"{options.recipe} ({variant.name})")
 
-    plan = [checked(variant, parsed(variant), task.model_class) for variant in variants]
+    parts = [parsed(variant) for variant in variants]
+    plan = [checked(variant, part, task.model_class) for variant, part in zip(variants, parts, strict=True)]
     variants = [one.variant for one in plan]
     fillers = cache_fillers(plan)
 
@@ -83,9 +84,11 @@ def main(argv: list[str]) -> None:
         words = (command, str(_recipe_of(variant, output)), "--seed", str(seed), "--output_dir", str(folder))
         return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words), tuple(leaves))
 
+    runs = [run_of(variant, seed) for seed in options.seeds for variant in variants]
+    if not all(run.is_finished for run in runs):
+        _check_data(task, parts)
     with run_lock(str(output)):
         _write_recipes([*fillers, *variants], output)
-        runs = [run_of(variant, seed) for seed in options.seeds for variant in variants]
         check_same_inputs(runs)
         run_some = functools.partial(run_all, devices=_devices(groups), report=functools.partial(print, flush=True))
         if not all(run.is_finished for run in runs):
@@ -99,6 +102,18 @@ def main(argv: list[str]) -> None:
         for run, reason in failed.items():
             print(f"  {run}: {reason} (log: {run.log})", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _check_data(task_class: type[Any], parts: Sequence[tuple]) -> None:
+    """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
+    read: list[DataArguments] = []
+    for groups in parts:
+        arguments = one_of(DataArguments, groups)
+        if arguments not in read:
+            read.append(arguments)
+            task = task_class(arguments, seed=0)
+            if task.hub_dataset is None:
+                task.load(("train", "validation"))
 
 
 def _write_results(comparison: Comparison, notes: Sequence[str], output: Path) -> None:

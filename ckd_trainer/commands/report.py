@@ -7,7 +7,9 @@ the validation metric over the epochs, and the final metric against the latency.
 loss and, of runs with log_gradient_norms, their gradients.
 """
 
-from ckd_trainer.reports.table import draw, format_table, read_runs
+from ckd_trainer.reports.picture import draw
+from ckd_trainer.reports.runs import read_runs
+from ckd_trainer.reports.table import format_table
 from ckd_trainer.reports.terms import draw_terms
 from ckd_trainer.utils.errors import ArgumentParser, command_line
 from ckd_trainer.utils.files import expanded

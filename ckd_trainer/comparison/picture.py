@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from ckd_trainer.comparison.results import Comparison, Row
-from ckd_trainer.reports.table import COLORS, GRID_COLOR, NOTE_COLOR, TEACHER_COLOR, TEXT_COLOR
+from ckd_trainer.reports.style import (
+    COLORS,
+    NOTE_COLOR,
+    TEACHER_COLOR,
+    TEXT_COLOR,
+    label_axes,
+    save_picture,
+    set_up_axes,
+)
 
 
 def draw_comparison(comparison: Comparison, path: str | Path) -> None:
@@ -19,11 +27,9 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     figure = Figure(figsize=(9.6, 1.6 + 0.42 * len(rows)), dpi=160, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes in (left, right):
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(NOTE_COLOR)
-        axes.tick_params(colors=NOTE_COLOR, left=False)
-        axes.grid(axis="x", color=GRID_COLOR)
-        axes.set_axisbelow(True)
+        set_up_axes(axes, grid="x")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(left=False)
     metric = comparison.metric.replace("_", " ")
     left.set_yticks(range(len(rows)), [row.variant.name for row in rows])
     left.tick_params(axis="y", labelcolor=TEXT_COLOR)
@@ -35,9 +41,9 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
     if comparison.teacher:
         left.axvline(comparison.teacher["score"], color=TEACHER_COLOR, linestyle="--", linewidth=1)
     right.axvline(0, color=TEACHER_COLOR, linewidth=1)
-    _title(left, f"{metric} of each seed, and mean" + ("; dashed: teacher" if comparison.teacher else ""), metric)
-    _title(right, f"difference to {comparison.baseline}, 95% interval", f"difference in {metric}")
-    figure.savefig(path)
+    label_axes(left, f"{metric} of each seed, and mean" + ("; dashed: teacher" if comparison.teacher else ""), metric)
+    label_axes(right, f"difference to {comparison.baseline}, 95% interval", f"difference in {metric}")
+    save_picture(figure, path)
 
 
 def _draw_difference(axes: Any, place: int, row: Row) -> None:
@@ -48,8 +54,3 @@ def _draw_difference(axes: Any, place: int, row: Row) -> None:
     if math.isfinite(found.low):
         axes.plot([found.low, found.high], [place] * 2, color=color, linewidth=2)
     axes.plot(found.difference, place, "o", color=color, markersize=6)
-
-
-def _title(axes: Any, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", color=TEXT_COLOR, fontsize=10, fontweight="bold")
-    axes.set_xlabel(unit, color=TEXT_COLOR)

@@ -1,18 +1,13 @@
 """Loads a teacher and a student, and checks that they are compatible."""
 
 import copy
-import functools
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-from huggingface_hub import snapshot_download
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,9 +15,7 @@ from transformers import (
 
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.data.arguments import DataArguments
-from ckd_trainer.heads import Head
 from ckd_trainer.heads.labels import label_order, warn_of_label_order
-from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
     check_embeddings,
     check_encoder,
@@ -32,19 +25,16 @@ from ckd_trainer.models.compatibility import (
     check_task,
     check_vocabularies,
     max_length,
-    outline,
 )
 from ckd_trainer.models.loading import (
-    OF_FORM,
-    call,
     check_all_weights,
     check_base_weights,
     load_config,
     load_weights,
-    weight_files,
 )
 from ckd_trainer.models.narrowing import narrow
 from ckd_trainer.models.sizes import SIZES, narrowed_config, size_of
+from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.student import (
     config_of_layers,
     override_config,
@@ -53,9 +43,8 @@ from ckd_trainer.models.student import (
     student_from_layers,
     student_layers,
 )
-from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import expanded
 from ckd_trainer.utils.wrapped_models import forward_arguments
 
 logger = logging.getLogger(__name__)
@@ -213,7 +202,7 @@ class ModelPair:
 
     def load(
         self, texts: Iterable[tuple[str, ...]] = (), trained: Path | None = None
-    ) -> tuple[PreTrainedModel, "StoredTeacher | None"]:
+    ) -> tuple[PreTrainedModel, StoredTeacher | None]:
         """Returns the student with its weights, and the teacher still without (None if no loss reads it).
 
         Args:
@@ -278,112 +267,6 @@ class ModelPair:
         )
         reads = forward_arguments(student)
         return narrow(student, config, {name: value for name, value in encoded.items() if name in reads})
-
-
-class StoredTeacher:
-    """A fine-tuned teacher in a folder or on the Hub, whose weights are not loaded yet.
-
-    Args:
-        name_or_path: folder or Hub id.
-        config: its configuration.
-        model_class: the Auto class that loads it.
-        allow_unused_weights: accept weights in its files that the model does not use.
-        options: passed to `from_pretrained`.
-    """
-
-    def __init__(
-        self,
-        name_or_path: str,
-        config: PreTrainedConfig,
-        model_class: type[Any] = AutoModelForSequenceClassification,
-        *,
-        allow_unused_weights: bool = False,
-        **options: Any,
-    ) -> None:
-        self.name_or_path, self.config, self.model_class = expanded(name_or_path), config, model_class
-        self.options = options
-        self.allow_unused_weights = allow_unused_weights
-
-    @classmethod
-    def with_head(cls, head: Head, name_or_path: str | os.PathLike) -> "StoredTeacher":
-        """Returns the teacher in a folder or on the Hub, for the Auto class of a head."""
-        name, auto_class = str(name_or_path), getattr(transformers, head.auto_class)
-        return cls(name, load_config(name, trust_remote_code=False), auto_class, trust_remote_code=False)
-
-    @property
-    def head(self) -> Head:
-        """The teacher's head."""
-        return head_of_auto_class(self.model_class, self.config)
-
-    def load(self) -> PreTrainedModel:
-        """Returns the model with its weights (see `load_teacher`)."""
-        return load_teacher(
-            self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
-        )
-
-    @property
-    def input_names(self) -> set[str]:
-        """The arguments of its forward method."""
-        return forward_arguments(self._outline)
-
-    def fingerprint(self) -> str:
-        """Returns a fingerprint of the files: weights, configuration and the model's own code."""
-        code = self._folder.glob("*.py")
-        return files_fingerprint([*weight_files(self._folder), self._folder / "config.json", *code])
-
-    def num_parameters(self) -> int:
-        """Returns the number of parameters of the loaded model; tied weights count once."""
-        return self._outline.num_parameters()
-
-    @functools.cached_property
-    def _outline(self) -> PreTrainedModel:
-        return outline(self.config, self.model_class, **self.options)
-
-    @functools.cached_property
-    def _folder(self) -> Path:
-        folder = Path(self.name_or_path)
-        if not folder.is_dir():
-            patterns = ["config.json", "model.safetensors*", "model-*-of-*.safetensors", "*.py"]
-            folder = Path(call(snapshot_download, self.name_or_path, allow_patterns=patterns))
-        return folder
-
-
-def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
-    """Returns a tokenizer, and checks that it has a vocabulary and a padding token."""
-    tokenizer = call(AutoTokenizer.from_pretrained, name_or_path, also=OF_FORM, **options)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # from a folder without tokenizer files
-        raise InputError(f"{name_or_path} has no tokenizer: add the files of the tokenizer that it was trained with.")
-    if tokenizer.pad_token is None:
-        raise InputError(f"the tokenizer of {name_or_path} has no padding token, needed for batches: set pad_token.")
-    return tokenizer
-
-
-def local_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer stored with a model on this machine; None if there is no usable one."""
-    try:
-        # Without trust_remote_code, transformers would ask in the terminal whether a model's own code may run.
-        options = {"trust_remote_code": False} | options
-        return load_tokenizer(name_or_path, local_files_only=True, **options) if name_or_path else None
-    except InputError:
-        return None
-
-
-def load_teacher(
-    name_or_path: str,
-    model_class: type[Any] = AutoModelForSequenceClassification,
-    *,
-    allow_unused_weights: bool = False,
-    **options: Any,
-) -> PreTrainedModel:
-    """Returns the fine-tuned teacher.
-
-    Raises:
-        InputError: it cannot be loaded, or weights are missing or unused (see `check_all_weights`). Such a teacher
-            differs from the model that was fine-tuned, and would teach noise.
-    """
-    model, info = load_weights(name_or_path, model_class, **options)
-    check_all_weights(model, info, name_or_path, allow_unused=allow_unused_weights)
-    return model
 
 
 def label_config(label_names: Sequence[str] | None) -> dict:

@@ -7,17 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.reports.table import (
-    COLORS,
-    GRID_COLOR,
-    NOTE_COLOR,
-    TEXT_COLOR,
-    Run,
-    check_matplotlib,
-    curve_of,
-    read_json,
-    save_picture,
-)
+from ckd_trainer.reports.runs import Run, curve_of, read_json
+from ckd_trainer.reports.style import COLORS, TEXT_COLOR, check_matplotlib, label_axes, save_picture, set_up_axes
 from ckd_trainer.utils.errors import InputError
 
 Curve = list[tuple[float, float]]  # (epoch, value)
@@ -99,12 +90,8 @@ def _draw_curves(axes: Any, curves: dict[str, Curve], colors: dict[str, str], ti
         axes.plot(epochs, values, color=colors[term], linewidth=1.8, label=term.replace("_", " "))
     if all(value > 0 for curve in curves.values() for _, value in curve):
         axes.set_yscale("log")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(NOTE_COLOR)
-    axes.tick_params(which="both", colors=NOTE_COLOR)
-    axes.grid(axis="y", color=GRID_COLOR)
-    axes.set_title(title, loc="left", color=TEXT_COLOR, fontsize=10, fontweight="bold")
-    axes.set_xlabel("epoch", color=TEXT_COLOR)
+    set_up_axes(axes)
+    label_axes(axes, title, "epoch")
 
 
 def _draw_cosines(axes: Any, terms: Terms) -> None:
@@ -120,4 +107,4 @@ def _draw_cosines(axes: Any, terms: Terms) -> None:
         value = values[row][column]
         color = "white" if abs(value) > 0.6 else TEXT_COLOR
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
-    axes.set_title("mean cosines between gradients", loc="left", color=TEXT_COLOR, fontsize=10, fontweight="bold")
+    label_axes(axes, "mean cosines between gradients", "")

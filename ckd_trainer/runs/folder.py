@@ -1,41 +1,30 @@
-"""A run's output folder: whether this run may use it, how it starts there, and the record it leaves."""
+"""A run's output folder: whether this run may use it, and how it starts there."""
 
 import json
 import logging
 import os
-import platform
-import shutil
-import sys
-import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
-from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.checkpoints import (
     best_of,
-    bring_best,
     ends_training,
     last_checkpoint,
     mixed_precision,
     processes_of,
     step_of,
-    tidy_up,
     what_is_missing,
 )
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.runs.resuming import check_same_processes
+from ckd_trainer.runs.same_options import MAY_DIFFER, MAY_DIFFER_ONCE_TRAINED, MAY_DIFFER_WHEN_NAMED, difference_of
 from ckd_trainer.runs.stages import Stage, run_folder, stage_folder
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD, public, recorded_stages, write_atomically
-from ckd_trainer.utils.versions import source_commit, versions
+from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -54,88 +43,7 @@ RESULTS = (
     "predictions",
     "README.md",
 )
-# Options that affect neither the data nor the training: they may change when a run is resumed.
-_MAY_DIFFER = {
-    "do_train",
-    "do_eval",
-    "do_predict",
-    "test_file",
-    "test_split_name",
-    "dataset_revision",  # the rows are compared, see `ckd_trainer.runs.inputs`
-    "max_predict_samples",
-    "n_best_size",
-    "per_device_eval_batch_size",
-    "eval_accumulation_steps",
-    "output_dir",
-    "overwrite_output_dir",
-    "resume_from_checkpoint",
-    "save_total_limit",
-    # logging, trackers and the Hub
-    "disable_tqdm",
-    "include_num_input_tokens_seen",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "log_gradient_norms",
-    "logging_first_step",
-    "logging_nan_inf_filter",
-    "logging_steps",
-    "logging_strategy",
-    "project",
-    "report_to",
-    "run_name",
-    "skip_memory_metrics",
-    "trackio_bucket_id",
-    "trackio_space_id",
-    "trackio_static_space_id",
-    "hub_always_push",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-    "push_to_hub",
-    "allow_unused_weights",
-    # the speed of data loading. Not dataloader_drop_last, which removes steps; not dataloader_in_order; and not
-    # dataloader_persistent_workers, as an epoch then draws no number from the generator that dropout uses
-    "dataloader_multiprocessing_context",
-    "dataloader_num_workers",
-    "dataloader_pin_memory",
-    "dataloader_prefetch_factor",
-    "ddp_timeout",
-    "torch_empty_cache_steps",
-}
-_TRAINING_DATA = {"train_file", "data_dir", "dataset_name"}  # the sources of the data
-# The options about data in run.json, beside the fingerprints.
-_DATASET = ("task_name", "dataset_name", "dataset_config_name", "dataset_revision")
 _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")  # values of resume_from_checkpoint
-# These affect the choice of the best checkpoint, so they no longer matter once the run is trained.
-_MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
-# These set the length of training. They may change if resume_from_checkpoint names the checkpoint.
-_MAY_DIFFER_WHEN_NAMED = {
-    "max_steps",
-    "num_train_epochs",
-    "early_stopping_patience",
-    "eval_delay",
-    "eval_steps",
-    "save_steps",
-    # and these may have moved: they are compared by content, see `ckd_trainer.runs.inputs`
-    "train_file",
-    "validation_file",
-    "data_dir",
-    "dataset_name",
-    "dataset_config_name",
-    "train_split_name",
-    "validation_split_name",
-    "model_name_or_path",
-    "teacher_model_name_or_path",
-}
-
-# Values of options that the recipes of earlier versions lack.
-_DEFAULTS = {
-    option.name: option.default
-    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments, *METHODS)
-    for option in fields(arguments)
-} | {"term_balance": "none", "relation_normalization": "pairs"}
 
 
 @dataclass
@@ -174,7 +82,7 @@ class Start:
         Raises:
             InputError: the run to resume had other values.
         """
-        if difference := _difference(self.recorded, {name: values[name] for name in self.recorded}, set()):
+        if difference := difference_of(self.recorded, {name: values[name] for name in self.recorded}, set()):
             raise InputError(
                 f"the run that this one would resume had other options ({difference}): set them as they were, or give "
                 "another output_dir."
@@ -202,10 +110,10 @@ def look_into(
     """
     folder = Path(args.output_dir)
     is_trained = _is_json(folder / TRAINED)
-    may_differ = _MAY_DIFFER | {*by_default} | (_MAY_DIFFER_ONCE_TRAINED if is_trained else set())
+    may_differ = MAY_DIFFER | {*by_default} | (MAY_DIFFER_ONCE_TRAINED if is_trained else set())
 
     def difference() -> str:
-        return _difference(read_recipe(folder / RECIPE), recipe, may_differ)
+        return difference_of(read_recipe(folder / RECIPE), recipe, may_differ)
 
     # A job that always requests the last checkpoint may find that its run has ended.
     has_ended = is_trained and _asks(args) in _YES and not difference()
@@ -252,11 +160,6 @@ def look_into(
     return Start(recipe, trained, recorded=recorded)
 
 
-def has_record(folder: str | Path) -> bool:
-    """Returns whether a run has left its record in a folder."""
-    return (Path(folder) / RECIPE).is_file()
-
-
 def _asks(args: TrainingArguments) -> str:
     return str(args.resume_from_checkpoint or "no").lower()
 
@@ -286,7 +189,7 @@ def _named_checkpoint(args: TrainingArguments, recipe: dict, by_default: Collect
         )
     its_recipe = run_folder(checkpoint) / RECIPE
     if its_recipe.is_file():
-        difference = _difference(read_recipe(its_recipe), recipe, _MAY_DIFFER | _MAY_DIFFER_WHEN_NAMED | {*by_default})
+        difference = difference_of(read_recipe(its_recipe), recipe, MAY_DIFFER | MAY_DIFFER_WHEN_NAMED | {*by_default})
         if difference:
             raise InputError(
                 f"resume_from_checkpoint is {args.resume_from_checkpoint}, which is from a run with other options "
@@ -358,91 +261,3 @@ def _is_json(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return True
-
-
-def write_record(args: TrainingArguments, start: Start, stage: Stage) -> None:
-    """Writes the resolved recipe, and the command, versions, commit, device and time of the start.
-
-    Before that, it deletes the earlier run, if requested, and incomplete checkpoints. If the run resumes from another
-    folder, it copies that folder's best checkpoint.
-
-    Args:
-        stage: the one to train next; the entries of those before it stay.
-    """
-    folder = Path(args.output_dir)
-    if start.overwrites:
-        _delete(folder)
-    tidy_up(stage.folder, start.checkpoint, stage.args)
-    if start.best is not None:
-        bring_best(start.best, stage.folder)
-    write_atomically(folder / RECIPE, yaml.safe_dump(start.recipe, sort_keys=False, allow_unicode=True))
-    record = {
-        "command": _command(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version()} | versions(),
-        "commit": source_commit(),
-        "device": str(args.device),
-        "processes": args.world_size,
-        "dataset": {name: public(start.recipe.get(name)) for name in _DATASET},
-        "inputs": start.inputs,
-        "mixed_precision": mixed_precision(args),
-    }
-    if stage.options is not None:
-        record["stages"] = recorded_stages(folder)[: stage.number - 1]
-    write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def _delete(folder: Path) -> None:
-    for pattern in (RECIPE, RECORD, *RESULTS):
-        for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _difference(theirs: dict, ours: dict, may_differ: set[str]) -> str:
-    """Returns the first options in which two resolved recipes differ, with their values, as text.
-
-    An option that a recipe lacks has its default there: recipes of older versions lack newer options.
-    """
-
-    theirs, ours = _with_stages(theirs), _with_stages(ours)
-
-    def differs(key: str) -> bool:
-        there, here = (recipe.get(key, _DEFAULTS.get(key)) for recipe in (theirs, ours))
-        # Contents can be compared only between sources of the same kind.
-        may = key in may_differ and (key not in _TRAINING_DATA or bool(there) == bool(here))
-        return there != here and not may
-
-    different = [key for key in {**theirs, **ours} if differs(key)]
-    return ", ".join(
-        f"{key} {theirs.get(key, default)} there, {ours.get(key, default)} here"
-        for key, default in ((key, _DEFAULTS.get(key, "at its default")) for key in different[:3])
-    )
-
-
-def _with_stages(recipe: dict) -> dict:
-    """Returns a recipe with the options of its stages beside the others, so that differences name the stage."""
-    stages = recipe.get("stages")
-    if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
-        return recipe
-    of_stages = {f"stage {n}: {key}": value for n, stage in enumerate(stages, 1) for key, value in stage.items()}
-    return recipe | {"stages": len(stages)} | of_stages
-
-
-def _command() -> list[str]:
-    """Returns the command line without tokens and folders."""
-    words = [Path(sys.argv[0]).name, *map(_public_word, sys.argv[1:])]
-    for place, word in enumerate(words):
-        if word.split("=")[0] in ("--hub_token", "--hub-token"):
-            words[place] = f"{word.split('=')[0]}=***"
-            if "=" not in word and place + 1 < len(words):
-                words[place + 1] = ""
-    return [word for word in words if word]
-
-
-def _public_word(word: str) -> str:
-    """Returns a word of the command line without folders, even in --option=value."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{public(value)}"

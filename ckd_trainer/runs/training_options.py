@@ -3,20 +3,44 @@
 import inspect
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from accelerate.utils import DynamoBackend
 from torch.utils.checkpoint import checkpoint
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.debug_utils import DebugOption
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 
+from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.processes import check_one_device
 
 logger = logging.getLogger(__name__)
 
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # learning rate schedules that read validation scores
 _UNLISTED_TRACKERS = ("azure_ml", "flyte")  # transformers does not list these even if they are installed
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "eval_accumulation_steps",
+)
+_NOT_NEGATIVE = (
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "num_train_epochs",
+    "max_grad_norm",
+    "eval_delay",
+    "dataloader_num_workers",
+    "neftune_noise_alpha",
+)
+# Errors of optimizers and schedules about their options and about missing packages.
+_OF_OPTIMIZERS = (ValueError, TypeError, ImportError, NotImplementedError)
 # Refused options, with the reason.
 _REFUSED = {
     "batch_eval_metrics": "scores are computed on whole sets, not on batches: leave it out. eval_accumulation_steps "
@@ -30,32 +54,27 @@ _REFUSED = {
 
 def check_options(args: TrainingArguments) -> None:
     """Raises InputError for values that make `Trainer` fail or behave unexpectedly."""
+    check_one_device(args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
+    _check_numbers(args)
     for name, why in _REFUSED.items():
         if getattr(args, name, False):  # the oldest transformers 5 do not have all of them
             raise InputError(f"{name} is set, but {why}.")
+    if args.label_names:
+        raise InputError(f"label_names is {args.label_names}, but the task knows its labels: leave it out.")
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise InputError("use_liger_kernel is set, but liger-kernel is not installed: install it, or leave it out.")
+    if not args.eval_do_concat_batches:
+        raise InputError("eval_do_concat_batches is off, but scores are computed on whole sets: leave it out.")
+    if args.do_predict and args.prediction_loss_only:
+        raise InputError("prediction_loss_only keeps no predictions, but do_predict writes them: leave one out.")
     for name in ("fp16", "bf16"):
         if args.do_train and getattr(args, f"{name}_full_eval"):
             raise InputError(
                 f"{name}_full_eval is set, but it would convert the trained weights to {name} for good: set {name}, "
                 "which leaves them unchanged."
             )
-    for name in ("warmup_steps", "eval_delay", "data_seed"):
-        value = getattr(args, name)
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise InputError(f"{name} is {value}: give a number that is not negative.")
-    if args.data_seed is not None and args.data_seed >= 2**32:
-        raise InputError(f"data_seed is {args.data_seed}: give a number below {2**32}.")
-    if args.max_steps != -1 and args.max_steps < 1:
-        raise InputError(f"max_steps is {args.max_steps}: give 1 or more, or leave it out to train num_train_epochs.")
-    for event in ("logging", "eval", "save"):
-        steps = getattr(args, f"{event}_steps")
-        if getattr(args, f"{event}_strategy") == "steps" and not (steps > 0 and math.isfinite(steps)):
-            raise InputError(f"{event}_steps is {steps}: give a number above 0, or set {event}_strategy to no.")
-    if args.save_total_limit is not None and args.save_total_limit < 1:
-        raise InputError(
-            f"save_total_limit is {args.save_total_limit}: give 1 or more, leave it out to keep all checkpoints, or "
-            "set save_strategy to no."
-        )
     if args.debug:
         why = (
             "it fails on the boolean masks of attention. Training stops with an error anyway as soon as a weight is "
@@ -82,6 +101,93 @@ def check_steps(args: TrainingArguments, examples: int) -> None:
         )
     if args.max_steps < 0 and args.num_train_epochs == 0:
         logger.warning("num_train_epochs is 0: the model is saved without training.")
+
+
+def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence[str]) -> None:
+    """Makes the task's own metric pick the best checkpoint, unless the recipe names another.
+
+    `TrainingArguments` sets `loss` if none is named; `eval_loss` requests it explicitly. For a schedule that reads the
+    metric, this also sets whether higher is better; the default of `Trainer` is lower.
+
+    Raises:
+        InputError: the recipe names a metric that the evaluation does not report.
+    """
+    if args.metric_for_best_model is None:
+        return
+    if args.load_best_model_at_end and args.metric_for_best_model == "loss":
+        args.metric_for_best_model, args.greater_is_better = best_metric, True
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name == "rmse":
+        args.greater_is_better = False  # TrainingArguments does this only for losses
+    if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
+        raise InputError(
+            f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
+            "leave prediction_loss_only out."
+        )
+    if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
+        mode = {"mode": "max" if args.greater_is_better else "min"}
+        args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
+    if name not in (*metrics, "loss"):
+        raise InputError(
+            f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
+            "and loss: give one of these."
+        )
+
+
+def check_optimizer(trainer: DistillationTrainer, args: TrainingArguments) -> None:
+    """Raises InputError if optimizer or schedule cannot be made: tries it with a single parameter."""
+    try:
+        optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
+        if not {"params", "model", "optimizer_dict"} & options.keys():  # optimizers that need the model itself
+            optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options)
+            get_scheduler(
+                args.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=1,
+                num_training_steps=2,
+                scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            )
+    except (*_OF_OPTIMIZERS, RuntimeError) as error:
+        if not isinstance(error, _OF_OPTIMIZERS) and "fused" not in str(error):  # if the device has no such kernel
+            raise
+        chosen = {
+            name: getattr(args, name)
+            for name in ("optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs")
+        }
+        words = ", ".join(f"{name} {value}" for name, value in chosen.items() if value is not None)
+        raise InputError(
+            f"the optimizer or the learning rate schedule cannot be made ({error}) with {words}, lr_scheduler_type "
+            f"{args.lr_scheduler_type.value}: change one of them."
+        ) from error
+
+
+def _check_numbers(args: TrainingArguments) -> None:
+    """Raises InputError for a number that is out of the range of its option."""
+    for name in _COUNTS:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}: give 1 or more.")
+    for name in _NOT_NEGATIVE:
+        value = getattr(args, name)
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{name} is {value}: give a number that is not negative.")
+    for name in ("seed", "data_seed"):
+        value = getattr(args, name)
+        if value is not None and value >= 2**32:
+            raise InputError(f"{name} is {value}: give a number below {2**32}, as NumPy's generator requires.")
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise InputError(f"label_smoothing_factor is {args.label_smoothing_factor}: give a number from 0 to below 1.")
+    if args.max_steps != -1 and args.max_steps < 1:
+        raise InputError(f"max_steps is {args.max_steps}: give 1 or more, or leave it out to train num_train_epochs.")
+    for event in ("logging", "eval", "save"):
+        steps = getattr(args, f"{event}_steps")
+        if getattr(args, f"{event}_strategy") == "steps" and not (steps > 0 and math.isfinite(steps)):
+            raise InputError(f"{event}_steps is {steps}: give a number above 0, or set {event}_strategy to no.")
+    if args.save_total_limit is not None and args.save_total_limit < 1:
+        raise InputError(
+            f"save_total_limit is {args.save_total_limit}: give 1 or more, leave it out to keep all checkpoints, or "
+            "set save_strategy to no."
+        )
 
 
 def _check_workers(args: TrainingArguments) -> None:

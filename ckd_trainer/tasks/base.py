@@ -22,12 +22,13 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
-from ckd_trainer.models.pair import ModelPair, StoredTeacher
+from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.runs.folder import Start
-from ckd_trainer.runs.inputs import TrainingInputs, rows_fingerprint
-from ckd_trainer.runs.run import run, start, use_best_metric
+from ckd_trainer.runs.inputs import TrainingInputs
+from ckd_trainer.runs.run import run, start
 from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
-from ckd_trainer.runs.training_options import check_steps
+from ckd_trainer.runs.training_options import check_steps, use_best_metric
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
@@ -230,7 +231,7 @@ def _run_started(
             start=begin,
             evaluation=inputs.validation,
             contributions=task.contributions,
-            evaluated_rows={name: rows_fingerprint(rows) for name, rows in task.data.validation.items()},
+            examples=task.data.validation,
             prediction=inputs.test,
             write_predictions=task.write_predictions,
             dataset_tags=task.hub_dataset,

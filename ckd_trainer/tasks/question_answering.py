@@ -79,6 +79,7 @@ class QuestionAnswering(Task):
         self.best_metric, self.metrics = self.squad.best_metric, self.squad.metrics
         self.hub_dataset = self.squad.hub_name if data_args.reads_hub else hub_name(data_args)
         self.metric = SquadMetric(config_name=data_args.task_name, keep_in_memory=True)
+        self._read: tuple[EvalPrediction, Answers] | None = None
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         return files_of(self.args, splits)
@@ -116,9 +117,7 @@ class QuestionAnswering(Task):
         return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        questions = self.data.validation[""]
-        answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
-        references = self._references(questions)
+        answers, references = self._validation_answers(prediction), self._references(self.data.validation[""])
 
         def scores(texts: Mapping[str, str]) -> dict[str, float]:
             predictions: list[dict[str, Any]] = [{"id": name, "prediction_text": text} for name, text in texts.items()]
@@ -134,11 +133,16 @@ class QuestionAnswering(Task):
 
     def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
         """Returns the scores of each question."""
-        questions = self.data.validation[""]
-        answers = self._answers(questions, self.inputs.validation[""], prediction.predictions, n_best=1)
-        texts = answers.final(self.args.null_score_diff_threshold)
-        scores = question_scores(self.args.task_name, texts, self._references(questions))
+        texts = self._validation_answers(prediction).final(self.args.null_score_diff_threshold)
+        scores = question_scores(self.args.task_name, texts, self._references(self.data.validation[""]))
         return {name: np.array(values) for name, values in scores.items()}
+
+    def _validation_answers(self, prediction: EvalPrediction) -> Answers:
+        """Returns the answers for the validation set. They are read once for its scores and for its contributions."""
+        if self._read is None or self._read[0] is not prediction:
+            logits, questions = prediction.predictions, self.data.validation[""]
+            self._read = prediction, self._answers(questions, self.inputs.validation[""], logits, n_best=1)
+        return self._read[1]
 
     def _references(self, questions: Dataset) -> list[dict[str, Any]]:
         gold = questions.select_columns(["id", "answers"])[:]

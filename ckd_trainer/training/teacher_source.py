@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
 
 from ckd_trainer.heads import Head
-from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.teacher.cache import Contents, TeacherCache, is_complete, open_or_build
 from ckd_trainer.teacher.cached import CachedTeacher, columns_of
 from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fingerprint, model_fingerprint

@@ -8,9 +8,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
+
+Name = TypeVar("Name", str, str | None)
 
 # In a run's folder: all its options; and the command, versions, commit, device and inputs.
 RECIPE, RECORD = "recipe.yaml", "run.json"
@@ -30,7 +32,7 @@ def user_path(path: str | Path) -> Path:
         raise InputError(f"{path} is not a valid path ({error}): give an existing file or folder.") from None
 
 
-def expanded(name: str | None) -> str | None:
+def expanded(name: Name) -> Name:
     """Returns an option's value with a leading ~ or ~user expanded, which shells do not do after --option=.
 
     Raises:

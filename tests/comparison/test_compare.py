@@ -51,6 +51,7 @@ class InProcess:
 def in_process(monkeypatch):
     monkeypatch.setattr(schedule, "_start", InProcess)
     monkeypatch.setattr(schedule, "_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would try to reach the Hub five times
 
 
 @pytest.fixture
@@ -246,6 +247,8 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         (["--students", "9x32"], ["ckd", "logits"], "9x32 ckd: student_num_layers is 9, but the teacher has only 4"),
         (["--teacher_model_name_or_path", "none/such"], ["ckd", "logits"], "ckd: "),
         (["--minilmv2_heads", "5"], ["ckd", "minilmv2"], "minilmv2: minilmv2_heads is 5, which does not divide"),
+        (["--train_file", "none.tsv"], ["ckd", "logits"], "none.tsv is missing"),
+        (["--text_column", "review"], ["ckd", "logits"], "review"),
         (["--method_file", "mine.txt"], ["ckd", "logits"], "method_file is mine.txt, which is not a Python file"),
     ],
 )

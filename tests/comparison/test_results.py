@@ -8,8 +8,9 @@ import yaml
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 
+from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.results import as_json, as_table, check_same_inputs, read_comparison
+from ckd_trainer.comparison.results import check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.reports.statistics import MethodScores, compare_with_baseline, holm

@@ -25,7 +25,8 @@ from transformers import (
 
 from ckd_trainer import ModelArguments
 from ckd_trainer.models.loading import check_all_weights, check_base_weights, load_weights
-from ckd_trainer.models.pair import ModelPair, StoredTeacher, load_teacher
+from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.models.stored_teacher import StoredTeacher, load_teacher
 from ckd_trainer.utils.errors import InputError
 
 SIZES = {

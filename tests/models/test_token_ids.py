@@ -7,7 +7,7 @@ from helpers.wrapping import PassesOn
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.models.pair import StoredTeacher
+from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.utils.errors import InputError
 
 OTHER_WORDS = [*WORDS[:3], "horse", *WORDS[4:]]  # as many, one of them another

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from ckd_trainer.commands.report import main
-from ckd_trainer.reports.table import draw, format_table, read_runs
+from ckd_trainer.reports.picture import draw
+from ckd_trainer.reports.runs import read_runs
+from ckd_trainer.reports.table import format_table
 from ckd_trainer.utils.errors import InputError
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ckd_trainer.commands.report import main
-from ckd_trainer.reports.table import read_runs
+from ckd_trainer.reports.runs import read_runs
 from ckd_trainer.reports.terms import Terms, draw_terms, read_terms
 from ckd_trainer.utils.errors import InputError
 

@@ -16,7 +16,7 @@ import run_glue_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer.arguments import RunArguments
-from ckd_trainer.reports.table import read_runs
+from ckd_trainer.reports.runs import read_runs
 from ckd_trainer.runs.stages import stages_of
 from ckd_trainer.utils.errors import InputError
 

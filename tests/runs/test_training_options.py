@@ -11,8 +11,7 @@ from transformers import TrainingArguments
 import run_glue_ckd
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.runs.run import use_best_metric
-from ckd_trainer.runs.training_options import check_options, check_steps
+from ckd_trainer.runs.training_options import check_options, check_steps, use_best_metric
 from ckd_trainer.tasks.text_classification import run_text_classification
 from ckd_trainer.utils.errors import InputError
 
@@ -106,7 +105,9 @@ def test_batch_of_all_processes_counts(tmp_path):
 
 
 def test_workers_options(tmp_path):
-    args = TrainingArguments(str(tmp_path), dataloader_num_workers=1, dataloader_persistent_workers=True)
+    args = TrainingArguments(
+        str(tmp_path), do_train=True, dataloader_num_workers=1, dataloader_persistent_workers=True
+    )
     check_options(args)
     args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
     args.dataloader_multiprocessing_context = "spawn"
@@ -116,7 +117,7 @@ def test_workers_options(tmp_path):
 
 def test_stopping_by_another_handler_is_refused(tmp_path):
     """It takes SIGTERM from ours, ends the training, and the run would be taken for a trained one."""
-    args = TrainingArguments(str(tmp_path))
+    args = TrainingArguments(str(tmp_path), do_train=True)
     args.enable_jit_checkpoint = True
     with pytest.raises(InputError, match="enable_jit_checkpoint is set"):
         check_options(args)

@@ -23,10 +23,9 @@ from transformers import (
 
 import ckd_trainer.data.squad_files
 import ckd_trainer.data.tables
-import ckd_trainer.models.pair
-import ckd_trainer.runs.folder
 import ckd_trainer.runs.inputs
 import ckd_trainer.runs.run
+import ckd_trainer.runs.training_options
 import ckd_trainer.teacher.cache
 import run_glue_ckd
 import run_squad_ckd
@@ -56,7 +55,7 @@ SHARED = {
     "configuration": (AutoConfig, "from_pretrained"),
     "tokenizer": (AutoTokenizer, "from_pretrained"),
     "constructor": (Trainer, "__init__"),
-    "optimizer": (ckd_trainer.runs.run, "get_scheduler"),
+    "optimizer": (ckd_trainer.runs.training_options, "get_scheduler"),
     "training": (DistillationTrainer, "compute_loss"),
     "saving": (Trainer, "_save"),
 }
