@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -46,8 +47,9 @@ from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
-from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
+from ckd_trainer.training.sampling import LengthGroupedSampler, MixedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
+from ckd_trainer.training.unlabeled import Mixture, mixed
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
 from ckd_trainer.utils.wrapped_models import (
@@ -118,13 +120,16 @@ class DistillationTrainer(Trainer):
         head: the meaning of the outputs of student and teacher, see `ckd_trainer.heads`; by default it follows from
             the class of the model.
         terms: your own additional terms for the loss, see docs/extending.md.
+        unlabeled_dataset: more training examples, encoded like those of train_dataset but without labels. They count
+            in every term but the loss on the labels, and are drawn only if a term reads the teacher.
+        unlabeled_share: their share of each step, 0.5 by default. An epoch goes once through train_dataset.
         args, kwargs: as for `Trainer`. A `compute_loss_func` replaces the loss on the labels. As with `Trainer`, it
             receives the number of labels in the step, and its results are summed over the batches of the step.
 
     Raises:
         InputError: a term needs a teacher, but there is none; a model with unknown outputs or without access to them;
             labels, a vocabulary or a layer mapping that do not fit; teacher_cache_dir with a dataset, a teacher or a
-            term that cannot be cached.
+            term that cannot be cached; an unlabeled_dataset that does not fit the training set.
 
     Example::
 
@@ -156,10 +161,15 @@ class DistillationTrainer(Trainer):
         methods: Sequence[MethodArguments] = (),
         head: Head | None = None,
         terms: Sequence[Term] = (),
+        unlabeled_dataset: Dataset | None = None,
+        unlabeled_share: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
+        self.mixture: Mixture | None = None
+        if unlabeled_dataset is not None:
+            self.train_dataset, self.mixture = mixed(self.train_dataset, unlabeled_dataset, unlabeled_share)
         # The loss is not a sum over items of the global batch. This does the work of `loss_is_scaled_for_ga` in
         # versions that lack it, and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
@@ -499,17 +509,29 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Shuffles the batches of examples of similar length, see `LengthGroupedSampler`."""
+        mixture = self.mixture
+        if mixture is not None and self.distillation_objective.terms:
+            return mixture.sampler(self.train_dataset, self.args, self._epoch)
+        if mixture is not None:
+            train_dataset = self.train_dataset.select(range(mixture.labeled))
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
-        # The epoch comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to
-        # skip those trained before a resume), and its `set_epoch` does not reach through both.
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler(
-            sampler.lengths,
-            sampler.batch_size * (1 if self.args.accelerator_config.split_batches else self.args.world_size),
-            lambda: seed_of_epoch(seed, int(self.state.epoch or 0)),
-        )
+        seed = data_seed(self.args)
+        return LengthGroupedSampler(sampler.lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
+
+    def _epoch(self) -> int:
+        # It comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to skip
+        # those trained before a resume), and its `set_epoch` does not reach through both.
+        return int(self.state.epoch or 0)
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Returns the number of examples in an epoch: with unlabeled ones, not all of them."""
+        batches = getattr(dataloader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):  # that of Accelerate, for the batches of each process
+            batches = batches.batch_sampler
+        sampler = getattr(batches, "sampler", None)
+        return len(sampler) if isinstance(sampler, MixedSampler) else super().num_examples(dataloader)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Reads all rows in order, for `compute_metrics`."""

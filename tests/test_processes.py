@@ -94,6 +94,25 @@ def test_classification_in_two_processes(tiny_teacher, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
 
 
+def test_unlabeled_texts_in_two_processes(tiny_teacher, tmp_path):
+    """Two processes draw the same steps of labeled and unlabeled texts as one, and share the encoded ones."""
+    without_dropout(tiny_teacher)
+    train = write_tsv(tmp_path / "train.tsv", sentences(32))
+    more = write_tsv(tmp_path / "more.tsv", [row[:1] for row in sentences(70, seed=3)], header=("text",))
+    options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--unlabeled_file", str(more), "--max_seq_length", "32", "--do_train", "--max_steps", "10"]
+    options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0", "--alpha", "0.7"]
+    options += ["--train_sampling_strategy", "group_by_length"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
+    launch("run_glue_ckd.py", *options, "--per_device_train_batch_size", "4", "--output_dir", str(two))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(logged(two), logged(one), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)
+
+
 def test_projections_in_two_processes(tiny_teacher, tmp_path):
     """They are averaged like any weights: two batches of 2 in two processes are the batch of 8 in one."""
     without_dropout(tiny_teacher)

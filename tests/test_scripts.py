@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import run_glue_ckd
 import run_teacher
-from ckd_trainer.models import pair
+from ckd_trainer.models import stored_teacher
 from ckd_trainer.runs.checkpoints import last_checkpoint
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
@@ -180,7 +180,7 @@ def test_teacher_cache_stands_in_for_the_teacher(trained_teacher, text_files, tm
     built = run_glue_ckd.main([*common, *student, *cache, "--output_dir", str(tmp_path / "1")])
     assert "The teacher reads 96 examples once" in caplog.text
     with monkeypatch.context() as patch:
-        patch.setattr(pair, "load_teacher", None)
+        patch.setattr(stored_teacher, "load_teacher", None)
         caplog.clear()
         cached = run_glue_ckd.main([*common, *student, *cache, "--output_dir", str(tmp_path / "2")])
     assert "The teacher on 96 training examples: accuracy" in caplog.text

@@ -81,6 +81,12 @@ def checked(variant: Variant, groups: Sequence[Any], model_class: type[Any]) -> 
         stages = stages_of(groups)
         distills = any(stage.distills for stage in stages)
         models = ModelPair(one_of(ModelArguments, groups), model_class=model_class, distills=distills, trains=True)
+        data, args = one_of(DataArguments, groups), one_of(TrainingArguments, groups)
+        if not distills and data.has_unlabeled and args.max_steps < 1:
+            raise InputError(
+                "it learns from the labels alone, so with num_train_epochs it takes fewer steps than the methods that "
+                "also learn from unlabeled texts: set max_steps, with which all take the same number."
+            )
         if not distills:
             return Checked(variant, frozenset(), weights)
         head = head_of_auto_class(model_class, models.student_config)

@@ -36,6 +36,28 @@ class DataArguments:
     train_file: str | None = option(None, "Your own training data.")
     validation_file: str | None = option(None, "Your own validation data.")
     test_file: str | None = option(None, "Your own test data.")
+    unlabeled_file: str | None = option(
+        None,
+        "More texts to distill on, without labels: .csv, .tsv, .json/.jsonl or .parquet with the text columns of the "
+        "training data. They count in every term but the loss on the labels, and any number of them fits in memory.",
+    )
+    unlabeled_dataset_name: str | None = option(
+        None, "The same from a data set on the Hub or from a folder. Give this or unlabeled_file."
+    )
+    unlabeled_dataset_config_name: str | None = option(
+        None, "The configuration of unlabeled_dataset_name, if it has several."
+    )
+    unlabeled_split_name: str | None = option(None, "The split of unlabeled_dataset_name. By default train.")
+    unlabeled_share: float | None = option(
+        None,
+        "The share of unlabeled texts in each step, between 0 and 1; by default 0.5. An epoch goes once through the "
+        "labeled ones.",
+    )
+    unlabeled_min_confidence: float | None = option(
+        None,
+        "Use only the unlabeled texts for which the teacher gives one class at least this probability. It needs "
+        "teacher_cache_dir.",
+    )
     quoting: Literal["auto", "csv", "none"] = option(
         "auto",
         "How csv and tsv files are quoted. csv: a field that holds a delimiter, a line break or a quote is in quotes, "
@@ -74,7 +96,35 @@ class DataArguments:
                 f"{of_dataset[0]} is {getattr(self, of_dataset[0])}, but dataset_name is not set: set it, or leave "
                 f"{of_dataset[0]} out."
             )
+        self._check_unlabeled()
         check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+
+    @property
+    def has_unlabeled(self) -> bool:
+        """Whether there are texts without labels."""
+        return bool(self.unlabeled_file or self.unlabeled_dataset_name)
+
+    def _check_unlabeled(self) -> None:
+        self.unlabeled_dataset_name = expanded(self.unlabeled_dataset_name) or None
+        if self.unlabeled_file and self.unlabeled_dataset_name:
+            raise InputError(
+                f"unlabeled_file is {self.unlabeled_file}, but unlabeled_dataset_name is set as well: give one or the "
+                "other."
+            )
+        if not self.unlabeled_dataset_name:
+            for name in self.given("unlabeled_dataset_config_name", "unlabeled_split_name"):
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, but unlabeled_dataset_name is not set: set it, or leave {name} "
+                    "out."
+                )
+        for name in ("unlabeled_share", "unlabeled_min_confidence"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not self.has_unlabeled:
+                raise InputError(f"{name} is {value:g}, but unlabeled_file is not set: set it, or leave {name} out.")
+            if not 0 < value < 1:
+                raise InputError(f"{name} is {value:g}: give a number between 0 and 1.")
 
     def sample(self, train: Dataset, seed: int) -> Dataset:
         """Returns max_train_samples examples of a training set, in order, drawn with sample_seed or else `seed`."""

@@ -27,7 +27,13 @@ _HEADER = re.compile(r'(?:"[^"]*"|[^"\r\n]+)*')
 
 
 def split_rows(
-    path: Path, text: str, *, header: Sequence[str] | None, quoting: str
+    path: Path,
+    text: str,
+    *,
+    header: Sequence[str] | None,
+    quoting: str,
+    delimiter: str | None = None,
+    first_line: int = 1,
 ) -> tuple[Sequence[str], Rows, list[int]]:
     """Splits the text of a .csv or .tsv file into rows with the same number of fields.
 
@@ -40,6 +46,8 @@ def split_rows(
         header: The column names of a file without a header line, or None: the first row is the header.
         quoting: "csv" or "none", the rule for quotes; "auto" for "none" in .tsv and "csv" in .csv files, with a
             warning if the quotes in the file contradict that.
+        delimiter: That of the file; None to find it as above.
+        first_line: The number of the text's first line in the file.
 
     Returns:
         The column names, the rows (a list of lists of str) and the line on which each row starts.
@@ -48,11 +56,10 @@ def split_rows(
         InputError: a row with another number of fields, a blank line, an unclosed quote, a row that repeats the
             header.
     """
-    is_tsv = path.suffix.lower() == ".tsv"
-    rule = ("none" if is_tsv else "csv") if quoting == "auto" else quoting
-    delimiter, start = ("\t", 0) if is_tsv else _delimiter_of(text, rule, header)
+    rule = rule_of(path, quoting)
+    delimiter, start = (delimiter, 0) if delimiter else delimiter_of(path, text, rule, header)
     text = text[start:]
-    rows, lines, mistake = _parse(text, delimiter, rule, header, line=2 if start else 1)
+    rows, lines, mistake = _parse(text, delimiter, rule, header, line=first_line + (1 if start else 0))
     if mistake:
         line, what, remedy = mistake
         other = _OTHER[rule]
@@ -72,8 +79,15 @@ def split_rows(
     return (rows[0], rows[1:], lines[1:]) if header is None else (header, rows, lines)
 
 
-def _delimiter_of(text: str, rule: str, header: Sequence[str] | None) -> tuple[str, int]:
-    """Returns the delimiter of a csv file, and the position in the text at which the first row starts."""
+def rule_of(path: Path, quoting: str) -> str:
+    """Returns the rule for quotes of a file: "csv" or "none"."""
+    return ("none" if path.suffix.lower() == ".tsv" else "csv") if quoting == "auto" else quoting
+
+
+def delimiter_of(path: Path, text: str, rule: str, header: Sequence[str] | None) -> tuple[str, int]:
+    """Returns the delimiter of a file, and the position in its text at which the first row starts."""
+    if path.suffix.lower() == ".tsv":
+        return "\t", 0
     named = _SEP_LINE.match(text)
     if named and text[named.end() :].strip():
         return named[1], named.end()

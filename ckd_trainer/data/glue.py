@@ -190,32 +190,40 @@ def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
     return folder if os.path.isdir(folder) else data_dir
 
 
-def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
-    """Loads a data set by name or the user's files."""
+def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
+    """Returns {name in a `TextTask`: name of the column in the data} of the texts."""
+    if arguments.task_name:
+        return {name: name for name in GLUE_TASKS[arguments.task_name].text_columns}
     # The columns get new names, because a text column of the data may be called "label".
     texts = {"text": arguments.text_column}
-    if arguments.text_pair_column:
-        texts["text_pair"] = arguments.text_pair_column
-    label, named = arguments.label_column, None
+    return texts | ({"text_pair": arguments.text_pair_column} if arguments.text_pair_column else {})
+
+
+def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
+    """Loads a data set by name or the user's files."""
+    texts, label, named = text_columns_of(arguments), arguments.label_column, None
     if arguments.dataset_name:
         named = NamedDataset(arguments)
         open_split = _dataset_opener(named, list(texts.values()), label)
     else:
         open_split = _file_opener(arguments, list(texts.values()), label, splits)
-    names = train = None
+    # Unlabeled texts can be all that there is to train on.
+    is_unlabeled = named is None and not arguments.train_file and arguments.has_unlabeled
+    labeled = "validation" if is_unlabeled else "train"
+    names = known = None
     if not arguments.regression:
         names = None if named is None else named.class_names(label)
         if names is None:
-            train = open_split("train")
-            names = class_names(train, label)
+            known = open_split(labeled)
+            names = class_names(known, label)
 
     def read(split: str) -> Dataset:
-        table = train if split == "train" and train is not None else open_split(split)
+        table = known if split == labeled and known is not None else open_split(split)
         return _encode(table, texts, None if split == "test" else label, names, "the training data have")
 
     return TextTask(
         name="own_files",
-        train=read("train") if "train" in splits else None,
+        train=read("train") if "train" in splits and not is_unlabeled else None,
         validation={"": read("validation")} if "validation" in splits else {},
         test={"": read("test")} if "test" in splits else {},
         text_columns=tuple(texts),

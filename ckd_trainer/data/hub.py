@@ -32,6 +32,9 @@ def hub_name(arguments: DataArguments) -> str | None:
 class NamedDataset:
     """The splits of the data set that `arguments.dataset_name` names.
 
+    Args:
+        prefix: the beginning of the names of the options, if it is another data set.
+
     Raises:
         InputError: the Hub cannot be reached or does not know the name, the configuration is missing, the folder is
             damaged.
@@ -42,12 +45,14 @@ class NamedDataset:
         data.class_names("label")  # ["neg", "pos"]
     """
 
-    def __init__(self, arguments: DataArguments) -> None:
-        self.arguments = arguments
-        self.source = ", ".join(filter(None, (arguments.dataset_name, arguments.dataset_config_name)))
-        self.splits = _load(arguments)
+    def __init__(self, arguments: DataArguments, prefix: str = "") -> None:
+        self.arguments, self.prefix = arguments, prefix
+        name, config = (getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name"))
+        revision = None if prefix else arguments.dataset_revision
+        self.source = ", ".join(filter(None, (name, config)))
+        self.splits = _load(name, config, revision, f"{prefix}dataset_name")
         if not self.splits:
-            raise InputError(f"dataset_name is {self.source}, which has no splits: give another data set.")
+            raise InputError(f"{prefix}dataset_name is {self.source}, which has no splits: give another data set.")
 
     @property
     def has_test(self) -> bool:
@@ -90,7 +95,7 @@ class NamedDataset:
         if name not in self.splits:
             raise InputError(
                 f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose the split "
-                f"for {split} with {split}_split_name."
+                f"for {split} with {self._option(split)}."
             )
         # A format that was saved with the data set would convert its values to tensors.
         data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
@@ -114,7 +119,10 @@ class NamedDataset:
         return Table(read, source, range(1, len(read) + 1), unit="row")
 
     def _name(self, split: str) -> str:
-        return getattr(self.arguments, f"{split}_split_name") or split
+        return getattr(self.arguments, self._option(split)) or split
+
+    def _option(self, split: str) -> str:
+        return f"{self.prefix or f'{split}_'}split_name"
 
 
 def _exists(name: str) -> bool:
@@ -141,28 +149,30 @@ def _kind(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def _load(arguments: DataArguments) -> DatasetDict:
-    name = arguments.dataset_name
+def _load(name: str, config: str | None, revision: str | None, option: str) -> DatasetDict:
     if not _exists(name):
-        return _from_hub(arguments)
+        return _from_hub(name, config, revision, option)
     folder = Path(name)
     if not folder.is_dir():
-        raise InputError(f"dataset_name is {name}, which is a file: give a folder, or give the file as train_file.")
-    if arguments.dataset_revision:
-        raise InputError(f"dataset_revision is set, but dataset_name {name} is a local folder: leave it out.")
+        raise InputError(
+            f"{option} is {name}, which is a file: give a folder, or give the file as "
+            f"{'unlabeled_file' if option.startswith('unlabeled') else 'train_file'}."
+        )
+    if revision:
+        raise InputError(f"dataset_revision is set, but {option} {name} is a local folder: leave it out.")
     is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     if not is_saved:
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
-        place = str(folder.resolve())
-        return _read(arguments, place, "give a folder made by save_to_disk, or one with csv, JSON or parquet files")
-    if arguments.dataset_config_name:
+        advice = "give a folder made by save_to_disk, or one with csv, JSON or parquet files"
+        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice)
+    if config:
         raise InputError(
-            f"dataset_config_name is set, but dataset_name {name} was made by save_to_disk, which saves one "
-            "configuration: leave it out."
+            f"{option.removesuffix('name')}config_name is set, but {option} {name} was made by save_to_disk, which "
+            "saves one configuration: leave it out."
         )
     data = loaded(
         lambda: datasets.load_from_disk(name),
-        name=f"dataset_name is {name}, a folder of save_to_disk that",
+        name=f"{option} is {name}, a folder of save_to_disk that",
         advice="save the data set again",
         also=(KeyError, TypeError, AttributeError),  # about JSON files of another form
     )
@@ -172,23 +182,17 @@ def _load(arguments: DataArguments) -> DatasetDict:
     return DatasetDict({recorded or "train": data})
 
 
-def _from_hub(arguments: DataArguments) -> DatasetDict:
-    name = arguments.dataset_name
+def _from_hub(name: str, config: str | None, revision: str | None, option: str) -> DatasetDict:
     if name in _FORMATS:  # `load_dataset` would read any files in the working directory
-        raise InputError(f"dataset_name is {name}, which is a file format: give a folder, or files as train_file.")
-    return _read(
-        arguments,
-        name,
-        "check the name, dataset_config_name, dataset_revision and the network, or give a local folder",
-    )
+        raise InputError(f"{option} is {name}, which is a file format: give a folder, or files as train_file.")
+    advice = "check the name, dataset_config_name, dataset_revision and the network, or give a local folder"
+    if option != "dataset_name":
+        advice = f"check the name, {option.removesuffix('name')}config_name and the network, or give a local folder"
+    return _read(name, config, revision, f"{option} is {name}, which", advice)
 
 
-def _read(arguments: DataArguments, place: str, advice: str) -> DatasetDict:
-    return loaded(
-        lambda: datasets.load_dataset(place, arguments.dataset_config_name, revision=arguments.dataset_revision),
-        name=f"dataset_name is {arguments.dataset_name}, which",
-        advice=advice,
-    )
+def _read(place: str, config: str | None, revision: str | None, name: str, advice: str) -> DatasetDict:
+    return loaded(lambda: datasets.load_dataset(place, config, revision=revision), name=name, advice=advice)
 
 
 def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Data:

@@ -77,7 +77,7 @@ def load_questions(
 
     named = NamedDataset(arguments) if arguments.dataset_name else None
 
-    def read(split: str) -> Dataset:
+    def read(split: str) -> Dataset | None:
         labeled = split != "test"
         if named is not None:
             table = named.table(
@@ -94,6 +94,8 @@ def load_questions(
         elif path is None and arguments.reads_hub:
             questions = _from_hub(task.hub_name, source)
             return check_questions(questions, f"{task.hub_name}, {source}", labeled=labeled, **rules)
+        elif path is None and split == "train" and arguments.has_unlabeled:
+            return None  # unlabeled questions are all that there is to train on
         elif path is None:
             others = "" if labeled else " (or validation_file)"
             raise InputError(f"{split}_file is not set{others}, but the {split} set is needed: give a file.")

@@ -1,9 +1,10 @@
 """Reads csv, tsv, JSON lines and parquet files strictly: malformed content is an error that names the line."""
 
 import codecs
+import contextlib
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,14 @@ def open_table(
     quoting: str = "auto",
 ) -> Table:
     """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`."""
+    path = checked_path(path)
+    if path.suffix.lower() == ".parquet":
+        return _open_parquet(path, usecols)
+    return table_of(path, read_text(path), columns=columns, usecols=usecols, quoting=quoting)
+
+
+def checked_path(path: str | Path) -> Path:
+    """Returns the path of a table; raises InputError if it is no file or has another suffix."""
     path = user_path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
@@ -191,21 +200,41 @@ def open_table(
         if not path.is_file():
             what = "a folder" if path.is_dir() else "missing"
             raise InputError(f"{path} is {what}: give an existing {suffix} file.")
-    if suffix == ".parquet":
-        return _open_parquet(path, usecols)
-    text = read_text(path)
+    return path
+
+
+def table_of(
+    path: Path,
+    text: str,
+    *,
+    columns: Sequence[str] | None = None,
+    usecols: Collection[str | None] | None = None,
+    quoting: str = "auto",
+    delimiter: str | None = None,
+    line: int = 1,
+) -> Table:
+    """Returns the table in the text of a csv, tsv or JSON lines file, or in a part of it.
+
+    Args:
+        columns, usecols, quoting: as for `open_table`.
+        delimiter: that of a csv file; None to find it in the text.
+        line: the number of the text's first line in the file.
+    """
     names: Sequence[str]
     rows: Any  # lists of fields, or objects
     lines: Sequence[int]
-    if suffix in (".json", ".jsonl"):
-        names, rows = _read_json(path, text)
-        lines = range(1, len(rows) + 1)
+    is_json = path.suffix.lower() in (".json", ".jsonl")
+    if is_json:
+        names, rows = _read_json(path, text, line)
+        lines = range(line, line + len(rows))
         _check_rows(path, names)  # objects without keys are not rows of a table
     else:
-        names, rows, lines = split_rows(path, text, header=columns, quoting=quoting)
+        names, rows, lines = split_rows(
+            path, text, header=columns, quoting=quoting, delimiter=delimiter, first_line=line
+        )
     _check_rows(path, rows)
     used = _used(path, names, usecols)
-    if suffix in (".json", ".jsonl"):
+    if is_json:
         data = {name: [row.get(name) for row in rows] for name in used}
     else:
         places = {name: place for place, name in enumerate(names)}
@@ -215,19 +244,43 @@ def open_table(
 
 
 def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
-    try:
+    with _errors_of_parquet(path):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         table = file.read(columns=_used(path, names, usecols))
         table.validate(full=True)  # that texts are UTF-8, as well
+    rows = range(1, file.metadata.num_rows + 1)
+    _check_rows(path, rows)
+    return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
+
+
+def parquet_parts(path: Path, usecols: Collection[str | None], rows: int) -> Iterator[Table]:
+    """Yields the table in a parquet file in parts with this many rows."""
+    with _errors_of_parquet(path):
+        file = pq.ParquetFile(path)
+        _check_rows(path, range(file.metadata.num_rows))
+        names, first = file.schema_arrow.names, 1
+        parts = file.iter_batches(batch_size=rows, columns=_used(path, names, usecols))
+    while True:
+        with _errors_of_parquet(path):
+            part = next(parts, None)
+            if part is None:
+                return
+            part.validate(full=True)
+            table = _without_notes(pa.Table.from_batches([part]))
+        lines = range(first, first := first + len(table))
+        yield Table(_dataset(path, table), str(path), lines, unit="row", names=names)
+
+
+@contextlib.contextmanager
+def _errors_of_parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (*_UNUSABLE, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and not is_for_user(error):
             raise
         what = str(error).replace("UTF8", "UTF-8")
         raise InputError(f"{path} is not a parquet file that can be read ({what}).") from None
-    rows = range(1, file.metadata.num_rows + 1)
-    _check_rows(path, rows)
-    return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
 
 
 def _without_notes(table: pa.Table) -> pa.Table:
@@ -262,25 +315,30 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """Reads a text file that is UTF-8, has no NUL characters and is not empty; leaves out a byte order mark."""
     with input_errors_about(path):
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}): save the file as UTF-8.") from None
-    if "\0" in text:
-        # Also what UTF-16 looks like when it has no byte order mark.
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path}, line {line}: there is a NUL character: the file is damaged or not UTF-8.")
+        text = text_of(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
     _check_rows(path, text.strip())
     return text
 
 
-def _read_json(path: Path, text: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """Returns all keys of the file, and the objects."""
+def text_of(path: Path, data: bytes, line: int = 1) -> str:
+    """Returns the text of a file, or of the part that begins in this line; raises InputError if it is not UTF-8."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        raise InputError(f"{path}, line {line}: not UTF-8 ({error.reason}): save the file as UTF-8.") from None
+    if "\0" in text:
+        # Also what UTF-16 looks like when it has no byte order mark.
+        line += text.count("\n", 0, text.index("\0"))
+        raise InputError(f"{path}, line {line}: there is a NUL character: the file is damaged or not UTF-8.")
+    return text
+
+
+def _read_json(path: Path, text: str, first_line: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns all keys of the text, and the objects."""
     rows = []
     # Not splitlines: JSON text may hold other Unicode line separators.
-    for line, content in enumerate(text.rstrip().split("\n"), 1):
+    for line, content in enumerate(text.rstrip().split("\n"), first_line):
         try:
             row = json.loads(content, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets

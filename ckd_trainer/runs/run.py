@@ -200,7 +200,10 @@ def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tag
             "last step is kept.",
             trainer.args.metric_for_best_model,
         )
-    metrics["train_samples"] = len(trainer.train_dataset)
+    mixture = trainer.mixture
+    metrics["train_samples"] = len(trainer.train_dataset) if mixture is None else mixture.labeled
+    if mixture is not None:
+        metrics["unlabeled_samples"] = len(mixture.unlabeled)
     metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
     with _whole_state(trainer):
         trainer.save_model()

@@ -57,7 +57,13 @@ MAY_DIFFER = {
     "ddp_timeout",
     "torch_empty_cache_steps",
 }
-_TRAINING_DATA = {"train_file", "data_dir", "dataset_name"}  # the sources of the data
+_TRAINING_DATA = {
+    "train_file",
+    "data_dir",
+    "dataset_name",
+    "unlabeled_file",
+    "unlabeled_dataset_name",
+}  # the sources of the data
 # These affect the choice of the best checkpoint, so they no longer matter once the run is trained.
 MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
 # These set the length of training. They may change if resume_from_checkpoint names the checkpoint.
@@ -76,6 +82,10 @@ MAY_DIFFER_WHEN_NAMED = {
     "dataset_config_name",
     "train_split_name",
     "validation_split_name",
+    "unlabeled_file",
+    "unlabeled_dataset_name",
+    "unlabeled_dataset_config_name",
+    "unlabeled_split_name",
     "model_name_or_path",
     "teacher_model_name_or_path",
 }

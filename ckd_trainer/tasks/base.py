@@ -19,6 +19,8 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.unlabeled import check_unlabeled, load_unlabeled
+from ckd_trainer.heads import Classes
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
@@ -33,7 +35,8 @@ from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.processes import made_once
+from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.processes import made_once, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +52,22 @@ REFUSED_BY_TRAINER = re.compile(
 
 
 class ModelInputs(NamedTuple):
-    """The encoded sets of a task. `validation` and `test` hold sets by key: "" for the only or first one."""
+    """The encoded sets of a task. `validation` and `test` hold sets by key: "" for the only or first one.
+
+    `unlabeled` holds training examples without labels; it is None where no term would read them.
+    """
 
     train: Dataset | None
     validation: dict[str, Dataset]
     test: dict[str, Dataset]
+    unlabeled: Dataset | None = None
 
 
 class Task(abc.ABC):
     """The interface between a run and its task.
 
     Attributes:
+        args: its data options.
         model_class: the Auto class of its models.
         trainer_class: the trainer of its models.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
@@ -69,6 +77,7 @@ class Task(abc.ABC):
         inputs: the encoded data, set once `encode` is done.
     """
 
+    args: DataArguments
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
@@ -96,6 +105,15 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
         """Turns the data into model inputs."""
+
+    @property
+    @abc.abstractmethod
+    def unlabeled_columns(self) -> dict[str, str]:
+        """The columns of texts without labels: {its name in `data`: its name in the source}."""
+
+    @abc.abstractmethod
+    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Turns texts without labels into model inputs."""
 
     @abc.abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
@@ -154,6 +172,8 @@ def run_task(
     unset_hf_deepspeed_config()  # models are made whole; under ZeRO 3 the student is sharded when training begins
     if run_args.method_file and ckd_args is None:
         raise InputError("method_file is set, but a teacher learns from the labels alone: leave it out.")
+    if data_args.has_unlabeled and ckd_args is None:
+        raise InputError("unlabeled texts are given, but a teacher learns from the labels alone: leave them out.")
     arguments = [group for group in (model_args, data_args, ckd_args, *methods, run_args, args) if group is not None]
     use_best_metric(args, task.best_metric, task.metrics)
     stages = stages_of(arguments)
@@ -174,9 +194,9 @@ def _run_started(
     method_file: str | None,
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
-    own_method = {"method_file": [Path(method_file)]} if method_file else {}
+    own_files = {"method_file": method_file, "unlabeled_file": data_args.unlabeled_file}
     read = TrainingInputs(args, begin, model_args, stages)
-    read.check_files(task.files(read.splits) | own_method)
+    read.check_files(task.files(read.splits) | {name: [user_path(path)] for name, path in own_files.items() if path})
     if begin.is_trained:
         model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
         for name, value in begin.recorded.items():  # as in training, where a teacher may have lowered it
@@ -195,6 +215,10 @@ def _run_started(
     splits = [split for split, wanted in reads.items() if wanted]
     if task.hub_dataset is None:
         task.load(splits)
+    with_unlabeled = trains and data_args.has_unlabeled
+    if with_unlabeled:
+        _check_reads_unlabeled(task, stages)
+        check_unlabeled(data_args, task.unlabeled_columns)
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
@@ -217,12 +241,14 @@ def _run_started(
 
     trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
     stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
-    fitted = _drawn_texts(task.data, task.data.train, args.seed, FITTED_TEXTS) if trains else ()
+    fitted = _fitted_texts(task.data, args.seed) if trains else ()
     student, teacher = pair.load(fitted, trained)
-    with _inputs(task, pair.teacher_tokenizer) as inputs:
+    with _inputs(task, pair.teacher_tokenizer, with_unlabeled=with_unlabeled and pair.distills) as inputs:
+        if data_args.unlabeled_dataset_name and inputs.unlabeled is not None:
+            read.check_loaded({"unlabeled_dataset_name": {"train": inputs.unlabeled}})
         for stage in stages if trains else ():
             with stage.naming_errors():
-                check_steps(stage.args, len(inputs.train))
+                check_steps(stage.args, len(inputs.unlabeled if inputs.train is None else inputs.train))
         trainers = _trainers(task, inputs, pair, student, teacher, stages)
         del student  # each stage has its own
         return run(
@@ -238,22 +264,48 @@ def _run_started(
         )
 
 
+def _check_reads_unlabeled(task: Task, stages: Sequence[Stage]) -> None:
+    """Raises InputError if the loss does not fit texts without labels; says so if it leaves them out."""
+    confidence = task.args.unlabeled_min_confidence
+    if confidence is not None and not any(stage.ckd_args.teacher_cache_dir for stage in stages):
+        raise InputError(
+            f"unlabeled_min_confidence is {confidence:g}, but there is no cache in which to look up the teacher's "
+            "confidence: set teacher_cache_dir."
+        )
+    if not any(stage.distills for stage in stages):
+        logger.info("No term of the loss reads the teacher, so the unlabeled texts are left out.")
+    if task.data.train is not None:
+        return
+    if confidence is not None:
+        raise InputError("unlabeled_min_confidence selects texts to mix with labeled ones: set train_file as well.")
+    for stage in stages:
+        with stage.naming_errors():
+            if stage.ckd_args.labels_and_logits and stage.ckd_args.alpha < 1:
+                raise InputError(
+                    f"there are unlabeled texts alone, but alpha is {stage.ckd_args.alpha:g}, with which the labels "
+                    "count: set alpha to 1, or train_file."
+                )
+
+
 @contextlib.contextmanager
-def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[ModelInputs]:
+def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase, *, with_unlabeled: bool) -> Iterator[ModelInputs]:
     """Encodes the task's data once on each machine."""
 
     def make() -> DatasetDict:
         inputs = task.encode(tokenizer)
         sets = {"train": inputs.train} if inputs.train is not None else {}
+        if with_unlabeled:
+            texts = load_unlabeled(task.args, task.unlabeled_columns, stack.enter_context(scratch_folder()))
+            sets["unlabeled"] = task.encode_unlabeled(texts, tokenizer)
         sets |= {f"validation-{name}": data for name, data in inputs.validation.items()}
         return DatasetDict(sets | {f"test-{name}": data for name, data in inputs.test.items()})
 
-    with made_once(make) as sets:
+    with contextlib.ExitStack() as stack, made_once(make) as sets:
 
         def named(split: str) -> dict[str, Dataset]:
             return {key.removeprefix(split): data for key, data in sets.items() if key.startswith(split)}
 
-        task.inputs = ModelInputs(sets.get("train"), named("validation-"), named("test-"))
+        task.inputs = ModelInputs(sets.get("train"), named("validation-"), named("test-"), sets.get("unlabeled"))
         yield task.inputs
 
 
@@ -279,7 +331,9 @@ def _trainers(
                 ckd_args=stage.ckd_args,
                 methods=stage.methods,
                 args=stage.args,
-                train_dataset=inputs.train,
+                train_dataset=inputs.unlabeled if inputs.train is None else inputs.train,
+                unlabeled_dataset=None if inputs.train is None else inputs.unlabeled,
+                unlabeled_share=task.args.unlabeled_share,
                 eval_dataset=inputs.validation.get(""),
                 data_collator=task.collator(pair.teacher_tokenizer),
                 processing_class=pair.saved_tokenizer,
@@ -312,6 +366,7 @@ def _prepare(
         _check_teacher(task, trainer, inputs, classes, reads_logits=reads_logits)
         if trainer.caches_teacher:
             trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
+            _select_unlabeled(trainer, task.args.unlabeled_min_confidence)
     if trainer.ckd_args is not first.ckd_args:
         trainer.use_loss(first.ckd_args, first.methods)
 
@@ -321,11 +376,13 @@ def _check_teacher(
 ) -> None:
     """Lets the task check the teacher's logits for a sample, before the teacher's cache is built."""
     cached = trainer.caches_teacher and trainer.teacher.has_cache(trainer.train_dataset)
-    split = "validation" if "" in inputs.validation and not cached else "training"
+    split = "validation" if "" in inputs.validation and not (cached and inputs.train) else "training"
     examples = inputs.validation[""] if split == "validation" else inputs.train
+    if examples is None:
+        return  # no labels to compare the answers with
     rows = _drawn(examples, trainer.args.seed, max(SAMPLE_SIZE, 10 * classes))
     sample = examples.select(rows)
-    if cached:
+    if split == "training" and cached:
         trainer.open_teacher_cache()
         logits = trainer.teacher.cached_logits(rows)
     else:
@@ -337,6 +394,28 @@ def _check_teacher(
             raise
         # Its hidden states may still be useful.
         logger.warning("No term of the loss reads the teacher's logits, but %s", error)
+
+
+def _select_unlabeled(trainer: DistillationTrainer, confidence: float | None) -> None:
+    """Keeps the unlabeled examples for which the teacher gives one class at least this probability."""
+    mixture = trainer.mixture
+    if confidence is None or mixture is None:
+        return
+    if not isinstance(trainer.head, Classes):
+        raise InputError(
+            f"unlabeled_min_confidence is {confidence:g}, but {trainer.head.name} has no classes to be confident of: "
+            "leave it out."
+        )
+    blocks = np.array_split(mixture.unlabeled, len(mixture.unlabeled) // 100_000 + 1)
+    surest = [trainer.teacher.cached_logits(rows).float().softmax(-1).amax(-1).numpy() for rows in blocks]
+    kept = mixture.unlabeled[np.concatenate(surest) >= confidence]
+    logger.info("The teacher is sure of %d of %d unlabeled texts.", len(kept), len(mixture.unlabeled))
+    if len(kept) == 0:
+        raise InputError(
+            f"unlabeled_min_confidence is {confidence:g}, but the teacher's highest is "
+            f"{max(part.max() for part in surest):.3f}: give a lower one."
+        )
+    mixture.unlabeled = kept
 
 
 def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
@@ -352,6 +431,11 @@ def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -
 def _checked_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
     examples = next(iter([*data.validation.values(), *data.test.values(), data.train]))
     return _drawn_texts(data, examples, seed, CHECKED_TEXTS)
+
+
+def _fitted_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
+    examples = next(iter(data.validation.values())) if data.train is None else data.train
+    return _drawn_texts(data, examples, seed, FITTED_TEXTS)
 
 
 def _drawn_texts(data: Any, examples: Dataset, seed: int, count: int) -> Iterator[tuple[str, ...]]:

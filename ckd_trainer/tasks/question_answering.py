@@ -70,6 +70,7 @@ class QuestionAnswering(Task):
         seed: selects the training questions if max_train_samples is set.
     """
 
+    args: SquadArguments
     model_class = AutoModelForQuestionAnswering
     trainer_class = QuestionAnsweringTrainer
 
@@ -112,6 +113,13 @@ class QuestionAnswering(Task):
         for name in test.keys() - inputs.test.keys():  # the questions of the validation set
             inputs.test[name] = inputs.validation[name].remove_columns(["start_positions", "end_positions"])
         return inputs
+
+    @property
+    def unlabeled_columns(self) -> dict[str, str]:
+        return {"question": "question", "context": "context"}
+
+    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        return encode(texts, tokenizer, self.args, with_offsets=False)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> SpanCollator:
         return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)

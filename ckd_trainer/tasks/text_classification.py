@@ -25,6 +25,7 @@ from ckd_trainer.data.glue import (
     metric_of,
     metrics_of,
     predictions_of,
+    text_columns_of,
     tokenize,
     write_predictions,
 )
@@ -64,6 +65,7 @@ class TextClassification(Task):
         seed: selects the training examples if max_train_samples is set.
     """
 
+    args: GlueArguments
     model_class = AutoModelForSequenceClassification
 
     def __init__(self, data_args: GlueArguments, seed: int) -> None:
@@ -94,6 +96,13 @@ class TextClassification(Task):
             validation={name: longest_first(tokenized(data)) for name, data in self.data.validation.items()},
             test={name: tokenized(data) for name, data in self.data.test.items()},
         )
+
+    @property
+    def unlabeled_columns(self) -> dict[str, str]:
+        return text_columns_of(self.args)
+
+    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        return tokenize(texts, self.data, tokenizer, self.args)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(tokenizer)

@@ -1,10 +1,11 @@
-"""Draws training batches of similar length, in random order."""
+"""Draws training batches: of similar length, and with the same share of unlabeled examples in each."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainingArguments
 
 POOL_BATCHES = 50  # as in transformers: little padding, but different batches in every epoch
 
@@ -60,6 +61,108 @@ class LengthGroupedSampler(Sampler[int]):
         return examples[np.argsort(-self.lengths[examples], kind="stable")]
 
 
-def seed_of_epoch(seed: int, epoch: int) -> int:
-    """Returns the seed of an epoch. Different seeds share no epochs, unlike with `seed + epoch`."""
-    return int(np.random.SeedSequence((seed % 2**64, epoch)).generate_state(1, np.uint64)[0])
+class MixedSampler(Sampler[int]):
+    """Draws steps with the same numbers of labeled and of unlabeled examples.
+
+    An epoch goes once through the labeled examples, in random order. The unlabeled ones have an order of their own,
+    which continues from one epoch to the next: none is drawn again before all have been drawn. What is left of the
+    labeled examples is a smaller last step, with the same share of unlabeled ones.
+
+    With lengths, pools of 50 steps are divided by length, and all steps are shuffled, as in `LengthGroupedSampler`.
+
+    Args:
+        labeled: the number of labeled examples, which are the first rows of the training set.
+        unlabeled: the rows of the unlabeled ones.
+        sizes: the numbers of labeled and of unlabeled examples in a step, over all processes and accumulated batches.
+        seed: of all epochs.
+        epoch: returns the number of the next epoch; called at its start.
+        lengths: number of tokens of each row of the training set; None for steps of mixed lengths.
+
+    Example:
+        >>> sampler = MixedSampler(2, np.arange(2, 8), sizes=(1, 2), seed=0, epoch=lambda: 0)
+        >>> len(sampler), sum(row < 2 for row in sampler)
+        (6, 2)
+    """
+
+    def __init__(
+        self,
+        labeled: int,
+        unlabeled: np.ndarray,
+        *,
+        sizes: tuple[int, int],
+        seed: int,
+        epoch: Callable[[], int],
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        self.labeled, self.unlabeled, self.sizes = labeled, unlabeled, sizes
+        self.seed, self.epoch, self.lengths = seed, epoch, lengths
+        self.full, rest = divmod(labeled, sizes[0])
+        self.drawn = self.full * sizes[1] + round(rest * sizes[1] / sizes[0])  # unlabeled examples of an epoch
+
+    def __len__(self) -> int:
+        return self.labeled + self.drawn
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, full = self.epoch(), self.full
+        random = torch.Generator().manual_seed(seed_of_epoch(self.seed, epoch))
+        parts = [torch.randperm(self.labeled, generator=random).numpy(), self._unlabeled(epoch * self.drawn)]
+        ends = [full * size for size in self.sizes]
+        if self.lengths is None:
+            steps = self._side_by_side([part[:end] for part, end in zip(parts, ends, strict=True)])
+            # Evenly spread, so that the batches of a step have about the same share.
+            places = np.concatenate([(np.arange(size) + 0.5) / size for size in self.sizes])
+            steps = steps[:, np.argsort(places, kind="stable")]
+        else:
+            lengths = self.lengths
+            steps = self._side_by_side(
+                [
+                    self._longest_first(part[:end], size, lengths)
+                    for part, end, size in zip(parts, ends, self.sizes, strict=True)
+                ]
+            )
+            steps = np.take_along_axis(steps, np.argsort(-lengths[steps], axis=1, kind="stable"), axis=1)
+            steps = steps[torch.randperm(full, generator=random).numpy()]
+            if full:
+                longest = lengths[steps].max(1).argmax()
+                steps[[0, longest]] = steps[[longest, 0]]
+        yield from steps.reshape(-1).tolist()
+        for part, end in zip(parts, ends, strict=True):
+            yield from part[end:].tolist()
+
+    def _unlabeled(self, start: int) -> np.ndarray:
+        """Returns an epoch's unlabeled rows: from `start` on in permutations that follow one another."""
+        parts, missing = [np.empty(0, self.unlabeled.dtype)], self.drawn
+        while missing:
+            number, begin = divmod(start, len(self.unlabeled))
+            random = torch.Generator().manual_seed(seed_of_epoch(self.seed, number, stream=1))
+            order = torch.randperm(len(self.unlabeled), generator=random).numpy()[begin : begin + missing]
+            parts.append(self.unlabeled[order])
+            start, missing = start + len(order), missing - len(order)
+        return np.concatenate(parts)
+
+    def _side_by_side(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Returns the whole steps, (steps, examples), from all their labeled and from all their unlabeled rows."""
+        return np.concatenate([part.reshape(self.full, size) for part, size in zip(parts, self.sizes, strict=True)], 1)
+
+    def _longest_first(self, rows: np.ndarray, size: int, lengths: np.ndarray) -> np.ndarray:
+        """Returns the rows with the longest of each pool of 50 steps first."""
+        pool = size * (min(self.full // 4, POOL_BATCHES) or 1)
+        pools = [rows[start : start + pool] for start in range(0, len(rows), pool)]
+        return np.concatenate([part[np.argsort(-lengths[part], kind="stable")] for part in [rows[:0], *pools]])
+
+
+def step_size(args: TrainingArguments) -> int:
+    """Returns the number of examples in a step, over all processes and accumulated batches."""
+    processes = 1 if args.accelerator_config.split_batches else args.world_size
+    return args.train_batch_size * args.gradient_accumulation_steps * processes
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """Returns the seed of the order of the training examples."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def seed_of_epoch(seed: int, epoch: int, stream: int = 0) -> int:
+    """Returns the seed of an epoch. Different seeds share no epochs, unlike with `seed + epoch`, nor do streams."""
+    parts = (seed % 2**64, epoch, stream) if stream else (seed % 2**64, epoch)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

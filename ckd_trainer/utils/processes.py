@@ -126,10 +126,9 @@ def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.Dat
         def write() -> str | None:
             if not state.is_local_main_process:
                 return None
-            sets, parent = make(), Path(datasets.config.HF_DATASETS_CACHE)
-            with told_without_room(parent, "HF_DATASETS_CACHE", "the beginning"):
-                with input_errors_about(parent):
-                    folder = stack.enter_context(_folder_of_this_process(parent))
+            sets = make()
+            with told_without_room(Path(datasets.config.HF_DATASETS_CACHE), "HF_DATASETS_CACHE", "the beginning"):
+                folder = stack.enter_context(scratch_folder())
                 sets.save_to_disk(folder)
             return str(folder)
 
@@ -137,6 +136,16 @@ def made_once(make: Callable[[], datasets.DatasetDict]) -> Iterator[datasets.Dat
         folder = folders[state.process_index - state.local_process_index]
         # No process continues, and deletes the folder, before all have opened it.
         yield in_all_processes(lambda: datasets.load_from_disk(folder))
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Makes a folder for this process in the cache folder of `datasets`; it exists as long as the context."""
+    parent = Path(datasets.config.HF_DATASETS_CACHE)
+    with contextlib.ExitStack() as stack:
+        with input_errors_about(parent):
+            folder = stack.enter_context(_folder_of_this_process(parent))
+        yield folder
 
 
 @contextlib.contextmanager

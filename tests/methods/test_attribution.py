@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
 from accelerate.utils import DistributedType, DynamoBackend
@@ -13,6 +14,7 @@ from helpers.launching import launch, logged, without_dropout
 from helpers.tiny import no_dropout, qa_model, tiny_config, tiny_model
 from helpers.training import examples, logs, pad, trainer
 from helpers.wrapping import PassesOn, compiled, lora
+from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,
@@ -350,6 +352,8 @@ def test_compiled_models_are_refused(tmp_path, side):
     elif side == "teacher":
         teacher = compiled(teacher)
     elif side == "inside":
+        if Version(accelerate.__version__) < Version("1.8"):
+            pytest.skip("Trainer fails on a compiled model inside a module: accelerate takes the module for compiled")
         student = PassesOn(compiled(student))
     else:
         options = {"torch_compile": True, "torch_compile_backend": "eager"}

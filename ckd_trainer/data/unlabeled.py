@@ -1,0 +1,53 @@
+"""Texts without labels: read in parts and kept on disk, so that memory does not grow with their number."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+
+from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.parts import read_parts
+from ckd_trainer.data.tables import Table
+
+_ROWS = 10_000  # of a data set by name in a part
+
+
+def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
+    """Reads the first part of unlabeled_file; raises InputError if it is malformed or lacks a column."""
+    if arguments.unlabeled_file:
+        part = next(read_parts(arguments.unlabeled_file, usecols=columns.values(), quoting=arguments.quoting))
+        for column in columns.values():
+            part.texts(column)
+
+
+def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder: Path) -> Dataset:
+    """Returns the unlabeled texts, memory-mapped from a file in a folder.
+
+    Args:
+        arguments: name the file or the data set.
+        columns: {name of the result's column: name of the column in the source}.
+
+    Raises:
+        InputError: the source cannot be read, lacks a column, or holds something that is not text.
+    """
+    path = folder / "unlabeled.arrow"
+    schema = pa.schema([(name, pa.large_string()) for name in columns])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for part in _parts(arguments, columns):
+            texts = {name: pa.array(part.texts(column), pa.large_string()) for name, column in columns.items()}
+            writer.write_table(pa.table(texts, schema=schema))
+    return Dataset.from_file(str(path))
+
+
+def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Table]:
+    names = list(columns.values())
+    if arguments.unlabeled_file:
+        yield from read_parts(arguments.unlabeled_file, usecols=names, quoting=arguments.quoting)
+        return
+    named = NamedDataset(arguments, "unlabeled_")
+    table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")
+    for start in range(0, len(table.data), _ROWS):
+        rows = range(start, min(start + _ROWS, len(table.data)))
+        yield Table(table.data.select(rows), table.source, range(rows.start + 1, rows.stop + 1), unit="row")

@@ -1,0 +1,132 @@
+"""Mixes examples without labels into a training set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+from datasets.features import ClassLabel, List, Value
+from transformers import TrainingArguments
+
+from ckd_trainer.training.sampling import MixedSampler, data_seed, step_size
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.wrapped_models import LABELS
+
+SHARE = 0.5  # of a batch, unless another is given
+
+
+@dataclass
+class Mixture:
+    """A training set whose last rows have no labels.
+
+    Attributes:
+        labeled: the number of labeled examples, which come first.
+        unlabeled: the rows without a label that are drawn.
+        share: the share of each step that these have.
+    """
+
+    labeled: int
+    unlabeled: np.ndarray
+    share: float
+
+    def sampler(self, examples: Dataset, args: TrainingArguments, epoch: Callable[[], int]) -> MixedSampler:
+        """Returns the sampler of the training set.
+
+        Raises:
+            InputError: the order of the batches is to be another one, or a step has no place for labeled or for
+                unlabeled examples.
+        """
+        if args.train_sampling_strategy not in ("random", "group_by_length"):
+            raise InputError(
+                f"train_sampling_strategy is {args.train_sampling_strategy}, with which unlabeled examples cannot be "
+                "mixed: set random or group_by_length."
+            )
+        step = step_size(args)
+        unlabeled = round(self.share * step)
+        if not 0 < unlabeled < step:
+            raise InputError(
+                f"unlabeled_share is {self.share:g}, but of the {step} examples of a step, none would be "
+                f"{'labeled' if unlabeled else 'unlabeled'}: give another share, or larger batches."
+            )
+        grouped = args.train_sampling_strategy == "group_by_length"
+        return MixedSampler(
+            self.labeled,
+            self.unlabeled,
+            sizes=(step - unlabeled, unlabeled),
+            seed=data_seed(args),
+            epoch=epoch,
+            lengths=lengths_of(examples, "input_ids") if grouped else None,
+        )
+
+
+def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, Mixture]:
+    """Returns labeled examples followed by unlabeled ones, and where these are.
+
+    The unlabeled examples get the label columns of the others, with -100, or NaN for scores: they count in every term
+    but the task loss. Other columns that only they have are left out.
+
+    Args:
+        share: of the unlabeled examples in each step; None for 0.5.
+
+    Raises:
+        InputError: a set is not a `datasets.Dataset`, the unlabeled one has no rows or lacks columns or has columns of
+            another type, or the share is not between 0 and 1.
+    """
+    share = SHARE if share is None else share
+    check_share(share)
+    for name, data in (("train_dataset", labeled), ("unlabeled_dataset", unlabeled)):
+        if not isinstance(data, Dataset):
+            raise InputError(
+                f"{name} is a {type(data).__name__}: unlabeled examples are mixed with a datasets.Dataset."
+            )
+    if len(unlabeled) == 0:
+        raise InputError("unlabeled_dataset has no rows: leave it out.")
+    missing = [name for name in labeled.column_names if name not in unlabeled.column_names]
+    lacking = [name for name in missing if name not in LABELS]
+    if lacking:
+        raise InputError(f"unlabeled_dataset has no column {lacking[0]!r}, which the training set has.")
+    for name in missing:
+        unlabeled = unlabeled.add_column(name, _no_labels(labeled, name, unlabeled), feature=labeled.features[name])
+    unlabeled = unlabeled.select_columns(labeled.column_names)
+    for name, feature in labeled.features.items():
+        if unlabeled.features[name] != feature:
+            raise InputError(
+                f"the column {name!r} of unlabeled_dataset is a {unlabeled.features[name]}, but that of the training "
+                f"set a {feature}: encode both in the same way."
+            )
+    rows = np.arange(len(labeled), len(labeled) + len(unlabeled))
+    return concatenate_datasets([labeled, unlabeled]), Mixture(len(labeled), rows, share)
+
+
+def check_share(share: float) -> None:
+    """Raises InputError for a share of the unlabeled examples that leaves no others, or none of them."""
+    if not 0 < share < 1:
+        raise InputError(f"unlabeled_share is {share:g}: give a number between 0 and 1.")
+
+
+def lengths_of(examples: Dataset, column: str) -> np.ndarray:
+    """Returns the number of tokens of each example."""
+    lengths = [
+        pc.list_value_length(batch[column]).to_numpy(zero_copy_only=False)
+        for batch in examples.select_columns([column]).with_format("arrow").iter(10_000)
+    ]
+    return np.concatenate(lengths).astype(np.int64)
+
+
+def _no_labels(labeled: Dataset, name: str, unlabeled: Dataset) -> pa.Array:
+    """Returns a column of missing labels, of the type that the labeled examples have."""
+    feature, rows = labeled.features[name], len(unlabeled)
+    if isinstance(feature, Value | ClassLabel):
+        missing = float("nan") if feature.dtype.startswith("float") else -100
+        return pa.array(np.full(rows, missing), type=feature.pa_type)
+    if not isinstance(feature, List) or not isinstance(feature.feature, Value):
+        raise InputError(f"{name!r} is a {feature}, of which unlabeled_dataset lacks missing values: add the column.")
+    missing = float("nan") if feature.feature.dtype.startswith("float") else -100
+    of_tokens = "input_ids" in labeled.column_names and len(labeled[0][name]) == len(labeled[0]["input_ids"])
+    lengths = lengths_of(unlabeled, "input_ids") if of_tokens else np.full(rows, len(labeled[0][name]))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    values = pa.array(np.full(offsets[-1], missing), type=feature.feature.pa_type)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
