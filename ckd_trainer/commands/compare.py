@@ -39,6 +39,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.unlabeled import check_unlabeled
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
@@ -114,6 +115,7 @@ def _check_data(task_class: type[Any], parts: Sequence[tuple]) -> None:
             task = task_class(arguments, seed=0)
             if task.hub_dataset is None:
                 task.load(("train", "validation"))
+            check_unlabeled(arguments, task.unlabeled_columns)
 
 
 def _write_results(comparison: Comparison, notes: Sequence[str], output: Path) -> None:
