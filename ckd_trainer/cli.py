@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "compare": Command("methods and seeds under equal conditions, with intervals", "ckd_trainer.commands.compare"),
     "report": Command("a table and pictures from finished runs", "ckd_trainer.commands.report"),
+    "augment": Command("variants of training texts, for a teacher to answer", "ckd_trainer.commands.augment"),
     "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
 }

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ckd_trainer.models.compatibility import outline
 from ckd_trainer.utils.errors import InputError, is_for_user
 
 Result = TypeVar("Result")
@@ -65,7 +66,22 @@ def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
 
 
 def load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict]:
-    """Returns a model in float32, and transformers' loading info for `check_all_weights` or `check_base_weights`."""
+    """Returns a model in float32, and transformers' loading info for `check_all_weights` or `check_base_weights`.
+
+    Raises:
+        InputError: files cannot be read, or no model can be made with the values of the configuration.
+    """
+    try:
+        return _load_weights(name_or_path, model_class, **kwargs)
+    except InputError:
+        raise
+    except Exception:  # perhaps because of a size of 0, or an activation function that does not exist
+        options = {name: value for name, value in kwargs.items() if name != "config"}
+        outline(kwargs.get("config") or load_config(name_or_path, **options), model_class, **options)
+        raise
+
+
+def _load_weights(name_or_path: str, model_class: type[Any], **kwargs: Any) -> tuple[PreTrainedModel, dict]:
     # float32 whatever the checkpoint's type: half-precision weights lose small updates; bf16 is applied by autocast.
     model, info = call(
         model_class.from_pretrained,

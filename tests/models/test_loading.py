@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertForPreTraining,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -129,6 +130,32 @@ def test_old_names_of_layer_norms_are_loaded(model_folder):
     rename(model_folder, lambda name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"))
     load_student(model_folder)
     load_teacher(str(model_folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"hidden_size": 0}, "cannot be raised to a negative power"),
+        ({"num_attention_heads": 0}, "modulo by zero"),
+        ({"hidden_act": "nope"}, "there is no 'nope'"),
+        ({"intermediate_size": -1}, "negative dimension -1"),
+        ({"pad_token_id": 10**6}, "Padding_idx must be within num_embeddings"),
+    ],
+)
+def test_values_of_a_config_that_make_no_model_are_refused(model_folder, values, reason):
+    change(model_folder, **values)
+    for load in (load_student, load_teacher):
+        with pytest.raises(InputError, match=f"the bert model's configuration cannot be used: .*{reason}"):
+            load(str(model_folder))
+
+
+def test_a_fault_of_the_code_that_loads_keeps_its_traceback(model_folder, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", fails)
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        load_teacher(str(model_folder))
 
 
 def test_a_config_deeper_than_the_weights_is_refused(model_folder):

@@ -1,0 +1,150 @@
+"""Makes variants of training texts for the teacher to answer: `ckd-trainer augment`.
+
+    ckd-trainer augment --task_name mrpc --model_name_or_path google-bert/bert-base-uncased \\
+        --vectors_file glove.6B.300d.txt --output_file augmented.parquet
+    ckd-trainer glue recipes/glue_mrpc_ckd.yaml --unlabeled_file augmented.parquet
+
+Words are replaced as TinyBERT does, see `ckd_trainer.data.augmentation`. Labels are not copied: the teacher speaks for
+the variants.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import transformers
+from tqdm.auto import tqdm
+from transformers import AutoModelForMaskedLM
+
+from ckd_trainer.arguments import check_positive, option
+from ckd_trainer.data.augmentation import Augmenter, Vectors, read_vectors, variants
+from ckd_trainer.data.glue import load_task, text_columns_of
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.models.compatibility import max_length
+from ckd_trainer.models.loading import load_config, load_weights
+from ckd_trainer.models.tokenizers import load_tokenizer
+from ckd_trainer.runs.recipe import parse_recipe
+from ckd_trainer.utils.errors import InputError, command_line
+from ckd_trainer.utils.files import expanded, told_without_room, user_path
+
+_ROWS = 256  # training examples that are augmented at a time
+
+
+@dataclass
+class AugmentArguments:
+    """How texts are augmented. The defaults are TinyBERT's (Jiao et al. 2020)."""
+
+    model_name_or_path: str = option("", "A masked language model: a folder or an id on the Hub.")
+    output_file: str = option("", "The .parquet file to write, for --unlabeled_file.")
+    vectors_file: str | None = option(
+        None,
+        "Static vectors in the text format of GloVe or word2vec, for words that the tokenizer splits. By default the "
+        "model's own input embeddings.",
+    )
+    variants: int = option(
+        30,
+        "Variants of each example, before duplicates are dropped. TinyBERT: 20 on SST-2 and QNLI, 10 on MNLI and QQP.",
+    )
+    replace_probability: float = option(0.4, "The probability with which a variant replaces a word.")
+    candidates: int = option(15, "The number of candidates for each word.")
+    batch_size: int = option(64, "The number of masked texts in a forward pass of the model.")
+    seed: int = option(42, "Decides which words are replaced by which candidates.")
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "output_file"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is not set: give it.")
+        self.model_name_or_path = expanded(self.model_name_or_path)
+        check_positive(self, "variants", "candidates", "batch_size")
+        if not 0 < self.replace_probability <= 1:
+            raise InputError(f"replace_probability is {self.replace_probability:g}: give a number above 0, up to 1.")
+        path = user_path(self.output_file)
+        if path.suffix != ".parquet":
+            raise InputError(f"output_file is {path}: give a name that ends in .parquet.")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"output_file is {path}, but there is no folder {path.absolute().parent}: create it.")
+
+
+@command_line
+def main(argv: list[str]) -> None:
+    data_args, args = parse_recipe([GlueArguments, AugmentArguments], argv, prog="ckd-trainer augment")
+    transformers.utils.logging.set_verbosity_error()
+    vectors = None if args.vectors_file is None else read_vectors(args.vectors_file)
+    task = load_task(data_args, seed=args.seed, splits=("train",))
+    if task.train is None:
+        raise InputError("there are no training texts to augment: give task_name, dataset_name or train_file.")
+    texts = [task.train[name][:] for name in task.text_columns]
+    augmenter = _augmenter(args, vectors)
+    sources, rows = text_columns_of(data_args), 0
+    with _writer(user_path(args.output_file), [sources[name] for name in task.text_columns]) as write:
+        for examples in _variants(texts, augmenter, args):
+            rows += write(examples)
+    print(f"{rows} variants of {len(texts[0])} examples written to {args.output_file}.")
+
+
+def _augmenter(args: AugmentArguments, vectors: Vectors | None) -> Augmenter:
+    options = {"trust_remote_code": False}
+    config = load_config(args.model_name_or_path, **options)
+    tokenizer = load_tokenizer(args.model_name_or_path, **options)
+    model, info = load_weights(args.model_name_or_path, AutoModelForMaskedLM, **options)
+    if info["missing_keys"]:
+        raise InputError(
+            f"{args.model_name_or_path} has no weights for {sorted(info['missing_keys'])[0]}, so it cannot predict "
+            "masked words: give a masked language model, such as google-bert/bert-base-uncased."
+        )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return Augmenter(
+        model.eval().to(device),
+        tokenizer,
+        vectors,
+        count=args.candidates,
+        batch_size=args.batch_size,
+        max_length=min(512, max_length(config, tokenizer, **options)),
+    )
+
+
+def _variants(
+    columns: list[list[str]], augmenter: Augmenter, args: AugmentArguments
+) -> Iterator[list[tuple[str, ...]]]:
+    """Yields the new variants of a few examples at a time: none that is one of the examples, or came before."""
+    seen = {hash(example) for example in zip(*columns, strict=True)}
+    with tqdm(total=len(columns[0]), unit=" examples", desc="Augmenting") as progress:
+        for start in range(0, len(columns[0]), _ROWS):
+            texts = [column[start : start + _ROWS] for column in columns]
+            candidates = [augmenter.candidates(column) for column in texts]
+            new = []
+            for row, example in enumerate(zip(*map(zip, texts, candidates), strict=True)):
+                made = variants(
+                    example,
+                    count=args.variants,
+                    probability=args.replace_probability,
+                    seed=f"{args.seed} {start + row}",
+                )
+                new += [variant for variant in made if hash(variant) not in seen]
+                seen.update(map(hash, made))
+            yield new
+            progress.update(len(texts[0]))
+
+
+@contextmanager
+def _writer(path: Path, names: list[str]) -> Iterator[Callable[[list], int]]:
+    """Yields a function that writes examples to a parquet file, which appears once all are written."""
+    schema = pa.schema([(name, pa.string()) for name in names])
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with told_without_room(path.absolute().parent, "output_file", "the beginning"):
+        try:
+            with pq.ParquetWriter(unfinished, schema) as writer:
+
+                def write(examples: list[tuple[str, ...]]) -> int:
+                    columns = list(zip(*examples, strict=True)) or [()] * len(schema)
+                    writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+                    return len(examples)
+
+                yield write
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
