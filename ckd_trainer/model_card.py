@@ -54,7 +54,7 @@ def write_model_card(
             license=license,
             library_name="peft" if adapts else "transformers",
             tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
-            datasets=[dataset_tags] if isinstance(dataset_tags, str) else dataset_tags,
+            datasets=[dataset_tags] if isinstance(dataset_tags, str) else dataset_tags or None,
             base_model=_hub_id(student if adapts or teacher is None else teacher),
         ),
         template_path=str(TEMPLATE),

@@ -1,13 +1,14 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides fifteen methods of `Trainer`:
+`DistillationTrainer` overrides sixteen methods of `Trainer`:
 
 - `compute_loss` adds the terms that compare the student with the teacher.
 - `call_model_init` fits the terms to each new student.
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
-- `_get_train_sampler` shuffles batches of similar length.
+- `_get_train_sampler` shuffles batches of similar length, and mixes unlabeled examples into each step.
+- `num_examples` counts the examples of an epoch.
 - `train` and `create_optimizer` train learned projections with the student.
 - `log` reports each term.
 - `prediction_step` keeps only logits.
@@ -47,7 +48,7 @@ from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
-from ckd_trainer.training.sampling import LengthGroupedSampler, MixedSampler, data_seed, seed_of_epoch, step_size
+from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
 from ckd_trainer.training.unlabeled import Mixture, mixed
 from ckd_trainer.utils.errors import InputError
@@ -168,6 +169,10 @@ class DistillationTrainer(Trainer):
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
         self.mixture: Mixture | None = None
+        if unlabeled_share is not None and unlabeled_dataset is None:
+            raise InputError(
+                f"unlabeled_share is {unlabeled_share:g}, but unlabeled_dataset is not given: leave it out."
+            )
         if unlabeled_dataset is not None:
             self.train_dataset, self.mixture = mixed(self.train_dataset, unlabeled_dataset, unlabeled_share)
         # The loss is not a sum over items of the global batch. This does the work of `loss_is_scaled_for_ga` in
@@ -222,6 +227,8 @@ class DistillationTrainer(Trainer):
         self.teacher: TeacherSource | None = None
         self._teacher_only_inputs: set[str] = set()
         self._signature_columns = self._cached_examples = None
+        if self.mixture is not None and objective.terms:
+            self.mixture.sizes(self.args)  # raises now, not after a cache is built
         if objective.terms:
             self._read_from(teacher, student)
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
@@ -508,17 +515,24 @@ class DistillationTrainer(Trainer):
             self.train_dataset, self.data_collator = examples, collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Shuffles the batches of examples of similar length, see `LengthGroupedSampler`."""
-        mixture = self.mixture
-        if mixture is not None and self.distillation_objective.terms:
-            return mixture.sampler(self.train_dataset, self.args, self._epoch)
-        if mixture is not None:
-            train_dataset = self.train_dataset.select(range(mixture.labeled))
+        """Shuffles batches of examples of similar length, and mixes unlabeled examples into each step.
+
+        See `LengthGroupedSampler` and `MixedSampler`.
+        """
+        if self.mixture is not None and self.mixes:
+            return self.mixture.sampler(self.train_dataset, self.args, self._epoch)
+        if self.mixture is not None:
+            train_dataset = self.train_dataset.select(range(self.mixture.labeled))
         sampler = super()._get_train_sampler(train_dataset)
         if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
             return sampler
         seed = data_seed(self.args)
         return LengthGroupedSampler(sampler.lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether steps hold unlabeled examples: there are some, and a term reads the teacher."""
+        return self.mixture is not None and bool(self.distillation_objective.terms)
 
     def _epoch(self) -> int:
         # It comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to skip
@@ -526,12 +540,12 @@ class DistillationTrainer(Trainer):
         return int(self.state.epoch or 0)
 
     def num_examples(self, dataloader: DataLoader) -> int:
-        """Returns the number of examples in an epoch: with unlabeled ones, not all of them."""
+        """Returns the number of examples in an epoch, which need not be all of the training set."""
         batches = getattr(dataloader, "batch_sampler", None)
         while hasattr(batches, "batch_sampler"):  # that of Accelerate, for the batches of each process
             batches = batches.batch_sampler
         sampler = getattr(batches, "sampler", None)
-        return len(sampler) if isinstance(sampler, MixedSampler) else super().num_examples(dataloader)
+        return super().num_examples(dataloader) if sampler is None else len(sampler)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Reads all rows in order, for `compute_metrics`."""

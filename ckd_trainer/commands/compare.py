@@ -31,7 +31,7 @@ from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.plan import cache_fillers, checked, metric_of, shared_options
+from ckd_trainer.comparison.plan import cache_fillers, check_same_steps, checked, metric_of, shared_options
 from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant, check_free, variants_of, weights_by_method
@@ -44,6 +44,7 @@ from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
@@ -76,7 +77,9 @@ def main(argv: list[str]) -> None:
         return parse_mapping(kinds, variant.recipe, [], source=f"{options.recipe} ({variant.name})")
 
     parts = [parsed(variant) for variant in variants]
-    plan = [checked(variant, part, task.model_class) for variant, part in zip(variants, parts, strict=True)]
+    tasks = [task(one_of(DataArguments, part), seed=0) for part in parts]
+    plan = [checked(*one) for one in zip(variants, parts, tasks, strict=True)]
+    check_same_steps(plan, one_of(TrainingArguments, groups))
     variants = [one.variant for one in plan]
     fillers = cache_fillers(plan)
 
@@ -87,7 +90,7 @@ def main(argv: list[str]) -> None:
 
     runs = [run_of(variant, seed) for seed in options.seeds for variant in variants]
     if not all(run.is_finished for run in runs):
-        _check_data(task, parts)
+        _check_data(tasks)
     with run_lock(str(output)):
         _write_recipes([*fillers, *variants], output)
         check_same_inputs(runs)
@@ -105,17 +108,16 @@ def main(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
-def _check_data(task_class: type[Any], parts: Sequence[tuple]) -> None:
+def _check_data(tasks: Sequence[Task]) -> None:
     """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
     read: list[DataArguments] = []
-    for groups in parts:
-        arguments = one_of(DataArguments, groups)
-        if arguments not in read:
-            read.append(arguments)
-            task = task_class(arguments, seed=0)
+    for task in tasks:
+        if task.args not in read:
+            read.append(task.args)
             if task.hub_dataset is None:
                 task.load(("train", "validation"))
-            check_unlabeled(arguments, task.unlabeled_columns)
+            if task.args.has_unlabeled:
+                check_unlabeled(task.args, task.unlabeled_columns)
 
 
 def _write_results(comparison: Comparison, notes: Sequence[str], output: Path) -> None:

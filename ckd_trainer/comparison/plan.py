@@ -21,7 +21,10 @@ from ckd_trainer.methods import Pair
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.stages import stages_of, terms_of_stages
+from ckd_trainer.runs.unlabeled import check_unlabeled_options
+from ckd_trainer.tasks.base import Task
 from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.training.unlabeled import SHARE
 from ckd_trainer.utils.errors import InputError
 
 
@@ -33,11 +36,13 @@ class Checked:
         variant: without the teacher cache if a cache cannot hold what its terms read.
         signals: what a cache holds for it; empty without a cache.
         weights: {option: value} of alpha and of all options that turn terms on.
+        mixes: the share of unlabeled texts in its steps; None if its steps have none beside labeled ones.
     """
 
     variant: Variant
     signals: frozenset[Signal]
     weights: dict[str, float]
+    mixes: float | None
 
 
 def metric_of(name: str | None, groups: Sequence[Any]) -> str:
@@ -65,12 +70,12 @@ def shared_options(recipe: Options, groups: Sequence[Any], output: Path) -> Opti
     return shared
 
 
-def checked(variant: Variant, groups: Sequence[Any], model_class: type[Any]) -> Checked:
+def checked(variant: Variant, groups: Sequence[Any], task: Task) -> Checked:
     """Checks a variant's loss against its models.
 
     Args:
         groups: its options, as instances of the dataclasses that define them.
-        model_class: the Auto class of the task's models.
+        task: the task that it learns.
 
     Raises:
         InputError: models cannot be found, or its terms do not fit them.
@@ -80,25 +85,38 @@ def checked(variant: Variant, groups: Sequence[Any], model_class: type[Any]) -> 
     try:
         stages = stages_of(groups)
         distills = any(stage.distills for stage in stages)
-        models = ModelPair(one_of(ModelArguments, groups), model_class=model_class, distills=distills, trains=True)
-        data, args = one_of(DataArguments, groups), one_of(TrainingArguments, groups)
-        if not distills and data.has_unlabeled and args.max_steps < 1:
-            raise InputError(
-                "it learns from the labels alone, so with num_train_epochs it takes fewer steps than the methods that "
-                "also learn from unlabeled texts: set max_steps, with which all take the same number."
-            )
+        model_args, data = one_of(ModelArguments, groups), one_of(DataArguments, groups)
+        models = ModelPair(model_args, model_class=task.model_class, distills=distills, trains=True)
+        if data.has_unlabeled:
+            check_unlabeled_options(data, stages, classifies=task.classifies)
+        mixes = (data.unlabeled_share or SHARE) if data.has_unlabeled and data.has_labeled and distills else None
         if not distills:
-            return Checked(variant, frozenset(), weights)
-        head = head_of_auto_class(model_class, models.student_config)
+            return Checked(variant, frozenset(), weights, mixes)
+        head = head_of_auto_class(task.model_class, models.student_config)
         pair = Pair(models.student_config, models.teacher_config, head)
         terms = terms_of_stages(stages, pair)
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
     signals = frozenset(term.teacher_signal for term in terms)
     if any(signal.uncached_because for signal in signals):
+        if data.unlabeled_min_confidence is not None:
+            raise InputError(
+                f"{variant.name}: unlabeled_min_confidence needs a cache, which cannot hold what this method reads: "
+                "leave one of them out."
+            )
         without = variant.recipe | {"teacher_cache_dir": None}
-        return Checked(dataclasses.replace(variant, recipe=without), frozenset(), weights)
-    return Checked(variant, signals, weights)
+        return Checked(dataclasses.replace(variant, recipe=without), frozenset(), weights, mixes)
+    return Checked(variant, signals, weights, mixes)
+
+
+def check_same_steps(plan: Sequence[Checked], args: TrainingArguments) -> None:
+    """Raises InputError if the variants' epochs have different numbers of steps, and steps are not counted."""
+    one, other = plan[0], next((one for one in plan if one.mixes != plan[0].mixes), None)
+    if other is not None and args.max_steps < 1:
+        raise InputError(
+            f"an epoch of {one.variant.name} and one of {other.variant.name} have different numbers of steps, as not "
+            "both mix unlabeled texts in the same way: set max_steps."
+        )
 
 
 def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:

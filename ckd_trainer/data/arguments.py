@@ -39,13 +39,17 @@ class DataArguments:
     unlabeled_file: str | None = option(
         None,
         "More texts to distill on, without labels: .csv, .tsv, .json/.jsonl or .parquet with the text columns of the "
-        "training data. They count in every term but the loss on the labels, and any number of them fits in memory.",
+        "training data. They count in every term but the loss on the labels. They are kept on disk, so there can be "
+        "any number of them.",
     )
     unlabeled_dataset_name: str | None = option(
         None, "The same from a data set on the Hub or from a folder. Give this or unlabeled_file."
     )
     unlabeled_dataset_config_name: str | None = option(
         None, "The configuration of unlabeled_dataset_name, if it has several."
+    )
+    unlabeled_dataset_revision: str | None = option(
+        None, "The branch, tag or commit of unlabeled_dataset_name on the Hub. By default the newest commit."
     )
     unlabeled_split_name: str | None = option(None, "The split of unlabeled_dataset_name. By default train.")
     unlabeled_share: float | None = option(
@@ -69,7 +73,7 @@ class DataArguments:
         False,
         "Pad every input to max_seq_length, not to the longest of its batch, for hardware that needs fixed shapes.",
     )
-    max_train_samples: int | None = option(None, "Use only this many training examples, drawn at random.")
+    max_train_samples: int | None = option(None, "Use only this many labeled training examples, drawn at random.")
     sample_seed: int | None = option(
         None,
         "The seed that draws max_train_samples. By default the run's seed; give one to compare seeds on one sample.",
@@ -100,6 +104,11 @@ class DataArguments:
         check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
 
     @property
+    def has_labeled(self) -> bool:
+        """Whether there are labeled texts to train on."""
+        return bool(self.dataset_name or self.train_file)
+
+    @property
     def has_unlabeled(self) -> bool:
         """Whether there are texts without labels."""
         return bool(self.unlabeled_file or self.unlabeled_dataset_name)
@@ -112,7 +121,9 @@ class DataArguments:
                 "other."
             )
         if not self.unlabeled_dataset_name:
-            for name in self.given("unlabeled_dataset_config_name", "unlabeled_split_name"):
+            for name in self.given(
+                "unlabeled_dataset_config_name", "unlabeled_dataset_revision", "unlabeled_split_name"
+            ):
                 raise InputError(
                     f"{name} is {getattr(self, name)}, but unlabeled_dataset_name is not set: set it, or leave {name} "
                     "out."

@@ -66,9 +66,11 @@ def split_rows(
         if '"' in text and not _parse(text, delimiter, other, header)[2]:
             remedy += f", or set quoting to {other}, with which every row can be read"
         raise InputError(f"{path}, line {line}: {what}: {remedy}.")
-    if header is None and len(rows[0]) > 1:
-        for row, line in zip(rows[1:], lines[1:], strict=True):
-            if [row[0].removeprefix("\ufeff"), *row[1:]] == rows[0]:
+    names = rows[0] if header is None else list(header)
+    if (header is None or first_line > 1) and len(names) > 1:
+        first = 1 if header is None else 0
+        for row, line in zip(rows[first:], lines[first:], strict=True):
+            if [row[0].removeprefix("\ufeff"), *row[1:]] == names:
                 raise InputError(
                     f"{path}, line {line}: the row repeats the header ({first_of(row)}), as in concatenated files: "
                     "delete it."

@@ -208,7 +208,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     else:
         open_split = _file_opener(arguments, list(texts.values()), label, splits)
     # Unlabeled texts can be all that there is to train on.
-    is_unlabeled = named is None and not arguments.train_file and arguments.has_unlabeled
+    is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     labeled = "validation" if is_unlabeled else "train"
     names = known = None
     if not arguments.regression:

@@ -43,6 +43,10 @@ class GlueArguments(DataArguments):
         None, "Longer texts are cut to this many tokens. By default 128, or fewer if the models read fewer."
     )
 
+    @property
+    def has_labeled(self) -> bool:
+        return bool(self.task_name) or super().has_labeled
+
     def __post_init__(self) -> None:
         if self.task_name in SQUAD_TASKS:
             raise InputError(f"task_name is {self.task_name}, which is question answering: use run_squad_ckd.py.")

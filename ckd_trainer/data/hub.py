@@ -23,9 +23,13 @@ _ABOUT_DATA = (ValueError, ImportError, HTTPError, yaml.YAMLError, pa.ArrowExcep
 _FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
 
 
-def hub_name(arguments: DataArguments) -> str | None:
-    """Returns `dataset_name` if it is a name on the Hub, None if it is a local folder or not set."""
-    name = arguments.dataset_name
+def hub_name(arguments: DataArguments, prefix: str = "") -> str | None:
+    """Returns `dataset_name` if it is a name on the Hub, None if it is a local folder or not set.
+
+    Args:
+        prefix: the beginning of the option's name, if it is that of another data set.
+    """
+    name = getattr(arguments, f"{prefix}dataset_name")
     return name if name and not _exists(name) else None
 
 
@@ -47,8 +51,9 @@ class NamedDataset:
 
     def __init__(self, arguments: DataArguments, prefix: str = "") -> None:
         self.arguments, self.prefix = arguments, prefix
-        name, config = (getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name"))
-        revision = None if prefix else arguments.dataset_revision
+        name, config, revision = (
+            getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name", "revision")
+        )
         self.source = ", ".join(filter(None, (name, config)))
         self.splits = _load(name, config, revision, f"{prefix}dataset_name")
         if not self.splits:
@@ -94,8 +99,8 @@ class NamedDataset:
         name = self._name(split)
         if name not in self.splits:
             raise InputError(
-                f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose the split "
-                f"for {split} with {self._option(split)}."
+                f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose another "
+                f"with {self._option(split)}."
             )
         # A format that was saved with the data set would convert its values to tensors.
         data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
@@ -155,11 +160,12 @@ def _load(name: str, config: str | None, revision: str | None, option: str) -> D
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"{option} is {name}, which is a file: give a folder, or give the file as "
-            f"{'unlabeled_file' if option.startswith('unlabeled') else 'train_file'}."
+            f"{option} is {name}, which is a file: give a folder, or give the file as {_file_of(option)}."
         )
     if revision:
-        raise InputError(f"dataset_revision is set, but {option} {name} is a local folder: leave it out.")
+        raise InputError(
+            f"{option.removesuffix('name')}revision is set, but {option} {name} is a local folder: leave it out."
+        )
     is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     if not is_saved:
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
@@ -182,12 +188,15 @@ def _load(name: str, config: str | None, revision: str | None, option: str) -> D
     return DatasetDict({recorded or "train": data})
 
 
+def _file_of(option: str) -> str:
+    return "unlabeled_file" if option.startswith("unlabeled") else "train_file"
+
+
 def _from_hub(name: str, config: str | None, revision: str | None, option: str) -> DatasetDict:
     if name in _FORMATS:  # `load_dataset` would read any files in the working directory
-        raise InputError(f"{option} is {name}, which is a file format: give a folder, or files as train_file.")
-    advice = "check the name, dataset_config_name, dataset_revision and the network, or give a local folder"
-    if option != "dataset_name":
-        advice = f"check the name, {option.removesuffix('name')}config_name and the network, or give a local folder"
+        raise InputError(f"{option} is {name}, which is a file format: give a folder, or files as {_file_of(option)}.")
+    config_name, revision_name = (f"{option.removesuffix('name')}{part}" for part in ("config_name", "revision"))
+    advice = f"check the name, {config_name}, {revision_name} and the network, or give a local folder"
     return _read(name, config, revision, f"{option} is {name}, which", advice)
 
 

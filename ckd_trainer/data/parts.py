@@ -1,6 +1,7 @@
 """Reads a table in parts of bounded size, as strictly as `ckd_trainer.data.tables` reads a whole one."""
 
 import codecs
+import csv
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ckd_trainer.utils.files import input_errors_about
 
 _BYTES = 2**22  # of text in a part
 _ROWS = 50_000  # of a parquet file in a part
+_MARK = codecs.BOM_UTF8.decode("latin-1")
 
 
 def read_parts(
@@ -37,14 +39,14 @@ def read_parts(
         return
     is_json = path.suffix.lower() in (".json", ".jsonl")
     rule = "none" if is_json else rule_of(path, quoting)
-    names = delimiter = None
-    for line, text in _texts(path, size, is_json=is_json, whole_quotes=rule == "csv"):
+    delimiter = None if is_json else _delimiter_in(path, rule, size)
+    names = None
+    for line, text in _texts(path, size, delimiter if rule == "csv" else None, "\n" if is_json else ""):
         if not text.strip():
             continue  # blank lines at the end
         if is_json:
             part = table_of(path, text, usecols=usecols, line=line)
         elif names is None:
-            delimiter = delimiter_of(path, text, rule, None)[0]
             part = table_of(path, text, usecols=usecols, quoting=quoting)
         else:
             part = table_of(path, text, columns=names, usecols=usecols, quoting=rule, delimiter=delimiter, line=line)
@@ -54,37 +56,51 @@ def read_parts(
         raise InputError(f"{path} has no rows: give a file with data.")
 
 
-def _texts(path: Path, size: int, *, is_json: bool, whole_quotes: bool) -> Iterator[tuple[int, str]]:
+def _delimiter_in(path: Path, rule: str, size: int) -> str:
+    with input_errors_about(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return delimiter_of(path, file.read(max(size, 2**16)), rule, None)[0]
+
+
+def _texts(path: Path, size: int, quoted_by: str | None, newline: str) -> Iterator[tuple[int, str]]:
     """Yields the text of a file in parts that end with a row, each with the number of its first line.
 
-    The first part has at least three rows, as two may be about the delimiter and the names of the columns.
+    The first part has at least three rows, as two may be about the delimiter and the names of the columns. No part but
+    the last ends with a blank row.
 
     Args:
-        whole_quotes: a line break inside quotes does not end a row.
+        quoted_by: the delimiter if quotes can enclose line breaks; None if each line is a row.
+        newline: as for `open`.
     """
-    line = 1
-    with input_errors_about(path), open(path, "rb") as file:
-        rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
-        while True:
-            data = file.read(size)
-            rest += data
-            end = _end_of_row(rest, whole_quotes, least=3 if line == 1 else 1) if data else len(rest)
-            if end:
-                part, rest = rest[:end], rest[end:]
-                yield line, text_of(path, part, line)
-                line += part.count(b"\n")
-                if not is_json:  # as Python's csv module counts
-                    line += part.count(b"\r") - part.count(b"\r\n")
-            if not data:
-                return
+    held: list[str] = []  # the lines of this part
+    line, length = 1, 0
+    # Latin-1 keeps each byte. What structures a file are bytes of ASCII, which UTF-8 uses for nothing else.
+    with input_errors_about(path), open(path, encoding="latin-1", newline=newline) as file:
+
+        def lines() -> Iterator[str]:
+            nonlocal length
+            for number, one in enumerate(file):
+                one = one.removeprefix(_MARK) if number == 0 else one
+                held.append(one)
+                length += len(one)
+                yield one
+
+        for rows, _ in enumerate(_rows(lines(), quoted_by), start=1):
+            if length >= size and rows >= 3 and held[-1].strip():
+                yield line, text_of(path, "".join(held).encode("latin-1"), line)
+                line, length = line + len(held), 0
+                held.clear()
+        if held:
+            yield line, text_of(path, "".join(held).encode("latin-1"), line)
 
 
-def _end_of_row(data: bytes, whole_quotes: bool, least: int) -> int:
-    """Returns the length of the longest beginning of the data that ends with a row; 0 if it has fewer than `least`."""
-    end = data.rfind(b"\n") + 1
-    while end and whole_quotes and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b"\n", 0, end - 1) + 1
-    if least > 1:
-        outside = data[:end].split(b'"')[::2] if whole_quotes else [data[:end]]
-        return end if sum(part.count(b"\n") for part in outside) >= least else 0
-    return end
+def _rows(lines: Iterator[str], quoted_by: str | None) -> Iterator[object]:
+    """Yields once for each row, after its last line; ends at a row that cannot be read."""
+    if quoted_by is None:
+        yield from lines
+        return
+    reader = csv.reader(lines, delimiter=quoted_by, strict=True)
+    while True:
+        try:
+            yield next(reader)
+        except (StopIteration, csv.Error):
+            return

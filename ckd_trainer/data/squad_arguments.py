@@ -84,6 +84,10 @@ class SquadArguments(DataArguments):
             raise InputError(f"null_score_diff_threshold is {self.null_score_diff_threshold}: give a number.")
 
     @property
+    def has_labeled(self) -> bool:
+        return bool(self.data_dir) or self.reads_hub or super().has_labeled
+
+    @property
     def reads_hub(self) -> bool:
         """Whether SQuAD comes from the Hub. (A test file does not say where the rest comes from.)"""
         return not self.given("data_dir", "dataset_name", "train_file", "validation_file")

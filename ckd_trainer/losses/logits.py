@@ -129,7 +129,7 @@ def span_task_loss(
 
     Args:
         start_logits, end_logits: (batch, length).
-        start_positions, end_positions: (batch,); positions outside the text do not count.
+        start_positions, end_positions: (batch,); positions outside the text do not count, nor does -100.
         mask: (batch, length), true or 1 for tokens that are not padding.
     """
     mask, positions = mask.bool().repeat(2, 1), torch.cat((start_positions, end_positions))
@@ -145,7 +145,7 @@ def span_task_count(start_positions: Tensor, end_positions: Tensor, mask: Tensor
 def _inside(positions: Tensor, mask: Tensor) -> Tensor:
     length = mask.shape[-1]
     places = positions.clamp(0, length - 1)[:, None]
-    return (positions < length) & mask.bool().take_along_dim(places, 1)[:, 0]
+    return (positions >= 0) & (positions < length) & mask.bool().take_along_dim(places, 1)[:, 0]
 
 
 def _scaled(loss: Tensor, temperature: float, scale_by_temperature: bool) -> Tensor:

@@ -106,7 +106,7 @@ def run(
     examples: Mapping[str, Dataset],
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
-    dataset_tags: str | None = None,
+    dataset_tags: list[str],
 ) -> dict[str, float]:
     """Trains, evaluates and predicts as requested, and leaves a complete run folder.
 
@@ -121,7 +121,7 @@ def run(
         examples: the rows that became `evaluation`, by its names.
         prediction: datasets to predict, by name.
         write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
-        dataset_tags: the data set's name on the Hub, for the model card.
+        dataset_tags: the names of data sets on the Hub, for the model card.
 
     Returns:
         all metrics of this call, as in all_results.json.
@@ -161,7 +161,7 @@ def run(
     return metrics
 
 
-def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: str | None) -> dict[str, float]:
+def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: list[str]) -> dict[str, float]:
     """Trains a stage, and leaves its model and results in its folder."""
     if stage.options is not None:
         logger.info("Training stage %d of %d.", stage.number, stage.count)
@@ -202,7 +202,7 @@ def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tag
         )
     mixture = trainer.mixture
     metrics["train_samples"] = len(trainer.train_dataset) if mixture is None else mixture.labeled
-    if mixture is not None:
+    if mixture is not None and trainer.mixes:
         metrics["unlabeled_samples"] = len(mixture.unlabeled)
     metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
     with _whole_state(trainer):
@@ -237,6 +237,8 @@ def _whole_state(trainer: DistillationTrainer) -> Iterator[None]:
 def _loss_at_chance(trainer: DistillationTrainer) -> float:
     """Returns the approximate loss on the labels of a model that knows nothing."""
     data = trainer.train_dataset
+    if trainer.mixture is not None:
+        data = data.select(range(trainer.mixture.labeled))
     labels = data["labels"][:] if trainer.head.is_score and "labels" in data.column_names else None
     return trainer.head.loss_at_chance(trainer.model.config, labels)
 

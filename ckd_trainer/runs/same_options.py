@@ -85,6 +85,7 @@ MAY_DIFFER_WHEN_NAMED = {
     "unlabeled_file",
     "unlabeled_dataset_name",
     "unlabeled_dataset_config_name",
+    "unlabeled_dataset_revision",
     "unlabeled_split_name",
     "model_name_or_path",
     "teacher_model_name_or_path",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.unlabeled import check_unlabeled, load_unlabeled
-from ckd_trainer.heads import Classes
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
@@ -31,11 +32,13 @@ from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
 from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
 from ckd_trainer.runs.training_options import check_steps, use_best_metric
+from ckd_trainer.runs.unlabeled import check_unlabeled_options
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training.unlabeled import SHARE
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import user_path
+from ckd_trainer.utils.files import told_without_room, user_path
 from ckd_trainer.utils.processes import made_once, scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Task(abc.ABC):
 
     Attributes:
         args: its data options.
+        classifies: whether it has classes.
         model_class: the Auto class of its models.
         trainer_class: the trainer of its models.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
@@ -78,6 +82,7 @@ class Task(abc.ABC):
     """
 
     args: DataArguments
+    classifies: bool
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
@@ -215,9 +220,8 @@ def _run_started(
     splits = [split for split, wanted in reads.items() if wanted]
     if task.hub_dataset is None:
         task.load(splits)
-    with_unlabeled = trains and data_args.has_unlabeled
-    if with_unlabeled:
-        _check_reads_unlabeled(task, stages)
+    if trains and data_args.has_unlabeled:
+        check_unlabeled_options(data_args, stages, classifies=task.classifies)
         check_unlabeled(data_args, task.unlabeled_columns)
     pair = ModelPair(
         model_args,
@@ -236,19 +240,28 @@ def _run_started(
         task.load(splits)
     read.check_loaded(_sets_by_name(task, data_args, read.splits))
     task.set_head(pair)
-    if pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
-        check_encodings(pair.tokenizer, pair.teacher_tokenizer, _checked_texts(task.data, args.seed))
+    with contextlib.ExitStack() as stack:
+        unlabeled = None
+        if trains and data_args.has_unlabeled and pair.distills:
+            unlabeled = stack.enter_context(_unlabeled_texts(task))
+        elif trains and data_args.has_unlabeled:
+            logger.info("No term of the loss reads the teacher, so the unlabeled texts are left out.")
+        if data_args.unlabeled_dataset_name and unlabeled is not None:
+            read.check_loaded({"unlabeled_dataset_name": {data_args.unlabeled_split_name or "train": unlabeled}})
+        sets = [*task.data.validation.values(), *task.data.test.values(), task.data.train, unlabeled]
+        if pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
+            texts = _drawn_texts(task.data, next(filter(None, sets)), args.seed, CHECKED_TEXTS)
+            check_encodings(pair.tokenizer, pair.teacher_tokenizer, texts)
 
-    trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
-    stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
-    fitted = _fitted_texts(task.data, args.seed) if trains else ()
-    student, teacher = pair.load(fitted, trained)
-    with _inputs(task, pair.teacher_tokenizer, with_unlabeled=with_unlabeled and pair.distills) as inputs:
-        if data_args.unlabeled_dataset_name and inputs.unlabeled is not None:
-            read.check_loaded({"unlabeled_dataset_name": {"train": inputs.unlabeled}})
+        trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
+        stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
+        trained_on = task.data.train or unlabeled
+        fitted = _drawn_texts(task.data, trained_on, args.seed, FITTED_TEXTS) if trains else ()
+        student, teacher = pair.load(fitted, trained)
+        inputs = stack.enter_context(_inputs(task, pair.teacher_tokenizer, unlabeled))
         for stage in stages if trains else ():
             with stage.naming_errors():
-                check_steps(stage.args, len(inputs.unlabeled if inputs.train is None else inputs.train))
+                check_steps(stage.args, _examples_of_epoch(inputs, data_args, stage))
         trainers = _trainers(task, inputs, pair, student, teacher, stages)
         del student  # each stage has its own
         return run(
@@ -260,47 +273,37 @@ def _run_started(
             examples=task.data.validation,
             prediction=inputs.test,
             write_predictions=task.write_predictions,
-            dataset_tags=task.hub_dataset,
+            dataset_tags=[name for name in (task.hub_dataset, hub_name(data_args, "unlabeled_")) if name],
         )
-
-
-def _check_reads_unlabeled(task: Task, stages: Sequence[Stage]) -> None:
-    """Raises InputError if the loss does not fit texts without labels; says so if it leaves them out."""
-    confidence = task.args.unlabeled_min_confidence
-    if confidence is not None and not any(stage.ckd_args.teacher_cache_dir for stage in stages):
-        raise InputError(
-            f"unlabeled_min_confidence is {confidence:g}, but there is no cache in which to look up the teacher's "
-            "confidence: set teacher_cache_dir."
-        )
-    if not any(stage.distills for stage in stages):
-        logger.info("No term of the loss reads the teacher, so the unlabeled texts are left out.")
-    if task.data.train is not None:
-        return
-    if confidence is not None:
-        raise InputError("unlabeled_min_confidence selects texts to mix with labeled ones: set train_file as well.")
-    for stage in stages:
-        with stage.naming_errors():
-            if stage.ckd_args.labels_and_logits and stage.ckd_args.alpha < 1:
-                raise InputError(
-                    f"there are unlabeled texts alone, but alpha is {stage.ckd_args.alpha:g}, with which the labels "
-                    "count: set alpha to 1, or train_file."
-                )
 
 
 @contextlib.contextmanager
-def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase, *, with_unlabeled: bool) -> Iterator[ModelInputs]:
+def _unlabeled_texts(task: Task) -> Iterator[Dataset]:
+    """Reads the texts without labels once on each machine, and keeps them on disk."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> DatasetDict:
+            with told_without_room(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE", "the beginning"):
+                folder = stack.enter_context(scratch_folder())
+                return DatasetDict({"texts": load_unlabeled(task.args, task.unlabeled_columns, folder)})
+
+        yield stack.enter_context(made_once(make))["texts"]
+
+
+@contextlib.contextmanager
+def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase, unlabeled: Dataset | None) -> Iterator[ModelInputs]:
     """Encodes the task's data once on each machine."""
 
     def make() -> DatasetDict:
         inputs = task.encode(tokenizer)
         sets = {"train": inputs.train} if inputs.train is not None else {}
-        if with_unlabeled:
-            texts = load_unlabeled(task.args, task.unlabeled_columns, stack.enter_context(scratch_folder()))
-            sets["unlabeled"] = task.encode_unlabeled(texts, tokenizer)
+        if unlabeled is not None:
+            with told_without_room(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE", "the beginning"):
+                sets["unlabeled"] = task.encode_unlabeled(unlabeled, tokenizer)
         sets |= {f"validation-{name}": data for name, data in inputs.validation.items()}
         return DatasetDict(sets | {f"test-{name}": data for name, data in inputs.test.items()})
 
-    with contextlib.ExitStack() as stack, made_once(make) as sets:
+    with made_once(make) as sets:
 
         def named(split: str) -> dict[str, Dataset]:
             return {key.removeprefix(split): data for key, data in sets.items() if key.startswith(split)}
@@ -318,6 +321,7 @@ def _trainers(
     stages: Sequence[Stage],
 ) -> Iterator[DistillationTrainer]:
     """Yields the trainer of each stage. The student of the next one is read from the folder of the one before."""
+    kept = None
     for number, stage in enumerate(stages):
         if number == 0:
             stage.log_options()
@@ -340,16 +344,22 @@ def _trainers(
                 compute_metrics=task.compute_metrics,
             )
         if number == 0:
-            _prepare(task, trainer, inputs, pair.student_config.num_labels, stages)
+            kept = _prepare(task, trainer, inputs, pair.student_config.num_labels, stages)
+        if kept is not None:
+            trainer.mixture.unlabeled = kept
         yield trainer
         del trainer, student  # frees their memory for the next
 
 
 def _prepare(
     task: Task, trainer: DistillationTrainer, inputs: ModelInputs, classes: int, stages: Sequence[Stage]
-) -> None:
-    """Checks the losses of all stages, lets the teacher answer a sample of examples, and opens its cache."""
-    first, reader = stages[0], None
+) -> np.ndarray | None:
+    """Checks the losses of all stages, lets the teacher answer a sample of examples, and opens its cache.
+
+    Returns:
+        the rows of the unlabeled examples that the teacher is sure of; None without unlabeled_min_confidence.
+    """
+    first, reader, kept = stages[0], None, None
     signals: list[Signal] = []
     for stage in stages:
         if stage is not first:
@@ -366,9 +376,11 @@ def _prepare(
         _check_teacher(task, trainer, inputs, classes, reads_logits=reads_logits)
         if trainer.caches_teacher:
             trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
-            _select_unlabeled(trainer, task.args.unlabeled_min_confidence)
+            if task.args.unlabeled_min_confidence is not None:
+                kept = _sure_of(trainer, task.args.unlabeled_min_confidence)
     if trainer.ckd_args is not first.ckd_args:
         trainer.use_loss(first.ckd_args, first.methods)
+    return kept
 
 
 def _check_teacher(
@@ -396,26 +408,27 @@ def _check_teacher(
         logger.warning("No term of the loss reads the teacher's logits, but %s", error)
 
 
-def _select_unlabeled(trainer: DistillationTrainer, confidence: float | None) -> None:
-    """Keeps the unlabeled examples for which the teacher gives one class at least this probability."""
-    mixture = trainer.mixture
-    if confidence is None or mixture is None:
-        return
-    if not isinstance(trainer.head, Classes):
-        raise InputError(
-            f"unlabeled_min_confidence is {confidence:g}, but {trainer.head.name} has no classes to be confident of: "
-            "leave it out."
-        )
-    blocks = np.array_split(mixture.unlabeled, len(mixture.unlabeled) // 100_000 + 1)
-    surest = [trainer.teacher.cached_logits(rows).float().softmax(-1).amax(-1).numpy() for rows in blocks]
-    kept = mixture.unlabeled[np.concatenate(surest) >= confidence]
-    logger.info("The teacher is sure of %d of %d unlabeled texts.", len(kept), len(mixture.unlabeled))
+def _sure_of(trainer: DistillationTrainer, confidence: float) -> np.ndarray:
+    """Returns the rows of the unlabeled examples for which the teacher gives one class at least this probability."""
+    rows = trainer.mixture.unlabeled
+    blocks = np.array_split(rows, len(rows) // 100_000 + 1)
+    surest = np.concatenate(
+        [trainer.teacher.cached_logits(block).float().softmax(-1).amax(-1).numpy() for block in blocks]
+    )
+    kept = rows[surest >= confidence]
+    logger.info("The teacher is sure of %d of %d unlabeled texts.", len(kept), len(rows))
     if len(kept) == 0:
         raise InputError(
-            f"unlabeled_min_confidence is {confidence:g}, but the teacher's highest is "
-            f"{max(part.max() for part in surest):.3f}: give a lower one."
+            f"unlabeled_min_confidence is {confidence:g}, but the teacher's highest is {surest.max():.3f}: give a "
+            "lower one."
         )
-    mixture.unlabeled = kept
+    return kept
+
+
+def _examples_of_epoch(inputs: ModelInputs, data_args: DataArguments, stage: Stage) -> int:
+    if inputs.train is None or inputs.unlabeled is None or not stage.distills:
+        return len(inputs.unlabeled if inputs.train is None else inputs.train)
+    return int(len(inputs.train) / (1 - (data_args.unlabeled_share or SHARE)))
 
 
 def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
@@ -426,16 +439,6 @@ def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -
     if "validation" in splits:
         sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
     return {"dataset_name" if data_args.dataset_name else "task_name": sets}
-
-
-def _checked_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
-    examples = next(iter([*data.validation.values(), *data.test.values(), data.train]))
-    return _drawn_texts(data, examples, seed, CHECKED_TEXTS)
-
-
-def _fitted_texts(data: Any, seed: int) -> Iterator[tuple[str, ...]]:
-    examples = next(iter(data.validation.values())) if data.train is None else data.train
-    return _drawn_texts(data, examples, seed, FITTED_TEXTS)
 
 
 def _drawn_texts(data: Any, examples: Dataset, seed: int, count: int) -> Iterator[tuple[str, ...]]:

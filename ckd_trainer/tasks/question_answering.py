@@ -71,6 +71,7 @@ class QuestionAnswering(Task):
     """
 
     args: SquadArguments
+    classifies = False
     model_class = AutoModelForQuestionAnswering
     trainer_class = QuestionAnsweringTrainer
 

@@ -50,12 +50,10 @@ def run_text_classification(
     *methods: MethodArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
-    is_score = GLUE_TASKS[data_args.task_name].label_names is None if data_args.task_name else data_args.regression
-    if args.label_smoothing_factor and is_score:
+    task = TextClassification(data_args, args.seed)
+    if args.label_smoothing_factor and not task.classifies:
         raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
-    return run_task(
-        TextClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *methods
-    )
+    return run_task(task, model_args, data_args, run_args, args, ckd_args, *methods)
 
 
 class TextClassification(Task):
@@ -71,6 +69,8 @@ class TextClassification(Task):
     def __init__(self, data_args: GlueArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
+        glue_task = GLUE_TASKS.get(data_args.task_name or "")
+        self.classifies = glue_task.label_names is not None if glue_task else not data_args.regression
         glue = GLUE_ON_HUB if data_args.task_name and not data_args.data_dir else None
         self.hub_dataset = glue or hub_name(data_args)
 

@@ -65,8 +65,8 @@ class MixedSampler(Sampler[int]):
     """Draws steps with the same numbers of labeled and of unlabeled examples.
 
     An epoch goes once through the labeled examples, in random order. The unlabeled ones have an order of their own,
-    which continues from one epoch to the next: none is drawn again before all have been drawn. What is left of the
-    labeled examples is a smaller last step, with the same share of unlabeled ones.
+    which continues from one epoch of a training to the next: none is repeated until all have been drawn. What is left
+    of the labeled examples is a smaller last step, with the same share of unlabeled ones.
 
     With lengths, pools of 50 steps are divided by length, and all steps are shuffled, as in `LengthGroupedSampler`.
 
@@ -107,27 +107,18 @@ class MixedSampler(Sampler[int]):
         random = torch.Generator().manual_seed(seed_of_epoch(self.seed, epoch))
         parts = [torch.randperm(self.labeled, generator=random).numpy(), self._unlabeled(epoch * self.drawn)]
         ends = [full * size for size in self.sizes]
-        if self.lengths is None:
-            steps = self._side_by_side([part[:end] for part, end in zip(parts, ends, strict=True)])
-            # Evenly spread, so that the batches of a step have about the same share.
-            places = np.concatenate([(np.arange(size) + 0.5) / size for size in self.sizes])
-            steps = steps[:, np.argsort(places, kind="stable")]
-        else:
+        last = [part[end:][None] for part, end in zip(parts, ends, strict=True)]
+        parts = [part[:end] for part, end in zip(parts, ends, strict=True)]
+        if self.lengths is not None:
             lengths = self.lengths
-            steps = self._side_by_side(
-                [
-                    self._longest_first(part[:end], size, lengths)
-                    for part, end, size in zip(parts, ends, self.sizes, strict=True)
-                ]
-            )
-            steps = np.take_along_axis(steps, np.argsort(-lengths[steps], axis=1, kind="stable"), axis=1)
+            parts = [self._longest_first(part, size, lengths) for part, size in zip(parts, self.sizes, strict=True)]
+        steps = self._mixed([part.reshape(full, size) for part, size in zip(parts, self.sizes, strict=True)])
+        if self.lengths is not None and full:
             steps = steps[torch.randperm(full, generator=random).numpy()]
-            if full:
-                longest = lengths[steps].max(1).argmax()
-                steps[[0, longest]] = steps[[longest, 0]]
+            longest = self.lengths[steps].max(1).argmax()
+            steps[[0, longest]] = steps[[longest, 0]]
         yield from steps.reshape(-1).tolist()
-        for part, end in zip(parts, ends, strict=True):
-            yield from part[end:].tolist()
+        yield from self._mixed(last)[0].tolist()
 
     def _unlabeled(self, start: int) -> np.ndarray:
         """Returns an epoch's unlabeled rows: from `start` on in permutations that follow one another."""
@@ -140,9 +131,14 @@ class MixedSampler(Sampler[int]):
             start, missing = start + len(order), missing - len(order)
         return np.concatenate(parts)
 
-    def _side_by_side(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Returns the whole steps, (steps, examples), from all their labeled and from all their unlabeled rows."""
-        return np.concatenate([part.reshape(self.full, size) for part, size in zip(parts, self.sizes, strict=True)], 1)
+    def _mixed(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Returns steps of labeled and unlabeled rows, (steps, examples), in the order in which batches cut them."""
+        steps = np.concatenate(parts, axis=1)
+        if self.lengths is not None:
+            return np.take_along_axis(steps, np.argsort(-self.lengths[steps], axis=1, kind="stable"), axis=1)
+        # Evenly spread, so that the batches of a step have about the same share.
+        places = np.concatenate([(np.arange(part.shape[1]) + 0.5) / max(1, part.shape[1]) for part in parts])
+        return steps[:, np.argsort(places, kind="stable")]
 
     def _longest_first(self, rows: np.ndarray, size: int, lengths: np.ndarray) -> np.ndarray:
         """Returns the rows with the longest of each pool of 50 steps first."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 from datasets.features import ClassLabel, List, Value
@@ -32,34 +31,43 @@ class Mixture:
     unlabeled: np.ndarray
     share: float
 
-    def sampler(self, examples: Dataset, args: TrainingArguments, epoch: Callable[[], int]) -> MixedSampler:
-        """Returns the sampler of the training set.
+    def sizes(self, args: TrainingArguments) -> tuple[int, int]:
+        """Returns how many of a step's examples are labeled and unlabeled.
 
         Raises:
             InputError: the order of the batches is to be another one, or a step has no place for labeled or for
                 unlabeled examples.
         """
-        if args.train_sampling_strategy not in ("random", "group_by_length"):
-            raise InputError(
-                f"train_sampling_strategy is {args.train_sampling_strategy}, with which unlabeled examples cannot be "
-                "mixed: set random or group_by_length."
-            )
-        step = step_size(args)
-        unlabeled = round(self.share * step)
-        if not 0 < unlabeled < step:
-            raise InputError(
-                f"unlabeled_share is {self.share:g}, but of the {step} examples of a step, none would be "
-                f"{'labeled' if unlabeled else 'unlabeled'}: give another share, or larger batches."
-            )
+        return sizes_of(self.share, args)
+
+    def sampler(self, examples: Dataset, args: TrainingArguments, epoch: Callable[[], int]) -> MixedSampler:
+        """Returns the sampler of the training set; `epoch` returns the number of the next epoch."""
         grouped = args.train_sampling_strategy == "group_by_length"
         return MixedSampler(
             self.labeled,
             self.unlabeled,
-            sizes=(step - unlabeled, unlabeled),
+            sizes=self.sizes(args),
             seed=data_seed(args),
             epoch=epoch,
             lengths=lengths_of(examples, "input_ids") if grouped else None,
         )
+
+
+def sizes_of(share: float, args: TrainingArguments) -> tuple[int, int]:
+    """See `Mixture.sizes`."""
+    if args.train_sampling_strategy not in ("random", "group_by_length"):
+        raise InputError(
+            f"train_sampling_strategy is {args.train_sampling_strategy}, with which unlabeled examples cannot be "
+            "mixed: set random or group_by_length."
+        )
+    step = step_size(args)
+    unlabeled = round(share * step)
+    if not 0 < unlabeled < step:
+        raise InputError(
+            f"unlabeled_share is {share:g}, but of the {step} examples of a step, none would be "
+            f"{'labeled' if unlabeled else 'unlabeled'}: give another share, or larger batches."
+        )
+    return step - unlabeled, unlabeled
 
 
 def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, Mixture]:
@@ -73,7 +81,12 @@ def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, M
 
     Raises:
         InputError: a set is not a `datasets.Dataset`, the unlabeled one has no rows or lacks columns or has columns of
-            another type, or the share is not between 0 and 1.
+            another type, labels have no value for missing ones, or the share is not between 0 and 1.
+
+    Example::
+
+        both, mixture = mixed(labeled, unlabeled, 0.75)
+        both[mixture.labeled]["labels"]  # -100
     """
     share = SHARE if share is None else share
     check_share(share)
@@ -85,11 +98,11 @@ def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, M
     if len(unlabeled) == 0:
         raise InputError("unlabeled_dataset has no rows: leave it out.")
     missing = [name for name in labeled.column_names if name not in unlabeled.column_names]
-    lacking = [name for name in missing if name not in LABELS]
+    lacking = [name for name in missing if name not in (*LABELS, "label", "label_ids")]
     if lacking:
         raise InputError(f"unlabeled_dataset has no column {lacking[0]!r}, which the training set has.")
     for name in missing:
-        unlabeled = unlabeled.add_column(name, _no_labels(labeled, name, unlabeled), feature=labeled.features[name])
+        unlabeled = _with_missing(unlabeled, name, labeled)
     unlabeled = unlabeled.select_columns(labeled.column_names)
     for name, feature in labeled.features.items():
         if unlabeled.features[name] != feature:
@@ -116,17 +129,32 @@ def lengths_of(examples: Dataset, column: str) -> np.ndarray:
     return np.concatenate(lengths).astype(np.int64)
 
 
-def _no_labels(labeled: Dataset, name: str, unlabeled: Dataset) -> pa.Array:
-    """Returns a column of missing labels, of the type that the labeled examples have."""
-    feature, rows = labeled.features[name], len(unlabeled)
-    if isinstance(feature, Value | ClassLabel):
-        missing = float("nan") if feature.dtype.startswith("float") else -100
-        return pa.array(np.full(rows, missing), type=feature.pa_type)
-    if not isinstance(feature, List) or not isinstance(feature.feature, Value):
-        raise InputError(f"{name!r} is a {feature}, of which unlabeled_dataset lacks missing values: add the column.")
-    missing = float("nan") if feature.feature.dtype.startswith("float") else -100
-    of_tokens = "input_ids" in labeled.column_names and len(labeled[0][name]) == len(labeled[0]["input_ids"])
-    lengths = lengths_of(unlabeled, "input_ids") if of_tokens else np.full(rows, len(labeled[0][name]))
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    values = pa.array(np.full(offsets[-1], missing), type=feature.feature.pa_type)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+def _with_missing(unlabeled: Dataset, name: str, labeled: Dataset) -> Dataset:
+    """Returns unlabeled examples with a column of missing labels, of the type that the labeled examples have."""
+    feature, length = labeled.features[name], None
+    if isinstance(feature, List):
+        lengths = lengths_of(labeled, name)
+        length = int(lengths[0]) if (lengths == lengths[0]).all() else None
+        of_tokens = "input_ids" in labeled.column_names and (lengths == lengths_of(labeled, "input_ids")).all()
+        if length is None and not of_tokens:
+            raise InputError(
+                f"the labels ({name!r}) have other lengths than the texts, so it is not known what unlabeled examples "
+                "lack: add the column to unlabeled_dataset."
+            )
+        length = None if of_tokens else length
+    kind = getattr(feature, "feature", feature)
+    dtype = kind.dtype if isinstance(kind, Value | ClassLabel) else ""
+    if not dtype.startswith(("int", "float")):
+        raise InputError(
+            f"the labels ({name!r}) are of the type {feature}, which has no value for missing ones: cast them to "
+            "int64 or float32."
+        )
+    missing = float("nan") if dtype.startswith("float") else -100
+    if not isinstance(feature, List):
+        return unlabeled.add_column(name, np.full(len(unlabeled), missing), feature=feature)
+
+    def labels(batch: dict[str, list]) -> dict[str, list]:
+        return {name: [[missing] * (length or len(ids)) for ids in batch["input_ids"]]}
+
+    features = unlabeled.features.copy()
+    return unlabeled.map(labels, batched=True, features=type(features)({**features, name: feature}))

@@ -88,6 +88,34 @@ def test_mistakes(tmp_path, name, text, message, size):
         in_parts(path, size)
 
 
+def test_a_quote_in_a_text_does_not_hold_up_a_part(tmp_path):
+    """By the rule of csv, a quote inside a field is text, and those at its ends enclose it."""
+    path = tmp_path / "a.csv"
+    rows = ['a 5" pipe,1', '"b\nc",2'] * 100
+    path.write_text("\n".join(["text,n", *rows]) + "\n", encoding="utf-8")
+    found, parts = in_parts(path, 200)
+    assert found == whole(path) and parts > 5
+
+
+@pytest.mark.parametrize("size", [20, 50, 10**6])
+@pytest.mark.parametrize(
+    ("row", "message"), [("", "line 32: the line is blank"), ("text,n", "line 32: the row repeats the header")]
+)
+def test_rows_that_are_refused_wherever_a_part_ends(tmp_path, row, message, size):
+    path = tmp_path / "a.csv"
+    path.write_text("text,n\n" + "a,1\n" * 30 + f"{row}\n" + "a,1\n" * 30, encoding="utf-8")
+    for read in (whole, lambda path: in_parts(path, size)):
+        with pytest.raises(InputError, match=message):
+            read(path)
+
+
+def test_an_unclosed_quote_is_found_at_once(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,n\na,1\n"b,2\n' + "c,3\n" * 10**6, encoding="utf-8")
+    with pytest.raises(InputError, match="line 3: the row that starts here cannot be read"):
+        in_parts(path, 10**6)
+
+
 def test_text_that_is_not_utf8(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,n\n" + b"a,1\n" * 30 + b"\xff,1\n")

@@ -1,5 +1,6 @@
 """Texts without labels through the scripts: files and data sets, beside labeled texts and alone."""
 
+import errno
 import json
 import shutil
 
@@ -10,12 +11,16 @@ import pytest
 from datasets import Dataset
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, snapshot, write_questions, write_tsv
+from helpers.named_data import Hub, split_texts
 from helpers.tiny import qa_model, save_tokenizer
 from safetensors.torch import load_file
 
 import run_glue_ckd
 import run_squad_ckd
 import run_teacher
+from ckd_trainer.data.parts import read_parts
+from ckd_trainer.models.stored_teacher import StoredTeacher
+from ckd_trainer.training.sampling import MixedSampler
 
 QUICK = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--report_to", "none"]
 QUICK += [
@@ -176,6 +181,104 @@ def test_without_a_teacher(command, texts, tmp_path, capsys, caplog):
     assert "a teacher learns from the labels alone" in error
 
 
+def test_data_of_the_hub(tiny_teacher, texts, tmp_path, monkeypatch):
+    """Labeled texts from the Hub with unlabeled ones from a file, and both from the Hub."""
+    Hub(monkeypatch, split_texts())
+    models = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *SHORT_RUN, *QUICK]
+    command = [*models, "--dataset_name", "me/data", "--text_column", "review"]
+    write_tsv(texts, [row[:1] for row in sentences(60, seed=5)], header=("review",))
+    assert run(command, tmp_path / "file", "--unlabeled_file", texts)["unlabeled_samples"] == 60
+    more = ["--unlabeled_dataset_name", "me/more", "--unlabeled_split_name", "test"]
+    assert run(command, tmp_path / "hub", *more)["unlabeled_samples"] == 13
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "- me/data\n- me/more\n" in card
+
+
+def test_alone_without_evaluation(command, texts, tmp_path):
+    """A narrower student is fitted to the teacher on the unlabeled texts."""
+    place = command.index("--train_file")
+    alone = [word for word in command[:place] + command[place + 2 :] if word != "--do_eval"]
+    narrow = ["--unlabeled_file", texts, "--alpha", "1", "--student_config", '{"hidden_size": 16}']
+    assert run(alone, tmp_path / "out", *narrow)["train_samples"] == 60
+
+
+def test_confidence_in_every_stage(command, texts, tmp_path, monkeypatch):
+    """Also in one that is trained after a resume."""
+    options = ["--unlabeled_file", texts, "--teacher_cache_dir", tmp_path / "teacher_cache"]
+    options += ["--stages", '[{"max_steps": 3}, {"max_steps": 5}]']
+    drawn = []
+    monkeypatch.setattr(MixedSampler, "__init__", noting(drawn, MixedSampler.__init__))
+    run(command, tmp_path / "all", *options)
+    assert {len(rows) for rows in drawn} == {60}
+    drawn.clear()
+    options += ["--unlabeled_min_confidence", confidence_of_half(command, texts, tmp_path)]
+    drawn.clear()
+    run(command, tmp_path / "some", *options)
+    (kept,) = {tuple(rows) for rows in drawn}
+    assert 0 < len(kept) < 60
+    for path in (tmp_path / "some").iterdir():
+        if path.is_file() and path.name not in ("recipe.yaml", "run.json"):
+            path.unlink()
+    whole = (tmp_path / "some" / "_stage_1" / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "some" / "checkpoint-5", ignore_errors=True)
+    shutil.rmtree(tmp_path / "some" / "checkpoint-3", ignore_errors=True)
+    drawn.clear()
+    run(command, tmp_path / "some", *options)
+    assert {tuple(rows) for rows in drawn} == {kept}
+    assert (tmp_path / "some" / "_stage_1" / "model.safetensors").read_bytes() == whole
+
+
+def noting(drawn, init):
+    def noted(self, labeled, unlabeled, **options):
+        drawn.append(unlabeled.tolist())
+        init(self, labeled, unlabeled, **options)
+
+    return noted
+
+
+def confidence_of_half(command, texts, tmp_path):
+    """Returns a confidence that the teacher has for some of the texts, but not for all."""
+    cache = ["--teacher_cache_dir", tmp_path / "teacher_cache"]
+    with pytest.raises(SystemExit):
+        run(command, tmp_path / "none", "--unlabeled_file", texts, "--unlabeled_min_confidence", "0.99999", *cache)
+    return "0.6"
+
+
+def test_a_mistake_in_a_later_part(command, texts, tmp_path, capsys, monkeypatch):
+    """Found before any weights are loaded."""
+    monkeypatch.setattr(read_parts, "__kwdefaults__", read_parts.__kwdefaults__ | {"size": 100})
+    texts.write_text(texts.read_text() + "a\tcat\n")
+    monkeypatch.setattr(StoredTeacher, "load", None)
+    error = refused(capsys, command, tmp_path / "out", "--unlabeled_file", texts)
+    assert "more.tsv, line 62: the row has 2 fields, not 1" in error
+
+
+def test_a_full_disk(command, texts, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pa, "OSFile", full)
+    error = refused(capsys, command, tmp_path / "out", "--unlabeled_file", texts)
+    assert "HF_DATASETS_CACHE" in error and error.count("error: ") == 1
+
+
+def test_options_for_labeled_texts_are_refused_without_any(command, texts, tmp_path, capsys):
+    place = command.index("--train_file")
+    alone = [*command[:place], *command[place + 2 :], "--unlabeled_file", str(texts), "--alpha", "1"]
+    for option, value in (("unlabeled_share", "0.3"), ("max_train_samples", "5")):
+        error = refused(capsys, alone, tmp_path / "out", f"--{option}", value)
+        assert f"{option} is {value}, but there are no labeled texts" in error
+
+
+def test_confidence_is_for_classes(tmp_path, capsys):
+    rows = [(text, str(len(text))) for text, _ in sentences(20)]
+    options = ["--train_file", write_tsv(tmp_path / "train.tsv", rows), "--regression", *STUDENT, *SHORT_RUN, *QUICK]
+    options += ["--validation_file", tmp_path / "train.tsv", "--teacher_model_name_or_path", tmp_path / "none"]
+    options += ["--unlabeled_file", tmp_path / "train.tsv", "--unlabeled_min_confidence", "0.5"]
+    error = refused(capsys, [*map(str, options)], tmp_path / "out", "--teacher_cache_dir", tmp_path / "cache")
+    assert "the task has no classes to be confident of" in error
+
+
 def test_questions(tmp_path):
     qa_model().save_pretrained(tmp_path / "teacher")
     save_tokenizer(tmp_path / "teacher")
@@ -187,9 +290,11 @@ def test_questions(tmp_path):
     command += ["--train_file", str(train), "--validation_file", str(validation), "--doc_stride", "4"]
     command += ["--max_question_length", "8"]
     more = ["--unlabeled_file", tmp_path / "more.jsonl"]
-    results = run(command, tmp_path / "out", *more, main=run_squad_ckd)
+    cut = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4", "--unlabeled_share", "0.75"]
+    results = run(command, tmp_path / "out", *more, *cut, main=run_squad_ckd)
     assert results["unlabeled_samples"] >= 40 and results["train_samples"] >= 20
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert all(entry["nonfinite_steps"] == 0 for entry in log if "loss_task" in entry)
     assert all(entry["loss_task"] > 0 and entry["loss_logits"] > 0 for entry in log if "loss_task" in entry)
     alone = [word for word in command if word not in ("--train_file", str(train))]
     results = run(alone, tmp_path / "alone", *more, "--alpha", "1", main=run_squad_ckd)
@@ -200,7 +305,11 @@ def test_questions(tmp_path):
     ("options", "message"),
     [
         (["--unlabeled_file", "none.tsv"], "none.tsv is missing"),
-        (["--unlabeled_file", "HERE/train.tsv", "--text_column", "review"], "review"),
+        (["--unlabeled_file", "HERE/other.tsv"], "other.tsv has no column 'text'"),
+        (
+            ["--unlabeled_dataset_name", "HERE/saved", "--unlabeled_dataset_revision", "x"],
+            "is a local folder: leave it",
+        ),
         (["--unlabeled_file", "HERE/more.tsv", "--unlabeled_dataset_name", "x"], "give one or the other"),
         (["--unlabeled_share", "0.5"], "unlabeled_share is 0.5, but unlabeled_file is not set"),
         (["--unlabeled_file", "HERE/more.tsv", "--unlabeled_share", "1"], "unlabeled_share is 1: give a number"),
@@ -217,6 +326,7 @@ def test_questions(tmp_path):
 def test_mistakes(command, texts, tmp_path, capsys, options, message):
     Dataset.from_dict({"text": ["a cat"]}).save_to_disk(tmp_path / "saved")
     (tmp_path / "bad.tsv").write_text("text\na cat\na dog\na\tcat\n")
+    (tmp_path / "other.tsv").write_text("review\na cat\n")
     before = snapshot(tmp_path / "teacher")
     options = [word.replace("HERE", str(tmp_path)) for word in options]
     error = refused(capsys, command, tmp_path / "out", *options)

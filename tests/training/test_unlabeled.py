@@ -199,6 +199,7 @@ def test_missing_labels_of_every_kind(feature, value):
     [
         ({"unlabeled_share": 1.0}, "unlabeled_share is 1: give a number between 0 and 1"),
         ({"rows": [1, 2]}, "unlabeled_dataset is a list"),
+        ({"rows": None, "unlabeled_share": 0.3}, "unlabeled_share is 0.3, but unlabeled_dataset is not given"),
         ({"rows": examples(1).select([])}, "unlabeled_dataset has no rows"),
         ({"rows": examples(2).remove_columns("attention_mask")}, "has no column 'attention_mask'"),
         ({"rows": examples(2).cast_column("input_ids", [Value("int64")])}, "encode both in the same way"),
@@ -217,9 +218,9 @@ def test_mistakes(tmp_path, kwargs, message):
     ],
 )
 def test_batches_that_cannot_be_mixed(tmp_path, options, message):
-    run = distiller(tmp_path, rows=unlabeled(), options=options)
     with pytest.raises(InputError, match=message):
-        run.train()
+        distiller(tmp_path, rows=unlabeled(), options=options)
+    distiller(tmp_path, rows=unlabeled(), options=options, ckd_args=CKDArguments(**CONTROL))  # which mixes nothing
 
 
 def test_the_cache_holds_them_too(tmp_path):
@@ -231,6 +232,37 @@ def test_the_cache_holds_them_too(tmp_path):
 
     live, cached = losses("live"), losses("cached", teacher_cache_dir=str(tmp_path / "cache"))
     assert cached == pytest.approx(live, rel=1e-4)
+
+
+def test_labels_of_a_fixed_number_whatever_the_first_text():
+    """Three labels, and a first text of three tokens."""
+    labeled = Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "labels": [[0.0, 1.0, 1.0]] * 2})
+    both, _ = mixed(labeled, Dataset.from_dict({"input_ids": [[5], [6, 7]]}), None)
+    assert np.isnan(both[2:]["labels"]).all() and np.shape(both[2:]["labels"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([True, False], "has no value for missing ones"),
+        (["good", "bad"], "has no value for missing ones"),
+        ([[1], [1, 2]], "have other lengths than the texts"),
+        ([[[1.0]], [[1.0]]], "has no value for missing ones"),
+    ],
+)
+def test_labels_without_a_missing_value_are_refused(labels, message):
+    labeled = Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "labels": labels})
+    with pytest.raises(InputError, match=message):
+        mixed(labeled, Dataset.from_dict({"input_ids": [[5], [6, 7]]}), None)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_last_step_is_spread_too(grouped):
+    lengths = np.full(108, 5) if grouped else None
+    rows = list(sampler(8 + 4, 96, (8, 24), lengths=lengths))
+    assert len(rows) == 32 + 16
+    if not grouped:
+        assert [sum(row < 12 for row in rows[start : start + 4]) for start in range(32, 48, 4)] == [1] * 4
 
 
 def test_the_collator_pads_missing_labels_of_classes():
