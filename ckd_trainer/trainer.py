@@ -50,7 +50,7 @@ from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
-from ckd_trainer.training.unlabeled import Mixture, mixed
+from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
 from ckd_trainer.utils.wrapped_models import (
@@ -521,13 +521,19 @@ class DistillationTrainer(Trainer):
         """
         if self.mixture is not None and self.mixes:
             return self.mixture.sampler(self.train_dataset, self.args, self._epoch)
+        examples = self.train_dataset if train_dataset is None else train_dataset
         if self.mixture is not None:
-            train_dataset = self.train_dataset.select(range(self.mixture.labeled))
-        sampler = super()._get_train_sampler(train_dataset)
-        if self.args.train_sampling_strategy != "group_by_length" or sampler is None:
-            return sampler
+            examples = self.train_dataset.select(range(self.mixture.labeled))
+        grouped, lengths = self.args.train_sampling_strategy == "group_by_length", None
+        if grouped and has_token_lists(examples) and self.args.length_column_name not in examples.column_names:
+            lengths = lengths_of(examples, "input_ids")  # `Trainer` would read every example in Python
+        else:
+            sampler = super()._get_train_sampler(examples)
+            if not grouped or sampler is None:
+                return sampler
+            lengths = sampler.lengths
         seed = data_seed(self.args)
-        return LengthGroupedSampler(sampler.lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
+        return LengthGroupedSampler(lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
 
     @property
     def mixes(self) -> bool:

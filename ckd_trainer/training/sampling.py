@@ -33,7 +33,7 @@ class LengthGroupedSampler(Sampler[int]):
         2
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, epoch_seed: Callable[[], int]) -> None:
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, epoch_seed: Callable[[], int]) -> None:
         self.lengths, self.batch_size, self.epoch_seed = np.asarray(lengths), batch_size, epoch_seed
 
     def __len__(self) -> int:

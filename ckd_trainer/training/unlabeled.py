@@ -120,6 +120,11 @@ def check_share(share: float) -> None:
         raise InputError(f"unlabeled_share is {share:g}: give a number between 0 and 1.")
 
 
+def has_token_lists(examples: Any) -> bool:
+    """Returns whether examples are a `datasets.Dataset` with a list of token ids each."""
+    return isinstance(examples, Dataset) and isinstance(examples.features.get("input_ids"), List)
+
+
 def lengths_of(examples: Dataset, column: str) -> np.ndarray:
     """Returns the number of tokens of each example."""
     lengths = [

@@ -256,6 +256,17 @@ def test_labels_without_a_missing_value_are_refused(labels, message):
         mixed(labeled, Dataset.from_dict({"input_ids": [[5], [6, 7]]}), None)
 
 
+@pytest.mark.parametrize("length", [None, "length"])
+def test_lengths_are_those_that_trainer_finds(tmp_path, length):
+    """Read from Arrow at once; a column of lengths comes first."""
+    data = examples(40)
+    if length is not None:
+        data = data.add_column("length", list(range(40)))
+    run = distiller(tmp_path, train=data, options={"train_sampling_strategy": "group_by_length"})
+    found = run._get_train_sampler(None).lengths
+    assert found.tolist() == (list(range(40)) if length else [len(row) for row in data["input_ids"]])
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_last_step_is_spread_too(grouped):
     lengths = np.full(108, 5) if grouped else None
