@@ -149,6 +149,7 @@ SIGNATURES = [
     (Trainer.get_eval_dataloader, "self eval_dataset", "trainer.py: rows are evaluated in their order"),
     (Trainer.get_test_dataloader, "self test_dataset", "trainer.py: predictions come in the order of the rows"),
     (Trainer.call_model_init, "self trial", "trainer.py: terms and layers follow each new student"),
+    (Trainer.num_examples, "self dataloader", "trainer.py: with unlabeled texts, an epoch is not the training set"),
     (Trainer.get_batch_samples, "self epoch_iterator num_batches device", "trainer.py: items of a step are counted"),
     (Trainer.compute_loss, "self model inputs return_outputs num_items_in_batch", "trainer.py: the loss"),
     (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),

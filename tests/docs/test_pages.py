@@ -8,6 +8,7 @@ from helpers.files import PROJECT
 from transformers import HfArgumentParser, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.commands.augment import AugmentArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.methods import METHODS
@@ -54,7 +55,7 @@ def test_options_and_code(page):
     text = page.read_text()
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
     known = options_of(*groups, GlueArguments) | options_of(*groups, SquadArguments)
-    known |= {f"--{name}" for name in OTHERS}
+    known |= options_of(AugmentArguments) | {f"--{name}" for name in OTHERS}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
     assert used <= known, used - known
     for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):
