@@ -337,7 +337,7 @@ def _trainers(
                 args=stage.args,
                 train_dataset=inputs.unlabeled if inputs.train is None else inputs.train,
                 unlabeled_dataset=None if inputs.train is None else inputs.unlabeled,
-                unlabeled_share=task.args.unlabeled_share,
+                unlabeled_share=None if inputs.unlabeled is None else task.args.unlabeled_share,
                 eval_dataset=inputs.validation.get(""),
                 data_collator=task.collator(pair.teacher_tokenizer),
                 processing_class=pair.saved_tokenizer,

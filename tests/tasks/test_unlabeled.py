@@ -171,7 +171,7 @@ def test_confidence(command, texts, tmp_path, capsys, caplog):
 
 def test_without_a_teacher(command, texts, tmp_path, capsys, caplog):
     """The control run leaves them out; a teacher's training refuses them."""
-    run(command, tmp_path / "with", "--alpha", "0", "--unlabeled_file", texts)
+    run(command, tmp_path / "with", "--alpha", "0", "--unlabeled_file", texts, "--unlabeled_share", "0.75")
     assert "so the unlabeled texts are left out" in caplog.text
     run(command, tmp_path / "without", "--alpha", "0")
     assert equal(weights(tmp_path / "with"), weights(tmp_path / "without"))
