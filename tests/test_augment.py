@@ -78,6 +78,8 @@ def test_a_run_reads_them(masked_lm, train, tmp_path, tiny_teacher):
         (["--output_file", "HERE/none/a.parquet"], "there is no folder"),
         (["--replace_probability", "0"], "replace_probability is 0: give a number above 0"),
         (["--variants", "0"], "variants is 0"),
+        (["--output_file", "HERE/there.parquet"], "there.parquet, which exists: give another name"),
+        (["--unlabeled_file", "HERE/train.tsv"], "only training texts are augmented"),
         (["--train_file", "HERE/none.tsv"], "none.tsv is missing"),
         (["--vectors_file", "HERE/none.txt"], "none.txt"),
         (["--model_name_or_path", "HERE/classifier"], "has no weights for cls"),
@@ -87,9 +89,10 @@ def test_a_run_reads_them(masked_lm, train, tmp_path, tiny_teacher):
 def test_mistakes(masked_lm, train, tmp_path, capsys, options, message):
     tiny_model().save_pretrained(tmp_path / "classifier")
     save_tokenizer(tmp_path / "classifier")
+    (tmp_path / "there.parquet").mkdir()
     words = ["--model_name_or_path", str(masked_lm), "--output_file", str(tmp_path / "a.parquet")]
     words += ["--train_file", str(train), *(word.replace("HERE", str(tmp_path)) for word in options)]
     with pytest.raises(SystemExit) as stopped:
         augment.main(words)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
-    assert not list(tmp_path.glob("*.parquet*")) and not list(tmp_path.glob(".*parquet*"))
+    assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == ["there.parquet"]

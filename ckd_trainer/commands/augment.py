@@ -18,18 +18,18 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 from tqdm.auto import tqdm
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from ckd_trainer.arguments import check_positive, option
-from ckd_trainer.data.augmentation import Augmenter, Vectors, read_vectors, variants
+from ckd_trainer.data.augmentation import Augmenter, check_masks, read_vectors, variants
 from ckd_trainer.data.glue import load_task, text_columns_of
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.models.compatibility import max_length
+from ckd_trainer.models.compatibility import check_embeddings, max_length
 from ckd_trainer.models.loading import load_config, load_weights
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.utils.errors import InputError, command_line
-from ckd_trainer.utils.files import expanded, told_without_room, user_path
+from ckd_trainer.utils.files import expanded, input_errors_about, told_without_room, user_path
 
 _ROWS = 256  # training examples that are augmented at a time
 
@@ -67,44 +67,49 @@ class AugmentArguments:
             raise InputError(f"output_file is {path}: give a name that ends in .parquet.")
         if not path.absolute().parent.is_dir():
             raise InputError(f"output_file is {path}, but there is no folder {path.absolute().parent}: create it.")
+        if path.exists():
+            raise InputError(f"output_file is {path}, which exists: give another name, or delete it.")
 
 
 @command_line
 def main(argv: list[str]) -> None:
     data_args, args = parse_recipe([GlueArguments, AugmentArguments], argv, prog="ckd-trainer augment")
     transformers.utils.logging.set_verbosity_error()
-    vectors = None if args.vectors_file is None else read_vectors(args.vectors_file)
-    task = load_task(data_args, seed=args.seed, splits=("train",))
-    if task.train is None:
-        raise InputError("there are no training texts to augment: give task_name, dataset_name or train_file.")
-    texts = [task.train[name][:] for name in task.text_columns]
-    augmenter = _augmenter(args, vectors)
-    sources, rows = text_columns_of(data_args), 0
-    with _writer(user_path(args.output_file), [sources[name] for name in task.text_columns]) as write:
+    for name in data_args.given("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name"):
+        raise InputError(f"{name} is {getattr(data_args, name)}, but only training texts are augmented: leave it out.")
+    rows = 0
+    with _writer(user_path(args.output_file), list(text_columns_of(data_args).values())) as write:
+        config = load_config(args.model_name_or_path, trust_remote_code=False)
+        tokenizer = load_tokenizer(args.model_name_or_path, trust_remote_code=False)
+        check_embeddings(config, tokenizer)
+        check_masks(tokenizer)
+        vectors = None if args.vectors_file is None else read_vectors(args.vectors_file)
+        task = load_task(data_args, seed=args.seed, splits=("train",))
+        if task.train is None:
+            raise InputError("there are no training texts to augment: give task_name, dataset_name or train_file.")
+        texts = [task.train[name][:] for name in task.text_columns]
+        augmenter = Augmenter(
+            _masked_lm(args.model_name_or_path),
+            tokenizer,
+            vectors,
+            count=args.candidates,
+            batch_size=args.batch_size,
+            max_length=min(512, max_length(config, tokenizer, trust_remote_code=False)),
+        )
         for examples in _variants(texts, augmenter, args):
             rows += write(examples)
     print(f"{rows} variants of {len(texts[0])} examples written to {args.output_file}.")
 
 
-def _augmenter(args: AugmentArguments, vectors: Vectors | None) -> Augmenter:
-    options = {"trust_remote_code": False}
-    config = load_config(args.model_name_or_path, **options)
-    tokenizer = load_tokenizer(args.model_name_or_path, **options)
-    model, info = load_weights(args.model_name_or_path, AutoModelForMaskedLM, **options)
+def _masked_lm(name: str) -> PreTrainedModel:
+    model, info = load_weights(name, AutoModelForMaskedLM, trust_remote_code=False)
     if info["missing_keys"]:
         raise InputError(
-            f"{args.model_name_or_path} has no weights for {sorted(info['missing_keys'])[0]}, so it cannot predict "
-            "masked words: give a masked language model, such as google-bert/bert-base-uncased."
+            f"{name} has no weights for {sorted(info['missing_keys'])[0]}, so it cannot predict masked words: give a "
+            "masked language model, such as google-bert/bert-base-uncased."
         )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return Augmenter(
-        model.eval().to(device),
-        tokenizer,
-        vectors,
-        count=args.candidates,
-        batch_size=args.batch_size,
-        max_length=min(512, max_length(config, tokenizer, **options)),
-    )
+    return model.eval().to(device)
 
 
 def _variants(
@@ -136,8 +141,10 @@ def _writer(path: Path, names: list[str]) -> Iterator[Callable[[list], int]]:
     schema = pa.schema([(name, pa.string()) for name in names])
     unfinished = path.with_name(f".{path.name}.unfinished")
     with told_without_room(path.absolute().parent, "output_file", "the beginning"):
+        with input_errors_about(path):
+            file = open(unfinished, "wb")
         try:
-            with pq.ParquetWriter(unfinished, schema) as writer:
+            with file, pq.ParquetWriter(file, schema) as writer:
 
                 def write(examples: list[tuple[str, ...]]) -> int:
                     columns = list(zip(*examples, strict=True)) or [()] * len(schema)

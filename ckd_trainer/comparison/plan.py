@@ -114,8 +114,8 @@ def check_same_steps(plan: Sequence[Checked], args: TrainingArguments) -> None:
     one, other = plan[0], next((one for one in plan if one.mixes != plan[0].mixes), None)
     if other is not None and args.max_steps < 1:
         raise InputError(
-            f"an epoch of {one.variant.name} and one of {other.variant.name} have different numbers of steps, as not "
-            "both mix unlabeled texts in the same way: set max_steps."
+            f"an epoch of {one.variant.name} and one of {other.variant.name} have different numbers of steps, because "
+            "they do not mix unlabeled texts in the same way: set max_steps."
         )
 
 

@@ -21,18 +21,19 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 MOST_VECTORS = 100_000  # the first, most frequent words of a file, as TinyBERT reads
-_WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’\-][^\W\d_]+)*(?!\w)")
 _LETTERS = re.compile(r"[^\W\d_]+")
-_PREFIXES = ("Ġ", "▁")  # how tokenizers mark a piece that begins a word; WordPiece marks the others with ##
+# Letters that are neither next to digits nor part of a contraction, such as don't, do n't or it 's. The stem of a
+# possessive counts.
+_WORD = re.compile(r"(?<![\w'’])[^\W\d_]+(?!\w)(?!['’](?!s\b)\w)")
 # English words that carry grammar rather than content: replaced, they would change what a text says or break it.
 STOP_WORDS = frozenset(
     """a about above after again against all am an and any are as at be because been before being below
-    between both but by can cannot could did do does doing down during each few for from further had has
-    have having he her here hers herself him himself his how i if in into is it its itself just me more
-    most must my myself no nor not now of off on once only or other our ours ourselves out over own same
-    shall she should so some such than that the their theirs them themselves then there these they this
-    those through to too under until up very was we were what when where which while who whom why will
-    with would you your yours yourself yourselves""".split()
+    between both but by ca can cannot could did do does doing down during each few for from further had
+    has have having he her here hers herself him himself his how i if in into is it its itself just me
+    more most must my myself no nor not now of off on once only or other our ours ourselves out over own
+    same sha shall she should so some such than that the their theirs them themselves then there these
+    they this those through to too under until up very was we were what when where which while who whom
+    why will with wo would you your yours yourself yourselves""".split()
 )
 
 
@@ -52,7 +53,7 @@ def words_of(text: str) -> list[Word]:
         ['cats', 'like', 'rain']
     """
     found = (Word(*match.span(), match[0]) for match in _WORD.finditer(text))
-    return [word for word in found if _LETTERS.fullmatch(word.text) and word.text.lower() not in STOP_WORDS]
+    return [word for word in found if word.text.lower() not in STOP_WORDS]
 
 
 class Augmenter:
@@ -64,7 +65,8 @@ class Augmenter:
         vectors: static vectors for words of several pieces; None for the model's own input embeddings.
         count: the number of candidates per word.
         batch_size: the number of masked texts in a forward pass.
-        max_length: the number of tokens of a masked text with its original; longer ones are cut.
+        max_length: the number of tokens of a masked text with its original. Both are cut to half of it, so words
+            beyond that have no candidates. Nor have those of a text that contains the mask token.
 
     Raises:
         InputError: the tokenizer has no mask token.
@@ -86,14 +88,14 @@ class Augmenter:
         batch_size: int = 64,
         max_length: int = 512,
     ) -> None:
-        if tokenizer.mask_token is None:
-            raise InputError("the tokenizer has no mask token, so its model cannot propose words: give a masked LM.")
+        check_masks(tokenizer)
         self.model, self.tokenizer, self.count = model, tokenizer, count
         self.batch_size, self.max_length = batch_size, max_length
         self._whole_words = _whole_words(tokenizer, model.get_input_embeddings().num_embeddings)
         self._allowed = torch.tensor([bool(word) for word in self._whole_words], device=model.device)
         self._vectors = vectors or _own_vectors(model, self._whole_words)
         self._of_pieces = vectors is None
+        self._one_piece: dict[str, bool] = {}
 
     def candidates(self, texts: Sequence[str]) -> list[list[tuple[Word, list[str]]]]:
         """Returns for each text its words with their candidates, the best first; words without any are left out."""
@@ -101,7 +103,7 @@ class Augmenter:
         masked: list[tuple[int, Word]] = []
         split: list[tuple[int, Word]] = []
         for row, text in enumerate(texts):
-            for word in words_of(text):
+            for word in words_of(text) if self.tokenizer.mask_token not in text else ():
                 (masked if self._is_one_piece(text, word) else split).append((row, word))
         masked.sort(key=lambda place: -len(texts[place[0]]))  # little padding
         for start in range(0, len(masked), self.batch_size):
@@ -114,9 +116,11 @@ class Augmenter:
         return [[(word, them) for word, them in sorted(one.items()) if them] for one in found]
 
     def _is_one_piece(self, text: str, word: Word) -> bool:
-        before = " " if word.start and text[word.start - 1] == " " else ""
-        pieces = self.tokenizer.tokenize(before + word.text)
-        return len(pieces) == 1 and pieces[0] != self.tokenizer.unk_token
+        words = f" {word.text}" if text[: word.start].endswith(" ") else word.text
+        if words not in self._one_piece:
+            pieces = self.tokenizer.tokenize(words)
+            self._one_piece[words] = len(pieces) == 1 and pieces[0] != self.tokenizer.unk_token
+        return self._one_piece[words]
 
     @torch.inference_mode()
     def _proposed(self, texts: Sequence[str], places: Sequence[tuple[int, Word]]) -> list[list[str]]:
@@ -135,7 +139,7 @@ class Augmenter:
         is_mask = encoded["input_ids"] == self.tokenizer.mask_token_id
         logits = self._logits(dict(encoded), is_mask.int().argmax(1)).float()
         logits = logits[:, : len(self._allowed)].masked_fill(~self._allowed[: logits.shape[1]], -torch.inf)
-        best = logits.topk(min(self.count + 1, logits.shape[1])).indices.tolist()
+        best = logits.topk(min(self._fetched, logits.shape[1])).indices.tolist()
         return [
             self._others(word.text, (self._whole_words[id] for id in ids)) if has_mask else []
             for (_, word), ids, has_mask in zip(places, best, is_mask.any(1).tolist(), strict=True)
@@ -166,7 +170,7 @@ class Augmenter:
         found: dict[str, list[str]] = {word: [] for word in words}
         for start in range(0, len(known), 256):
             part = known[start : start + 256]
-            closest = self._vectors.nearest(np.stack([vectors[word] for word in part]), self.count + 1)
+            closest = self._vectors.nearest(np.stack([vectors[word] for word in part]), self._fetched)
             found |= {word: self._others(word, them) for word, them in zip(part, closest, strict=True)}
         return found
 
@@ -179,10 +183,21 @@ class Augmenter:
         embeddings = self.model.get_input_embeddings().weight.detach()
         return embeddings[ids].float().mean(0).cpu().numpy()
 
+    @property
+    def _fetched(self) -> int:
+        """The number of candidates to look at: some may be the word itself, or another only in case."""
+        return 3 * self.count + 3
+
     def _others(self, word: str, candidates: Iterable[str]) -> list[str]:
         others = [_in_case_of(word, candidate) for candidate in candidates if candidate]
         others = [other for other in dict.fromkeys(others) if other.lower() != word.lower()]
         return others[: self.count]
+
+
+def check_masks(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError if a tokenizer has no mask token."""
+    if tokenizer.mask_token is None:
+        raise InputError("the tokenizer has no mask token, so its model cannot propose words: give a masked LM.")
 
 
 class Vectors:
@@ -211,7 +226,7 @@ def read_vectors(path: str | Path, most: int = MOST_VECTORS) -> Vectors:
     """Reads vectors in the text format of GloVe or word2vec: a word and its numbers on each line.
 
     Args:
-        most: read only this many words, from the beginning.
+        most: read only this many lines, from the beginning.
 
     Raises:
         InputError: no such file, or a line without a word and as many numbers as the others.
@@ -275,15 +290,16 @@ def _replaced(
 
 
 def _whole_words(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
-    """Returns the word that each token stands for; "" if it is none of letters alone, or only a part of one."""
-    vocabulary = tokenizer.get_vocab()
-    prefix = next((prefix for prefix in _PREFIXES if sum(token.startswith(prefix) for token in vocabulary) > 1), None)
+    """Returns the word of letters that each token stands for after a space; "" if it stands for none."""
+    special = set(tokenizer.all_special_ids)
+    ids = [id for id in range(min(size, len(tokenizer))) if id not in special]
+    texts = [tokenizer.convert_tokens_to_string([token]).strip() for token in tokenizer.convert_ids_to_tokens(ids)]
+    letters = [(id, text) for id, text in zip(ids, texts, strict=True) if _LETTERS.fullmatch(text)]
+    encoded = tokenizer([f" {text}" for _, text in letters], add_special_tokens=False)["input_ids"] if letters else []
     words = [""] * size
-    for token, id in vocabulary.items():
-        begins = not token.startswith("##") if prefix is None else token.startswith(prefix)
-        if begins and id < size and id not in tokenizer.all_special_ids:
-            text = tokenizer.convert_tokens_to_string([token]).strip()
-            words[id] = text if _LETTERS.fullmatch(text) else ""
+    for (id, text), found in zip(letters, encoded, strict=True):
+        if found == [id]:
+            words[id] = text
     return words
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import itertools
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -84,23 +85,28 @@ def _texts(path: Path, size: int, quoted_by: str | None, newline: str) -> Iterat
                 length += len(one)
                 yield one
 
-        for rows, _ in enumerate(_rows(lines(), quoted_by), start=1):
-            if length >= size and rows >= 3 and held[-1].strip():
+        rows, mistake = _rows(lines(), quoted_by), None
+        for count in itertools.count(1):
+            try:
+                next(rows)
+            except StopIteration:
+                break
+            except csv.Error as error:  # reading the last part, which holds this row, says what is wrong
+                mistake = error
+                break
+            if length >= size and count >= 3 and held[-1].strip():
                 yield line, text_of(path, "".join(held).encode("latin-1"), line)
                 line, length = line + len(held), 0
                 held.clear()
         if held:
             yield line, text_of(path, "".join(held).encode("latin-1"), line)
+        if mistake is not None:
+            raise InputError(f"{path}: a row after line {line} cannot be read ({mistake}).")
 
 
 def _rows(lines: Iterator[str], quoted_by: str | None) -> Iterator[object]:
-    """Yields once for each row, after its last line; ends at a row that cannot be read."""
+    """Returns an iterator that ends each step with the last line of a row."""
     if quoted_by is None:
-        yield from lines
-        return
-    reader = csv.reader(lines, delimiter=quoted_by, strict=True)
-    while True:
-        try:
-            yield next(reader)
-        except (StopIteration, csv.Error):
-            return
+        return lines
+    csv.field_size_limit(2**31 - 1)  # long texts are legitimate
+    return csv.reader(lines, delimiter=quoted_by, strict=True)

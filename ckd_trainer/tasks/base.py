@@ -36,7 +36,7 @@ from ckd_trainer.runs.unlabeled import check_unlabeled_options
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
-from ckd_trainer.training.unlabeled import SHARE
+from ckd_trainer.training.unlabeled import SHARE, sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, user_path
 from ckd_trainer.utils.processes import made_once, scratch_folder
@@ -273,7 +273,9 @@ def _run_started(
             examples=task.data.validation,
             prediction=inputs.test,
             write_predictions=task.write_predictions,
-            dataset_tags=[name for name in (task.hub_dataset, hub_name(data_args, "unlabeled_")) if name],
+            dataset_tags=[
+                name for name in (task.hub_dataset, unlabeled and hub_name(data_args, "unlabeled_")) if name
+            ],
         )
 
 
@@ -428,7 +430,8 @@ def _sure_of(trainer: DistillationTrainer, confidence: float) -> np.ndarray:
 def _examples_of_epoch(inputs: ModelInputs, data_args: DataArguments, stage: Stage) -> int:
     if inputs.train is None or inputs.unlabeled is None or not stage.distills:
         return len(inputs.unlabeled if inputs.train is None else inputs.train)
-    return int(len(inputs.train) / (1 - (data_args.unlabeled_share or SHARE)))
+    labeled, unlabeled = sizes_of(data_args.unlabeled_share or SHARE, stage.args)
+    return len(inputs.train) + round(len(inputs.train) * unlabeled / labeled)
 
 
 def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:

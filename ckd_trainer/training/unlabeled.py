@@ -95,8 +95,8 @@ def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, M
             raise InputError(
                 f"{name} is a {type(data).__name__}: unlabeled examples are mixed with a datasets.Dataset."
             )
-    if len(unlabeled) == 0:
-        raise InputError("unlabeled_dataset has no rows: leave it out.")
+        if len(data) == 0:
+            raise InputError(f"{name} has no rows.")
     missing = [name for name in labeled.column_names if name not in unlabeled.column_names]
     lacking = [name for name in missing if name not in (*LABELS, "label", "label_ids")]
     if lacking:
@@ -159,7 +159,8 @@ def _with_missing(unlabeled: Dataset, name: str, labeled: Dataset) -> Dataset:
         return unlabeled.add_column(name, np.full(len(unlabeled), missing), feature=feature)
 
     def labels(batch: dict[str, list]) -> dict[str, list]:
-        return {name: [[missing] * (length or len(ids)) for ids in batch["input_ids"]]}
+        lengths = map(len, batch["input_ids"]) if length is None else [length] * len(next(iter(batch.values())))
+        return {name: [[missing] * count for count in lengths]}
 
     features = unlabeled.features.copy()
     return unlabeled.map(labels, batched=True, features=type(features)({**features, name: feature}))

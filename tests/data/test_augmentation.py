@@ -119,9 +119,24 @@ def test_words_of_several_pieces_get_neighbors(word_pieces):
     vectors = Vectors(["kitten", "cat", "dog", "rain"], np.array([[1, 0.1], [1, 0], [0.9, 0.5], [-1, 0]]))
     (words,) = Augmenter(model, word_pieces, vectors, count=2).candidates(["Kitten zebra"])
     assert words == [(Word(0, 6, "Kitten"), ["Cat", "Dog"])]
-    (words,) = Augmenter(model, word_pieces, count=2).candidates(["catdog"])
-    if words:  # where the tokenizer has the pieces of the word
-        assert all(len(others) == 2 for _, others in words)
+
+
+def test_pieces_have_the_mean_of_their_embeddings(tmp_path):
+    save_tokenizer(tmp_path, [*WORDS, "##dog"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = masked_lm("bert", len(tokenizer))
+    (words,) = Augmenter(model, tokenizer, count=3).candidates(["catdog"])
+    embeddings = torch.nn.functional.normalize(model.get_input_embeddings().weight.detach(), dim=-1)
+    raw = model.get_input_embeddings().weight.detach()
+    mean = raw[tokenizer.convert_tokens_to_ids(["cat", "##dog"])].mean(0)
+    ids = tokenizer.convert_tokens_to_ids(WORDS)
+    order = (embeddings[ids] @ mean).argsort(descending=True)
+    assert words == [(Word(0, 6, "catdog"), [WORDS[row] for row in order[:3]])]
+
+
+def test_a_mask_in_a_text_is_no_word(word_pieces):
+    augmenter = Augmenter(masked_lm("bert", len(word_pieces)), word_pieces)
+    assert augmenter.candidates(["[MASK] cat sleeps"]) == [[]]
 
 
 def test_a_word_beyond_the_length_has_no_candidates(word_pieces):
@@ -139,7 +154,8 @@ def test_a_tokenizer_without_a_mask_is_refused(word_pieces):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("The cat's well-known 3rd naïve Straße isn't", ["naïve", "Straße"]),
+        ("The cat's well-known 3rd naïve Straße isn't", ["cat", "well", "known", "naïve", "Straße"]),
+        ("it 's a film they 've made , i 'll say he 'd go , i 'm , ca n't o’clock", ["film", "made", "say", "go"]),
         ("", []),
         ("  dogs , and\tcats\n", ["dogs", "cats"]),
         ("foo_bar x2", []),

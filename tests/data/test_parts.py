@@ -1,5 +1,6 @@
 """Tables in parts: together they are the whole table, and mistakes are found with their lines."""
 
+import csv
 import json
 
 import pyarrow as pa
@@ -107,6 +108,18 @@ def test_rows_that_are_refused_wherever_a_part_ends(tmp_path, row, message, size
     for read in (whole, lambda path: in_parts(path, size)):
         with pytest.raises(InputError, match=message):
             read(path)
+
+
+def test_long_texts_are_read(tmp_path):
+    """Longer than the csv module reads by default, which must not end the file."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,n\n" + "a,1\n" * 50 + "b" * 200_000 + ",2\n" + "c,3\n" * 50, encoding="utf-8")
+    limit = csv.field_size_limit(131_072)
+    try:
+        found, _ = in_parts(path, 100)
+    finally:
+        csv.field_size_limit(limit)
+    assert len(found) == 101 and found == whole(path)
 
 
 def test_an_unclosed_quote_is_found_at_once(tmp_path):
