@@ -94,7 +94,7 @@ def test_a_missing_split_is_never_replaced(monkeypatch, split, name, options):
     with pytest.raises(InputError) as error:
         load("me/data", **options, splits=[split])
     assert str(error.value) == (
-        f"me/data has no split '{name}': it has 'train', 'test', 'unsupervised'. Choose the split for {split} with "
+        f"me/data has no split '{name}': it has 'train', 'test', 'unsupervised'. Choose another with "
         f"{split}_split_name."
     )
 
