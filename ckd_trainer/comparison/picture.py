@@ -30,6 +30,7 @@ def draw_comparison(comparison: Comparison, path: str | Path) -> None:
         set_up_axes(axes, grid="x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(left=False)
+        axes.locator_params(axis="x", nbins=5)  # more numbers could run into each other
     metric = comparison.metric.replace("_", " ")
     left.set_yticks(range(len(rows)), [row.variant.name for row in rows])
     left.tick_params(axis="y", labelcolor=TEXT_COLOR)
