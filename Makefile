@@ -1,5 +1,5 @@
 # make quickstart      a teacher and four students on the demo task, compared in a table and a picture
-# make quickstart-qa   the same for question answering, in about four minutes
+# make quickstart-qa   the same for question answering
 # make test            the tests, but for variants of slow ones
 # make test-all        all tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
