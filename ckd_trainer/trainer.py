@@ -50,7 +50,7 @@ from ckd_trainer.training.projections import Projections, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
-from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed
+from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed, sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
 from ckd_trainer.utils.wrapped_models import (
@@ -228,7 +228,7 @@ class DistillationTrainer(Trainer):
         self._teacher_only_inputs: set[str] = set()
         self._signature_columns = self._cached_examples = None
         if self.mixture is not None and objective.terms:
-            self.mixture.sizes(self.args)  # raises now, not after a cache is built
+            sizes_of(self.mixture.share, self.args)  # raises now, not after a cache is built
         if objective.terms:
             self._read_from(teacher, student)
         self._student_options = asked_for(student, objective.student_signals) if objective.terms else {}
@@ -524,7 +524,7 @@ class DistillationTrainer(Trainer):
         examples = self.train_dataset if train_dataset is None else train_dataset
         if self.mixture is not None:
             examples = self.train_dataset.select(range(self.mixture.labeled))
-        grouped, lengths = self.args.train_sampling_strategy == "group_by_length", None
+        grouped = self.args.train_sampling_strategy == "group_by_length"
         if grouped and has_token_lists(examples) and self.args.length_column_name not in examples.column_names:
             lengths = lengths_of(examples, "input_ids")  # `Trainer` would read every example in Python
         else:

@@ -191,7 +191,7 @@ def open_table(
 
 
 def checked_path(path: str | Path) -> Path:
-    """Returns the path of a table; raises InputError if it is no file or has another suffix."""
+    """Returns the path of a table; raises InputError if it is not a file or its suffix is unknown."""
     path = user_path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):

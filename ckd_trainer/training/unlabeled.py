@@ -31,22 +31,13 @@ class Mixture:
     unlabeled: np.ndarray
     share: float
 
-    def sizes(self, args: TrainingArguments) -> tuple[int, int]:
-        """Returns how many of a step's examples are labeled and unlabeled.
-
-        Raises:
-            InputError: the order of the batches is to be another one, or a step has no place for labeled or for
-                unlabeled examples.
-        """
-        return sizes_of(self.share, args)
-
     def sampler(self, examples: Dataset, args: TrainingArguments, epoch: Callable[[], int]) -> MixedSampler:
         """Returns the sampler of the training set; `epoch` returns the number of the next epoch."""
         grouped = args.train_sampling_strategy == "group_by_length"
         return MixedSampler(
             self.labeled,
             self.unlabeled,
-            sizes=self.sizes(args),
+            sizes=sizes_of(self.share, args),
             seed=data_seed(args),
             epoch=epoch,
             lengths=lengths_of(examples, "input_ids") if grouped else None,
@@ -54,7 +45,12 @@ class Mixture:
 
 
 def sizes_of(share: float, args: TrainingArguments) -> tuple[int, int]:
-    """See `Mixture.sizes`."""
+    """Returns how many of a step's examples are labeled and unlabeled.
+
+    Raises:
+        InputError: batches are not drawn at random or by length, or a step has no place for labeled or for unlabeled
+            examples.
+    """
     if args.train_sampling_strategy not in ("random", "group_by_length"):
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy}, with which unlabeled examples cannot be "
