@@ -21,10 +21,9 @@ from ckd_trainer.methods import Pair
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.stages import stages_of, terms_of_stages
-from ckd_trainer.runs.unlabeled import check_unlabeled_options
+from ckd_trainer.runs.unlabeled import check_unlabeled_options, mixed_share
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.teacher.signals import Signal
-from ckd_trainer.training.unlabeled import SHARE
 from ckd_trainer.utils.errors import InputError
 
 
@@ -89,7 +88,7 @@ def checked(variant: Variant, groups: Sequence[Any], task: Task) -> Checked:
         models = ModelPair(model_args, model_class=task.model_class, distills=distills, trains=True)
         if data.has_unlabeled:
             check_unlabeled_options(data, stages, classifies=task.classifies)
-        mixes = (data.unlabeled_share or SHARE) if data.has_unlabeled and data.has_labeled and distills else None
+        mixes = mixed_share(data, distills=distills)
         if not distills:
             return Checked(variant, frozenset(), weights, mixes)
         head = head_of_auto_class(task.model_class, models.student_config)

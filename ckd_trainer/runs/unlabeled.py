@@ -8,6 +8,16 @@ from ckd_trainer.training.unlabeled import SHARE, sizes_of
 from ckd_trainer.utils.errors import InputError
 
 
+def mixed_share(data_args: DataArguments, *, distills: bool) -> float | None:
+    """Returns the share of unlabeled texts in a step; None if steps do not mix them with labeled ones.
+
+    Args:
+        distills: whether a term of the loss reads the teacher.
+    """
+    mixes = data_args.has_unlabeled and data_args.has_labeled and distills
+    return (data_args.unlabeled_share or SHARE) if mixes else None
+
+
 def check_unlabeled_options(data_args: DataArguments, stages: Sequence[Stage], *, classifies: bool) -> None:
     """Raises InputError if unlabeled texts cannot be used as the options say.
 
@@ -37,8 +47,8 @@ def check_unlabeled_options(data_args: DataArguments, stages: Sequence[Stage], *
                 )
     for stage in stages:
         with stage.naming_errors():
-            if data_args.has_labeled and stage.distills:
-                sizes_of(data_args.unlabeled_share or SHARE, stage.args)
+            if (share := mixed_share(data_args, distills=stage.distills)) is not None:
+                sizes_of(share, stage.args)
             elif not data_args.has_labeled and stage.ckd_args.labels_and_logits and stage.ckd_args.alpha < 1:
                 raise InputError(
                     f"there are unlabeled texts alone, but alpha is {stage.ckd_args.alpha:g}, with which the labels "

@@ -32,11 +32,11 @@ from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
 from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
 from ckd_trainer.runs.training_options import check_steps, use_best_metric
-from ckd_trainer.runs.unlabeled import check_unlabeled_options
+from ckd_trainer.runs.unlabeled import check_unlabeled_options, mixed_share
 from ckd_trainer.tasks.teacher_check import SAMPLE_SIZE
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
-from ckd_trainer.training.unlabeled import SHARE, sizes_of
+from ckd_trainer.training.unlabeled import sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, user_path
 from ckd_trainer.utils.processes import made_once, scratch_folder
@@ -428,9 +428,10 @@ def _sure_of(trainer: DistillationTrainer, confidence: float) -> np.ndarray:
 
 
 def _examples_of_epoch(inputs: ModelInputs, data_args: DataArguments, stage: Stage) -> int:
-    if inputs.train is None or inputs.unlabeled is None or not stage.distills:
+    share = mixed_share(data_args, distills=stage.distills)
+    if share is None:
         return len(inputs.unlabeled if inputs.train is None else inputs.train)
-    labeled, unlabeled = sizes_of(data_args.unlabeled_share or SHARE, stage.args)
+    labeled, unlabeled = sizes_of(share, stage.args)
     return len(inputs.train) + round(len(inputs.train) * unlabeled / labeled)
 
 
