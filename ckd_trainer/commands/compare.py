@@ -14,12 +14,13 @@ The same command resumes an interrupted comparison, and more methods or seeds ca
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.plan import cache_fillers, check_same_steps, checked, metric_of, shared_options
+from ckd_trainer.comparison.plan import Checked, cache_fillers, check_same_steps, checked, metric_of, shared_options
 from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run, run_all
-from ckd_trainer.comparison.variants import Variant, check_free, variants_of, weights_by_method
+from ckd_trainer.comparison.variants import Options, Variant, check_free, variants_of, weights_by_method
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
@@ -71,38 +72,110 @@ def main(argv: list[str]) -> None:
     output, metric = Path(options.output), metric_of(options.metric, groups)
     recipe = shared_options(recipe, groups, output)
     variants = variants_of(options.methods, options.students, recipe, groups)
-    baseline = _baseline(options.baseline, variants)
 
-    def parsed(variant: Variant) -> tuple:
-        return parse_mapping(kinds, variant.recipe, [], source=f"{options.recipe} ({variant.name})")
+    def check(variant: Variant, source: str) -> tuple[Task, Checked]:
+        part = parse_mapping(kinds, variant.recipe, [], source=source)
+        its_task = task(one_of(DataArguments, part), seed=0)
+        return its_task, checked(variant, part, its_task)
 
-    parts = [parsed(variant) for variant in variants]
-    tasks = [task(one_of(DataArguments, part), seed=0) for part in parts]
-    plan = [checked(*one) for one in zip(variants, parts, tasks, strict=True)]
-    check_same_steps(plan, one_of(TrainingArguments, groups))
-    variants = [one.variant for one in plan]
-    fillers = cache_fillers(plan)
+    tasks, plan = zip(*(check(variant, f"{options.recipe} ({variant.name})") for variant in variants), strict=True)
+    setup = _Setup(command, output, metric, _devices(groups), options.jobs, [one.variant for one in plan], tasks)
+    if options.search:
+        _search(setup, options, one_of(TrainingArguments, groups).seed, check)
+    else:
+        check_same_steps(plan, one_of(TrainingArguments, groups))
+        _compare(setup, options, cache_fillers(plan))
 
-    def run_of(variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
-        folder = output / "runs" / variant.place / f"seed_{seed}"
-        words = (command, str(_recipe_of(variant, output)), "--seed", str(seed), "--output_dir", str(folder))
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What a comparison and a search need, checked."""
+
+    command: str
+    output: Path
+    metric: str
+    devices: list[str]
+    jobs: int
+    variants: list[Variant]
+    tasks: Sequence[Task]
+
+    def run_of(self, variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
+        folder = self.output / "runs" / variant.place / f"seed_{seed}"
+        recipe = str(_recipe_of(variant, self.output))
+        words = (self.command, recipe, "--seed", str(seed), "--output_dir", str(folder))
         return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words), tuple(leaves))
 
-    runs = [run_of(variant, seed) for seed in options.seeds for variant in variants]
-    if not all(run.is_finished for run in runs):
-        _check_data(tasks)
+    def run_all(self, runs: Iterable[Run], *, jobs: int | None = None, **hooks: Any) -> dict[Run, str]:
+        report = functools.partial(print, flush=True)
+        return run_all(runs, jobs=jobs or self.jobs, devices=self.devices, report=report, **hooks)
+
+
+def _compare(setup: _Setup, options: argparse.Namespace, fillers: Sequence[Variant]) -> None:
+    variants, output = setup.variants, setup.output
+    baseline = _baseline(options.baseline, variants)
+    seeds = options.seeds or [1, 2, 3]
+    runs = [setup.run_of(variant, seed) for seed in seeds for variant in variants]
+    todo = [run for run in runs if not run.is_finished]
+    if todo:
+        _check_data(setup.tasks)
     with run_lock(str(output)):
         _write_recipes([*fillers, *variants], output)
         check_same_inputs(runs)
-        run_some = functools.partial(run_all, devices=_devices(groups), report=functools.partial(print, flush=True))
-        if not all(run.is_finished for run in runs):
-            first = [run_of(variant, options.seeds[0], ["train_results.json"]) for variant in fillers]
-            run_some(first, jobs=1)
-        failed = run_some(runs, jobs=options.jobs, check=lambda: check_same_inputs(runs))
-        comparison = read_comparison(variants, runs, metric=metric, baseline=baseline, failed=failed)
+        if todo:
+            setup.run_all([setup.run_of(one, seeds[0], ["train_results.json"]) for one in fillers], jobs=1)
+        if len(todo) < len(runs):
+            print(f"{len(runs) - len(todo)} of {len(runs)} runs had already finished.")
+        failed = setup.run_all(todo, finished=lambda run: check_same_inputs(runs))
+        comparison = read_comparison(variants, runs, metric=setup.metric, baseline=baseline, failed=failed)
         _write_results(comparison, _others(variants, output), output)
+    _exit_if(failed, len(runs))
+
+
+def _search(setup: _Setup, options: argparse.Namespace, seed: int, check: Callable[[Variant, str], Any]) -> None:
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError("search needs optuna: pip install 'ckd-trainer[search]'.")
+    from ckd_trainer.comparison import search as searching  # which imports optuna
+
+    if len(setup.variants) > 1:
+        names = first_of([variant.name for variant in setup.variants])
+        raise InputError(f"search improves one method of one student, but {names} are given: give one of them.")
+    base, output = setup.variants[0], setup.output
+    seed = options.seeds[0] if options.seeds else seed
+    ranges = searching.read_ranges(
+        options.ranges, base.recipe, lambda recipe, source: check(Variant(source, None, recipe), source)
+    )
+    runs: list[Run] = []
+
+    def run_of(number: int, drawn: Options) -> Run:
+        variant = Variant(f"trial_{number}", None, base.recipe | searching.EVALUATIONS | drawn)
+        _write_recipes([variant], output)
+        runs.append(setup.run_of(variant, seed))
+        return runs[-1]
+
+    def finished(run: Run) -> None:
+        check_same_inputs(runs)
+        search.finished(run)
+
+    _check_data(setup.tasks)
+    with run_lock(str(output)):
+        search = searching.Search(
+            output,
+            ranges,
+            count=options.search,
+            seed=seed,
+            metric=setup.metric,
+            run_of=run_of,
+            recipe=base.recipe,
+        )
+        failed = setup.run_all(search, stop=search.stop, finished=finished)
+        search.tidy_up()
+        searching.write_results(search.trials, setup.metric, base.recipe | {"seed": seed}, output)
+    _exit_if(failed, options.search)
+
+
+def _exit_if(failed: Mapping[Run, str], of: int) -> None:
     if failed:
-        print(f"Failed: {len(failed)} of {len(runs)} runs. Run the same command to retry:", file=sys.stderr)
+        print(f"Failed: {len(failed)} of {of} runs. Run the same command to retry:", file=sys.stderr)
         for run, reason in failed.items():
             print(f"  {run}: {reason} (log: {run.log})", file=sys.stderr)
         raise SystemExit(1)
@@ -152,19 +225,39 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--method_file); or a YAML file with lines such as `warm: {method: ckd, temperature: 6}`. Methods for which "
         "the recipe has no weights share the gradient that CKD's terms have by default.",
     )
-    parser.add_argument("--seeds", nargs="+", type=_seed, default=[1, 2, 3], help="seeds of the runs (default: 1 2 3)")
+    parser.add_argument("--seeds", nargs="+", type=_seed, help="seeds of the runs (default: 1 2 3)")
     parser.add_argument("--students", nargs="+", default=[], help="students as LAYERSxWIDTH, such as 3x384 6x384")
     parser.add_argument("--baseline", help="the method that others are compared with (default: the first)")
     parser.add_argument("--metric", help="score to compare (default: the one that picks the task's best checkpoint)")
+    parser.add_argument(
+        "--search",
+        type=_count,
+        metavar="N",
+        help="search for better options of one method instead: train N draws with one seed (default: the recipe's), "
+        "and stop the worse half early, twice",
+    )
+    parser.add_argument("--ranges", help="YAML file of what --search varies, such as recipes/search.yaml")
     parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, each on one GPU or its share of cores")
     parser.add_argument("--output", required=True, type=expanded, help="folder for the runs and the result")
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise InputError("give the recipe first: ckd-trainer compare recipes/glue_mrpc_ckd.yaml --methods ...")
     options, words = parser.parse_known_args(argv)
-    for seed in options.seeds:
+    _check_search(options)
+    for seed in options.seeds or []:
         if options.seeds.count(seed) > 1:
             raise InputError(f"seed {seed} is given twice: give each seed once.")
     return options, words
+
+
+def _check_search(options: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together."""
+    if (options.search is None) != (options.ranges is None):
+        raise InputError("search and ranges go together: --search 20 --ranges recipes/search.yaml.")
+    if options.search is not None:
+        if options.baseline is not None:
+            raise InputError("baseline is given, but a search compares no methods: leave it out.")
+        if len(options.seeds or []) > 1:
+            raise InputError("a search trains with one seed: give one, and compare the best recipe with several.")
 
 
 def _seed(word: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ckd_trainer.comparison.results import COSTS, Comparison, Row
 from ckd_trainer.reports.statistics import Difference
-from ckd_trainer.reports.table import duration
+from ckd_trainer.reports.table import duration, markdown_table
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -67,11 +67,7 @@ def as_table(comparison: Comparison) -> str:
         kept = "" if row.kept is None else f"{100 * row.kept:.1f}%"
         cells = [row.variant.name, score, *_difference_cells(row.difference, digits), kept]
         rows.append(cells + _cost_cells(row.costs))
-    rows.insert(1, ["-" * max(3, max(len(row[column]) for row in rows)) for column in range(len(rows[0]))])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows
-    )
+    return markdown_table(rows)
 
 
 def digits_of(comparison: Comparison) -> int:

@@ -1,12 +1,13 @@
 """Runs the commands of a comparison, one after another or several at a time."""
 
 import contextlib
+import operator
 import os
 import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -49,12 +50,13 @@ class Run:
 
 
 def run_all(
-    runs: Sequence[Run],
+    runs: Iterable[Run],
     *,
     jobs: int,
     devices: Sequence[str],
     report: Callable[[str], None],
-    check: Callable[[], None] = lambda: None,
+    finished: Callable[[Run], None] = lambda run: None,
+    stop: Callable[[Run], str | None] = lambda run: None,
 ) -> dict[Run, str]:
     """Runs those that have not finished, and returns those that failed, each with the reason.
 
@@ -62,48 +64,66 @@ def run_all(
     by a comparison that was killed) is waited for. On SIGINT or SIGTERM the runs save a checkpoint and end.
 
     Args:
+        runs: the next one is taken when there is a place for it, so that an iterator can choose it then.
         jobs: how many run at a time.
         devices: what CUDA_VISIBLE_DEVICES is for each place of `jobs`, in turn; empty without GPUs.
         report: called with each line of progress.
-        check: called whenever a run has finished. If it raises, the others are stopped.
+        finished: called with each run that has finished. If it raises, the others are stopped.
+        stop: called several times a second with each run that is being trained. If it returns a reason, the run is
+            stopped, which is no failure.
 
     Raises:
         Interrupted: by a signal.
     """
-    todo = [run for run in runs if not run.is_finished]
-    if len(todo) < len(runs):
-        report(f"{len(runs) - len(todo)} of {len(runs)} runs had already finished.")
+    source = iter(runs)
     failed: dict[Run, str] = {}
     seconds: list[float] = []  # that finished runs took
     working: dict[int, _Working] = {}  # by place
-    told: set[Run] = set()
+    elsewhere: list[Run] = []  # trained by another process
+
+    def left() -> int:
+        return operator.length_hint(source) + len(working) + len(elsewhere)
+
     with _stopping(working):
-        while todo or working:
-            elsewhere = {run for run in todo if is_locked(run.folder)}
-            for run in elsewhere - told:
-                report(f"{run}: another process is training it; waiting for it to finish.")
-            told |= elsewhere
-            todo = [run for run in todo if run in elsewhere or not run.is_finished]
-            places = [place for place in range(jobs) if place not in working][len(elsewhere) :]
-            for place, run in zip(places, [run for run in todo if run not in elsewhere], strict=False):
-                todo.remove(run)
-                report(f"{run}: started (log: {run.log})")
-                device = devices[place % len(devices)] if devices else None
-                working[place] = _Working(run, _start(run, jobs, device))
+        while True:
+            ended = [run for run in elsewhere if not is_locked(run.folder)]
+            elsewhere = [run for run in elsewhere if run not in ended]
+            places = [place for place in range(jobs) if place not in working]
+            while ended or len(places) > len(elsewhere):
+                run = ended.pop(0) if ended else next(source, None)
+                if run is None:
+                    break
+                if run.is_finished:
+                    finished(run)
+                elif is_locked(run.folder):
+                    report(f"{run}: another process is training it; waiting for it to finish.")
+                    elsewhere.append(run)
+                else:
+                    report(f"{run}: started (log: {run.log})")
+                    place = places.pop(0)
+                    device = devices[place % len(devices)] if devices else None
+                    working[place] = _Working(run, _start(run, jobs, device))
+            if not working and not elsewhere:
+                return failed
             for place, one in list(working.items()):
                 if one.process.poll() is None:
+                    if not one.stopped:
+                        one.stopped = stop(one.run)
+                        if one.stopped:
+                            one.process.terminate()
                     continue
                 del working[place]
-                took, left = time.monotonic() - one.started, len(todo) + len(working)
-                if one.run.is_finished and one.process.returncode == 0:
+                took = time.monotonic() - one.started
+                if one.stopped:
+                    report(f"{one.run}: stopped after {duration(took)} ({one.stopped}); {left() or 'none'} left")
+                elif one.run.is_finished and one.process.returncode == 0:
                     seconds.append(took)
-                    report(f"{one.run}: finished in {duration(took)}; {_rest(left, seconds, jobs)}")
-                    check()
+                    report(f"{one.run}: finished in {duration(took)}; {_rest(left(), seconds, jobs)}")
+                    finished(one.run)
                 else:
                     failed[one.run] = _reason(one)
-                    report(f"{one.run}: FAILED ({failed[one.run]}); {_rest(left, seconds, jobs)}")
+                    report(f"{one.run}: FAILED ({failed[one.run]}); {_rest(left(), seconds, jobs)}")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-    return failed
 
 
 def _rest(left: int, seconds: Sequence[float], jobs: int) -> str:
@@ -127,6 +147,7 @@ class _Working:
 
     def __init__(self, run: Run, process: subprocess.Popen) -> None:
         self.run, self.process, self.started = run, process, time.monotonic()
+        self.stopped: str | None = None  # why
 
 
 def _start(run: Run, jobs: int, device: str | None) -> subprocess.Popen:

@@ -1,4 +1,4 @@
-"""The table of finished runs."""
+"""Tables as text."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,16 @@ def format_table(runs: Sequence[Run], metric: str) -> str:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows of cells as an aligned Markdown table; the first row is its head."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    head, *rest = rows
+    lines = [head, ["-" * width for width in widths], *rest]
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )
 
 
 def _show(value: float | None, pattern: str) -> str:

@@ -1,6 +1,5 @@
 """`ckd-trainer compare` through its main: whole comparisons of tiny models."""
 
-import contextlib
 import json
 import os
 import re
@@ -19,9 +18,7 @@ from safetensors.torch import load_file
 
 import run_glue_ckd
 import run_teacher
-from ckd_trainer import cli
 from ckd_trainer.commands import compare
-from ckd_trainer.comparison import schedule
 
 
 def own_method():
@@ -29,52 +26,6 @@ def own_method():
     blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "extending.md").read_text(), re.DOTALL)
     term = blocks[0][: blocks[0].index("trainer = ")]
     return term + next(block for block in blocks if "class PatientArguments" in block)
-
-
-class InProcess:
-    """Takes the place of a run's process: the same command, in this process, which has imported everything."""
-
-    def __init__(self, run, jobs, device):
-        run.log.parent.mkdir(parents=True, exist_ok=True)
-        self.returncode = 0
-        with open(run.log, "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            try:
-                cli.main(list(run.command[3:]))  # without python -m ckd_trainer
-            except SystemExit as error:
-                self.returncode = error.code
-
-    def poll(self):
-        return self.returncode
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    monkeypatch.setattr(schedule, "_start", InProcess)
-    monkeypatch.setattr(schedule, "_SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would try to reach the Hub five times
-
-
-@pytest.fixture
-def recipe(tmp_path, tiny_teacher):
-    """A recipe of two steps on made-up sentences."""
-    options = {
-        "teacher_model_name_or_path": str(tiny_teacher),
-        "student_init": "teacher_layers",
-        "student_num_layers": 2,
-        "train_file": str(write_tsv(tmp_path / "train.tsv", sentences(40))),
-        "validation_file": str(write_tsv(tmp_path / "validation.tsv", sentences(22, seed=1))),
-        "max_seq_length": 32,
-        "max_steps": 2,
-        "save_strategy": "no",
-        "per_device_train_batch_size": 8,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "output_dir": "unused",
-        "seed": 7,
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(options))
-    return path
 
 
 def run(recipe, output, *words, methods=("fine_tuned", "ckd"), seeds=(1, 2)):
@@ -243,6 +194,7 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         (["--learning_rat", "3"], ["ckd", "logits"], "learning_rat is not a known option: did you mean learning_rate"),
         (["--learning_rate", "big"], ["ckd", "logits"], "learning_rate"),
         (["--push_to_hub"], ["ckd", "logits"], "push_to_hub is set, but compare does not upload models"),
+        (["--search", "0"], ["ckd"], "'0' is not a whole number of at least 1"),
         (["--jobs", "0"], ["ckd", "logits"], "'0' is not a whole number of at least 1"),
         (["--students", "9x32"], ["ckd", "logits"], "9x32 ckd: student_num_layers is 9, but the teacher has only 4"),
         (["--teacher_model_name_or_path", "none/such"], ["ckd", "logits"], "ckd: "),

@@ -89,22 +89,47 @@ def test_a_killed_run_says_so(tmp_path):
 def test_a_check_that_fails_stops_the_others(tmp_path):
     runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two")]
 
-    def check():
-        assert runs[0].is_finished
+    def check(run):
+        assert run == runs[0] and run.is_finished
         raise InputError("the data has changed")
 
     with pytest.raises(InputError, match="the data has changed"):
-        run_all(runs, jobs=1, devices=[], report=lambda line: None, check=check)
+        run_all(runs, jobs=1, devices=[], report=lambda line: None, finished=check)
     assert not runs[1].folder.exists()
 
 
 def test_finished_runs_are_kept(tmp_path):
-    runs, lines = [a_run(tmp_path, "one"), a_run(tmp_path, "two")], []
+    runs, finished = [a_run(tmp_path, "one"), a_run(tmp_path, "two")], []
     run_all(runs[:1], jobs=1, devices=[], report=lambda line: None)
     before = times(runs[0])
-    run_all(runs, jobs=1, devices=[], report=lines.append)
-    assert times(runs[0]) == before and runs[1].is_finished
-    assert lines[0] == "1 of 2 runs had already finished."
+    run_all(runs, jobs=1, devices=[], report=lambda line: None, finished=finished.append)
+    assert times(runs[0]) == before and finished == runs
+
+
+def test_the_next_run_is_chosen_when_there_is_a_place_for_it(tmp_path):
+    """So that the choice can depend on the results before it."""
+    chosen = []
+
+    def choose():
+        for name in ("one", "two", "three"):
+            assert all(run.is_finished for run in chosen)
+            chosen.append(a_run(tmp_path, name))
+            yield chosen[-1]
+
+    assert run_all(choose(), jobs=1, devices=[], report=lambda line: None) == {}
+    assert len(chosen) == 3 and chosen[-1].is_finished
+
+
+def test_a_run_can_be_stopped_without_having_failed(tmp_path):
+    waits = '(folder / "ready").touch(); time.sleep(60)'
+    runs, lines = [a_run(tmp_path, "bad", waits), a_run(tmp_path, "good")], []
+
+    def stop(run):
+        return "too bad" if (run.folder / "ready").exists() else None
+
+    assert run_all(runs, jobs=1, devices=[], report=lines.append, stop=stop) == {}
+    assert not runs[0].is_finished and runs[1].is_finished
+    assert any(line.startswith("bad, seed 1: stopped after") and "(too bad); 1 left" in line for line in lines)
 
 
 def test_a_signal_reaches_the_runs_and_they_are_waited_for(tmp_path):

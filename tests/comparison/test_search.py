@@ -1,0 +1,270 @@
+"""`ckd-trainer compare --search`: what is drawn, what is stopped, what is kept, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from helpers.files import PROJECT
+from safetensors.torch import load_file
+
+import run_glue_ckd
+from ckd_trainer.commands import compare
+from ckd_trainer.comparison import schedule
+from ckd_trainer.comparison.schedule import Run
+from ckd_trainer.comparison.search import EVALUATIONS, Search, read_ranges
+from ckd_trainer.utils.errors import InputError
+
+RANGES = """
+learning_rate: {low: 2e-5, high: 2e-3, log: true}
+temperature: [1, 2, 4]
+wr_distance_weight: {low: 0.03, high: 1}
+"""
+
+
+@pytest.fixture
+def ranges(tmp_path):
+    path = tmp_path / "ranges.yaml"
+    path.write_text(RANGES)
+    return path
+
+
+def search(recipe, ranges, output, *words, count=4, methods=("ckd",)):
+    words = ["--search", str(count), "--ranges", str(ranges), "--output", str(output), "--max_steps", "8", *words]
+    compare.main([str(recipe), "--methods", *methods, *words])
+    return json.loads((output / "search.json").read_text())
+
+
+def test_from_ranges_to_the_best_recipe(in_process, recipe, ranges, tmp_path, capsys):
+    output = tmp_path / "out"
+    found = search(recipe, ranges, output)
+    said = capsys.readouterr().out
+    trials = found["trials"]
+    assert found["metric"] == "accuracy" and sorted(trial["number"] for trial in trials) == [0, 1, 2, 3]
+    scores = [trial["score"] for trial in trials if trial["score"] is not None]
+    assert scores == sorted(scores, reverse=True) and scores
+    for trial in trials:
+        assert 2e-5 <= trial["options"]["learning_rate"] <= 2e-3 and trial["options"]["temperature"] in (1, 2, 4)
+        assert 0.03 <= trial["options"]["wr_distance_weight"] <= 1
+        run = output / "runs" / f"trial_{trial['number']}" / "seed_7"
+        record = yaml.safe_load((run / "recipe.yaml").read_text())
+        assert all(record[name] == pytest.approx(value) for name, value in trial["options"].items())
+        log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+        evaluated = [(entry["step"], entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry]
+        assert [step for step, _ in evaluated[:4]] == [2, 4, 6, 8]  # each quarter
+        assert trial["scores"] == [score for _, score in evaluated[: len(trial["scores"])]]
+        if trial["state"] == "finished":
+            assert trial["score"] == json.loads((run / "eval_results.json").read_text())["eval_accuracy"]
+            assert len(trial["scores"]) == 2
+    assert not list(output.glob("runs/*/*/checkpoint-*"))
+    assert (output / "search.md").read_text().strip() in said and said.count(": started") == 4
+
+    best = yaml.safe_load((output / "best.yaml").read_text())
+    assert (trials[0]["options"] | EVALUATIONS | {"seed": 7}).items() <= best.items()
+    run_glue_ckd.main([str(output / "best.yaml"), "--output_dir", str(tmp_path / "again")])
+    ours = load_file(tmp_path / "again" / "model.safetensors")
+    theirs = load_file(output / "runs" / f"trial_{trials[0]['number']}" / "seed_7" / "model.safetensors")
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_an_interrupted_search_ends_as_an_uninterrupted_one(in_process, recipe, ranges, tmp_path, monkeypatch, capsys):
+    """Its third run is killed; the same command draws what it would have drawn."""
+    whole = search(recipe, ranges, tmp_path / "whole")
+
+    def killed(run, *others, start=schedule._start):
+        if run.variant == "trial_2":
+            raise KeyboardInterrupt
+        return start(run, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(schedule, "_start", killed)
+        search(recipe, ranges, tmp_path / "broken")
+    capsys.readouterr()
+    again = search(recipe, ranges, tmp_path / "broken")
+    assert again == whole
+    said = capsys.readouterr().out
+    assert [line[: len("trial_2")] for line in said.splitlines() if ": started" in line] == ["trial_2", "trial_3"]
+    assert search(recipe, ranges, tmp_path / "broken") == whole  # nothing is left
+    longer = search(recipe, ranges, tmp_path / "broken", count=5)
+    assert len(longer["trials"]) == 5 and [one for one in longer["trials"] if one["number"] < 4] == whole["trials"]
+
+
+def test_a_failed_trial_is_tried_again(in_process, recipe, tmp_path, capsys):
+    ranges = tmp_path / "some.yaml"
+    ranges.write_text("optim: [adamw_torch, adamw_bnb_8bit]\n")
+    with pytest.raises(SystemExit) as stopped:
+        search(recipe, ranges, tmp_path / "out", count=5)
+    said = capsys.readouterr()
+    assert stopped.value.code == 1 and "Run the same command to retry" in said.err
+    trials = json.loads((tmp_path / "out" / "search.json").read_text())["trials"]
+    failed = [trial["number"] for trial in trials if trial["state"] == "not finished"]
+    assert failed and all(trial["options"]["optim"] == "adamw_bnb_8bit" for trial in trials[-len(failed) :])
+    with pytest.raises(SystemExit):
+        search(recipe, ranges, tmp_path / "out", count=5)
+    started = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if ": started" in line]
+    assert started == [f"trial_{number}" for number in failed]
+
+
+def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", recipe=None, seed=3):
+    """A search over runs whose score rises in a straight line to `score_of(options)` at the end of the training."""
+    folder.mkdir(exist_ok=True)
+
+    def run_of(number, options):
+        drawn[number] = options
+        return Run(f"trial_{number}", 1, folder / f"trial_{number}", ())
+
+    drawn = {}
+    one = Search(folder, ranges, count=count, seed=seed, metric=metric, run_of=run_of, recipe=recipe or {})
+    quarters = {}
+    for run in one:
+        number = int(run.variant.removeprefix("trial_"))
+        log = []
+        for quarter in range(1, 5):
+            log.append({f"eval_{metric}": score_of(drawn[number]) * quarter / 4, "step": quarter})
+            write_state(run.folder / f"checkpoint-{quarter}", log)
+            if one.stop(run):
+                break
+        quarters[number] = quarter
+        if quarter == 4:
+            (run.folder / "eval_results.json").write_text(json.dumps({f"eval_{metric}": score_of(drawn[number])}))
+            one.finished(run)
+    one.tidy_up()
+    return one, quarters
+
+
+def write_state(folder, log):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+
+
+def in_a_file(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return read_ranges(str(path), {}, lambda recipe, source: None)
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("rmse", -1)])
+def test_the_worse_half_is_stopped_twice_and_the_best_is_found(tmp_path, metric, sign):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    one, quarters = simulated(tmp_path / "s", ranges, lambda options: 1 + sign * options["a"], metric=metric)
+    assert len(quarters) == 20 and set(quarters.values()) == {1, 2, 4}
+    # Half of those seen at each point go on. Later draws are better than the first, so that a few more may.
+    assert 4 <= sum(quarter == 4 for quarter in quarters.values()) <= 14
+    trials = one.trials
+    states = {trial.number: trial.state for trial in trials}
+    assert states == {number: "finished" if quarter == 4 else "stopped" for number, quarter in quarters.items()}
+    finished = [trial for trial in trials if trial.score is not None]
+    assert trials[: len(finished)] == finished and trials[0].options["a"] == max(t.options["a"] for t in finished)
+    assert trials[0].options["a"] > 0.9
+    assert not list(tmp_path.glob("s/*/checkpoint-*"))
+
+
+def test_the_recipe_is_the_first_trial(tmp_path):
+    """If its values lie in the ranges: the search cannot end with less."""
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}\nb: [1, 2]\nn: {low: 1, high: 9}")
+    for name, recipe in {"in": {"a": "0.25", "b": 2, "n": "4"}, "out": {"a": 0.25, "b": 3, "n": 4}}.items():
+        one, _ = simulated(tmp_path / name, ranges, lambda options: options["a"], count=1, recipe=recipe)
+        assert (one.trials[0].options == {"a": 0.25, "b": 2, "n": 4}) == (name == "in")
+
+
+def test_another_search_in_the_same_folder_is_refused(tmp_path):
+    one, two = (in_a_file(tmp_path, f"a: {{low: 0, high: {high}}}") for high in (1.0, 2.0))
+    simulated(tmp_path / "s", one, lambda options: options["a"], count=2)
+    for changes in ({"ranges": two}, {"recipe": {"alpha": 1}}, {"seed": 4}, {"metric": "f1"}):
+        options = {"ranges": one, "score_of": lambda options: options["a"]} | changes
+        with pytest.raises(InputError, match="holds a search with other options"):
+            simulated(tmp_path / "s", count=2, **options)
+
+
+def test_a_checkpoint_that_is_being_written_is_looked_at_later(tmp_path):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    run = Run("trial_0", 1, tmp_path / "trial_0", ())
+    one = Search(tmp_path, ranges, count=1, seed=1, metric="f1", run_of=lambda *_: run, recipe={})
+    assert next(one) is run and one.stop(run) is None
+    (run.folder / "checkpoint-1").mkdir(parents=True)
+    (run.folder / "checkpoint-1" / "trainer_state.json").write_text('{"log_history": [{"eval_f1"')
+    assert one.stop(run) is None and one.trials[0].scores == []
+    write_state(run.folder / "checkpoint-1", [{"eval_f1": 0.5, "step": 1}])
+    assert one.stop(run) is None and one.trials[0].scores == [0.5]
+    shutil.rmtree(run.folder / "checkpoint-1")
+    assert one.stop(run) is None and one.trials[0].scores == [0.5]
+
+
+def test_a_score_that_is_not_a_number_ends_its_trial(tmp_path):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: float("nan"), count=2)
+    assert all(trial.score is None and trial.state in ("no score", "stopped") for trial in one.trials)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: [1, 2]", "learning_rat is not a known option: did you mean learning_rate"),
+        ("learning_rate: 3e-5", "learning_rate is '3e-5': give a list of values, or {low"),
+        ("learning_rate: [3e-5]", "give a list of values, or {low"),
+        ("learning_rate: {low: 1e-5}", "give a list of values, or {low"),
+        ("learning_rate: {low: 1e-5, high: 1e-3, step: 2}", "give a list of values, or {low"),
+        ("learning_rate: {low: 1e-3, high: 1e-5}", "low is not below high"),
+        ("learning_rate: {low: 0, high: 1e-3, log: true}", "which is no range"),
+        ("learning_rate: {low: small, high: 1e-3}", "learning_rate"),
+        ("learning_rate: {low: 1e-5, high: 1e-3, log: 3}", "give a list of values, or {low"),
+        ("temperature: [1, 1]", "which holds a value twice"),
+        ("temperature: [1, hot]", "temperature"),
+        ("temperature: [1, 0]", "temperature"),
+        ("num_train_epochs: [1, 2]", "varies num_train_epochs, but the recipe's max_steps would win"),
+        ("seed: [1, 2]", "sets 'seed', which the comparison sets"),
+        ("eval_steps: [1, 2]", "sets 'eval_steps', which the comparison sets"),
+        ("student_num_layers: [2, 9]", "student_num_layers is 9, but the teacher has only 4"),
+        ("{}", "has no ranges"),
+        ("- a", "is not a recipe"),
+    ],
+)
+def test_wrong_ranges_are_refused_before_anything_is_trained(in_process, recipe, tmp_path, capsys, text, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        search(recipe, path, tmp_path / "out")
+    assert stopped.value.code == 2 and not (tmp_path / "out").exists()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "methods", "message"),
+    [
+        (["--baseline", "ckd"], ["ckd"], "baseline is given, but a search compares no methods"),
+        (["--seeds", "1", "2"], ["ckd"], "a search trains with one seed"),
+        ([], ["ckd", "logits"], "search improves one method of one student, but 'ckd', 'logits' are given"),
+        (["--students", "2x32", "4x32"], ["ckd"], "'2x32 ckd', '4x32 ckd' are given"),
+        (["--train_file", "none.tsv"], ["ckd"], "none.tsv is missing"),
+    ],
+)
+def test_options_that_do_not_fit_a_search(in_process, recipe, ranges, tmp_path, capsys, words, methods, message):
+    with pytest.raises(SystemExit) as stopped:
+        search(recipe, ranges, tmp_path / "out", *words, methods=methods)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_ranges_that_come_with_the_recipes(in_process, recipe, tmp_path):
+    """With a recipe that counts epochs; a single trial, the recipe itself where nothing else is given."""
+    options = yaml.safe_load(recipe.read_text()) | {"num_train_epochs": 3}
+    del options["max_steps"]
+    recipe.write_text(yaml.safe_dump(options))
+    words = ["--search", "1", "--ranges", str(PROJECT / "recipes" / "search.yaml"), "--output", str(tmp_path / "out")]
+    compare.main([str(recipe), "--methods", "ckd", *words])
+    (trial,) = json.loads((tmp_path / "out" / "search.json").read_text())["trials"]
+    ranges = yaml.safe_load((PROJECT / "recipes" / "search.yaml").read_text())
+    assert trial["options"].keys() == ranges.keys() and trial["state"] == "finished"
+
+
+@pytest.mark.parametrize("words", [["--search", "3"], ["--ranges", "r.yaml"]])
+def test_search_and_ranges_go_together(recipe, tmp_path, capsys, words):
+    with pytest.raises(SystemExit):
+        compare.main([str(recipe), "--methods", "ckd", "--output", str(tmp_path / "out"), *words])
+    assert "search and ranges go together" in capsys.readouterr().err
+
+
+def test_without_optuna(recipe, ranges, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        search(recipe, ranges, tmp_path / "out")
+    assert stopped.value.code == 2 and "pip install 'ckd-trainer[search]'" in capsys.readouterr().err
