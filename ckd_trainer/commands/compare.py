@@ -11,36 +11,51 @@ Trains every method with every seed, with the options of one recipe, and writes 
 - teacher_cache/: the teacher's outputs, computed once for all runs that can be trained from them
 
 The same command resumes an interrupted comparison, and more methods or seeds can be added to a finished one.
+
+With --search, it looks for better options of one method instead (docs/search.md) and writes search.json, search.md and
+the best recipe, best.yaml.
 """
 
 import argparse
 import dataclasses
-import functools
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.plan import Checked, cache_fillers, check_same_steps, checked, metric_of, shared_options
+from ckd_trainer.comparison.plan import (
+    EVALUATIONS,
+    Checked,
+    cache_fillers,
+    check_same_steps,
+    checked,
+    metric_of,
+    shared_options,
+)
 from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_comparison
-from ckd_trainer.comparison.schedule import Run, run_all
-from ckd_trainer.comparison.variants import Options, Variant, check_free, variants_of, weights_by_method
+from ckd_trainer.comparison.schedule import Run
+from ckd_trainer.comparison.setup import Setup, visible_devices
+from ckd_trainer.comparison.variants import (
+    SET_BY_COMPARISON,
+    Options,
+    Variant,
+    check_free,
+    variants_of,
+    weights_by_method,
+)
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.data.unlabeled import check_unlabeled
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
@@ -57,6 +72,10 @@ _TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
     True: ("squad", SquadArguments, QuestionAnswering),
 }
 
+# What a search cannot vary, beside the data and what it sets itself.
+_SAME_IN_TRIALS = ("push_to_hub", "stages", "teacher_cache_dir", "method_file", "data_seed", "save_only_model")
+_DATA_OF_TRIALS = {"unlabeled_share", "unlabeled_min_confidence"}  # the options of the data that it can vary
+
 
 @command_line
 def main(argv: list[str]) -> None:
@@ -65,6 +84,8 @@ def main(argv: list[str]) -> None:
     options, words = _parse(argv)
     given = mapping_of(words)
     check_free(given, "the command line")
+    if options.search:
+        check_free(given, "the command line", EVALUATIONS, by="search")
     recipe = read_recipe(options.recipe) | given
     command, data_arguments, task = _TASKS[recipe.get("task_name") in SQUAD_TASKS]
     kinds = option_types(data_arguments, [options.recipe, *words])
@@ -73,53 +94,48 @@ def main(argv: list[str]) -> None:
     recipe = shared_options(recipe, groups, output)
     variants = variants_of(options.methods, options.students, recipe, groups)
 
-    def check(variant: Variant, source: str) -> tuple[Task, Checked]:
-        part = parse_mapping(kinds, variant.recipe, [], source=source)
-        its_task = task(one_of(DataArguments, part), seed=0)
-        return its_task, checked(variant, part, its_task)
+    def check(variant: Variant, source: str) -> _Parsed:
+        parts = parse_mapping(kinds, variant.recipe, [], source=source)
+        its_task = task(one_of(DataArguments, parts), seed=0)
+        return _Parsed(parts, its_task, checked(variant, parts, its_task))
 
-    tasks, plan = zip(*(check(variant, f"{options.recipe} ({variant.name})") for variant in variants), strict=True)
-    setup = _Setup(command, output, metric, _devices(groups), options.jobs, [one.variant for one in plan], tasks)
+    parsed = [check(variant, f"{options.recipe} ({variant.name})") for variant in variants]
+    plan = [one.checked for one in parsed]
+    setup = Setup(
+        command,
+        output,
+        metric,
+        visible_devices(groups),
+        options.jobs,
+        one_of(TrainingArguments, groups).seed,
+        variants=[one.variant for one in plan],
+        tasks=[one.task for one in parsed],
+    )
     if options.search:
-        _search(setup, options, one_of(TrainingArguments, groups).seed, check)
+        _search(setup, options, parsed[0].options, check)
     else:
         check_same_steps(plan, one_of(TrainingArguments, groups))
         _compare(setup, options, cache_fillers(plan))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Setup:
-    """What a comparison and a search need, checked."""
+class _Parsed(NamedTuple):
+    """A variant's options, as instances of the dataclasses that define them, and what follows from them."""
 
-    command: str
-    output: Path
-    metric: str
-    devices: list[str]
-    jobs: int
-    variants: list[Variant]
-    tasks: Sequence[Task]
-
-    def run_of(self, variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
-        folder = self.output / "runs" / variant.place / f"seed_{seed}"
-        recipe = str(_recipe_of(variant, self.output))
-        words = (self.command, recipe, "--seed", str(seed), "--output_dir", str(folder))
-        return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words), tuple(leaves))
-
-    def run_all(self, runs: Iterable[Run], *, jobs: int | None = None, **hooks: Any) -> dict[Run, str]:
-        report = functools.partial(print, flush=True)
-        return run_all(runs, jobs=jobs or self.jobs, devices=self.devices, report=report, **hooks)
+    options: tuple
+    task: Task
+    checked: Checked
 
 
-def _compare(setup: _Setup, options: argparse.Namespace, fillers: Sequence[Variant]) -> None:
+def _compare(setup: Setup, options: argparse.Namespace, fillers: Sequence[Variant]) -> None:
     variants, output = setup.variants, setup.output
     baseline = _baseline(options.baseline, variants)
     seeds = options.seeds or [1, 2, 3]
     runs = [setup.run_of(variant, seed) for seed in seeds for variant in variants]
     todo = [run for run in runs if not run.is_finished]
     if todo:
-        _check_data(setup.tasks)
+        setup.check_data()
     with run_lock(str(output)):
-        _write_recipes([*fillers, *variants], output)
+        setup.write_recipes([*fillers, *variants])
         check_same_inputs(runs)
         if todo:
             setup.run_all([setup.run_of(one, seeds[0], ["train_results.json"]) for one in fillers], jobs=1)
@@ -127,38 +143,52 @@ def _compare(setup: _Setup, options: argparse.Namespace, fillers: Sequence[Varia
             print(f"{len(runs) - len(todo)} of {len(runs)} runs had already finished.")
         failed = setup.run_all(todo, finished=lambda run: check_same_inputs(runs))
         comparison = read_comparison(variants, runs, metric=setup.metric, baseline=baseline, failed=failed)
-        _write_results(comparison, _others(variants, output), output)
+        _write_results(comparison, _others(setup), output)
     _exit_if(failed, len(runs))
 
 
-def _search(setup: _Setup, options: argparse.Namespace, seed: int, check: Callable[[Variant, str], Any]) -> None:
-    if importlib.util.find_spec("optuna") is None:
-        raise InputError("search needs optuna: pip install 'ckd-trainer[search]'.")
-    from ckd_trainer.comparison import search as searching  # which imports optuna
+def _search(
+    setup: Setup, options: argparse.Namespace, groups: Sequence[Any], check: Callable[[Variant, str], _Parsed]
+) -> None:
+    from ckd_trainer.comparison.ranges import read_ranges  # both import optuna
+    from ckd_trainer.comparison.search import Search, write_results
 
     if len(setup.variants) > 1:
         names = first_of([variant.name for variant in setup.variants])
         raise InputError(f"search improves one method of one student, but {names} are given: give one of them.")
-    base, output = setup.variants[0], setup.output
-    seed = options.seeds[0] if options.seeds else seed
-    ranges = searching.read_ranges(
-        options.ranges, base.recipe, lambda recipe, source: check(Variant(source, None, recipe), source)
-    )
-    runs: list[Run] = []
+    (base,), output = setup.variants, setup.output
+    if base.recipe.get("stages"):
+        raise InputError("the recipe has stages, but a search cannot tell how far they are: leave them out.")
+    if setup.metric.startswith("mismatched_"):
+        raise InputError(f"metric is {setup.metric}, which is known only after training: give {setup.metric[11:]}.")
+    caches = base.recipe["teacher_cache_dir"]
+
+    def check_draw(recipe: Options, source: str) -> None:
+        one = check(Variant(source, None, recipe), source).checked
+        if one.variant.recipe["teacher_cache_dir"] != caches:
+            raise InputError(
+                f"{source} varies a method that compares what a teacher cache cannot hold: set teacher_cache_dir to "
+                "none, and the teacher runs in every step."
+            )
+
+    data = {field.name for field in dataclasses.fields(setup.tasks[0].args)} - _DATA_OF_TRIALS
+    same = {*SET_BY_COMPARISON, *EVALUATIONS, *_SAME_IN_TRIALS, *data}
+    ranges = read_ranges(options.ranges, base.recipe, same, check_draw)
+    values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
+    seed = options.seeds[0] if options.seeds else setup.seed
 
     def run_of(number: int, drawn: Options) -> Run:
-        variant = Variant(f"trial_{number}", None, base.recipe | searching.EVALUATIONS | drawn)
-        _write_recipes([variant], output)
-        runs.append(setup.run_of(variant, seed))
-        return runs[-1]
+        variant = Variant(f"trial_{number}", None, base.recipe | EVALUATIONS | drawn)
+        setup.write_recipes([variant])
+        return setup.run_of(variant, seed)
 
     def finished(run: Run) -> None:
-        check_same_inputs(runs)
+        check_same_inputs(list(search.runs))
         search.finished(run)
 
-    _check_data(setup.tasks)
+    setup.check_data()
     with run_lock(str(output)):
-        search = searching.Search(
+        search = Search(
             output,
             ranges,
             count=options.search,
@@ -166,10 +196,14 @@ def _search(setup: _Setup, options: argparse.Namespace, seed: int, check: Callab
             metric=setup.metric,
             run_of=run_of,
             recipe=base.recipe,
+            values=values,
         )
+        check_same_inputs(list(search.runs))
+        first = "is" if search.starts_from_recipe else "is not, as not all its values lie in the ranges,"
+        print(f"The first trial {first} the recipe itself.")
         failed = setup.run_all(search, stop=search.stop, finished=finished)
         search.tidy_up()
-        searching.write_results(search.trials, setup.metric, base.recipe | {"seed": seed}, output)
+        write_results(search, base.recipe | {"seed": seed}, output)
     _exit_if(failed, options.search)
 
 
@@ -179,18 +213,6 @@ def _exit_if(failed: Mapping[Run, str], of: int) -> None:
         for run, reason in failed.items():
             print(f"  {run}: {reason} (log: {run.log})", file=sys.stderr)
         raise SystemExit(1)
-
-
-def _check_data(tasks: Sequence[Task]) -> None:
-    """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
-    read: list[DataArguments] = []
-    for task in tasks:
-        if task.args not in read:
-            read.append(task.args)
-            if task.hub_dataset is None:
-                task.load(("train", "validation"))
-            if task.args.has_unlabeled:
-                check_unlabeled(task.args, task.unlabeled_columns)
 
 
 def _write_results(comparison: Comparison, notes: Sequence[str], output: Path) -> None:
@@ -213,7 +235,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = ArgumentParser(
         prog="ckd-trainer compare",
         description="Trains several methods with several seeds under equal conditions, and shows which differences "
-        "are real. Other options, such as --learning_rate 3e-5, are passed on to every run.",
+        "are real; or searches for better options of one method. Other options, such as --learning_rate 3e-5, are "
+        "passed on to every run.",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", help="recipe of ckd-trainer glue or squad, which all runs share; the first argument")
@@ -234,7 +257,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         type=_count,
         metavar="N",
         help="search for better options of one method instead: train N draws with one seed (default: the recipe's), "
-        "and stop the worse half early, twice",
+        "and stop the worse half after a quarter of its training, and again after half",
     )
     parser.add_argument("--ranges", help="YAML file of what --search varies, such as recipes/search.yaml")
     parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, each on one GPU or its share of cores")
@@ -254,6 +277,8 @@ def _check_search(options: argparse.Namespace) -> None:
     if (options.search is None) != (options.ranges is None):
         raise InputError("search and ranges go together: --search 20 --ranges recipes/search.yaml.")
     if options.search is not None:
+        if importlib.util.find_spec("optuna") is None:
+            raise InputError("search needs optuna: pip install 'ckd-trainer[search]'.")
         if options.baseline is not None:
             raise InputError("baseline is given, but a search compares no methods: leave it out.")
         if len(options.seeds or []) > 1:
@@ -283,45 +308,12 @@ def _baseline(name: str | None, variants: Sequence[Variant]) -> str:
     return name or methods[0]
 
 
-def _write_recipes(variants: Sequence[Variant], output: Path) -> None:
-    """Writes the recipe of each variant; raises InputError if another comparison has written others there."""
-    for variant in variants:
-        path = _recipe_of(variant, output)
-        before = read_recipe(path) if path.is_file() else variant.recipe
-        names = before | variant.recipe
-        changed = [name for name in names if _as_text(before, name) != _as_text(variant.recipe, name)]
-        if changed:
-            raise InputError(
-                f"{path} has other options for {variant.name} ({first_of(changed)}), from an earlier comparison: give "
-                "another --output."
-            )
-        write_atomically(path, yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True))
-
-
-def _as_text(recipe: Mapping[str, Any], name: str) -> str:
-    """Returns an option as words on a command line would give it; the cache may have moved with the folder."""
-    return "" if name == "teacher_cache_dir" else str(recipe.get(name, "")).lower()
-
-
-def _recipe_of(variant: Variant, output: Path) -> Path:
-    return output / "recipes" / f"{variant.place}.yaml"
-
-
-def _others(variants: Sequence[Variant], output: Path) -> list[str]:
+def _others(setup: Setup) -> list[str]:
     """Returns a line about variants of earlier comparisons in this folder that the table leaves out."""
-    known = {_recipe_of(variant, output) for variant in variants}
+    known, output = {setup.recipe_of(variant) for variant in setup.variants}, setup.output
     paths = sorted(path for path in (output / "recipes").rglob("[!_]*.yaml") if path not in known)
     names = ", ".join(str(path.relative_to(output / "recipes").with_suffix("")) for path in paths)
     return [f"{output} also holds {names}, which this table leaves out."] if names else []
-
-
-def _devices(groups: Sequence[Any]) -> list[str]:
-    """Returns the GPUs that the runs may use, as CUDA_VISIBLE_DEVICES names them."""
-    if any(isinstance(group, TrainingArguments) and group.use_cpu for group in groups):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,17 @@ from ckd_trainer.tasks.base import Task
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.utils.errors import InputError
 
+# How each trial of a search is evaluated: after every quarter of its training.
+EVALUATIONS: Options = {
+    "eval_strategy": "steps",
+    "eval_steps": 0.25,
+    "eval_delay": 0,
+    "eval_on_start": False,
+    "save_strategy": "steps",
+    "save_steps": 0.25,
+    "save_total_limit": 1,
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
@@ -46,12 +57,19 @@ class Checked:
 
 def metric_of(name: str | None, groups: Sequence[Any]) -> str:
     """Returns the score to compare; raises InputError if the runs do not record it per example."""
-    squad = [SQUAD_TASKS[group.task_name] for group in groups if isinstance(group, SquadArguments)]
-    best, known = (squad[0].best_metric, squad[0].metrics[:2]) if squad else metrics_of(one_of(GlueArguments, groups))
+    data = one_of(DataArguments, groups)
+    if isinstance(data, SquadArguments):
+        task = SQUAD_TASKS[data.task_name]
+        best, known = task.best_metric, task.metrics[:2]
+    else:
+        data = one_of(GlueArguments, groups)
+        best, known = metrics_of(data)
+        if data.task_name == "mnli":
+            known += tuple(f"mismatched_{name}" for name in known)  # of its second set
     if name is None:
         return best
     name = name.removeprefix("eval_")
-    if name.removeprefix("mismatched_") not in known:  # MNLI's second set
+    if name not in known:
         raise InputError(f"metric is {name}, which cannot be compared: give {' or '.join(known)}.")
     return name
 

@@ -77,7 +77,7 @@ def run_all(
     """
     source = iter(runs)
     failed: dict[Run, str] = {}
-    seconds: list[float] = []  # that finished runs took
+    seconds: list[float] = []  # that runs took which finished or were stopped
     working: dict[int, _Working] = {}  # by place
     elsewhere: list[Run] = []  # trained by another process
 
@@ -93,7 +93,8 @@ def run_all(
                 run = ended.pop(0) if ended else next(source, None)
                 if run is None:
                     break
-                if run.is_finished:
+                if run.is_finished:  # by another process
+                    report(f"{run}: finished; {left() or 'none'} left")
                     finished(run)
                 elif is_locked(run.folder):
                     report(f"{run}: another process is training it; waiting for it to finish.")
@@ -115,7 +116,10 @@ def run_all(
                 del working[place]
                 took = time.monotonic() - one.started
                 if one.stopped:
-                    report(f"{one.run}: stopped after {duration(took)} ({one.stopped}); {left() or 'none'} left")
+                    seconds.append(took)
+                    report(
+                        f"{one.run}: stopped after {duration(took)} ({one.stopped}); {_rest(left(), seconds, jobs)}"
+                    )
                 elif one.run.is_finished and one.process.returncode == 0:
                     seconds.append(took)
                     report(f"{one.run}: finished in {duration(took)}; {_rest(left(), seconds, jobs)}")

@@ -157,11 +157,13 @@ def _from_file(
     return found
 
 
-def check_free(options: Collection[str], source: str, taken: Collection[str] = SET_BY_COMPARISON) -> None:
-    """Raises InputError for options that the comparison sets itself."""
+def check_free(
+    options: Collection[str], source: str, taken: Collection[str] = SET_BY_COMPARISON, by: str = "comparison"
+) -> None:
+    """Raises InputError for options that the comparison (or the search) sets itself."""
     wrong = [name for name in options if name in taken]
     if wrong:
-        raise InputError(f"{source} sets {first_of(wrong)}, which the comparison sets: leave it out.")
+        raise InputError(f"{source} sets {first_of(wrong)}, which the {by} sets: leave it out.")
 
 
 def _student_options(student: str, recipe: Options) -> Options:

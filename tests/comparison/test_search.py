@@ -1,7 +1,9 @@
 """`ckd-trainer compare --search`: what is drawn, what is stopped, what is kept, and what is refused."""
 
+import itertools
 import json
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -11,8 +13,10 @@ from safetensors.torch import load_file
 import run_glue_ckd
 from ckd_trainer.commands import compare
 from ckd_trainer.comparison import schedule
-from ckd_trainer.comparison.schedule import Run
-from ckd_trainer.comparison.search import EVALUATIONS, Search, read_ranges
+from ckd_trainer.comparison.plan import EVALUATIONS
+from ckd_trainer.comparison.ranges import read_ranges
+from ckd_trainer.comparison.schedule import Run, run_all
+from ckd_trainer.comparison.search import Search
 from ckd_trainer.utils.errors import InputError
 
 RANGES = """
@@ -40,9 +44,7 @@ def test_from_ranges_to_the_best_recipe(in_process, recipe, ranges, tmp_path, ca
     found = search(recipe, ranges, output)
     said = capsys.readouterr().out
     trials = found["trials"]
-    assert found["metric"] == "accuracy" and sorted(trial["number"] for trial in trials) == [0, 1, 2, 3]
-    scores = [trial["score"] for trial in trials if trial["score"] is not None]
-    assert scores == sorted(scores, reverse=True) and scores
+    assert found["search"]["metric"] == "accuracy" and [trial["number"] for trial in trials] == [0, 1, 2, 3]
     for trial in trials:
         assert 2e-5 <= trial["options"]["learning_rate"] <= 2e-3 and trial["options"]["temperature"] in (1, 2, 4)
         assert 0.03 <= trial["options"]["wr_distance_weight"] <= 1
@@ -52,14 +54,13 @@ def test_from_ranges_to_the_best_recipe(in_process, recipe, ranges, tmp_path, ca
         log = json.loads((run / "trainer_state.json").read_text())["log_history"]
         evaluated = [(entry["step"], entry["eval_accuracy"]) for entry in log if "eval_accuracy" in entry]
         assert [step for step, _ in evaluated[:4]] == [2, 4, 6, 8]  # each quarter
-        assert trial["scores"] == [score for _, score in evaluated[: len(trial["scores"])]]
-        if trial["state"] == "finished":
-            assert trial["score"] == json.loads((run / "eval_results.json").read_text())["eval_accuracy"]
-            assert len(trial["scores"]) == 2
+        assert trial["scores"] == {"1": evaluated[0][1], "2": evaluated[1][1]} and trial["state"] == "finished"
+        assert trial["score"] == json.loads((run / "eval_results.json").read_text())["eval_accuracy"]
     assert not list(output.glob("runs/*/*/checkpoint-*"))
     assert (output / "search.md").read_text().strip() in said and said.count(": started") == 4
 
     best = yaml.safe_load((output / "best.yaml").read_text())
+    trials.sort(key=lambda trial: -trial["score"])
     assert (trials[0]["options"] | EVALUATIONS | {"seed": 7}).items() <= best.items()
     run_glue_ckd.main([str(output / "best.yaml"), "--output_dir", str(tmp_path / "again")])
     ours = load_file(tmp_path / "again" / "model.safetensors")
@@ -98,49 +99,76 @@ def test_a_failed_trial_is_tried_again(in_process, recipe, tmp_path, capsys):
     assert stopped.value.code == 1 and "Run the same command to retry" in said.err
     trials = json.loads((tmp_path / "out" / "search.json").read_text())["trials"]
     failed = [trial["number"] for trial in trials if trial["state"] == "not finished"]
-    assert failed and all(trial["options"]["optim"] == "adamw_bnb_8bit" for trial in trials[-len(failed) :])
+    assert failed and all(
+        trial["options"]["optim"] == "adamw_bnb_8bit" for trial in trials if trial["number"] in failed
+    )
     with pytest.raises(SystemExit):
         search(recipe, ranges, tmp_path / "out", count=5)
     started = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if ": started" in line]
     assert started == [f"trial_{number}" for number in failed]
 
 
-def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", recipe=None, seed=3):
-    """A search over runs whose score rises in a straight line to `score_of(options)` at the end of the training."""
+def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", values=None, recipe=None, seed=3, stops=None):
+    """A search over runs whose score rises in a straight line to `score_of(options)` at the end of the training.
+
+    `stops` raises an error when the search is asked for the time of that number.
+    """
     folder.mkdir(exist_ok=True)
+    drawn = {}
 
     def run_of(number, options):
         drawn[number] = options
         return Run(f"trial_{number}", 1, folder / f"trial_{number}", ())
 
-    drawn = {}
-    one = Search(folder, ranges, count=count, seed=seed, metric=metric, run_of=run_of, recipe=recipe or {})
+    one = Search(
+        folder,
+        ranges,
+        count=count,
+        seed=seed,
+        metric=metric,
+        run_of=run_of,
+        recipe=recipe or {},
+        values=values or dict.fromkeys(ranges),
+    )
     quarters = {}
+    asked = itertools.count()
+
+    def ask(question, run):
+        answer = question(run)
+        if next(asked) == stops:
+            raise KeyboardInterrupt
+        return answer
+
     for run in one:
         number = int(run.variant.removeprefix("trial_"))
         log = []
         for quarter in range(1, 5):
-            log.append({f"eval_{metric}": score_of(drawn[number]) * quarter / 4, "step": quarter})
+            log.append({f"eval_{metric}": score_of(drawn[number]) * quarter / 4, "step": 10 * quarter})
             write_state(run.folder / f"checkpoint-{quarter}", log)
-            if one.stop(run):
+            if ask(one.stop, run):
                 break
         quarters[number] = quarter
         if quarter == 4:
-            (run.folder / "eval_results.json").write_text(json.dumps({f"eval_{metric}": score_of(drawn[number])}))
-            one.finished(run)
+            end(run.folder, {f"eval_{metric}": score_of(drawn[number])})
+            ask(one.finished, run)
     one.tidy_up()
     return one, quarters
-
-
-def write_state(folder, log):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
 
 
 def in_a_file(tmp_path, text):
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    return read_ranges(str(path), {}, lambda recipe, source: None)
+    return read_ranges(str(path), {}, (), lambda recipe, source: None)
+
+
+def write_state(folder, log, max_steps=40):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log, "max_steps": max_steps}))
+
+
+def end(folder, scores):
+    (folder / "eval_results.json").write_text(json.dumps(scores))
+    (folder / "train_results.json").write_text("{}")
 
 
 @pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("rmse", -1)])
@@ -150,7 +178,7 @@ def test_the_worse_half_is_stopped_twice_and_the_best_is_found(tmp_path, metric,
     assert len(quarters) == 20 and set(quarters.values()) == {1, 2, 4}
     # Half of those seen at each point go on. Later draws are better than the first, so that a few more may.
     assert 4 <= sum(quarter == 4 for quarter in quarters.values()) <= 14
-    trials = one.trials
+    trials = one.ranking
     states = {trial.number: trial.state for trial in trials}
     assert states == {number: "finished" if quarter == 4 else "stopped" for number, quarter in quarters.items()}
     finished = [trial for trial in trials if trial.score is not None]
@@ -159,12 +187,60 @@ def test_the_worse_half_is_stopped_twice_and_the_best_is_found(tmp_path, metric,
     assert not list(tmp_path.glob("s/*/checkpoint-*"))
 
 
-def test_the_recipe_is_the_first_trial(tmp_path):
-    """If its values lie in the ranges: the search cannot end with less."""
-    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}\nb: [1, 2]\nn: {low: 1, high: 9}")
-    for name, recipe in {"in": {"a": "0.25", "b": 2, "n": "4"}, "out": {"a": 0.25, "b": 3, "n": 4}}.items():
-        one, _ = simulated(tmp_path / name, ranges, lambda options: options["a"], count=1, recipe=recipe)
-        assert (one.trials[0].options == {"a": 0.25, "b": 2, "n": 4}) == (name == "in")
+@pytest.mark.parametrize("moment", [0, 1, 2, 4, 5, 9, 14, 23])
+def test_interrupted_after_any_decision_it_decides_and_draws_the_same(tmp_path, moment):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}\nb: [1, 2]")
+
+    def score(options):
+        return options["a"] * options["b"]
+
+    whole, _ = simulated(tmp_path / "whole", ranges, score, count=12)
+    with pytest.raises(KeyboardInterrupt):
+        simulated(tmp_path / "broken", ranges, score, count=12, stops=moment)
+    broken, _ = simulated(tmp_path / "broken", ranges, score, count=12)
+    assert broken.trials == whole.trials
+    assert (tmp_path / "broken" / "search.json").read_bytes() == (tmp_path / "whole" / "search.json").read_bytes()
+    assert not list(tmp_path.glob("*/*/checkpoint-*"))
+
+
+def test_other_seeds_draw_otherwise(tmp_path):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    drawn = [
+        trial.options["a"]
+        for seed in range(4)
+        for trial in simulated(tmp_path / str(seed), ranges, lambda options: options["a"], count=5, seed=seed)[
+            0
+        ].trials
+    ]
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("values", "starts"),
+    [
+        ({"a": 0.25, "b": 2, "n": 4, "e": 3.0}, True),
+        ({"a": 0.25, "b": 2, "n": 4.0, "e": 12}, True),
+        ({"a": 0.25, "b": 3, "n": 4, "e": 3.0}, False),
+        ({"a": 1.25, "b": 2, "n": 4, "e": 3.0}, False),
+        ({"a": 0.25, "b": 2, "n": 4.5, "e": 3.0}, False),
+        ({"a": None, "b": 2, "n": 4, "e": 3.0}, False),
+    ],
+)
+def test_the_recipe_is_the_first_trial_if_its_values_lie_in_the_ranges(tmp_path, values, starts):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}\nb: [1, 2]\nn: {low: 1, high: 9}\ne: [3, 12]")
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: options["a"], count=1, values=values)
+    assert one.starts_from_recipe == starts == (one.trials[0].options == values)
+
+
+def test_the_first_trial_is_never_stopped(tmp_path):
+    """It is what the others are measured by. Here, a second one has begun at the same time and is better."""
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    options = {"count": 2, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    one = Search(tmp_path, ranges, run_of=lambda number, _: Run(str(number), 1, tmp_path / str(number), ()), **options)
+    runs = list(one)
+    for run, score in zip(reversed(runs), (0.9, 0.1), strict=True):
+        write_state(run.folder / "checkpoint-1", [{"eval_f1": score, "step": 10}])
+        assert one.stop(run) is None
 
 
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
@@ -176,44 +252,91 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path):
             simulated(tmp_path / "s", count=2, **options)
 
 
-def test_a_checkpoint_that_is_being_written_is_looked_at_later(tmp_path):
+def test_a_finished_run_whose_folder_was_deleted_is_run_again(tmp_path):
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: options["a"], count=3)
+    shutil.rmtree(tmp_path / "s" / "trial_0")
+    two, quarters = simulated(tmp_path / "s", ranges, lambda options: options["a"], count=3)
+    assert set(quarters) == {0} and two.trials == one.trials
+
+
+def test_scores_are_those_of_quarters_of_the_steps(tmp_path):
+    """Whatever else the run has evaluated, and while a checkpoint is being written."""
     ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
     run = Run("trial_0", 1, tmp_path / "trial_0", ())
-    one = Search(tmp_path, ranges, count=1, seed=1, metric="f1", run_of=lambda *_: run, recipe={})
+    options = {"count": 1, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    one = Search(tmp_path, ranges, run_of=lambda *_: run, **options)
     assert next(one) is run and one.stop(run) is None
     (run.folder / "checkpoint-1").mkdir(parents=True)
     (run.folder / "checkpoint-1" / "trainer_state.json").write_text('{"log_history": [{"eval_f1"')
-    assert one.stop(run) is None and one.trials[0].scores == []
-    write_state(run.folder / "checkpoint-1", [{"eval_f1": 0.5, "step": 1}])
-    assert one.stop(run) is None and one.trials[0].scores == [0.5]
+    assert one.stop(run) is None and one.trials[0].scores == {}
+    log = [{"eval_f1": 0.1, "step": 0}, {"loss": 2, "step": 25}, {"eval_f1": 0.5, "step": 25}]
+    write_state(run.folder / "checkpoint-1", log, max_steps=99)
+    assert one.stop(run) is None and one.trials[0].scores == {1: 0.5}
+    write_state(run.folder / "checkpoint-2", [*log, {"eval_f1": 0.6, "step": 50}], max_steps=99)
     shutil.rmtree(run.folder / "checkpoint-1")
-    assert one.stop(run) is None and one.trials[0].scores == [0.5]
+    assert one.stop(run) is None and one.trials[0].scores == {1: 0.5, 2: 0.6}
 
 
-def test_a_score_that_is_not_a_number_ends_its_trial(tmp_path):
+def test_a_score_that_is_not_a_number_ends_its_trial(tmp_path, recwarn):
     ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
-    one, _ = simulated(tmp_path / "s", ranges, lambda options: float("nan"), count=2)
-    assert all(trial.score is None and trial.state in ("no score", "stopped") for trial in one.trials)
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: float("nan"), count=3)
+    assert all((trial.state, trial.score, trial.scores) == ("finished", None, {}) for trial in one.trials)
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["trials"][0]["score"] is None and not recwarn
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes_are_stopped(tmp_path, jobs):
+    """The first finishes; those after it are worse after a quarter, and would wait for a minute."""
+    script = """
+import json, pathlib, sys, time
+folder, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+(folder / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+state = {"log_history": [{"eval_f1": 1 / (1 + number), "step": 1}], "max_steps": 4}
+(folder / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
+if number:
+    time.sleep(60)
+(folder / "eval_results.json").write_text('{"eval_f1": 1}')
+(folder / "train_results.json").write_text("{}")
+"""
+
+    def run_of(number, options):
+        folder = tmp_path / str(number)
+        return Run(f"trial_{number}", 1, folder, (sys.executable, "-c", script, str(folder), str(number)))
+
+    ranges, lines = in_a_file(tmp_path, "a: {low: 0, high: 1.0}"), []
+    options = {"count": 3, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    one = Search(tmp_path, ranges, run_of=run_of, **options)
+    assert run_all(one, jobs=jobs, devices=[], report=lines.append, stop=one.stop, finished=one.finished) == {}
+    assert [trial.state for trial in one.trials] == ["finished", "stopped", "stopped"]
+    assert any("(f1 0.5000 after a quarter of its training)" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("learning_rat: [1, 2]", "learning_rat is not a known option: did you mean learning_rate"),
-        ("learning_rate: 3e-5", "learning_rate is '3e-5': give a list of values, or {low"),
-        ("learning_rate: [3e-5]", "give a list of values, or {low"),
-        ("learning_rate: {low: 1e-5}", "give a list of values, or {low"),
-        ("learning_rate: {low: 1e-5, high: 1e-3, step: 2}", "give a list of values, or {low"),
-        ("learning_rate: {low: 1e-3, high: 1e-5}", "low is not below high"),
-        ("learning_rate: {low: 0, high: 1e-3, log: true}", "which is no range"),
+        ("learning_rate: 3e-5", "learning_rate is '3e-5': give a list of two values or more"),
+        ("learning_rate: [3e-5]", "give a list of two values or more"),
+        ("learning_rate: {low: 0, high: .inf}", "give a list of two values or more"),
+        ("learning_rate: [3e-5, 0.00003]", "which holds a value twice"),
+        ("validation_file: [a.tsv, b.tsv]", "varies validation_file, which must be the same in all trials"),
+        ("data_seed: [1, 2]", "varies data_seed, which must be the same in all trials"),
+        ("eval_delay: [1, 2]", "varies eval_delay, which must be the same in all trials"),
+        ("tinybert_hidden_weight: [0.0, 0.3]", "what a teacher cache cannot hold: set teacher_cache_dir to none"),
+        ("learning_rate: {low: 1e-5}", "give a list of two values or more"),
+        ("learning_rate: {low: 1e-5, high: 1e-3, step: 2}", "give a list of two values or more"),
+        ("learning_rate: {low: 1e-3, high: 1e-5}", "low must be below high"),
+        ("learning_rate: {low: 0, high: 1e-3, log: true}", "low must be below high, and above 0 for log"),
         ("learning_rate: {low: small, high: 1e-3}", "learning_rate"),
-        ("learning_rate: {low: 1e-5, high: 1e-3, log: 3}", "give a list of values, or {low"),
+        ("learning_rate: {low: 1e-5, high: 1e-3, log: 3}", "give a list of two values or more"),
         ("temperature: [1, 1]", "which holds a value twice"),
         ("temperature: [1, hot]", "temperature"),
         ("temperature: [1, 0]", "temperature"),
-        ("num_train_epochs: [1, 2]", "varies num_train_epochs, but the recipe's max_steps would win"),
-        ("seed: [1, 2]", "sets 'seed', which the comparison sets"),
-        ("eval_steps: [1, 2]", "sets 'eval_steps', which the comparison sets"),
+        ("num_train_epochs: [1, 2]\nmax_steps: [1, 2]", "varies num_train_epochs, but max_steps would win"),
+        ("num_train_epochs: [1, 2]", "varies num_train_epochs, but max_steps would win"),
+        ("seed: [1, 2]", "varies seed, which must be the same"),
+        ("eval_steps: [1, 2]", "varies eval_steps, which must be the same"),
         ("student_num_layers: [2, 9]", "student_num_layers is 9, but the teacher has only 4"),
         ("{}", "has no ranges"),
         ("- a", "is not a recipe"),
@@ -236,6 +359,8 @@ def test_wrong_ranges_are_refused_before_anything_is_trained(in_process, recipe,
         ([], ["ckd", "logits"], "search improves one method of one student, but 'ckd', 'logits' are given"),
         (["--students", "2x32", "4x32"], ["ckd"], "'2x32 ckd', '4x32 ckd' are given"),
         (["--train_file", "none.tsv"], ["ckd"], "none.tsv is missing"),
+        (["--eval_steps", "3"], ["ckd"], "the command line sets 'eval_steps', which the search sets"),
+        (["--metric", "mismatched_accuracy"], ["ckd"], "metric is mismatched_accuracy, which cannot be compared"),
     ],
 )
 def test_options_that_do_not_fit_a_search(in_process, recipe, ranges, tmp_path, capsys, words, methods, message):

@@ -1,0 +1,97 @@
+"""What the runs of a comparison or of a search share: their recipes, their data, and how they are started."""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from ckd_trainer.comparison.schedule import Run, run_all
+from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.unlabeled import check_unlabeled
+from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.tasks.base import Task
+from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.files import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What the runs of a comparison or of a search share, checked.
+
+    Attributes:
+        command: of ckd-trainer, that each run calls.
+        metric: the score, as the evaluation names it without `eval_`.
+        devices: the GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them.
+        seed: of the recipe.
+        variants: what is trained.
+        tasks: of each variant.
+    """
+
+    command: str
+    output: Path
+    metric: str
+    devices: list[str]
+    jobs: int
+    seed: int
+    variants: list[Variant]
+    tasks: list[Task]
+
+    def run_of(self, variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
+        folder = self.output / "runs" / variant.place / f"seed_{seed}"
+        recipe = str(self.recipe_of(variant))
+        words = (self.command, recipe, "--seed", str(seed), "--output_dir", str(folder))
+        return Run(variant.name, seed, folder, (sys.executable, "-m", "ckd_trainer", *words), tuple(leaves))
+
+    def run_all(self, runs: Iterable[Run], *, jobs: int | None = None, **hooks: Any) -> dict[Run, str]:
+        report = functools.partial(print, flush=True)
+        return run_all(runs, jobs=jobs or self.jobs, devices=self.devices, report=report, **hooks)
+
+    def recipe_of(self, variant: Variant) -> Path:
+        return self.output / "recipes" / f"{variant.place}.yaml"
+
+    def write_recipes(self, variants: Sequence[Variant]) -> None:
+        """Writes the recipe of each variant; raises InputError if another comparison has written others there."""
+        for variant in variants:
+            path = self.recipe_of(variant)
+            before = read_recipe(path) if path.is_file() else variant.recipe
+            names = before | variant.recipe
+            changed = [name for name in names if _as_text(before, name) != _as_text(variant.recipe, name)]
+            if changed:
+                raise InputError(
+                    f"{path} has other options for {variant.name} ({first_of(changed)}), from an earlier comparison: "
+                    "give another --output."
+                )
+            write_atomically(path, yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True))
+
+    def check_data(self) -> None:
+        """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
+        read: list[DataArguments] = []
+        for task in self.tasks:
+            if task.args not in read:
+                read.append(task.args)
+                if task.hub_dataset is None:
+                    task.load(("train", "validation"))
+                if task.args.has_unlabeled:
+                    check_unlabeled(task.args, task.unlabeled_columns)
+
+
+def _as_text(recipe: Mapping[str, Any], name: str) -> str:
+    """Returns an option as words on a command line would give it; the cache may have moved with the folder."""
+    return "" if name == "teacher_cache_dir" else str(recipe.get(name, "")).lower()
+
+
+def visible_devices(groups: Sequence[Any]) -> list[str]:
+    """Returns the GPUs that the runs may use, as CUDA_VISIBLE_DEVICES names them."""
+    if any(isinstance(group, TrainingArguments) and group.use_cpu for group in groups):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
