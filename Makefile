@@ -1,4 +1,4 @@
-# make quickstart      a teacher and four students on the demo task, compared in a table and a picture
+# make quickstart      a teacher and students that learn in four ways, compared in a table and a picture
 # make quickstart-qa   the same for question answering
 # make test            the tests, but for variants of slow ones
 # make test-all        all tests
@@ -45,7 +45,7 @@ $(LOWEST)/.installed: setup.cfg pyproject.toml
 quickstart: $(INSTALLED)
 	$(CKD) demo agreement runs/quickstart/data
 	$(CKD) teacher recipes/quickstart_teacher.yaml
-	$(CKD) compare recipes/quickstart_ckd.yaml --methods fine_tuned logits ckd gram --seeds 42 \
+	$(CKD) compare recipes/quickstart_ckd.yaml --methods fine_tuned logits ckd gram --seeds 1 2 3 --jobs 2 \
 	    --output runs/quickstart/compare
 
 quickstart-qa: $(INSTALLED)

@@ -27,7 +27,15 @@ destroy_process_group()
 
 
 PROJECTIONS = ["--tinybert_embedding_weight", "0.3", "--tinybert_hidden_weight", "0.3"]
+NARROW = ["--student_config", '{"hidden_size": 16, "num_attention_heads": 2}']  # fitted to the teacher's
+UNLABELED = ["--unlabeled_file", "unlabeled.tsv", "--unlabeled_share", "0.5"]
 STAGES = ["--stages", '[{"labels_and_logits": false, "max_steps": 4}, {}]']  # of which the second is cut off
+NAMES = {
+    str(PROJECTIONS): "projections",
+    str(STAGES): "stages",
+    str(NARROW): "narrow",
+    str(UNLABELED): "unlabeled",
+}
 
 
 @pytest.mark.parametrize(
@@ -36,10 +44,12 @@ STAGES = ["--stages", '[{"labels_and_logits": false, "max_steps": 4}, {}]']  # o
         ("fsdp2.yaml", []),
         pytest.param("fsdp2.yaml", PROJECTIONS, marks=pytest.mark.slow),
         pytest.param("fsdp2.yaml", STAGES, marks=pytest.mark.slow),
+        pytest.param("fsdp2.yaml", NARROW, marks=pytest.mark.slow),
+        pytest.param("fsdp2.yaml", UNLABELED, marks=pytest.mark.slow),
         ("deepspeed_zero2.yaml", PROJECTIONS),
         ("deepspeed_zero3.yaml", PROJECTIONS),
     ],
-    ids=lambda value: {str(PROJECTIONS): "projections", str(STAGES): "stages"}.get(str(value), value or "plain"),
+    ids=lambda value: value if isinstance(value, str) else NAMES.get(str(value), "plain"),
 )
 def test_a_student_in_parts(tiny_teacher, tmp_path, recipe, more):
     """Trains like a whole one in one process, leaves a whole model, and goes on exactly wherever it was cut off."""
@@ -54,6 +64,8 @@ def test_a_student_in_parts(tiny_teacher, tmp_path, recipe, more):
     without_dropout(tiny_teacher)
     train = write_tsv(tmp_path / "train.tsv", sentences(96))
     validation = write_tsv(tmp_path / "validation.tsv", sentences(23, seed=1))
+    unlabeled = write_tsv(tmp_path / "unlabeled.tsv", [row[:1] for row in sentences(40, seed=3)], header=("text",))
+    more = [str(unlabeled) if word == unlabeled.name else word for word in more]
     options = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, "--train_file", str(train)]
     options += ["--validation_file", str(validation), "--max_seq_length", "32", "--report_to", "none"]
     options += ["--do_train", "--do_eval", "--max_steps", "4", "--save_steps", "2", "--logging_steps", "1"]
