@@ -211,7 +211,10 @@ CACHE = {
 }
 
 
-@pytest.mark.parametrize(("place", "moment"), [("limit", "signals"), *(("disk", name) for name in CACHE)])
+@pytest.mark.parametrize(
+    ("place", "moment"),
+    [pytest.param("limit", "signals", marks=pytest.mark.slow), *(("disk", name) for name in CACHE)],
+)
 def test_teacher_cache_without_room(place, moment, options, whole_relations, request, tmp_path, monkeypatch, capsys):
     """What is there of it is never taken for a cache."""
     disk = request.getfixturevalue(place)

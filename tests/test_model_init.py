@@ -71,8 +71,15 @@ def student_of(trial):
     return no_dropout(layers=(trial or {}).get("layers", 2))
 
 
-@pytest.mark.parametrize("strategy", ["no", "steps"])
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize(
+    ("cache", "strategy"),
+    [
+        (False, "no"),
+        (True, "steps"),
+        pytest.param(False, "steps", marks=pytest.mark.slow),
+        pytest.param(True, "no", marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_is_a_training_for_each_trial(tmp_path, search, strategy, cache):
     """Whose depth is the trial's: layers, losses and scores are those of a trainer that has this student alone."""
     ckd_args = CKDArguments(**PUBLISHED, teacher_cache_dir=str(tmp_path / "cache") if cache else None)

@@ -170,7 +170,7 @@ def test_distillation_teaches(tmp_path):
 @pytest.mark.parametrize(
     ("ckd_args", "labels"),
     [
-        (CKDArguments(**ALL_TERMS), 2),
+        pytest.param(CKDArguments(**ALL_TERMS), 2, marks=pytest.mark.slow),
         (CKDArguments(**ALL_TERMS | {"relation_normalization": "items", "window_size": None}), 2),
         (CKDArguments(**ALL_TERMS | {"distance": "l2", "distance_loss": "mse", "normalize_distances": True}), 3),
         (CKDArguments(**ALL_TERMS), 1),

@@ -19,7 +19,7 @@ PAGES = [
 ]
 # of accelerate, of the tools, and of the example of a user's method
 OTHERS = {"config_file", "help", "output", "overwrite", "threads", "repeats", "metric", "terms", "patient_weight"}
-OTHERS |= {"methods", "seeds", "students", "baseline", "jobs"}
+OTHERS |= {"methods", "seeds", "students", "baseline", "jobs", "search", "ranges"}
 
 
 def anchors(text):

@@ -301,6 +301,7 @@ def test_wrapped_models(tmp_path, wrap):
     assert run.scales["attribution"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(tiny_teacher, tmp_path):
     """Two batches of 2 in each, from the teacher and from a cache that both build, are the batch of 8 in one."""
     without_dropout(tiny_teacher)

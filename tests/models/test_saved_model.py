@@ -97,6 +97,9 @@ def test_a_students_tokenizer_keeps_its_input_names(tiny_teacher, text_files, tm
     assert config["model_input_names"] == ["input_ids", "attention_mask"]
 
 
+QUICK = ((distill_pretrained, False), (distill_answers, True), (fine_tune, False))  # with each of their parts once
+
+
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("run", [distill, distill_pretrained, fine_tune, distill_answers])
 @pytest.mark.parametrize("asks", ["output_attentions", "output_hidden_states"])
@@ -108,8 +111,14 @@ def test_outputs_that_a_configuration_asks_for_are_saved_with(run, asks, tiny_te
 
 
 @pytest.mark.usefixtures("unmeasured")
-@pytest.mark.parametrize("run", [distill, distill_pretrained, fine_tune, distill_answers])
-@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+@pytest.mark.parametrize(
+    ("run", "cached"),
+    [
+        pytest.param(run, cached, marks=() if (run, cached) in QUICK else pytest.mark.slow)
+        for run in (distill, distill_pretrained, fine_tune, distill_answers)
+        for cached in (False, True)
+    ],
+)
 def test_outputs_may_be_tuples_by_configuration(run, cached, tiny_teacher, text_files, tmp_path):
     if cached and run is fine_tune:
         pytest.skip("has no teacher")

@@ -57,7 +57,7 @@ def test_second_run_is_refused_and_a_killed_one_does_not_block(
     output = tmp_path / "out"
     command = ["--teacher_model_name_or_path", str(tiny_teacher), *STUDENT, *text_files, *QUICK]
     command += ["--output_dir", str(output), "--dataloader_num_workers", workers]
-    command += ["--max_steps", "120", "--save_steps", "5", "--save_total_limit", "2"]
+    command += ["--max_steps", "30", "--save_steps", "5", "--save_total_limit", "2"]
     first = stopped_in_training("run_glue_ckd.py", *command)
     try:
         before = snapshot(output)
@@ -78,7 +78,7 @@ def test_second_run_is_refused_and_a_killed_one_does_not_block(
         first.join()
     run_glue_ckd.main(command)
     assert "Resuming the run" in caplog.text
-    assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 120
+    assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 30
     assert not (output / LOCK).exists() and not (output / HOLDER).exists()
 
 

@@ -62,7 +62,7 @@ def refused(capsys, main, command, folder):
     return error
 
 
-@pytest.mark.parametrize("form", ["save_to_disk", "parquet"])
+@pytest.mark.parametrize("form", ["save_to_disk", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_teacher_and_student_on_a_folder(tiny_teacher, tmp_path, form):
     """The teacher's labels are in another order than those of the data, which are not in alphabetical order."""
     data, teacher, output = saved(tmp_path / "data", split_texts(), form), tmp_path / "trained", tmp_path / "out"

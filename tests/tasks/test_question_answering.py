@@ -230,7 +230,9 @@ def test_bf16_left_padding_and_one_length(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "student").padding_side == "left"
 
 
-@pytest.mark.parametrize("length", ["96", "40"])  # in which a text is one feature, and several
+@pytest.mark.parametrize(
+    "length", [pytest.param("96", marks=pytest.mark.slow), "40"]
+)  # in which a text is one feature, and several
 def test_demo_task_by_its_recipes(tmp_path, monkeypatch, length):
     reading.write_task(tmp_path / "runs" / "quickstart_qa" / "data", train=24, validation=6, test=4)
     monkeypatch.chdir(tmp_path)

@@ -123,7 +123,7 @@ def test_they_count_in_all_terms_but_the_task_loss(tmp_path):
     assert mine["loss_task"] != pytest.approx(whole["loss_task"], rel=1e-3)
 
 
-@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+@pytest.mark.parametrize("strategy", [pytest.param("random", marks=pytest.mark.slow), "group_by_length"])
 def test_however_a_step_is_cut(tmp_path, strategy):
     """1 x 8 and 4 x 2 examples train alike, over more than an epoch."""
     found = []

@@ -146,7 +146,7 @@ def test_a_head_of_the_users(tmp_path, plain):
     same(results(tmp_path, OwnHead(), tiny_model(seed=1), head=Classes()), plain)
 
 
-@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_lora_student(tmp_path, task_type):
     """The control run is `Trainer`; the signals of the distillation are those of the merged model."""
     runs = []
@@ -179,7 +179,7 @@ def test_a_lora_student(tmp_path, task_type):
         torch.testing.assert_close(loaded(**batch).logits, student.eval()(**batch).logits)
 
 
-@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_lora_teacher(tmp_path, task_type):
     teacher = lora(task_type)(tiny_model(seed=1))
     merged = copy.deepcopy(teacher).merge_and_unload()
