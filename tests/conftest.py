@@ -24,6 +24,13 @@ def less_garbage_collection():
     gc.set_threshold(20_000)  # by default at every 700 new objects, which takes a tenth of the time of a training
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_measurements():
+    from ckd_trainer.runs.results import model_facts
+
+    model_facts.__defaults__ = (3,)  # times the model 3 times instead of 30, after each of hundreds of evaluations
+
+
 @pytest.fixture
 def rng():
     """A generator with a fresh seed, shown where a test fails; `TEST_SEED=... pytest` draws the same again."""

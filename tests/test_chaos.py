@@ -114,8 +114,8 @@ def killed(chaos):
     ("file", "spoil"),
     [
         ("model.safetensors", half),
-        ("optimizer.pt", half),
-        ("rng_state.pth", missing),
+        pytest.param("optimizer.pt", half, marks=pytest.mark.slow),
+        pytest.param("rng_state.pth", missing, marks=pytest.mark.slow),
         ("trainer_state.json", empty),
     ],
 )

@@ -45,6 +45,8 @@ from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_c
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.setup import Setup, visible_devices
 from ckd_trainer.comparison.variants import (
+    FINE_TUNED,
+    LOGITS,
     SET_BY_COMPARISON,
     Options,
     Variant,
@@ -163,17 +165,15 @@ def _search(
         raise InputError(f"metric is {setup.metric}, which is known only after training: give {setup.metric[11:]}.")
     caches = base.recipe["teacher_cache_dir"]
 
-    def check_draw(recipe: Options, source: str) -> None:
-        one = check(Variant(source, None, recipe), source).checked
+    def check_draw(drawn: Options, source: str = options.ranges) -> None:
+        one = check(Variant(source, None, base.recipe | EVALUATIONS | drawn), source).checked
         if one.variant.recipe["teacher_cache_dir"] != caches:
             raise InputError(
                 f"{source} varies a method that compares what a teacher cache cannot hold: set teacher_cache_dir to "
                 "none, and the teacher runs in every step."
             )
 
-    data = {field.name for field in dataclasses.fields(setup.tasks[0].args)} - _DATA_OF_TRIALS
-    same = {*SET_BY_COMPARISON, *EVALUATIONS, *_SAME_IN_TRIALS, *data}
-    ranges = read_ranges(options.ranges, base.recipe, same, check_draw)
+    ranges = read_ranges(options.ranges, base.recipe, _not_varied(base, groups), check_draw)
     values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
     seed = options.seeds[0] if options.seeds else setup.seed
 
@@ -185,6 +185,7 @@ def _search(
     def finished(run: Run) -> None:
         check_same_inputs(list(search.runs))
         search.finished(run)
+        write_results(search, base.recipe | {"seed": seed}, output)
 
     setup.check_data()
     with run_lock(str(output)):
@@ -195,16 +196,37 @@ def _search(
             seed=seed,
             metric=setup.metric,
             run_of=run_of,
-            recipe=base.recipe,
-            values=values,
+            check=check_draw,
+            shared={name: values[name] for name in base.recipe if name != "teacher_cache_dir"},
+            start={name: values[name] for name in ranges},
         )
         check_same_inputs(list(search.runs))
-        first = "is" if search.starts_from_recipe else "is not, as not all its values lie in the ranges,"
-        print(f"The first trial {first} the recipe itself.")
-        failed = setup.run_all(search, stop=search.stop, finished=finished)
+        if not search.trials:
+            outside = first_of([f"{name} {values[name]}" for name in search.outside])
+            print(
+                f"The recipe is no trial: out of range are {outside}." if outside else "Trial 0 is the recipe itself."
+            )
+        failed = setup.run_all(search, stop=search.stop, finished=finished, refused=search.refused)
         search.tidy_up()
-        write_results(search, base.recipe | {"seed": seed}, output)
-    _exit_if(failed, options.search)
+        print(f"\n{write_results(search, base.recipe | {'seed': seed}, output)}\n")
+        if search.count < options.search:
+            print(f"The search ended after {search.count} trials: further draws were like earlier ones.")
+        print(f"Written to {output}: search.json, search.md")
+    _exit_if(failed, len(search.trials))
+
+
+def _not_varied(base: Variant, groups: Sequence[Any]) -> dict[str, str]:
+    """Returns the options that a search cannot vary, and why."""
+    data = {field.name for field in dataclasses.fields(one_of(DataArguments, groups))} - _DATA_OF_TRIALS
+    same = {*SET_BY_COMPARISON, *EVALUATIONS, *_SAME_IN_TRIALS, *data}
+    weights = weights_by_method(groups)
+    found = dict.fromkeys(same, "must be the same in all trials")
+    if base.method in (FINE_TUNED, LOGITS, *weights):  # and not a variant of a file
+        others = {name for method, names in weights.items() if method != base.method for name in names}
+        if base.method == FINE_TUNED:
+            others |= {"alpha", "temperature"}
+        found |= dict.fromkeys(others, f"{base.method} does not use")
+    return found
 
 
 def _exit_if(failed: Mapping[Run, str], of: int) -> None:

@@ -35,6 +35,7 @@ EVALUATIONS: Options = {
     "save_strategy": "steps",
     "save_steps": 0.25,
     "save_total_limit": 1,
+    "early_stopping_patience": None,  # it would count quarters
 }
 
 

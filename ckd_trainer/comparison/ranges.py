@@ -1,7 +1,7 @@
 """The ranges of a search: a YAML file of values for options."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -14,13 +14,13 @@ _FORM = "give a list of two values or more, or {low: 2e-5, high: 2e-4, log: true
 
 
 def read_ranges(
-    path: str, recipe: Options, taken: Collection[str], check: Callable[[Options, str], None]
+    path: str, recipe: Options, taken: Mapping[str, str], check: Callable[[Options, str], None]
 ) -> dict[str, BaseDistribution]:
     """Returns the ranges in a YAML file, each a list of values, or `{low: ..., high: ..., log: true}`.
 
     Args:
         recipe: the options that all trials share.
-        taken: the options that cannot be varied.
+        taken: {option: why it cannot be varied}.
         check: raises InputError if a recipe cannot be run; its second argument names the source.
 
     Raises:
@@ -35,7 +35,7 @@ def read_ranges(
     ranges = {}
     for name, values in read_recipe(path).items():
         if name in taken:
-            raise InputError(f"{path} varies {name}, which must be the same in all trials: leave it out.")
+            raise InputError(f"{path} varies {name}, which {taken[name]}: leave it out.")
         ranges[name] = _range(f"{path}: {name}", values)
         for value in values if isinstance(values, list) else (values["low"], values["high"]):
             check(recipe | {name: value}, path)
@@ -50,9 +50,10 @@ def _range(name: str, values: Any) -> BaseDistribution:
     if isinstance(values, list):
         if len(values) < 2 or not all(isinstance(value, str | int | float | bool) for value in values):
             raise InputError(f"{name} is {short(values)}: {_FORM}.")
-        if any(_number(one) == _number(other) for place, one in enumerate(values) for other in values[:place]):
+        choices = [_number(value) for value in values]
+        if any(choices.count(choice) > 1 for choice in choices):
             raise InputError(f"{name} is {short(values)}, which holds a value twice: give each once.")
-        return CategoricalDistribution(values)
+        return CategoricalDistribution(choices)
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
         raise InputError(f"{name} is {short(values)}: {_FORM}.")
     low, high, log = _number(values["low"]), _number(values["high"]), values.get("log", False)
@@ -66,7 +67,7 @@ def _range(name: str, values: Any) -> BaseDistribution:
 
 
 def _number(value: Any) -> Any:
-    """Returns a number that YAML has read as text, such as 2e-5, as a number, and all else as it is."""
+    """Returns text such as 2e-5, which YAML does not read as a number, as a number, and all else as it is."""
     if not isinstance(value, str):
         return value
     for kind in (int, float):
@@ -77,11 +78,13 @@ def _number(value: Any) -> Any:
     return value
 
 
-def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Returns whether an option's value lies in its range."""
+def draw_of(distribution: BaseDistribution, value: Any) -> Any:
+    """Returns the draw that is an option's value, None if the value does not lie in the range."""
     if isinstance(distribution, CategoricalDistribution):
-        return any(_number(choice) == value for choice in distribution.choices)
+        return next((choice for choice in distribution.choices if choice == value), None)
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
-        return False
-    return isinstance(distribution, FloatDistribution) or float(value).is_integer()
+        return None
+    if isinstance(distribution, FloatDistribution):
+        return float(value)
+    return int(value) if float(value).is_integer() else None

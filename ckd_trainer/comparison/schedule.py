@@ -18,6 +18,7 @@ from ckd_trainer.runs.lock import is_locked
 from ckd_trainer.utils.errors import Interrupted
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_REFUSED = 2  # the exit code for an InputError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def run_all(
     report: Callable[[str], None],
     finished: Callable[[Run], None] = lambda run: None,
     stop: Callable[[Run], str | None] = lambda run: None,
+    refused: Callable[[Run, str], bool] = lambda run, reason: False,
 ) -> dict[Run, str]:
     """Runs those that have not finished, and returns those that failed, each with the reason.
 
@@ -71,6 +73,8 @@ def run_all(
         finished: called with each run that has finished. If it raises, the others are stopped.
         stop: called several times a second with each run that is being trained. If it returns a reason, the run is
             stopped, which is no failure.
+        refused: called with each run that could not be trained with its input, and the reason. If it returns True,
+            this is no failure.
 
     Raises:
         Interrupted: by a signal.
@@ -101,7 +105,7 @@ def run_all(
                     elsewhere.append(run)
                 else:
                     report(f"{run}: started (log: {run.log})")
-                    place = places.pop(0)
+                    place = places.pop(min(len(elsewhere), len(places) - 1))  # the first ones are theirs
                     device = devices[place % len(devices)] if devices else None
                     working[place] = _Working(run, _start(run, jobs, device))
             if not working and not elsewhere:
@@ -125,8 +129,10 @@ def run_all(
                     report(f"{one.run}: finished in {duration(took)}; {_rest(left(), seconds, jobs)}")
                     finished(one.run)
                 else:
-                    failed[one.run] = _reason(one)
-                    report(f"{one.run}: FAILED ({failed[one.run]}); {_rest(left(), seconds, jobs)}")
+                    reason = _reason(one)
+                    report(f"{one.run}: FAILED ({reason}); {_rest(left(), seconds, jobs)}")
+                    if one.process.returncode != _REFUSED or not refused(one.run, reason):
+                        failed[one.run] = reason
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 

@@ -1,5 +1,6 @@
 """A search for better options: optuna draws them, and runs with poor scores are stopped early."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +15,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from ckd_trainer.comparison.plan import EVALUATIONS
-from ckd_trainer.comparison.ranges import contains
+from ckd_trainer.comparison.ranges import draw_of
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Options
 from ckd_trainer.reports.runs import read_json
@@ -26,6 +27,13 @@ from ckd_trainer.utils.files import write_atomically
 # After this many quarters, only the better half goes on. The learning rate falls over the whole training, so runs of
 # different lengths are compared at the same share of their steps.
 HALVINGS = {1: "a quarter", 2: "half"}
+_ATTEMPTS = 20  # to draw what is new
+_STATES = {
+    "finished": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "not finished": TrialState.RUNNING,
+}
 
 
 @dataclasses.dataclass
@@ -33,7 +41,7 @@ class Trial:
     """One draw.
 
     Attributes:
-        state: "finished", "stopped" or "not finished".
+        state: "finished", "stopped", "failed" (it cannot be trained with these options) or "not finished".
         scores: {after how many quarters of the training: score}, of those in `HALVINGS`.
         score: at the end; None if the run has not finished, or if it is not a number.
     """
@@ -49,8 +57,8 @@ class Search:
     """Draws the options of runs, watches them, and keeps what it finds in search.json.
 
     It is an iterator over runs: those that were not finished when the search was interrupted, then new ones. Each draw
-    depends only on the seed, the trial's number and the trials before it. The first trial is the recipe itself, if all
-    its values lie in the ranges, and is never stopped.
+    depends only on the seed, the trial's number and the trials before it, and is none of these. The first trial is the
+    recipe itself, if all its values lie in the ranges, and is never stopped.
 
     Args:
         folder: of search.json.
@@ -59,8 +67,9 @@ class Search:
         seed: of the draws.
         metric: the score, as the evaluation names it without `eval_`.
         run_of: returns the run of a trial, given its number and its options.
-        recipe: the options that all trials share, as they were given.
-        values: the values of all options of the recipe, with the defaults.
+        check: raises InputError if options that were drawn do not go together.
+        shared: {option: value} of the recipe, which all trials share, but for what may differ between two calls.
+        start: the recipe's values of the options in the ranges.
 
     Raises:
         InputError: the folder holds another search.
@@ -75,8 +84,9 @@ class Search:
         seed: int,
         metric: str,
         run_of: Callable[[int, Options], Run],
-        recipe: Options,
-        values: Options,
+        check: Callable[[Options], None],
+        shared: Options,
+        start: Options,
     ) -> None:
         self.path, self.ranges, self.count, self.seed, self.metric = (
             folder / "search.json",
@@ -85,17 +95,19 @@ class Search:
             seed,
             metric,
         )
-        self._run_of = run_of
+        self._run_of, self._check = run_of, check
         self._setup = {name: distribution_to_json(one) for name, one in ranges.items()}
         self._setup |= {"seed of the draws": str(seed), "metric": metric}
-        self._setup |= {f"recipe: {name}": str(recipe[name]) for name in recipe if name != "teacher_cache_dir"}
+        self._setup |= {f"recipe: {name}": str(value) for name, value in shared.items()}
         self.trials = self._read()
         self.runs = {run_of(trial.number, trial.options): trial for trial in self.trials}
         for run, trial in self.runs.items():
             if trial.state == "finished" and not run.is_finished:  # its folder was deleted: it is run again
                 trial.state, trial.scores, trial.score = "not finished", {}, None
         self._unfinished = [run for run, trial in self.runs.items() if trial.state == "not finished"]
-        self._recipe = {name: values[name] for name in ranges if contains(ranges[name], values[name])}
+        self._unfinished.sort(key=lambda run: not is_locked(run.folder))  # those that go on need no place
+        self._start = {name: draw_of(ranges[name], start[name]) for name in ranges}
+        self._looked_at: dict[Run, dict[Path, int]] = {}
         self.tidy_up()
 
     def _read(self) -> list[Trial]:
@@ -123,12 +135,16 @@ class Search:
 
     def __next__(self) -> Run:
         """Returns the next run."""
-        self.tidy_up()
         if self._unfinished:
             return self._unfinished.pop(0)
         if len(self.trials) >= self.count:
             raise StopIteration
-        trial = Trial(len(self.trials), self._draw())
+        self.tidy_up()
+        options = self._draw()
+        if options is None:
+            self.count = len(self.trials)
+            raise StopIteration
+        trial = Trial(len(self.trials), options)
         self.trials.append(trial)
         self._write()
         run = self._run_of(trial.number, trial.options)
@@ -138,18 +154,32 @@ class Search:
     def __length_hint__(self) -> int:
         return len(self._unfinished) + max(0, self.count - len(self.trials))
 
-    def _draw(self) -> Options:
-        if not self.trials and self.starts_from_recipe:
-            return dict(self._recipe)
+    def _draw(self) -> Options | None:
+        """Returns new options that go together, None if none are found."""
+        if not self.trials and not self.outside:
+            return self._start
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = np.random.SeedSequence([self.seed, len(self.trials)]).generate_state(1)[0]
-        sampler = optuna.samplers.TPESampler(seed=int(seed))
-        study = optuna.create_study(sampler=sampler, direction="minimize" if self._lower_is_better else "maximize")
-        study.add_trials([self._as_optuna(trial) for trial in self.trials])
-        return study.ask(dict(self.ranges)).params
+        error = None
+        for attempt in range(_ATTEMPTS):
+            seed = np.random.SeedSequence([self.seed, len(self.trials), attempt]).generate_state(1)[0]
+            sampler = optuna.samplers.TPESampler(seed=int(seed))
+            study = optuna.create_study(sampler=sampler, direction="minimize" if self._lower_is_better else "maximize")
+            study.add_trials([self._as_optuna(trial) for trial in self.trials])
+            options = study.ask(dict(self.ranges)).params
+            if any(trial.options == options for trial in self.trials):
+                continue
+            try:
+                self._check(options)
+            except InputError as wrong:
+                error = wrong
+                continue
+            return options
+        if error is not None and not self.trials:
+            raise error
+        return None
 
     def _as_optuna(self, trial: Trial) -> FrozenTrial:
-        state = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}.get(trial.state, TrialState.RUNNING)
+        state = _STATES[trial.state]
         if state is TrialState.COMPLETE and trial.score is None:
             state = TrialState.FAIL
         return optuna.trial.create_trial(
@@ -161,9 +191,9 @@ class Search:
         )
 
     @property
-    def starts_from_recipe(self) -> bool:
-        """Whether the first trial is the recipe itself."""
-        return self._recipe.keys() == self.ranges.keys()
+    def outside(self) -> list[str]:
+        """The options whose values in the recipe lie in no range, so that the first trial cannot be the recipe."""
+        return [name for name, value in self._start.items() if value is None]
 
     @property
     def _lower_is_better(self) -> bool:
@@ -172,6 +202,8 @@ class Search:
     def stop(self, run: Run) -> str | None:
         """Returns why a run should be stopped: after a part of its training, it is in the worse half so far."""
         trial = self.runs[run]
+        if trial.scores.keys() == HALVINGS.keys() or not self._has_news(run):
+            return None
         for quarters, score in self._scores_so_far(run.folder).items():
             if quarters in trial.scores:
                 continue
@@ -186,11 +218,33 @@ class Search:
         return None
 
     def finished(self, run: Run) -> None:
-        """Takes in the scores of a finished run."""
-        trial, score = self.runs[run], (read_json(run.folder / "eval_results.json") or {})[f"eval_{self.metric}"]
+        """Takes in the scores of a finished run.
+
+        Raises:
+            InputError: it has none.
+        """
+        trial, score = self.runs[run], (read_json(run.folder / "eval_results.json") or {}).get(f"eval_{self.metric}")
+        if score is None:
+            raise InputError(f"{run.folder} has no {self.metric}, so there is nothing to search by: see its log.")
         trial.scores = self._scores_so_far(run.folder)
         trial.state, trial.score = "finished", score if math.isfinite(score) else None
         self._write()
+
+    def refused(self, run: Run, reason: str) -> bool:
+        """Takes in that a run cannot be trained with its options, for example because it diverged."""
+        self.runs[run].state = "failed"
+        self._write()
+        return True
+
+    def _has_news(self, run: Run) -> bool:
+        """Returns whether the run has written a checkpoint since it was last looked at: reading one takes time."""
+        times = {}
+        for path in run.folder.glob("checkpoint-*/trainer_state.json"):
+            with contextlib.suppress(FileNotFoundError):  # just deleted
+                times[path] = path.stat().st_mtime_ns
+        before = self._looked_at.get(run)
+        self._looked_at[run] = times
+        return times != before
 
     def _scores_so_far(self, folder: Path) -> dict[int, float]:
         """Returns the scores of a run's evaluations that are in `HALVINGS`, from its last checkpoint or its end."""
@@ -220,8 +274,8 @@ class Search:
         return sorted(self.trials, key=lambda one: (one.score is None, sign * (one.score or 0), one.number))
 
 
-def write_results(search: Search, recipe: Options, output: Path) -> None:
-    """Writes the table as search.md and, if a trial has finished, the best recipe as best.yaml; prints the table.
+def write_results(search: Search, recipe: Options, output: Path) -> str:
+    """Writes the table as search.md and, if a trial has a score, the best recipe as best.yaml; returns the table.
 
     Args:
         recipe: the options that all trials share, and the seed.
@@ -240,7 +294,7 @@ def write_results(search: Search, recipe: Options, output: Path) -> None:
         lines.append("No trial has a score.")
     table = "\n".join(lines)
     write_atomically(output / "search.md", table + "\n")
-    print(f"\n{table}\n\nWritten to {output}: search.json, search.md")
+    return table
 
 
 def _as_table(search: Search) -> str:
@@ -254,9 +308,11 @@ def _as_table(search: Search) -> str:
         | 2     |          | 0.6895          |            | stopped  | 2.1e-05       | 4           |
     """
     rows = [["trial", search.metric, *(f"after {part}" for part in HALVINGS.values()), "state", *search.ranges]]
+    known = [score for trial in search.trials for score in (trial.score, *trial.scores.values()) if score is not None]
+    digits = 2 if search.metric != "rmse" and max(known, default=0) > 1 else 4
     for trial in search.ranking:
         scores: Sequence[float | None] = [trial.score, *(trial.scores.get(quarters) for quarters in HALVINGS)]
-        shown = ["" if score is None else f"{score:.4f}" for score in scores]
+        shown = ["" if score is None else f"{score:.{digits}f}" for score in scores]
         values = [trial.options[name] for name in search.ranges]
         options = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
         rows.append([str(trial.number), *shown, trial.state, *options])

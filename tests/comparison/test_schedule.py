@@ -86,6 +86,18 @@ def test_a_killed_run_says_so(tmp_path):
     assert found == {run: "killed by SIGKILL, perhaps for lack of memory"}
 
 
+def test_what_cannot_be_trained_may_be_no_failure(tmp_path):
+    runs = [a_run(tmp_path, name, f"sys.exit({code})") for name, code in (("one", 2), ("two", 2), ("three", 1))]
+    refused = []
+
+    def ask(run, reason):
+        refused.append(run)
+        return run == runs[0]
+
+    assert run_all(runs, jobs=1, devices=[], report=lambda line: None, refused=ask).keys() == {runs[1], runs[2]}
+    assert refused == runs[:2]
+
+
 def test_a_check_that_fails_stops_the_others(tmp_path):
     runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two")]
 
@@ -162,7 +174,8 @@ time.sleep(60)
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     """A comparison that was killed leaves its run behind, which goes on."""
-    runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two")]
+    device = '(folder / "device").write_text(os.environ["CUDA_VISIBLE_DEVICES"])'
+    runs = [a_run(tmp_path, name, device) for name in ("one", "two")]
     runs[0].folder.mkdir(parents=True)
     lock = FileLock(runs[0].folder / LOCK, thread_local=False)
     lock.acquire()
@@ -178,7 +191,8 @@ def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
     thread = threading.Thread(target=release)
     thread.start()
     lines = []
-    assert run_all(runs, jobs=2, devices=[], report=lines.append) == {}
+    assert run_all(runs, jobs=2, devices=["0", "1"], report=lines.append) == {}
+    assert (runs[1].folder / "device").read_text() == "1"  # the other has the first one
     thread.join()
     assert lines.count("one, seed 1: another process is training it; waiting for it to finish.") == 1
     assert times(runs[1])[1] <= times(runs[0])[0]

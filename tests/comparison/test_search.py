@@ -9,6 +9,7 @@ import pytest
 import yaml
 from helpers.files import PROJECT
 from safetensors.torch import load_file
+from transformers import SchedulerType
 
 import run_glue_ckd
 from ckd_trainer.commands import compare
@@ -89,25 +90,51 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(in_process, recipe, 
     assert len(longer["trials"]) == 4 and longer["trials"][:3] == whole["trials"]
 
 
-def test_a_failed_trial_is_tried_again(in_process, recipe, tmp_path, capsys):
+def test_a_trial_that_cannot_be_trained_has_failed_and_the_search_goes_on(in_process, recipe, tmp_path, capsys):
     ranges = tmp_path / "some.yaml"
-    ranges.write_text("optim: [adamw_torch, adamw_bnb_8bit]\n")
-    with pytest.raises(SystemExit) as stopped:
-        search(recipe, ranges, tmp_path / "out", count=5)
-    said = capsys.readouterr()
-    assert stopped.value.code == 1 and "Run the same command to retry" in said.err
-    trials = json.loads((tmp_path / "out" / "search.json").read_text())["trials"]
-    failed = [trial["number"] for trial in trials if trial["state"] == "not finished"]
-    assert failed and all(
-        trial["options"]["optim"] == "adamw_bnb_8bit" for trial in trials if trial["number"] in failed
-    )
-    with pytest.raises(SystemExit):
-        search(recipe, ranges, tmp_path / "out", count=5)
-    started = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if ": started" in line]
-    assert started == [f"trial_{number}" for number in failed]
+    ranges.write_text("optim: [adamw_torch, adamw_bnb_8bit]\nmax_grad_norm: {low: 0.5, high: 1.0}\n")
+    trials = search(recipe, ranges, tmp_path / "out", count=5)["trials"]
+    failed = [trial["number"] for trial in trials if trial["state"] == "failed"]
+    assert failed == [trial["number"] for trial in trials if trial["options"]["optim"] == "adamw_bnb_8bit"] != []
+    assert capsys.readouterr().out.count("FAILED") == len(failed)
+    assert search(recipe, ranges, tmp_path / "out", count=5)["trials"] == trials
+    assert ": started" not in capsys.readouterr().out
 
 
-def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", values=None, recipe=None, seed=3, stops=None):
+def test_a_trial_that_crashes_is_tried_again(in_process, recipe, ranges, tmp_path, monkeypatch, capsys):
+    def crashes(run, *others, start=schedule._start):
+        if run.variant == "trial_1":
+            process = start(run, *others)
+            (run.folder / "eval_results.json").unlink()
+            process.returncode = 1
+            return process
+        return start(run, *others)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(schedule, "_start", crashes)
+        search(recipe, ranges, tmp_path / "out", count=2)
+    assert stopped.value.code == 1 and "Failed: 1 of 2 runs. Run the same command to retry" in capsys.readouterr().err
+    assert [one["state"] for one in json.loads((tmp_path / "out" / "search.json").read_text())["trials"]] == [
+        "finished",
+        "not finished",
+    ]
+    trials = search(recipe, ranges, tmp_path / "out", count=2)["trials"]
+    assert [trial["state"] for trial in trials] == ["finished", "finished"]
+
+
+def simulated(
+    folder,
+    ranges,
+    score_of,
+    *,
+    check=lambda options: None,
+    count=20,
+    metric="accuracy",
+    start=None,
+    shared=None,
+    seed=3,
+    stops=None,
+):
     """A search over runs whose score rises in a straight line to `score_of(options)` at the end of the training.
 
     `stops` raises an error when the search is asked for the time of that number.
@@ -126,8 +153,9 @@ def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", values=N
         seed=seed,
         metric=metric,
         run_of=run_of,
-        recipe=recipe or {},
-        values=values or dict.fromkeys(ranges),
+        check=check,
+        shared=shared or {},
+        start=start or dict.fromkeys(ranges),
     )
     quarters = {}
     asked = itertools.count()
@@ -154,10 +182,15 @@ def simulated(folder, ranges, score_of, *, count=20, metric="accuracy", values=N
     return one, quarters
 
 
+def options_of_search(count):
+    options = {"count": count, "seed": 1, "metric": "f1", "shared": {}, "start": {"a": 0.5}}
+    return options | {"check": lambda options: None}
+
+
 def in_a_file(tmp_path, text):
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    return read_ranges(str(path), {}, (), lambda recipe, source: None)
+    return read_ranges(str(path), {}, {}, lambda options, source: None)
 
 
 def write_state(folder, log, max_steps=40):
@@ -215,26 +248,54 @@ def test_other_seeds_draw_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "starts"),
+    ("start", "outside"),
     [
-        ({"a": 0.25, "b": 2, "n": 4, "e": 3.0}, True),
-        ({"a": 0.25, "b": 2, "n": 4.0, "e": 12}, True),
-        ({"a": 0.25, "b": 3, "n": 4, "e": 3.0}, False),
-        ({"a": 1.25, "b": 2, "n": 4, "e": 3.0}, False),
-        ({"a": 0.25, "b": 2, "n": 4.5, "e": 3.0}, False),
-        ({"a": None, "b": 2, "n": 4, "e": 3.0}, False),
+        ({"a": 0.25, "b": 2, "n": 4, "e": 3.0, "s": SchedulerType.LINEAR}, []),
+        ({"a": 0.25, "b": 2, "n": 4.0, "e": 12, "s": "cosine"}, []),
+        ({"a": 1, "b": 3, "n": 4, "e": 3.0, "s": "linear"}, ["b"]),
+        ({"a": 1.25, "b": 2, "n": 4, "e": 3.0, "s": SchedulerType.POLYNOMIAL}, ["a", "s"]),
+        ({"a": 0.25, "b": 2, "n": 4.5, "e": 3.0, "s": "linear"}, ["n"]),
+        ({"a": None, "b": 2, "n": 4, "e": 3.0, "s": "linear"}, ["a"]),
     ],
 )
-def test_the_recipe_is_the_first_trial_if_its_values_lie_in_the_ranges(tmp_path, values, starts):
-    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}\nb: [1, 2]\nn: {low: 1, high: 9}\ne: [3, 12]")
-    one, _ = simulated(tmp_path / "s", ranges, lambda options: options["a"], count=1, values=values)
-    assert one.starts_from_recipe == starts == (one.trials[0].options == values)
+def test_the_recipe_is_the_first_trial_if_its_values_lie_in_the_ranges(tmp_path, start, outside):
+    """As optuna would have drawn it, so that it can be followed by other draws."""
+    text = "a: {low: 0, high: 1.0}\nb: [2e-0, 1]\nn: {low: 1, high: 9}\ne: [3, 12]\ns: [linear, cosine]"
+    one, _ = simulated(tmp_path / "s", in_a_file(tmp_path, text), lambda options: options["a"], count=3, start=start)
+    first = one.trials[0].options
+    assert one.outside == outside and (first == start) == (not outside) and len(one.trials) == 3
+    assert {name: type(value) for name, value in first.items()} == {
+        "a": float,
+        "b": float,
+        "n": int,
+        "e": int,
+        "s": str,
+    }
+
+
+def test_nothing_is_tried_twice(tmp_path):
+    """All of a few draws are made, and the search ends."""
+    one, _ = simulated(tmp_path / "s", in_a_file(tmp_path, "a: [1, 2, 3]\nb: [4, 5]"), lambda options: options["a"])
+    assert sorted(tuple(trial.options.values()) for trial in one.trials) == [(a, b) for a in (1, 2, 3) for b in (4, 5)]
+    assert one.count == 6
+
+
+def test_draws_that_do_not_go_together_are_not_made(tmp_path):
+    def check(options):
+        if options["a"] % 2 == 0:
+            raise InputError("a is even")
+
+    ranges = in_a_file(tmp_path, "a: {low: 1, high: 31}")
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: options["a"], check=check, count=8)
+    assert len(one.trials) == 8 and all(trial.options["a"] % 2 for trial in one.trials)
+    with pytest.raises(InputError, match="a is even"):
+        simulated(tmp_path / "t", in_a_file(tmp_path, "a: [2, 4]"), lambda options: 1, check=check)
 
 
 def test_the_first_trial_is_never_stopped(tmp_path):
     """It is what the others are measured by. Here, a second one has begun at the same time and is better."""
     ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
-    options = {"count": 2, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    options = options_of_search(count=2)
     one = Search(tmp_path, ranges, run_of=lambda number, _: Run(str(number), 1, tmp_path / str(number), ()), **options)
     runs = list(one)
     for run, score in zip(reversed(runs), (0.9, 0.1), strict=True):
@@ -245,7 +306,7 @@ def test_the_first_trial_is_never_stopped(tmp_path):
 def test_another_search_in_the_same_folder_is_refused(tmp_path):
     one, two = (in_a_file(tmp_path, f"a: {{low: 0, high: {high}}}") for high in (1.0, 2.0))
     simulated(tmp_path / "s", one, lambda options: options["a"], count=2)
-    for changes in ({"ranges": two}, {"recipe": {"alpha": 1}}, {"seed": 4}, {"metric": "f1"}):
+    for changes in ({"ranges": two}, {"shared": {"alpha": 1}}, {"seed": 4}, {"metric": "f1"}):
         options = {"ranges": one, "score_of": lambda options: options["a"]} | changes
         with pytest.raises(InputError, match="holds a search with other options"):
             simulated(tmp_path / "s", count=2, **options)
@@ -263,7 +324,7 @@ def test_scores_are_those_of_quarters_of_the_steps(tmp_path):
     """Whatever else the run has evaluated, and while a checkpoint is being written."""
     ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
     run = Run("trial_0", 1, tmp_path / "trial_0", ())
-    options = {"count": 1, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    options = options_of_search(count=1)
     one = Search(tmp_path, ranges, run_of=lambda *_: run, **options)
     assert next(one) is run and one.stop(run) is None
     (run.folder / "checkpoint-1").mkdir(parents=True)
@@ -304,7 +365,7 @@ if number:
         return Run(f"trial_{number}", 1, folder, (sys.executable, "-c", script, str(folder), str(number)))
 
     ranges, lines = in_a_file(tmp_path, "a: {low: 0, high: 1.0}"), []
-    options = {"count": 3, "seed": 1, "metric": "f1", "recipe": {}, "values": {"a": 0.5}}
+    options = options_of_search(count=3)
     one = Search(tmp_path, ranges, run_of=run_of, **options)
     assert run_all(one, jobs=jobs, devices=[], report=lines.append, stop=one.stop, finished=one.finished) == {}
     assert [trial.state for trial in one.trials] == ["finished", "stopped", "stopped"]
@@ -322,7 +383,7 @@ if number:
         ("validation_file: [a.tsv, b.tsv]", "varies validation_file, which must be the same in all trials"),
         ("data_seed: [1, 2]", "varies data_seed, which must be the same in all trials"),
         ("eval_delay: [1, 2]", "varies eval_delay, which must be the same in all trials"),
-        ("tinybert_hidden_weight: [0.0, 0.3]", "what a teacher cache cannot hold: set teacher_cache_dir to none"),
+        ("tinybert_hidden_weight: [0.0, 0.3]", "varies tinybert_hidden_weight, which ckd does not use"),
         ("learning_rate: {low: 1e-5}", "give a list of two values or more"),
         ("learning_rate: {low: 1e-5, high: 1e-3, step: 2}", "give a list of two values or more"),
         ("learning_rate: {low: 1e-3, high: 1e-5}", "low must be below high"),
@@ -358,6 +419,8 @@ def test_wrong_ranges_are_refused_before_anything_is_trained(in_process, recipe,
         ([], ["ckd", "logits"], "search improves one method of one student, but 'ckd', 'logits' are given"),
         (["--students", "2x32", "4x32"], ["ckd"], "'2x32 ckd', '4x32 ckd' are given"),
         (["--train_file", "none.tsv"], ["ckd"], "none.tsv is missing"),
+        ([], ["pkd"], "varies wr_distance_weight, which pkd does not use"),
+        ([], ["fine_tuned"], "which fine_tuned does not use"),
         (["--eval_steps", "3"], ["ckd"], "the command line sets 'eval_steps', which the search sets"),
         (["--metric", "mismatched_accuracy"], ["ckd"], "metric is mismatched_accuracy, which cannot be compared"),
     ],

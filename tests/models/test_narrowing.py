@@ -92,8 +92,8 @@ def test_the_same_sizes_are_the_same_weights(config, auto_class):
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"hidden_size": 16},
-        {"intermediate_size": 24},
+        pytest.param({"hidden_size": 16}, marks=pytest.mark.slow),
+        pytest.param({"intermediate_size": 24}, marks=pytest.mark.slow),
         {"num_attention_heads": 2},
         {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24},
     ],

@@ -102,7 +102,7 @@ QUICK = ((distill_pretrained, False), (distill_answers, True), (fine_tune, False
 
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("run", [distill, distill_pretrained, fine_tune, distill_answers])
-@pytest.mark.parametrize("asks", ["output_attentions", "output_hidden_states"])
+@pytest.mark.parametrize("asks", [pytest.param("output_attentions", marks=pytest.mark.slow), "output_hidden_states"])
 def test_outputs_that_a_configuration_asks_for_are_saved_with(run, asks, tiny_teacher, text_files, tmp_path):
     model_for(run, tiny_teacher)
     change(tiny_teacher, **{asks: True})

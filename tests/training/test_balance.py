@@ -222,7 +222,12 @@ def test_restored_callbacks_do_not_bring_back_other_terms(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "first_step"),
-    [({"relation_temperature": 0.05}, 9), ({"alpha": 0.9}, 9), ({"wr_angle_weight": 9.0}, 0), ({}, 0)],
+    [
+        ({"relation_temperature": 0.05}, 9),
+        pytest.param({"alpha": 0.9}, 9, marks=pytest.mark.slow),
+        ({"wr_angle_weight": 9.0}, 0),
+        pytest.param({}, 0, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_norms_are_good_as_long_as_they_mean_the_same(tmp_path, changed, first_step):

@@ -115,7 +115,19 @@ def command(given, tmp_path):
     return of
 
 
-@pytest.mark.parametrize(("script", "seam"), [(script, seam) for script in SEAMS for seam in SEAMS[script]])
+def is_own(script, seam):
+    return script == run_glue_ckd or SEAMS[run_glue_ckd].get(seam) != SEAMS[script][seam]
+
+
+# A seam that is the same code in another script is slow there.
+@pytest.mark.parametrize(
+    ("script", "seam"),
+    [
+        pytest.param(script, seam, marks=() if is_own(script, seam) else pytest.mark.slow)
+        for script in SEAMS
+        for seam in SEAMS[script]
+    ],
+)
 def test_a_bug_keeps_its_traceback(script, seam, command, monkeypatch, capsys):
     """In all scripts, wherever it happens; all kinds of bugs where a run comes quickly."""
     quickly = script is run_glue_ckd and seam not in ("training", "saving", *CACHE)
