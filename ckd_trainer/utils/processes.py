@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,9 @@ def destroy_process_group() -> None:
     """Destroys the process group at the end of a script; a process that exits without this may abort."""
     if PartialState().num_processes > 1:
         gc.collect()  # objects that use the group, such as DDP, would otherwise wait for it forever
+        # torch 2.7 destroys a gloo group without releasing the GIL, for which a thread of the group may be waiting to
+        # free the tensors of the last all-reduce: both would wait forever. Here, the thread gets the GIL.
+        time.sleep(0.1)
         PartialState().destroy_process_group()
 
 
