@@ -402,7 +402,9 @@ def test_relations_equal_the_loops(sets, which):
     fast = relation(which, student, sets.teacher, sets.mask)
     slow = getattr(reference, which[0])(student, sets.teacher, sets.mask, **which[1])
     same(fast, slow)
-    same(gradient_of(fast, student), gradient_of(slow, student))
+    # In one dimension all cosines are 1 or -1, up to rounding: where they agree, the gradient of l1 is not defined.
+    if which[1].get("angle_loss") != "l1" or student.shape[-1] > 1:
+        same(gradient_of(fast, student), gradient_of(slow, student))
 
 
 @draws(30)
