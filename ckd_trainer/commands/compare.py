@@ -204,7 +204,9 @@ def _search(
         if not search.trials:
             outside = first_of([f"{name} {values[name]}" for name in search.outside])
             print(
-                f"The recipe is no trial: out of range are {outside}." if outside else "Trial 0 is the recipe itself."
+                f"The recipe itself is not tried: {outside} out of range."
+                if outside
+                else "Trial 0 is the recipe itself."
             )
         failed = setup.run_all(search, stop=search.stop, finished=finished, refused=search.refused)
         search.tidy_up()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckd_trainer.comparison.results import COSTS, Comparison, Row
@@ -54,7 +54,7 @@ def as_table(comparison: Comparison) -> str:
         | fine_tuned | 0.8890 ± 0.0041 |                            |      |                     | 93.5% | ... |
         | ckd        | 0.8985 ± 0.0032 | +0.0095 [-0.0040, +0.0230] | 0.12 | no difference shown | 94.5% | ... |
     """
-    digits = digits_of(comparison)
+    digits = digits_of(comparison.metric, [row.scores.mean for row in comparison.rows])
     head = ["method", comparison.metric, f"difference to {comparison.baseline}", "p", "", "kept"]
     rows = [head + ["parameters", "size", "latency", "train time"]]
     if comparison.teacher:
@@ -70,9 +70,9 @@ def as_table(comparison: Comparison) -> str:
     return markdown_table(rows)
 
 
-def digits_of(comparison: Comparison) -> int:
+def digits_of(metric: str, scores: Sequence[float]) -> int:
     """Returns how many digits after the point scores are shown with: 4, or 2 for percentages."""
-    return 2 if comparison.metric != "rmse" and max(row.scores.mean for row in comparison.rows) > 1 else 4
+    return 2 if metric != "rmse" and max(scores, default=0) > 1 else 4
 
 
 def _difference_cells(found: Difference | None, digits: int) -> list[str]:

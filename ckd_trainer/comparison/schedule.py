@@ -72,9 +72,9 @@ def run_all(
         report: called with each line of progress.
         finished: called with each run that has finished. If it raises, the others are stopped.
         stop: called several times a second with each run that is being trained. If it returns a reason, the run is
-            stopped, which is no failure.
+            stopped, and does not count as failed.
         refused: called with each run that could not be trained with its input, and the reason. If it returns True,
-            this is no failure.
+            the run does not count as failed.
 
     Raises:
         Interrupted: by a signal.

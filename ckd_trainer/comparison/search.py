@@ -14,6 +14,7 @@ import yaml
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
+from ckd_trainer.comparison.formats import digits_of
 from ckd_trainer.comparison.plan import EVALUATIONS
 from ckd_trainer.comparison.ranges import draw_of
 from ckd_trainer.comparison.schedule import Run
@@ -309,7 +310,7 @@ def _as_table(search: Search) -> str:
     """
     rows = [["trial", search.metric, *(f"after {part}" for part in HALVINGS.values()), "state", *search.ranges]]
     known = [score for trial in search.trials for score in (trial.score, *trial.scores.values()) if score is not None]
-    digits = 2 if search.metric != "rmse" and max(known, default=0) > 1 else 4
+    digits = digits_of(search.metric, known)
     for trial in search.ranking:
         scores: Sequence[float | None] = [trial.score, *(trial.scores.get(quarters) for quarters in HALVINGS)]
         shown = ["" if score is None else f"{score:.{digits}f}" for score in scores]
