@@ -209,6 +209,18 @@ class CKDArguments:
 
 
 @dataclass
+class LanguageModelCKDArguments(CKDArguments):
+    """`CKDArguments` for running text: by default, the relations train the student alone."""
+
+    labels_and_logits: bool = option(
+        False,
+        "Whether the loss has the masked tokens and the teacher's logits, which alpha weighs. By default the other "
+        "terms train the student alone, without computing any logits. Shares are then relative to the gradient of the "
+        "first term.",
+    )
+
+
+@dataclass
 class ModelArguments:
     """The models: teacher and student."""
 
@@ -354,7 +366,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 def _mapping(name: str, value: dict | str | None) -> dict | None:
     """Returns the mapping that an option holds, parsed if it is JSON text."""
-    parsed = _parsed(name, value)
+    parsed = parsed_json(name, value)
     if parsed is not None and not isinstance(parsed, dict):
         raise InputError(f'{name} is {short(value)}: give a mapping such as {{"hidden_size": 256}}.')
     return parsed
@@ -362,7 +374,7 @@ def _mapping(name: str, value: dict | str | None) -> dict | None:
 
 def _stages(value: list | str | None) -> list | None:
     """Returns a list of one or more mappings, parsed if it is JSON text."""
-    parsed, example = _parsed("stages", value), '[{"labels_and_logits": false}, {"num_train_epochs": 1}]'
+    parsed, example = parsed_json("stages", value), '[{"labels_and_logits": false}, {"num_train_epochs": 1}]'
     if parsed is not None and not (isinstance(parsed, list) and parsed):
         raise InputError(f"stages is {short(parsed)}: give a list with the options of each stage, such as {example}.")
     for number, stage in enumerate(parsed or (), start=1):
@@ -371,7 +383,7 @@ def _stages(value: list | str | None) -> list | None:
     return parsed
 
 
-def _parsed(name: str, value: Any) -> Any:
+def parsed_json(name: str, value: Any) -> Any:
     """Returns the value of an option, parsed if it is JSON text."""
     if not isinstance(value, str):
         return value

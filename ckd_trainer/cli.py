@@ -53,6 +53,9 @@ COMMANDS: dict[str, Command | Group] = {
     "squad": Command(
         "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
     ),
+    "mlm": Command(
+        "distill a language model into a small general-purpose encoder", "ckd_trainer.commands.mlm", trains=True
+    ),
     "compare": Command("methods and seeds under equal conditions, with intervals", "ckd_trainer.commands.compare"),
     "report": Command("a table and pictures from finished runs", "ckd_trainer.commands.report"),
     "augment": Command("variants of training texts, for a teacher to answer", "ckd_trainer.commands.augment"),

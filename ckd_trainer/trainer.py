@@ -23,7 +23,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -649,10 +649,20 @@ class DistillationTrainer(Trainer):
         return self.head.task_loss(outputs, inputs, loss), outputs
 
     def _terms(
-        self, model: torch.nn.Module, inputs: dict[str, Any], step: StepItems | None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        step: StepItems | None,
+        teacher: Callable[[dict[str, Any]], dict[Signal, Any]] | None = None,
     ) -> tuple[dict[str, Tensor], Any]:
-        """Returns the terms of a training batch, each times its share of the step, and the student's outputs."""
-        signals = None if self.teacher is None else self.teacher(inputs)
+        """Returns the terms of a batch, each times its share of the step, and the student's outputs.
+
+        Args:
+            step: the items of the step; None for the terms themselves.
+            teacher: returns the teacher's signals; by default those of a training batch.
+        """
+        teacher = teacher or self.teacher
+        signals = None if teacher is None else teacher(inputs)
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
         with self._listener.capturing() as captured:

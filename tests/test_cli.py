@@ -12,6 +12,7 @@ from helpers.files import PROJECT
 from setuptools import Distribution
 
 import run_glue_ckd
+import run_mlm_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer import cli
@@ -38,7 +39,7 @@ def test_help_has_one_line_for_each_command(capsys, argv):
     main(argv)
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0]: line for line in lines if line.startswith("  ")}
-    assert list(named) == ["teacher", "glue", "squad", "compare", "report", "augment", "submission", "demo"]
+    assert list(named) == ["teacher", "glue", "squad", "mlm", "compare", "report", "augment", "submission", "demo"]
     assert all(command.summary in named[name] for name, command in COMMANDS.items())
     assert max(map(len, lines)) <= 80 and lines[0] == "usage: ckd-trainer COMMAND ..."
 
@@ -56,7 +57,7 @@ def test_demo_lists_its_tasks(capsys):
         (["gleu"], "error: ckd-trainer has no command 'gleu': did you mean glue?"),
         (
             ["--versoin"],
-            "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, compare, report, ",
+            "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, mlm, compare, report, ",
         ),
         (["demo", "agrement", "data"], "error: ckd-trainer demo has no command 'agrement': did you mean agreement?"),
     ],
@@ -75,7 +76,7 @@ def test_a_command_calls_the_main_of_its_module(monkeypatch, name):
 
 
 def test_scripts_have_the_main_of_their_command():
-    scripts = {"teacher": run_teacher, "glue": run_glue_ckd, "squad": run_squad_ckd}
+    scripts = {"teacher": run_teacher, "glue": run_glue_ckd, "squad": run_squad_ckd, "mlm": run_mlm_ckd}
     assert scripts.keys() == {name for name, command in LEAVES.items() if command.trains}
     for name, script in scripts.items():
         assert script.main is importlib.import_module(LEAVES[name].module).main

@@ -11,9 +11,11 @@ from ckd_trainer.methods.own_file import methods_of_file
 from ckd_trainer.runs.recipe import value_of
 
 
-def option_types(data_arguments: type[DataArguments], argv: list[str]) -> tuple[type, ...]:
+def option_types(
+    data_arguments: type[DataArguments], argv: list[str], ckd_arguments: type[CKDArguments] = CKDArguments
+) -> tuple[type, ...]:
     """Returns the dataclasses for `parse_recipe`: ours, and those of the method_file that the words name."""
-    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
+    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, ckd_arguments, *METHODS)
     path = value_of("method_file", argv)
     if path is None:
         return kinds

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
@@ -112,6 +113,12 @@ class Table:
         elif is_delimited and len(names) == 1 and any(delimiter in names[0] for delimiter in ",;|\t"):
             advice = ": that is one column, as a .tsv file has tabs between columns and a .csv file has commas"
         raise InputError(f"{self.source} has no column {column!r}: it has {first_of(names, 20)}{advice}.")
+
+    def parts(self, rows: int = 10_000) -> "Iterator[Table]":
+        """Yields the table in parts with this many rows."""
+        for start in range(0, len(self.data), rows):
+            part = range(start, min(start + rows, len(self.data)))
+            yield dataclasses.replace(self, data=self.data.select(part), lines=self.lines[start : part.stop])
 
     def _values(self, column: str) -> list:
         self.require(column)

@@ -11,8 +11,6 @@ from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.parts import read_parts
 from ckd_trainer.data.tables import Table
 
-_ROWS = 10_000  # of a data set by name in a part
-
 
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
     """Reads the first part of unlabeled_file; raises InputError if it is malformed or lacks a column."""
@@ -48,6 +46,4 @@ def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Tab
         return
     named = NamedDataset(arguments, "unlabeled_")
     table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")
-    for start in range(0, len(table.data), _ROWS):
-        rows = range(start, min(start + _ROWS, len(table.data)))
-        yield Table(table.data.select(rows), table.source, range(rows.start + 1, rows.stop + 1), unit="row")
+    yield from table.parts()

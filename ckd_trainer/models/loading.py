@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ckd_trainer.models.compatibility import outline
@@ -24,6 +25,8 @@ _NO_WEIGHTS = re.compile(
 )
 
 
+# The classes that AutoModel loads.
+_BARE = {name for names in MODEL_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)}
 # What transformers, safetensors and huggingface_hub raise about files, the packages that these need, and the network.
 _OF_FILES = (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError, HTTPError)
 # What readers of JSON files raise if a file in the user's folder has another form, such as a list for a dict.
@@ -132,9 +135,12 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
 
     Raises:
         InputError: the files lack weights, or hold weights that are not used. Buffers, and a pooler that the model's
-            class does not have, may stay unused.
+            class does not have, may stay unused. A bare encoder uses no weights of heads, and may lack a pooler,
+            which no loss reads.
     """
     missing = _without_weights(info)
+    if is_bare_encoder(model):
+        missing = [key for key in missing if not _is_pooler(key, model)]
     other_shape = {key for key, *_ in info["mismatched_keys"]}
     if unexplained := [key for key in missing if key in other_shape or _in_base(key, model)]:
         raise InputError(_lacking(name, unexplained, info, model))
@@ -144,7 +150,8 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
             "ckd-trainer teacher and give its output folder."
         )
     if not allow_unused:
-        _refuse_unused(model, name, [key for key in info["unexpected_keys"] if not _is_pooler(key, model)])
+        is_used = _in_base if is_bare_encoder(model) else lambda key, model: not _is_pooler(key, model)
+        _refuse_unused(model, name, [key for key in info["unexpected_keys"] if is_used(key, model)])
 
 
 def check_base_weights(model: PreTrainedModel, info: dict, name: str, *, allow_unused: bool = False) -> None:
@@ -212,10 +219,15 @@ def _few(names: list[str]) -> str:
 def _in_base(key: str, model: PreTrainedModel) -> bool:
     """Returns whether a weight belongs to the encoder, without its pooler; False without a separate encoder."""
     base, prefix = model.base_model, f"{model.base_model_prefix}."
-    if base is model or _is_pooler(key, model):
+    if (base is model and not is_bare_encoder(model)) or _is_pooler(key, model):
         return False
     # Files of the bare encoder have names without the prefix.
     return key.startswith(prefix) or key.split(".")[0] in {name.split(".")[0] for name in base.state_dict()}
+
+
+def is_bare_encoder(model: PreTrainedModel) -> bool:
+    """Returns whether a model has no head."""
+    return type(model).__name__ in _BARE
 
 
 def _is_pooler(key: str, model: PreTrainedModel) -> bool:

@@ -178,7 +178,8 @@ def resolved_recipe(*arguments: Any) -> dict:
     """Returns the recipe that reproduces these options: all of ours, and the non-defaults of TrainingArguments."""
     recipe: dict[str, Any] = {}
     for instance in arguments:
-        values = dataclasses.asdict(instance)
+        options = [option.name for option in dataclasses.fields(instance) if option.init]
+        values = {name: value for name, value in dataclasses.asdict(instance).items() if name in options}
         if isinstance(instance, TrainingArguments):
             values = {key: value for key, value in instance.to_dict().items() if not _is_default(instance, key, value)}
         recipe |= {key: value for key, value in values.items() if key not in _NOT_RECORDED}

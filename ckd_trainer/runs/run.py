@@ -37,6 +37,7 @@ from ckd_trainer.runs.stage_records import record_stage, save_whole_log, whole_m
 from ckd_trainer.runs.stages import Stage
 from ckd_trainer.runs.training_options import check_optimizer, check_options
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room
 from ckd_trainer.utils.processes import broadcast_from_main
@@ -131,7 +132,10 @@ def run(
         if start.is_trained or not args.do_train:
             _place_whole(trainer)
         if start.is_trained:
-            trainer.state.epoch = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json")).epoch
+            state = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json"))
+            trainer.state.epoch = state.epoch
+            if trainer.balance is not None and (saved := state.stateful_callbacks.get(TermBalance.__name__)):
+                trainer.balance.take_over(saved)  # evaluation reports the terms with these weights
         else:
             if args.do_train:
                 for stage in stages:

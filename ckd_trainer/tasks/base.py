@@ -39,7 +39,7 @@ from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training.unlabeled import sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, user_path
-from ckd_trainer.utils.processes import made_once, scratch_folder
+from ckd_trainer.utils.processes import in_all_processes, made_once, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,10 @@ class Task(abc.ABC):
 
     Attributes:
         args: its data options.
+        has_labels: whether its examples have labels, from which scores are computed. If not, evaluation reports the
+            terms of the loss, and the methods from `unlabeled_columns` to `write_predictions` are not called.
         classifies: whether it has classes.
+        keeps_inputs: whether `encode` keeps the inputs on disk and returns the same ones when it is called again.
         model_class: the Auto class of its models.
         trainer_class: the trainer of its models.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
@@ -82,7 +85,9 @@ class Task(abc.ABC):
     """
 
     args: DataArguments
+    has_labels: bool = True
     classifies: bool
+    keeps_inputs: bool = False
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     best_metric: str
@@ -111,31 +116,43 @@ class Task(abc.ABC):
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
         """Turns the data into model inputs."""
 
-    @property
-    @abc.abstractmethod
-    def unlabeled_columns(self) -> dict[str, str]:
-        """The columns of texts without labels: {its name in `data`: its name in the source}."""
-
-    @abc.abstractmethod
-    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """Turns texts without labels into model inputs."""
-
     @abc.abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
         """Returns the function that makes a batch of encoded examples."""
 
-    @abc.abstractmethod
+    def prepare(self, trainer: DistillationTrainer, pair: ModelPair) -> None:
+        """Sets what a new trainer of the task needs beside its arguments."""
+        return
+
+    def sets_by_name(self, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
+        """Returns the sets that training depends on by the option that names them; empty if files do."""
+        if self.hub_dataset is None and not self.args.dataset_name:
+            return {}
+        sets = {"train": self.data.train}
+        if "validation" in splits:
+            sets |= {f"validation {name}".rstrip(): data for name, data in self.data.validation.items()}
+        return {"dataset_name" if self.args.dataset_name else "task_name": sets}
+
+    @property
+    def unlabeled_columns(self) -> dict[str, str]:
+        """The columns of texts without labels: {its name in `data`: its name in the source}."""
+        raise NotImplementedError
+
+    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Turns texts without labels into model inputs."""
+        raise NotImplementedError
+
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Returns the scores of the validation set."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
         """Returns what each example of the validation set contributes to the scores, to compare runs by.
 
         The mean of a score's values is the score, see `ckd_trainer.reports.statistics`. Scores may be left out.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """Warns loudly if a teacher's answers to a sample of encoded examples have nothing to do with the labels.
 
@@ -146,10 +163,11 @@ class Task(abc.ABC):
         Raises:
             InputError: the answers fit labels in another order or on another scale.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def write_predictions(self, name: str, logits: Any, folder: Path) -> Path:
         """Writes the predictions for the test set `name`; returns the file."""
+        raise NotImplementedError
 
 
 def run_task(
@@ -203,7 +221,11 @@ def _run_started(
     read = TrainingInputs(args, begin, model_args, stages)
     read.check_files(task.files(read.splits) | {name: [user_path(path)] for name, path in own_files.items() if path})
     if begin.is_trained:
-        model_args = ModelArguments(args.output_dir, trust_remote_code=model_args.trust_remote_code)
+        model_args = ModelArguments(
+            args.output_dir,
+            None if task.has_labels else model_args.teacher_model_name_or_path,
+            trust_remote_code=model_args.trust_remote_code,
+        )
         for name, value in begin.recorded.items():  # as in training, where a teacher may have lowered it
             if value != getattr(data_args, name):
                 logger.info("%s is %s, as when the run in %s was trained.", name, value, args.output_dir)
@@ -213,7 +235,7 @@ def _run_started(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
         )
     if not trains:
-        stages = [stages[-1].without_teacher()]
+        stages = [stages[-1].without_teacher()] if task.has_labels else stages[-1:]
 
     # Local files are read before models are looked up, and data on the Hub afterwards: no mistake costs a download.
     reads = {"train": trains, "validation": args.do_eval, "test": args.do_predict}
@@ -238,7 +260,7 @@ def _run_started(
         terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:
         task.load(splits)
-    read.check_loaded(_sets_by_name(task, data_args, read.splits))
+    read.check_loaded(task.sets_by_name(read.splits))
     task.set_head(pair)
     with contextlib.ExitStack() as stack:
         unlabeled = None
@@ -295,6 +317,10 @@ def _unlabeled_texts(task: Task) -> Iterator[Dataset]:
 @contextlib.contextmanager
 def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase, unlabeled: Dataset | None) -> Iterator[ModelInputs]:
     """Encodes the task's data once on each machine."""
+    if task.keeps_inputs:
+        task.inputs = in_all_processes(lambda: task.encode(tokenizer))
+        yield task.inputs
+        return
 
     def make() -> DatasetDict:
         inputs = task.encode(tokenizer)
@@ -343,8 +369,9 @@ def _trainers(
                 eval_dataset=inputs.validation.get(""),
                 data_collator=task.collator(pair.teacher_tokenizer),
                 processing_class=pair.saved_tokenizer,
-                compute_metrics=task.compute_metrics,
+                compute_metrics=task.compute_metrics if task.has_labels else None,
             )
+        task.prepare(trainer, pair)
         if number == 0:
             kept = _prepare(task, trainer, inputs, pair.student_config.num_labels, stages)
         if kept is not None:
@@ -374,8 +401,9 @@ def _prepare(
         if trainer.ckd_args is not reader.ckd_args:
             trainer.use_loss(reader.ckd_args, reader.methods)
         trainer.teacher.also_cached = signals
-        reads_logits = any("logits" in stage.ckd_args.weights for stage in stages)
-        _check_teacher(task, trainer, inputs, classes, reads_logits=reads_logits)
+        if task.has_labels:
+            reads_logits = any("logits" in stage.ckd_args.weights for stage in stages)
+            _check_teacher(task, trainer, inputs, classes, reads_logits=reads_logits)
         if trainer.caches_teacher:
             trainer.open_teacher_cache()  # now: a signal ends the run at once, and a mistake leaves no files
             if task.args.unlabeled_min_confidence is not None:
@@ -433,16 +461,6 @@ def _examples_of_epoch(inputs: ModelInputs, data_args: DataArguments, stage: Sta
         return len(inputs.unlabeled if inputs.train is None else inputs.train)
     labeled, unlabeled = sizes_of(share, stage.args)
     return len(inputs.train) + round(len(inputs.train) * unlabeled / labeled)
-
-
-def _sets_by_name(task: Task, data_args: DataArguments, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
-    """Returns the sets that training depends on by the option that names them; empty if files do."""
-    if task.hub_dataset is None and not data_args.dataset_name:
-        return {}
-    sets = {"train": task.data.train}
-    if "validation" in splits:
-        sets |= {f"validation {name}".rstrip(): data for name, data in task.data.validation.items()}
-    return {"dataset_name" if data_args.dataset_name else "task_name": sets}
 
 
 def _drawn_texts(data: Any, examples: Dataset, seed: int, count: int) -> Iterator[tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Where a trainer's teacher signals come from: the model, run on each batch, or a cache of the training set."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,13 @@ class TeacherSource:
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         """Returns the signals of a training batch."""
-        read = CachedTeacher(self.signals) if self.caches else self.live()
+        return self._ordered(CachedTeacher(self.signals) if self.caches else self.live(), batch)
+
+    def uncached(self) -> Callable[[Mapping[str, Tensor]], dict[Signal, Any]]:
+        """Returns a function that runs the model on a batch of any examples and returns its signals."""
+        return functools.partial(self._ordered, self.live())
+
+    def _ordered(self, read: CachedTeacher | LiveTeacher, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         return {signal: signal.in_order(value, self.label_order) for signal, value in read(batch).items()}
 
     def live(self) -> LiveTeacher:

@@ -11,6 +11,7 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.commands.augment import AugmentArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 
 PAGES = [
@@ -54,7 +55,8 @@ def test_links(page):
 def test_options_and_code(page):
     text = page.read_text()
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
-    known = options_of(*groups, GlueArguments) | options_of(*groups, SquadArguments)
+    data = (GlueArguments, SquadArguments, TextArguments)
+    known = set().union(*(options_of(*groups, kind) for kind in data))
     known |= options_of(AugmentArguments) | {f"--{name}" for name in OTHERS}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
     assert used <= known, used - known

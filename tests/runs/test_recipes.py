@@ -9,14 +9,16 @@ from accelerate.commands.config.config_args import load_config_from_file
 from helpers.files import PROJECT
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, LanguageModelCKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import GLUE_TASKS
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 from ckd_trainer.runs.stages import stages_of
+from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
@@ -33,7 +35,11 @@ CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
 RANGES = PROJECT / "recipes" / "search.yaml"  # its test is in tests/comparison/test_search.py
 RECIPES = [path for path in FILES if path not in CLUSTERS and PROJECT / path != RANGES]
 COMMON = (ModelArguments, RunArguments, TrainingArguments)
-STUDENT_SCRIPTS = {GlueArguments: "run_glue_ckd.py", SquadArguments: "run_squad_ckd.py"}
+STUDENT_SCRIPTS = {
+    GlueArguments: "run_glue_ckd.py",
+    SquadArguments: "run_squad_ckd.py",
+    TextArguments: "run_mlm_ckd.py",
+}
 
 # Park et al. 2021, 6-layer student: alpha, temperature, weight of distances, of angles, learning rate, epochs
 PUBLISHED = {
@@ -58,9 +64,22 @@ def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
     script, recipe = launch_command(path)[2], [str(PROJECT / path)]
     data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
-    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, CKDArguments, *METHODS)
+    data, loss = (TextArguments, LanguageModelCKDArguments) if "mlm" in path.name else (data, CKDArguments)
+    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, loss, *METHODS)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
     return {type(part): part for part in parse_recipe(kinds, recipe)}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("mlm_ckd")], ids=str)
+def test_language_model_recipes(path):
+    options = parse(path)
+    loss, data, args = options[LanguageModelCKDArguments], options[TextArguments], options[TrainingArguments]
+    MaskedLanguageModeling(data, options[RunArguments], args, loss)  # raises if they contradict each other
+    defaults = dataclasses.asdict(CKDArguments())
+    assert all(value == defaults[name] for name, value in dataclasses.asdict(loss).items() if "relation" in name)
+    assert loss.weights.keys() - {"logits"} == CKDArguments().weights.keys() - {"logits"}
+    assert bool(data.mlm_probability) == loss.labels_and_logits == ("domain" in path.stem)
+    assert args.output_dir == f"runs/{path.stem}" and args.do_train and args.do_eval
 
 
 def test_all_recipes_are_found():
@@ -71,7 +90,8 @@ def test_all_recipes_are_found():
     best = {f"best/{task}.yaml" for task in (*GLUE_TASKS.keys() - {"wnli"}, "squad")}
     names = {path.relative_to("recipes").as_posix() for path in RECIPES}
     methods = {f"methods/{method}.yaml" for method in METHOD_TERMS}
-    assert names == glue | squad | quickstart | best | methods
+    mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
+    assert names == glue | squad | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
@@ -89,8 +109,8 @@ def test_every_option_is_known_and_says_where_its_number_comes_from(path):
     options = parse(path)
     lines = (PROJECT / path).read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("#") and line.strip("# ")]) > 1
-    data = options.get(GlueArguments) or options[SquadArguments]
-    assert data.task_name or data.train_file
+    data = next(options[kind] for kind in STUDENT_SCRIPTS if kind in options)
+    assert getattr(data, "task_name", None) or data.train_file or data.dataset_name or data.sources
     assert options[TrainingArguments].output_dir.startswith("runs/")
 
 

@@ -1,0 +1,314 @@
+"""Language models through run_mlm_ckd.py: relations alone or with masked tokens, resumed, cached, in two processes."""
+
+import itertools
+import json
+import math
+import shutil
+
+import datasets
+import pytest
+import torch
+from datasets import Dataset
+from helpers.files import WORDS, sentences, write_tsv
+from helpers.launching import launch
+from helpers.tiny import save_tokenizer, tiny_config
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertModel,
+    TrainingArguments,
+    pipeline,
+)
+
+import run_glue_ckd
+import run_mlm_ckd
+import run_teacher
+from ckd_trainer.arguments import LanguageModelCKDArguments, RunArguments
+from ckd_trainer.data.blocks import BlockOptions, blocks_of
+from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
+from ckd_trainer.utils.errors import InputError
+
+QUICK = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--report_to", "none"]
+QUICK += ["--disable_tqdm", "true", "--per_device_train_batch_size", "8", "--max_seq_length", "16"]
+QUICK += ["--logging_steps", "1", "--learning_rate", "1e-3", "--validation_share", "0.2"]
+STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
+MASKS = ["--mlm_probability", "0.3", "--labels_and_logits", "true", "--temperature", "2"]
+NO_RELATIONS = [f"--{relation}_{kind}_weight=0" for relation in ("wr", "ltr") for kind in ("distance", "angle")]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    torch.manual_seed(0)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    BertForMaskedLM(tiny_config(layers=4, **no_dropout)).save_pretrained(tmp_path / "teacher")
+    save_tokenizer(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(text for text, _ in sentences(100)))
+    return path
+
+
+@pytest.fixture
+def command(teacher, text):
+    return ["--teacher_model_name_or_path", str(teacher), "--train_file", str(text), *STUDENT, *QUICK]
+
+
+def run(command, folder, *options):
+    run_mlm_ckd.main([*command, "--output_dir", str(folder), *map(str, options)])
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_relations_alone(command, teacher, tmp_path):
+    """By default there are no masks and no logits. The student gets its teacher's head, and can be fine-tuned."""
+    results = run(command, tmp_path / "out")
+    assert {"eval_loss", "eval_loss_wr_distance", "eval_loss_ltr_angle", "train_tokens_per_second"} <= results.keys()
+    assert "eval_perplexity" not in results and "eval_loss_task" not in results
+    assert results["train_samples"] + results["eval_samples"] == pytest.approx(len(blocks(teacher, command)), abs=0)
+
+    model, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"]
+    theirs = BertForMaskedLM.from_pretrained(teacher)
+    ours, before = model.state_dict(), theirs.state_dict()
+    assert all(torch.equal(ours[name], before[name]) for name in ours if "predictions.transform" in name)
+    moved = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(ours[moved], before[moved])
+    assert pipeline("fill-mask", str(tmp_path / "out"))("the cat [MASK]")
+
+    train = write_tsv(tmp_path / "train.tsv", sentences(24))
+    files = ["--train_file", str(train), "--validation_file", str(train), "--max_seq_length", "16"]
+    quick = [*QUICK[:-2], "--max_steps", "2", *files]
+    options = ["--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / "fine-tuned")]
+    run_teacher.main([*quick, *options])
+    options = ["--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / "distilled")]
+    run_glue_ckd.main([*quick, *options, "--teacher_model_name_or_path", str(tmp_path / "fine-tuned")])
+
+
+def blocks(teacher, command):
+    source = TextSource(train_file=command[command.index("--train_file") + 1])
+    return blocks_of(source, AutoTokenizer.from_pretrained(teacher), BlockOptions(16))
+
+
+def test_evaluation_against_loops(command, teacher, tmp_path, text):
+    """The loss and the perplexity on held-out text are means over its masked tokens, whatever the batches."""
+    options = [*MASKS, "--alpha", "0.25", *NO_RELATIONS, "--seed", "5"]
+    command = [word for word in command if word not in ("--validation_share", "0.2")]
+    found = run(command, tmp_path / "out", *options, "--validation_file", text, "--per_device_eval_batch_size", "7")
+
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").double().eval()
+    teacher_model = BertForMaskedLM.from_pretrained(teacher).double().eval()
+    collate = MaskingCollator(AutoTokenizer.from_pretrained(teacher), 0.3, seed=5)
+    collate.epoch = None
+    errors, divergences = [], []
+    for row in blocks(teacher, command):
+        batch = collate([row])
+        with torch.no_grad():
+            ours, theirs = (model(batch["input_ids"]).logits[0] for model in (student, teacher_model))
+        for place, label in enumerate(batch["labels"][0].tolist()):
+            if label == -100:
+                continue
+            errors.append(-float(ours[place].log_softmax(-1)[label]))
+            p, q = (theirs[place] / 2).softmax(-1), (ours[place] / 2).softmax(-1)
+            divergences.append(4 * sum(float(a * (a / b).log()) for a, b in zip(p, q, strict=True)))
+    task, logits = (sum(values) / len(values) for values in (errors, divergences))
+    assert found["eval_loss_task"] == pytest.approx(task, rel=1e-4)
+    assert found["eval_loss_logits"] == pytest.approx(logits, rel=1e-4)
+    assert found["eval_loss"] == pytest.approx(0.75 * task + 0.25 * logits, rel=1e-4)
+    assert found["eval_perplexity"] == pytest.approx(math.exp(task), rel=1e-3)
+
+
+def test_evaluated_relations_do_not_depend_on_batches(command, tmp_path):
+    found = run(command, tmp_path / "out", "--per_device_eval_batch_size", "3", "--keep_sentences", "true")
+    # The finished run is evaluated again, with its weights.
+    for size in ("3", "50"):
+        again = run(command, tmp_path / "out", "--per_device_eval_batch_size", size, "--keep_sentences", "true")
+        for name in (name for name in found if name.startswith("eval_loss")):
+            assert again[name] == pytest.approx(found[name], rel=1e-5), name
+
+
+def test_a_masked_student_learns(command, text, tmp_path):
+    """Words that always follow one another; at random, the perplexity is their number."""
+    text.write_text("the cat runs a dog sings\n" * 100)
+    options = [*MASKS, "--alpha", "0", *NO_RELATIONS, "--max_steps", "150", "--learning_rate", "5e-3"]
+    results = run(command, tmp_path / "out", *options, "--save_strategy", "no")
+    assert results["eval_perplexity"] < 3
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert log[0]["num_input_tokens_seen"] > 0
+
+
+@pytest.mark.parametrize("options", [[], [*MASKS, "--max_steps", "9"]], ids=["relations", "masks, second epoch"])
+def test_resumes_exactly(command, tmp_path, options):
+    run(command, tmp_path / "whole", *options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for path in (tmp_path / "killed").iterdir():
+        if path.is_dir() and path.name != "checkpoint-3":
+            shutil.rmtree(path)
+    for name in ("model.safetensors", "train_results.json", "all_results.json", "trainer_state.json"):
+        (tmp_path / "killed" / name).unlink()
+    run(command, tmp_path / "killed", *options)
+    ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    logs = [
+        [
+            {name: value for name, value in entry.items() if "runtime" not in name and "per_second" not in name}
+            for entry in json.loads((tmp_path / folder / "trainer_state.json").read_text())["log_history"]
+            if "train_loss" not in entry  # the mean since the start of the process
+        ]
+        for folder in ("whole", "killed")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_the_cache_changes_nothing(command, tmp_path):
+    live = run(command, tmp_path / "live")
+    cached = run(command, tmp_path / "cached", "--teacher_cache_dir", tmp_path / "teacher_cache")
+    for name in (name for name in live if name.startswith("eval_loss")):
+        assert cached[name] == pytest.approx(live[name], rel=1e-3), name
+    with pytest.raises(InputError, match="masks change from one epoch to the next"):
+        run_mlm_ckd.main.__wrapped__(
+            [*command, "--output_dir", str(tmp_path / "masked"), "--mlm_probability", "0.3"]
+            + ["--teacher_cache_dir", str(tmp_path / "teacher_cache")]
+        )
+
+
+def test_two_processes(command, tmp_path, text):
+    """Two batches of 4 in each of two processes are one batch of 8, masks and held-out terms included."""
+    command = [word for word in command if word not in ("--validation_share", "0.2")]
+    command += [*MASKS, "--validation_file", str(text), "--optim", "sgd", "--max_steps", "3", "--save_strategy", "no"]
+    one = run(command, tmp_path / "one", "--per_device_eval_batch_size", "6")
+    options = ["--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "4"]
+    launch("run_mlm_ckd.py", *command, *options, "--per_device_eval_batch_size", "3")
+    two = json.loads((tmp_path / "two" / "all_results.json").read_text())
+    for name in (name for name in one if name.startswith(("eval_loss", "eval_perplexity"))):
+        assert two[name] == pytest.approx(one[name], rel=1e-4), name
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "student, reason",
+    [
+        (["--student_init", "random", "--student_num_layers", "2", "--model_name_or_path"], "its weights are random"),
+        ([*STUDENT, "--student_config", '{"hidden_size": 16}'], "has another size"),
+    ],
+    ids=["random", "narrower"],
+)
+def test_students_without_a_head(teacher, text, tmp_path, student, reason, caplog):
+    student = [*student, str(teacher)] if student[-1] == "--model_name_or_path" else student
+    command = ["--teacher_model_name_or_path", str(teacher), "--train_file", str(text), *student, *QUICK]
+    with caplog.at_level("INFO", "ckd_trainer"):
+        run(command, tmp_path / "out")
+    assert f"saved without a language-model head: {reason}" in caplog.text.replace(f"that of {teacher} ", "")
+    assert not any("predictions" in name for name in weights(tmp_path / "out"))
+    AutoModel.from_pretrained(tmp_path / "out")
+
+
+def test_a_bare_teacher(command, teacher, tmp_path):
+    """A sentence encoder can teach, too, but has no logits."""
+    BertModel(tiny_config(layers=4)).save_pretrained(teacher)
+    run(command, tmp_path / "out")
+    assert "encoder.layer.1.output.dense.weight" in weights(tmp_path / "out")
+    with pytest.raises(InputError, match="has no weights for cls.predictions"):
+        run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "logits"), *MASKS])
+
+
+def test_sources_and_their_weights(command, teacher, text, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"body": text}) for text, _ in sentences(60, seed=3)))
+    folder = tmp_path / "named"
+    rows = Dataset.from_dict({"text": [text for text, _ in sentences(40, seed=4)]})
+    datasets.DatasetDict({"train": rows}).save_to_disk(folder)
+    sources = [
+        {"train_file": str(text)},
+        {"train_file": str(other), "text_column": "body", "weight": 2.5},
+        {"dataset_name": str(folder), "weight": 0.5},
+    ]
+    place = command.index("--train_file")
+    command = command[:place] + ["--sources", json.dumps(sources)] + command[place + 2 :]
+    command = [word for word in command if word not in ("--validation_share", "0.2", "--do_eval")]
+    found = run(command, tmp_path / "out")
+    kept = (tmp_path / "cache" / "ckd-trainer-blocks").glob("*.arrow")
+    counts = [len(Dataset.from_file(str(path))) for path in kept]
+    totals = {a + 2 * b + round(0.5 * b) + round(0.5 * c) for a, b, c in itertools.permutations(counts)}
+    assert len(counts) == 3 and found["train_samples"] in totals
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert {"sources 1", "sources 2", "dataset_name"} <= record["inputs"].keys()
+    other.write_text(other.read_text() + '\n{"body": "the cat"}')
+    with pytest.raises(InputError, match=r"sources 2 \(other.jsonl\) has changed"):
+        run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "out")])
+
+
+def test_held_out_blocks(command, tmp_path):
+    """A share of the blocks is held out, the same for every seed with sample_seed, and never trained on."""
+
+    def sets(seed, **options):
+        path = command[command.index("--train_file") + 1]
+        data_args = TextArguments(train_file=path, max_seq_length=16, validation_share=0.2, **options)
+        args = TrainingArguments("unused", seed=seed, use_cpu=True)
+        task = MaskedLanguageModeling(data_args, RunArguments(), args, LanguageModelCKDArguments())
+        task.load(["train", "validation"])
+        tokenizer = AutoTokenizer.from_pretrained(command[1])
+        inputs = task.encode(tokenizer)
+        return [list(map(tuple, part["input_ids"])) for part in (inputs.train, inputs.validation[""])]
+
+    train, held = sets(1)
+    assert len(held) == round(0.2 * (len(train) + len(held)))
+    assert not {*train} & {*held}
+    assert sets(1) == [train, held]
+    assert sets(2)[1] != held
+    assert sets(1, sample_seed=7) == sets(2, sample_seed=7)
+
+
+BAD = [
+    (["--labels_and_logits", "true"], "but mlm_probability is 0"),
+    (
+        ["--mlm_probability", "0.15", "--dataloader_persistent_workers", "true", "--dataloader_num_workers", "1"],
+        "new workers",
+    ),
+    (["--validation_share", "none"], "there is no text to evaluate on"),
+    (["--validation_share", "0.9999"], "leaves none of"),
+    (["--max_seq_length", "33"], "reads at most 32 tokens"),
+    (["--metric_for_best_model", "accuracy"], "the evaluation reports loss"),
+    (["--unlabeled_file", "more.txt"], "unlabeled_file is not a known option"),
+]
+
+
+@pytest.mark.parametrize("options, message", BAD, ids=[message for _, message in BAD])
+def test_mistakes(command, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "out"), *options])
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_another_vocabulary(command, teacher, tmp_path):
+    BertModel(tiny_config(layers=1)).save_pretrained(tmp_path / "student")
+    save_tokenizer(tmp_path / "student", [*WORDS[1:], WORDS[0]])
+    command = command[: command.index("--student_init")] + command[command.index("--student_init") + 4 :]
+    with pytest.raises(InputError, match="have different vocabularies"):
+        run_mlm_ckd.main.__wrapped__(
+            [*command, "--model_name_or_path", str(tmp_path / "student"), "--output_dir", str(tmp_path / "out")]
+        )
+
+
+def test_stages(command, tmp_path):
+    stages = '[{"max_steps": 2}, {"labels_and_logits": true, "alpha": 1, "max_steps": 2}]'
+    results = run(command, tmp_path / "out", "--stages", stages, "--mlm_probability", "0.3")
+    assert "eval_loss_logits" in results
+    assert not AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)[1]["missing_keys"]
