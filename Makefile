@@ -1,5 +1,6 @@
 # make quickstart      a teacher and students that learn in four ways, compared in a table and a picture
 # make quickstart-qa   the same for question answering
+# make quickstart-mlm  a small language model, distilled before it is fine-tuned with few labels
 # make test            the tests, but for variants of slow ones
 # make test-all        all tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
@@ -19,10 +20,12 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.10.*/bin/python3.10; do \
     $$python -c "" 2>/dev/null && echo $$python && exit; done; echo $(PYTHON))
 
+NO_RELATIONS := --wr_distance_weight 0 --wr_angle_weight 0 --ltr_distance_weight 0 --ltr_angle_weight 0
+
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
-.PHONY: help quickstart quickstart-qa test test-all test-lowest lint clean
+.PHONY: help quickstart quickstart-qa quickstart-mlm test test-all test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -53,6 +56,14 @@ quickstart-qa: $(INSTALLED)
 	$(CKD) teacher recipes/quickstart_qa_teacher.yaml
 	$(CKD) compare recipes/quickstart_qa_ckd.yaml --methods fine_tuned logits ckd gram --seeds 42 \
 	    --output runs/quickstart_qa/compare
+
+quickstart-mlm: $(INSTALLED)
+	$(CKD) demo agreement runs/quickstart_mlm/data
+	$(CKD) mlm recipes/quickstart_mlm_teacher.yaml
+	export OMP_NUM_THREADS=1; $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --disable_tqdm true & \
+	    $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --output_dir runs/quickstart_mlm/logits $(NO_RELATIONS) && wait $$!
+	$(CKD) compare recipes/quickstart_mlm_task.yaml --methods recipes/quickstart_mlm_starts.yaml \
+	    --baseline from_scratch --seeds 1 2 3 --jobs 2 --output runs/quickstart_mlm/compare
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ALL_CORES) --durations 20 --durations-min 5

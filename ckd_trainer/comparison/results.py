@@ -219,7 +219,7 @@ def _notes(
         if len(row.scores.seeds) < most
     ]
     lines += [f"{name} has no finished run." for name in sorted(failed - {row.variant.name for row in rows})]
-    if teacher is None:
+    if teacher is None and any(row.variant.recipe.get("teacher_model_name_or_path") for row in rows):
         lines.append("The folder of the teacher has no score on these validation examples.")
     for name in ("device", "commit", "versions"):
         if len({json.dumps(one.record.get(name)) for one in finished}) > 1:

@@ -26,6 +26,8 @@ from ckd_trainer.utils.files import input_errors_about, told_without_room
 
 FORMAT = 1  # bump when the same text is cut into other blocks, or stored in another way
 
+_SLICE = 2**22  # characters that are tokenized at a time: limits the memory that their tokens take
+
 # The end of a sentence: the mark, and closing quotes or brackets. Scripts without spaces have none after it.
 _END_OF_SENTENCE = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)|[。！？]+[”’」』）]*""")
 
@@ -49,8 +51,8 @@ class Packer:
     """Packs texts into blocks, each between the special tokens with which the tokenizer encloses a text.
 
     Without `keep_sentences`, the tokens of all texts are one sequence, with a separator before each document but the
-    first, and a block is the next piece of it: every block but the last is full. With it, a block holds as many whole
-    sentences as fit; a sentence that is longer than a block is cut.
+    first and a space between the paragraphs of a document, and a block is the next piece of it: every block but the
+    last is full. With it, a block holds as many whole sentences as fit; a sentence that is longer than a block is cut.
 
     Args:
         tokenizer: that of teacher and student.
@@ -79,6 +81,8 @@ class Packer:
             texts: paragraphs or documents.
             begins: for each, whether a document begins with it.
         """
+        # Tokenizers of bytes read the space before a word; others ignore it.
+        texts = [text if begin else f" {text}" for text, begin in zip(texts, begins, strict=True)]
         if self.options.keep_sentences:
             pieces = [_sentences(text) for text in texts]
             begins = [
@@ -135,8 +139,9 @@ def blocks_of(
 ) -> Dataset:
     """Returns the blocks of a source, memory-mapped: a column `input_ids`.
 
-    They are made once, with all cores if the tokenizer is a fast one, and kept in the cache folder of `datasets` under
-    a key of the text, the tokenizer and the options. Memory does not grow with the text.
+    They are made once, with all cores if the tokenizer is a fast one, and kept in ckd-trainer-blocks, in the cache
+    folder of `datasets`, under a key of the text, the tokenizer and the options. Memory does not grow with the number
+    of documents.
 
     Args:
         source: the text.
@@ -156,25 +161,37 @@ def blocks_of(
             if not path.is_file():
                 temporary = path.with_suffix(".tmp")
                 packer = Packer(tokenizer, options)
-                parts = _with_progress(
-                    read_documents(source, table, quoting=options.quoting), source, table, show_progress
-                )
-                _write(temporary, packer, parts)
-                if packer.tokens < packer.room:
-                    raise InputError(
-                        f"{source} has {packer.tokens} tokens, but a block holds {packer.room}: give more text, or a "
-                        "lower max_seq_length."
-                    )
-                os.replace(temporary, path)
+                parts = read_documents(source, table, quoting=options.quoting)
+                try:
+                    _write(temporary, packer, _with_progress(parts, source, table, show_progress))
+                    if packer.tokens < packer.room:
+                        raise InputError(
+                            f"{source} has {packer.tokens} tokens, but a block holds {packer.room}: give more text, "
+                            "or a lower max_seq_length."
+                        )
+                    os.replace(temporary, path)
+                finally:
+                    temporary.unlink(missing_ok=True)
     return Dataset.from_file(str(path))
 
 
 def _write(path: Path, packer: Packer, parts: Iterable[Part]) -> None:
     schema = pa.schema([("input_ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for blocks in itertools.chain((packer.add(part.texts, part.begins) for part in parts), [packer.rest()]):
+        found = (packer.add(texts, begins) for part in parts for texts, begins in _slices(part))
+        for blocks in itertools.chain(found, [packer.rest()]):
             if column := list(blocks):
                 writer.write_table(pa.table({"input_ids": column}, schema=schema))
+
+
+def _slices(part: Part) -> Iterator[tuple[list[str], list[bool]]]:
+    """Yields the texts of a part, a few million characters at a time."""
+    start = size = 0
+    for place, text in enumerate(part.texts, start=1):
+        size += len(text)
+        if size >= _SLICE or place == len(part.texts):
+            yield part.texts[start:place], part.begins[start:place]
+            start, size = place, 0
 
 
 def _with_progress(parts: Iterable[Part], source: TextSource, table: Table | None, show: bool) -> Iterator[Part]:
@@ -194,7 +211,8 @@ def _key(source: TextSource, tokenizer: PreTrainedTokenizerBase, options: BlockO
     elif (path := source.path) is not None:
         with input_errors_about(path):
             content = files_fingerprint([path])
-    cut = [source.text_column, source.lines, *dataclasses.astuple(options)]
+    suffix = "" if source.path is None else source.path.suffix.lower()  # says how a file is read
+    cut = [suffix, source.text_column, source.lines, *dataclasses.astuple(options)]
     key = [FORMAT, content, cut, _tokenizer_state(tokenizer)]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -219,6 +237,6 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list
 
 
 def _sentences(text: str) -> list[str]:
+    """Returns the sentences of a text, each with the space before it."""
     ends = [0, *(match.end() for match in _END_OF_SENTENCE.finditer(text)), len(text)]
-    pieces = [text[start:end].strip() for start, end in itertools.pairwise(ends)]
-    return [piece for piece in pieces if piece]
+    return [piece for start, end in itertools.pairwise(ends) if (piece := text[start:end]).strip()]

@@ -76,8 +76,8 @@ def _lines(path: Path, *, documents: bool) -> Iterator[Part]:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
                 if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
                     raise InputError(
-                        f"{path}, line {number}: the line is longer than {_LONGEST_LINE // 2**20} MiB: is this text? "
-                        "Give a file with line breaks."
+                        f"{path}, line {number}: the line is longer than {_LONGEST_LINE // 2**20} MiB. The file may "
+                        "not be text; if it is, add line breaks."
                     )
                 text = text_of(path, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, number).strip()
                 size += len(line)

@@ -16,8 +16,9 @@ class MaskingCollator:
 
     Each token other than special ones is chosen with `probability`. Of these, 80% become the mask token, 10% a random
     token and 10% stay; their labels are what they were, all other labels are -100 (Devlin et al. 2019, section 3.1).
-    Masks follow from the seed, the epoch and the tokens of a block alone. So they are drawn anew in each epoch, and
-    are the same after a resume, with any number of processes, workers or batches.
+    Masks depend only on the seed, the epoch and the tokens of a block. So they are drawn anew in each epoch, and are
+    the same after a resume, with any number of processes, workers or batches. A block that an epoch reads twice has
+    the same masks both times.
 
     Args:
         tokenizer: that of teacher and student.
@@ -27,7 +28,7 @@ class MaskingCollator:
         gives_labels: whether a model reads labels.
 
     Attributes:
-        epoch: the number of the epoch; None draws masks that stay the same, for evaluation.
+        epoch: the number of the epoch; None for evaluation, with masks that do not depend on the seed.
 
     Raises:
         InputError: tokens are to be masked, but the tokenizer has no mask token.
@@ -49,8 +50,9 @@ class MaskingCollator:
             )
         self.tokenizer, self.probability, self.seed, self.length = tokenizer, probability, seed, length
         self.gives_labels, self.epoch = gives_labels, 0
-        self._special = np.array(sorted(tokenizer.all_special_ids))
-        self._words = np.setdiff1d(np.arange(len(tokenizer)), self._special)
+        ids = {*tokenizer.get_vocab().values()}  # there may be gaps
+        self._words = np.array(sorted(ids - {*tokenizer.all_special_ids}))
+        self._is_word = np.isin(np.arange(max(ids) + 1), self._words)
 
     def __call__(self, blocks: list[dict[str, Any]]) -> dict[str, Tensor]:
         padding = "longest" if self.length is None else "max_length"
@@ -69,10 +71,10 @@ class MaskingCollator:
 
     def _masked(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of a block with masks, and the labels."""
-        epoch = -1 if self.epoch is None else self.epoch
-        key = hashlib.blake2b(f"{self.seed} {epoch} ".encode() + block.tobytes(), digest_size=16).digest()
+        draw = "evaluation " if self.epoch is None else f"{self.seed} {self.epoch} "
+        key = hashlib.blake2b(draw.encode() + block.tobytes(), digest_size=16).digest()
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-        chosen = (random.random(len(block)) < self.probability) & ~np.isin(block, self._special)
-        fate, others = random.random(len(block)), random.choice(self._words, len(block))
+        chosen = (random.random(len(block)) < self.probability) & self._is_word[block]
+        fate, others = random.random(len(block)), self._words[random.integers(len(self._words), size=len(block))]
         masked = np.select([fate < 0.8, fate < 0.9], [self.tokenizer.mask_token_id, others], block)
         return np.where(chosen, masked, block), np.where(chosen, block, -100)

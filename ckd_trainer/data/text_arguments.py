@@ -4,12 +4,12 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ckd_trainer.arguments import option, parsed_json
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.utils.errors import InputError, first_of, short
-from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.files import expanded, user_path
 
 _TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TEXT_SUFFIXES = (".txt", *_TABLES)
@@ -31,16 +31,19 @@ class TextArguments(DataArguments):
         TextArguments(dataset_name="wikimedia/wikipedia", dataset_config_name="20231101.en", validation_share=0.001)
     """
 
+    not_with_dataset: ClassVar[tuple[str, ...]] = ("train_file",)
+
     train_file: str | None = option(
-        None, "Text to train on: .txt, or .jsonl, .parquet, .csv or .tsv with a column of texts."
+        None, "Text to train on: .txt, or .jsonl, .json, .parquet, .csv or .tsv with a column of texts."
     )
     validation_file: str | None = option(None, "Text to evaluate on, in the same formats.")
+    validation_split_name: str | None = option(None, "The split of dataset_name to evaluate on. By default none.")
     sources: list | str | None = option(
         None,
         'Several texts to train on: a list such as [{"train_file": "wiki.txt"}, {"dataset_name": "me/reports", '
         '"weight": 3}] (a list in a recipe, JSON on the command line). Each may set train_file, dataset_name, '
         "dataset_config_name, dataset_revision, train_split_name, text_column, lines and weight, which is how often "
-        "an epoch reads its blocks (1 by default; a fraction draws some of them).",
+        "an epoch reads its blocks (1 by default; a fraction draws some of them, the same ones for each epoch).",
     )
     text_column: str = option("text", "The column that holds the texts; each row is a document.")
     lines: Literal["paragraphs", "documents"] = option(
@@ -48,7 +51,9 @@ class TextArguments(DataArguments):
         "What a line of a .txt file is: a paragraph, where blank lines separate documents, or a document.",
     )
     validation_share: float | None = option(
-        None, "Hold this share of the training blocks out and evaluate on them, between 0 and 1."
+        None,
+        "Hold this share of the training blocks out, drawn at random, and evaluate on them; between 0 and 1. "
+        "sample_seed draws others.",
     )
     keep_sentences: bool = option(
         False,
@@ -59,6 +64,13 @@ class TextArguments(DataArguments):
         0.0,
         "The share of tokens to mask, for teacher and student alike, between 0 and 1: eight of ten become the mask "
         "token, one a random token, and one stays. By default nothing is masked, as in MiniLM and TinyBERT.",
+    )
+    max_train_samples: int | None = option(None, "Use only this many training blocks, drawn at random.")
+    max_eval_samples: int | None = option(None, "Use only this many blocks to evaluate on, drawn at random.")
+    sample_seed: int | None = option(
+        None,
+        "The seed that draws held-out blocks, max_eval_samples and the blocks of a fractional weight (0 by default), "
+        "and max_train_samples (the run's seed by default).",
     )
     max_seq_length: int | None = option(
         None, "The length of a block in tokens. By default 128, or fewer if the models read fewer."
@@ -87,13 +99,13 @@ class TextArguments(DataArguments):
         self.fill_in(max_seq_length=128)
         super().__post_init__()
         self.sources = _list("sources", self.sources)
-        for source in (*self.training_sources, self.validation_source):  # raises if one is malformed
+        for source in (*self.training_sources, self.validation_source):
             if source is not None:
-                source.path  # noqa: B018
-        if self.validation_file and self.validation_share is not None:
+                source.check()
+        held_out = ("validation_file", "validation_split_name", "validation_share")
+        if len(given := self.given(*held_out)) > 1:
             raise InputError(
-                f"validation_share is {self.validation_share:g}, but validation_file is set as well: give one or the "
-                "other."
+                f"{given[0]} is {getattr(self, given[0])}, but {given[1]} is set as well: give one or the other."
             )
         for name in ("validation_share", "mlm_probability"):
             value = getattr(self, name)
@@ -125,9 +137,9 @@ class TextArguments(DataArguments):
 
 @dataclass(frozen=True)
 class TextSource:
-    """A file or a split of a data set, with documents.
+    """A file, or a split of a data set, that holds documents.
 
-    Attributes: see the options of `TextArguments` with these names.
+    Attributes: the options of `TextArguments` with these names; `train_` also where the text is for validation.
     """
 
     train_file: str | None = None
@@ -145,17 +157,14 @@ class TextSource:
 
     @property
     def path(self) -> Path | None:
-        """The file; None for a data set by name.
+        """The file; None for a data set by name."""
+        return None if self.train_file is None else user_path(self.train_file)
 
-        Raises:
-            InputError: a file of a suffix that is not text.
-        """
-        if self.train_file is None:
-            return None
-        path = Path(expanded(self.train_file))
-        if path.suffix.lower() not in TEXT_SUFFIXES:
+    def check(self) -> None:
+        """Raises InputError for a file whose suffix is not that of a text."""
+        path = self.path
+        if path is not None and path.suffix.lower() not in TEXT_SUFFIXES:
             raise InputError(f"{path} has the suffix {path.suffix!r}: give a {', '.join(TEXT_SUFFIXES)} file.")
-        return path
 
 
 def _source(number: int, entry: Any, defaults: TextArguments) -> TextSource:
@@ -163,17 +172,18 @@ def _source(number: int, entry: Any, defaults: TextArguments) -> TextSource:
     what = f"sources, entry {number},"
     if not isinstance(entry, dict):
         raise InputError(f'{what} is {short(entry)}: give a mapping such as {{"train_file": "wiki.txt"}}.')
-    known = {option.name: option.default for option in dataclasses.fields(TextSource)}
+    known = [option.name for option in dataclasses.fields(TextSource)]
     for name, value in entry.items():
         if name not in known:
-            raise InputError(f"{what} sets {short(name)}, which is not one of {first_of(list(known), 20)}.")
+            raise InputError(f"{what} sets {short(name)}, which is not one of {first_of(known, 20)}.")
         wanted = (int, float) if name == "weight" else str
         if not isinstance(value, wanted) or isinstance(value, bool):
-            kind = "a number" if name == "weight" else "a text"
+            kind = "a number" if name == "weight" else "a string"
             raise InputError(f"{what} sets {name} to {short(value)}: give {kind}.")
     if ("train_file" in entry) == ("dataset_name" in entry):
         raise InputError(f"{what} is {short(entry)}: give train_file or dataset_name, and not both.")
     source = TextSource(**{"text_column": defaults.text_column, "lines": defaults.lines, **entry})
+    source = dataclasses.replace(source, dataset_name=expanded(source.dataset_name))
     if source.lines not in ("paragraphs", "documents"):
         raise InputError(f"{what} sets lines to {short(source.lines)}: give paragraphs or documents.")
     if not (source.weight > 0 and math.isfinite(source.weight)):

@@ -46,14 +46,15 @@ _BESIDE_WEIGHTS = (  # configuration, code and tokenizer files
 class TrainingInputs:
     """The inputs of a run's training: records them, and refuses to resume if they have changed.
 
-    Every process makes one and calls its methods, but only the main process reads files. Without do_train nothing is
-    compared, and the record stays as it is.
+    Every process makes one and calls its methods, but only the main process reads files. Without do_train, nothing is
+    compared (but see `holds_out`), and the record stays as it is.
 
     Args:
         args: the arguments of the run.
         start: how the run starts; its `inputs` are set here.
         model_args: the models of the run.
         stages: all stages of the run.
+        holds_out: whether examples are held out of the training data: then these are compared without do_train, too.
 
     Example::
 
@@ -64,9 +65,16 @@ class TrainingInputs:
     """
 
     def __init__(
-        self, args: TrainingArguments, start: Start, model_args: ModelArguments, stages: Sequence[Stage]
+        self,
+        args: TrainingArguments,
+        start: Start,
+        model_args: ModelArguments,
+        stages: Sequence[Stage],
+        *,
+        holds_out: bool = False,
     ) -> None:
         self.args, self.start, self.stages = args, start, stages
+        self._compares = args.do_train or (holds_out and start.is_trained)
         distills = any(stage.distills for stage in stages)
         start.inputs = broadcast_from_main(lambda: _recorded(args, start))
         from_teacher = model_args.student_is_from_teacher
@@ -125,7 +133,7 @@ class TrainingInputs:
         self._check(lambda: {**self._commits(), **rows()})
 
     def _check(self, read: Callable[[], dict]) -> None:
-        if self.args.do_train:
+        if self._compares:
             self.start.inputs = broadcast_from_main(lambda: self._unchanged(read()))
 
     def _unchanged(self, inputs: Inputs) -> Inputs:

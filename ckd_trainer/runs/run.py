@@ -133,7 +133,7 @@ def run(
             _place_whole(trainer)
         if start.is_trained:
             state = TrainerState.load_from_json(str(Path(args.output_dir) / "trainer_state.json"))
-            trainer.state.epoch = state.epoch
+            trainer.state.epoch, trainer.state.num_input_tokens_seen = state.epoch, state.num_input_tokens_seen
             if trainer.balance is not None and (saved := state.stateful_callbacks.get(TermBalance.__name__)):
                 trainer.balance.take_over(saved)  # evaluation reports the terms with these weights
         else:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 
 # Options that affect neither the data nor the training: they may change when a run is resumed.
@@ -61,6 +62,7 @@ _TRAINING_DATA = {
     "train_file",
     "data_dir",
     "dataset_name",
+    "sources",
     "unlabeled_file",
     "unlabeled_dataset_name",
 }  # the sources of the data
@@ -79,6 +81,7 @@ MAY_DIFFER_WHEN_NAMED = {
     "validation_file",
     "data_dir",
     "dataset_name",
+    "sources",
     "dataset_config_name",
     "train_split_name",
     "validation_split_name",
@@ -91,11 +94,10 @@ MAY_DIFFER_WHEN_NAMED = {
     "teacher_model_name_or_path",
 }
 
+_ARGUMENTS = (ModelArguments, TextArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments, *METHODS)
 # Values of options that the recipes of earlier versions lack.
 _DEFAULTS = {
-    option.name: option.default
-    for arguments in (ModelArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments, *METHODS)
-    for option in fields(arguments)
+    option.name: option.default for arguments in _ARGUMENTS for option in fields(arguments) if option.init
 } | {"term_balance": "none", "relation_normalization": "pairs"}
 
 

@@ -128,10 +128,11 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
     if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
         mode = {"mode": "max" if args.greater_is_better else "min"}
         args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
-    if name not in (*metrics, "loss"):
+    known = (*metrics, "loss")
+    if name not in known:
         raise InputError(
-            f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(metrics)} "
-            "and loss: give one of these."
+            f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(known)}: "
+            f"give {'one of these' if metrics else 'eval_loss'}."
         )
 
 

@@ -74,6 +74,7 @@ class Task(abc.ABC):
         has_labels: whether its examples have labels, from which scores are computed. If not, evaluation reports the
             terms of the loss, and the methods from `unlabeled_columns` to `write_predictions` are not called.
         classifies: whether it has classes.
+        holds_out: whether the validation set is held out of the training data.
         keeps_inputs: whether `encode` keeps the inputs on disk and returns the same ones when it is called again.
         model_class: the Auto class of its models.
         trainer_class: the trainer of its models.
@@ -87,6 +88,7 @@ class Task(abc.ABC):
     args: DataArguments
     has_labels: bool = True
     classifies: bool
+    holds_out: bool = False
     keeps_inputs: bool = False
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
@@ -95,6 +97,10 @@ class Task(abc.ABC):
     hub_dataset: str | None
     data: Any
     inputs: ModelInputs
+
+    def use_stages(self, stages: Sequence[Stage]) -> None:
+        """Raises InputError if the losses of the run do not fit the task; called first."""
+        return
 
     @abc.abstractmethod
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
@@ -198,8 +204,9 @@ def run_task(
     if data_args.has_unlabeled and ckd_args is None:
         raise InputError("unlabeled texts are given, but a teacher learns from the labels alone: leave them out.")
     arguments = [group for group in (model_args, data_args, ckd_args, *methods, run_args, args) if group is not None]
-    use_best_metric(args, task.best_metric, task.metrics)
     stages = stages_of(arguments)
+    task.use_stages(stages)
+    use_best_metric(args, task.best_metric, task.metrics)
     for stage in stages:
         with stage.naming_errors():
             use_best_metric(stage.args, task.best_metric, task.metrics)
@@ -218,7 +225,7 @@ def _run_started(
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
     own_files = {"method_file": method_file, "unlabeled_file": data_args.unlabeled_file}
-    read = TrainingInputs(args, begin, model_args, stages)
+    read = TrainingInputs(args, begin, model_args, stages, holds_out=task.holds_out)
     read.check_files(task.files(read.splits) | {name: [user_path(path)] for name, path in own_files.items() if path})
     if begin.is_trained:
         model_args = ModelArguments(

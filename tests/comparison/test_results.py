@@ -1,5 +1,6 @@
 """The result of a comparison, read from made-up run folders."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -59,7 +60,7 @@ def teacher(tmp_path):
 
 def make(folder, shares, teacher, seeds=(1, 2, 3), student=None, **kwargs):
     """Returns variants and finished runs with these shares of right answers."""
-    variants = [Variant(method, student, {}) for method in shares]
+    variants = [Variant(method, student, {"teacher_model_name_or_path": str(teacher)}) for method in shares]
     runs = [
         finish(Run(one.name, seed, folder / one.place / f"seed_{seed}", ()), shares[one.method], teacher, **kwargs)
         for one in variants
@@ -231,7 +232,10 @@ def test_a_teacher_on_other_examples_is_no_measure(tmp_path, teacher):
     variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
     found = read(variants, runs)
     assert found.teacher is None and found.rows[0].kept is None and "teacher" not in as_table(found)
-    assert found.notes[-1] == "The folder of the teacher has no score on these validation examples."
+    note = "The folder of the teacher has no score on these validation examples."
+    assert found.notes[-1] == note
+    without = [dataclasses.replace(variant, recipe={}) for variant in variants]
+    assert note not in read(without, runs).notes  # there is no teacher
 
 
 def test_damaged_examples(tmp_path, teacher):

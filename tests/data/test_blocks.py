@@ -1,4 +1,4 @@
-"""Blocks hold every token of a text once, are made once, and are another's when anything about them changes."""
+"""Blocks hold every token of a text once, and are made once for each text, tokenizer and way of cutting."""
 
 import itertools
 import random
@@ -8,10 +8,12 @@ import pytest
 from datasets import Dataset
 from helpers.files import WORDS
 from helpers.tiny import save_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ckd_trainer.data import blocks as module
 from ckd_trainer.data.blocks import BlockOptions, Packer, blocks_of
+from ckd_trainer.data.documents import Part
 from ckd_trainer.data.tables import Table
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError
@@ -93,8 +95,8 @@ def test_whole_sentences_lose_nothing(tokenizer):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ('He said "no!" And left. Then', ['He said "no!"', "And left.", "Then"]),
-        ("3.5 is more... (Yes.) Ok?!", ["3.5 is more...", "(Yes.)", "Ok?!"]),
+        ('He said "no!" And left. Then', ['He said "no!"', " And left.", " Then"]),
+        ("3.5 is more... (Yes.) Ok?! ", ["3.5 is more...", " (Yes.)", " Ok?!"]),
         ("你好。再见！好", ["你好。", "再见！", "好"]),
         ("none", ["none"]),
     ],
@@ -109,6 +111,30 @@ def test_a_tokenizer_without_special_tokens(tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
     found = packed(bare, ["the a cat", "dog bird tree"], [True, True], 4)
     assert [bare.decode(block) for block in found] == ["the a cat dog", "bird tree"]
+
+
+@pytest.mark.parametrize("keep_sentences", [False, True])
+def test_spaces_for_tokenizers_of_bytes(keep_sentences):
+    """A paragraph or a sentence inside a document begins with a space, as in one piece."""
+    backend = Tokenizer(models.BPE(unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(["a"], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="?", sep_token="#")
+    texts = ["The cat runs. The dog sings!", "A bird.", "New document."]
+    found = packed(bare, texts, [True, False, True], 1000, keep_sentences=keep_sentences)
+    whole = bare("The cat runs. The dog sings! A bird.")["input_ids"]
+    assert found == [[*whole, bare.sep_token_id, *bare("New document.")["input_ids"]]]
+
+
+def test_slices(tokenizer, monkeypatch):
+    texts, begins = paragraphs(30), [True, False] * 15
+    expected = packed(tokenizer, texts, begins, 9)
+    monkeypatch.setattr(module, "_SLICE", 50)
+    slices = list(module._slices(Part(texts, begins, 1)))
+    assert len(slices) > 5
+    packer = Packer(tokenizer, BlockOptions(9))
+    assert [block for part in slices for block in packer.add(*part)] + list(packer.rest()) == expected
 
 
 @pytest.fixture
@@ -148,6 +174,14 @@ def test_what_changes_blocks(source, tokenizer, cache, tmp_path):
     table = Table(data, "set", range(1, 51), unit="row")
     assert files(source=TextSource(dataset_name="set"), table=table) == 7
     assert files(source=TextSource(dataset_name="set"), table=table) == 7
+    for count, suffix in enumerate((".tsv", ".csv", ".txt"), start=8):  # the same bytes, read in other ways
+        path = tmp_path / f"table{suffix}"
+        path.write_text("text\tother\n" + "the cat\truns\n" * 50)
+        assert files(source=TextSource(train_file=str(path))) == count
+    assert files(source=TextSource(train_file=str(tmp_path / "table.tsv"), text_column="other")) == 11
+    assert (
+        files(source=TextSource(train_file=str(tmp_path / "table.tsv")), options=BlockOptions(16, quoting="csv")) == 12
+    )
 
 
 def test_a_text_shorter_than_a_block(tmp_path, tokenizer, cache):
@@ -165,5 +199,6 @@ def test_a_mistake_late_in_the_text(tmp_path, tokenizer, cache):
     for _ in range(2):
         with pytest.raises(InputError, match="line 51: not UTF-8"):
             blocks_of(TextSource(train_file=str(path)), tokenizer, BlockOptions(16))
+        assert not list(cache.glob("*.tmp"))
     path.write_text("\n".join(paragraphs(50)))
     assert len(blocks_of(TextSource(train_file=str(path)), tokenizer, BlockOptions(16))) > 10

@@ -122,7 +122,7 @@ SOURCES = [
     ({"sources": "{}"}, "give a list such as"),
     ({"sources": ["a.txt"]}, "entry 1, is 'a.txt'"),
     ({"sources": [{"train_file": "a.txt"}, {"file": "b.txt"}]}, "entry 2, sets 'file', which is not one of"),
-    ({"sources": [{"train_file": 3}]}, "sets train_file to 3: give a text"),
+    ({"sources": [{"train_file": 3}]}, "sets train_file to 3: give a string"),
     ({"sources": [{"train_file": "a.txt", "weight": True}]}, "sets weight to True: give a number"),
     ({"sources": [{"train_file": "a.txt", "weight": 0}]}, "has the weight 0"),
     ({"sources": [{"train_file": "a.txt", "lines": "pages"}]}, "give paragraphs or documents"),
@@ -131,6 +131,7 @@ SOURCES = [
     ({"train_file": "a.txt", "mlm_probability": 1.0}, "mlm_probability is 1"),
     ({"train_file": "a.txt", "validation_share": 0.0}, "validation_share is 0"),
     ({"train_file": "a.txt", "validation_share": 0.1, "validation_file": "b.txt"}, "give one or the other"),
+    ({"dataset_name": "a", "validation_share": 0.1, "validation_split_name": "b"}, "give one or the other"),
 ]
 
 
@@ -151,6 +152,11 @@ def test_several_sources():
         TextSource(dataset_name="b", text_column="body", lines="documents", weight=0.5),
     ]
     assert arguments.validation_source is None
+
+
+def test_a_validation_file_beside_a_data_set():
+    arguments = TextArguments(dataset_name="b", validation_file="c.txt")
+    assert arguments.validation_source == TextSource(train_file="c.txt")
 
 
 def test_the_validation_split_of_a_data_set():

@@ -68,6 +68,7 @@ def test_masks_follow_from_seed_epoch_and_block(tokenizer):
         return other(rows)["labels"]
 
     assert torch.equal(masked(3, 0), whole["labels"])
+    assert torch.equal(masked(3, None), masked(4, None))  # those of a validation set
     seen = [masked(3, 0), masked(3, 1), masked(4, 0), masked(3, None)]
     assert not any(torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
 

@@ -33,7 +33,8 @@ METHOD_TERMS = {
 FILES = sorted(path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*.yaml"))
 CLUSTERS = [path for path in FILES if path.parent.name == "accelerate"]
 RANGES = PROJECT / "recipes" / "search.yaml"  # its test is in tests/comparison/test_search.py
-RECIPES = [path for path in FILES if path not in CLUSTERS and PROJECT / path != RANGES]
+STARTS = PROJECT / "recipes" / "quickstart_mlm_starts.yaml"  # variants for a comparison
+RECIPES = [path for path in FILES if path not in CLUSTERS and PROJECT / path not in (RANGES, STARTS)]
 COMMON = (ModelArguments, RunArguments, TrainingArguments)
 STUDENT_SCRIPTS = {
     GlueArguments: "run_glue_ckd.py",
@@ -64,7 +65,7 @@ def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
     script, recipe = launch_command(path)[2], [str(PROJECT / path)]
     data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
-    data, loss = (TextArguments, LanguageModelCKDArguments) if "mlm" in path.name else (data, CKDArguments)
+    data, loss = (TextArguments, LanguageModelCKDArguments) if script == "run_mlm_ckd.py" else (data, CKDArguments)
     kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, loss, *METHODS)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
     return {type(part): part for part in parse_recipe(kinds, recipe)}
@@ -74,7 +75,8 @@ def parse(path):
 def test_language_model_recipes(path):
     options = parse(path)
     loss, data, args = options[LanguageModelCKDArguments], options[TextArguments], options[TrainingArguments]
-    MaskedLanguageModeling(data, options[RunArguments], args, loss)  # raises if they contradict each other
+    groups = list(options.values())
+    MaskedLanguageModeling(data, args).use_stages(stages_of(groups))  # raises if options contradict each other
     defaults = dataclasses.asdict(CKDArguments())
     assert all(value == defaults[name] for name, value in dataclasses.asdict(loss).items() if "relation" in name)
     assert loss.weights.keys() - {"logits"} == CKDArguments().weights.keys() - {"logits"}
@@ -84,12 +86,13 @@ def test_language_model_recipes(path):
 
 def test_all_recipes_are_found():
     glue = {f"glue_{task}_{role}.yaml" for task in GLUE_TASKS for role in ("teacher", "ckd")}
-    quickstart = {f"quickstart_{task}{role}.yaml" for task in ("", "qa_") for role in ("teacher", "ckd")}
+    quickstart = {f"quickstart_{task}{role}.yaml" for task in ("", "qa_", "mlm_") for role in ("teacher", "ckd")}
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     best = {f"best/{task}.yaml" for task in (*GLUE_TASKS.keys() - {"wnli"}, "squad")}
     names = {path.relative_to("recipes").as_posix() for path in RECIPES}
     methods = {f"methods/{method}.yaml" for method in METHOD_TERMS}
+    quickstart.add("quickstart_mlm_task.yaml")
     mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
     assert names == glue | squad | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}

@@ -1,6 +1,5 @@
 """Language models through run_mlm_ckd.py: relations alone or with masked tokens, resumed, cached, in two processes."""
 
-import itertools
 import json
 import math
 import shutil
@@ -9,7 +8,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
-from helpers.files import WORDS, sentences, write_tsv
+from helpers.files import PROJECT, WORDS, sentences, write_tsv
 from helpers.launching import launch
 from helpers.tiny import save_tokenizer, tiny_config
 from safetensors.torch import load_file
@@ -19,6 +18,7 @@ from transformers import (
     AutoTokenizer,
     BertForMaskedLM,
     BertModel,
+    Trainer,
     TrainingArguments,
     pipeline,
 )
@@ -26,8 +26,8 @@ from transformers import (
 import run_glue_ckd
 import run_mlm_ckd
 import run_teacher
-from ckd_trainer.arguments import LanguageModelCKDArguments, RunArguments
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
+from ckd_trainer.data.demo import agreement
 from ckd_trainer.data.masking import MaskingCollator
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
@@ -68,7 +68,7 @@ def command(teacher, text):
 
 
 def run(command, folder, *options):
-    run_mlm_ckd.main([*command, "--output_dir", str(folder), *map(str, options)])
+    run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(folder), *map(str, options)])
     return json.loads((folder / "all_results.json").read_text())
 
 
@@ -81,7 +81,7 @@ def test_relations_alone(command, teacher, tmp_path):
     results = run(command, tmp_path / "out")
     assert {"eval_loss", "eval_loss_wr_distance", "eval_loss_ltr_angle", "train_tokens_per_second"} <= results.keys()
     assert "eval_perplexity" not in results and "eval_loss_task" not in results
-    assert results["train_samples"] + results["eval_samples"] == pytest.approx(len(blocks(teacher, command)), abs=0)
+    assert results["train_samples"] + results["eval_samples"] == len(blocks(teacher, command))
 
     model, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
@@ -178,14 +178,89 @@ def test_resumes_exactly(command, tmp_path, options):
 
 def test_the_cache_changes_nothing(command, tmp_path):
     live = run(command, tmp_path / "live")
-    cached = run(command, tmp_path / "cached", "--teacher_cache_dir", tmp_path / "teacher_cache")
-    for name in (name for name in live if name.startswith("eval_loss")):
-        assert cached[name] == pytest.approx(live[name], rel=1e-3), name
+    for _ in range(2):  # the second evaluates the finished run, beside its cache
+        cached = run(command, tmp_path / "cached", "--teacher_cache_dir", tmp_path / "teacher_cache")
+        for name in (name for name in live if name.startswith("eval_loss")):
+            assert cached[name] == pytest.approx(live[name], rel=1e-3), name
+    ours, theirs = weights(tmp_path / "cached"), weights(tmp_path / "live")
+    assert all(torch.allclose(ours[name], theirs[name], atol=2e-4) for name in theirs)
     with pytest.raises(InputError, match="masks change from one epoch to the next"):
-        run_mlm_ckd.main.__wrapped__(
-            [*command, "--output_dir", str(tmp_path / "masked"), "--mlm_probability", "0.3"]
-            + ["--teacher_cache_dir", str(tmp_path / "teacher_cache")]
+        run(
+            command, tmp_path / "masked", "--mlm_probability", "0.3", "--teacher_cache_dir", tmp_path / "teacher_cache"
         )
+
+
+def test_logits_of_all_tokens(command, tmp_path):
+    """Without masks there is no loss on masked tokens, and no perplexity."""
+    results = run(command, tmp_path / "out", "--labels_and_logits", "true", "--alpha", "1", *NO_RELATIONS)
+    assert "eval_loss_logits" in results
+    assert all(math.isfinite(value) for value in results.values())
+    assert not {"eval_loss_task", "eval_perplexity"} & results.keys()
+
+
+def test_another_method(command, tmp_path):
+    results = run(
+        command,
+        tmp_path / "out",
+        *NO_RELATIONS,
+        "--gram_weight",
+        "0.5",
+        "--minilmv2_weight",
+        "0.5",
+        "--minilmv2_heads",
+        "2",
+    )
+    assert {"eval_loss_gram", "eval_loss_minilmv2"} <= results.keys()
+
+
+def test_pushing_a_finished_run_keeps_its_head(command, tmp_path, monkeypatch):
+    run(command, tmp_path / "out")
+    pushed = {}
+
+    def push(self, *args, **kwargs):
+        self.save_model(_internal_call=True)
+        pushed.update(weights(tmp_path / "out"))
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Trainer, "push_to_hub", push)
+    before = weights(tmp_path / "out")
+    run(command, tmp_path / "out", "--push_to_hub", "true")
+    assert pushed.keys() == before.keys() and any("predictions" in name for name in pushed)
+
+
+def test_the_best_model_is_kept(command, tmp_path):
+    options = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "3", "--learning_rate", "0.5"]
+    run(command, tmp_path / "out", *options, "--max_grad_norm", "0")
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
+    assert state["best_metric"] == min(losses.values())
+    best = load_file(tmp_path / "out" / f"checkpoint-{state['best_global_step']}" / "model.safetensors")
+    kept = weights(tmp_path / "out")
+    assert all(torch.equal(kept[f"bert.{name}"], weight) for name, weight in best.items())
+
+
+def test_workers_and_accumulation_change_nothing(command, tmp_path):
+    options = [*MASKS, "--max_steps", "9", "--optim", "sgd", "--save_strategy", "no"]  # more than an epoch
+    run(command, tmp_path / "one", *options)
+    other = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    run(command, tmp_path / "other", *options, *other, "--dataloader_num_workers", "1")
+    ours, theirs = weights(tmp_path / "other"), weights(tmp_path / "one")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+
+
+def test_changed_text_is_not_evaluated_as_held_out(command, text, tmp_path):
+    run(command, tmp_path / "out")
+    text.write_text(text.read_text() + "\nthe cat")
+    with pytest.raises(InputError, match="train_file .text.txt. has changed"):
+        run([word for word in command if word != "--do_train"], tmp_path / "out")
+
+
+def test_without_text_to_train_on(command, text, tmp_path):
+    place = command.index("--train_file")
+    command = [*command[:place], "--validation_file", str(text), *command[place + 2 :]]
+    command = [word for word in command if word not in ("--validation_share", "0.2")]
+    with pytest.raises(InputError, match="there is no text to train on"):
+        run(command, tmp_path / "out")
 
 
 def test_two_processes(command, tmp_path, text):
@@ -199,6 +274,19 @@ def test_two_processes(command, tmp_path, text):
     for name in (name for name in one if name.startswith(("eval_loss", "eval_perplexity"))):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
     ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+def test_two_processes_with_relations_alone(command, tmp_path):
+    command = [*command, "--optim", "sgd", "--max_steps", "3", "--save_strategy", "no"]
+    one = run(command, tmp_path / "one")
+    options = ["--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "4"]
+    launch("run_mlm_ckd.py", *command, *options)
+    two = json.loads((tmp_path / "two" / "all_results.json").read_text())
+    for name in (name for name in one if name.startswith("eval_loss")):
+        assert two[name] == pytest.approx(one[name], rel=1e-3), name
+    ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
 
 
@@ -229,7 +317,7 @@ def test_a_bare_teacher(command, teacher, tmp_path):
         run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "logits"), *MASKS])
 
 
-def test_sources_and_their_weights(command, teacher, text, tmp_path):
+def test_sources_and_their_weights(command, text, tmp_path, monkeypatch):
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps({"body": text}) for text, _ in sentences(60, seed=3)))
     folder = tmp_path / "named"
@@ -240,29 +328,34 @@ def test_sources_and_their_weights(command, teacher, text, tmp_path):
         {"train_file": str(other), "text_column": "body", "weight": 2.5},
         {"dataset_name": str(folder), "weight": 0.5},
     ]
+    counts = []
+
+    def counted(source, *args, **kwargs):
+        counts.append(len(blocks_of(source, *args, **kwargs)))
+        return blocks_of(source, *args, **kwargs)
+
+    monkeypatch.setattr("ckd_trainer.tasks.masked_lm.blocks_of", counted)
     place = command.index("--train_file")
     command = command[:place] + ["--sources", json.dumps(sources)] + command[place + 2 :]
     command = [word for word in command if word not in ("--validation_share", "0.2", "--do_eval")]
     found = run(command, tmp_path / "out")
-    kept = (tmp_path / "cache" / "ckd-trainer-blocks").glob("*.arrow")
-    counts = [len(Dataset.from_file(str(path))) for path in kept]
-    totals = {a + 2 * b + round(0.5 * b) + round(0.5 * c) for a, b, c in itertools.permutations(counts)}
-    assert len(counts) == 3 and found["train_samples"] in totals
+    first, second, third = counts
+    assert found["train_samples"] == first + 2 * second + round(0.5 * second) + round(0.5 * third)
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert {"sources 1", "sources 2", "dataset_name"} <= record["inputs"].keys()
+    assert {"sources 1", "sources 2", "sources 3"} <= record["inputs"].keys()
     other.write_text(other.read_text() + '\n{"body": "the cat"}')
     with pytest.raises(InputError, match=r"sources 2 \(other.jsonl\) has changed"):
         run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "out")])
 
 
 def test_held_out_blocks(command, tmp_path):
-    """A share of the blocks is held out, the same for every seed with sample_seed, and never trained on."""
+    """A share of the blocks is held out, the same for every seed, and never trained on."""
 
     def sets(seed, **options):
         path = command[command.index("--train_file") + 1]
         data_args = TextArguments(train_file=path, max_seq_length=16, validation_share=0.2, **options)
         args = TrainingArguments("unused", seed=seed, use_cpu=True)
-        task = MaskedLanguageModeling(data_args, RunArguments(), args, LanguageModelCKDArguments())
+        task = MaskedLanguageModeling(data_args, args)
         task.load(["train", "validation"])
         tokenizer = AutoTokenizer.from_pretrained(command[1])
         inputs = task.encode(tokenizer)
@@ -271,9 +364,10 @@ def test_held_out_blocks(command, tmp_path):
     train, held = sets(1)
     assert len(held) == round(0.2 * (len(train) + len(held)))
     assert not {*train} & {*held}
-    assert sets(1) == [train, held]
-    assert sets(2)[1] != held
-    assert sets(1, sample_seed=7) == sets(2, sample_seed=7)
+    assert sets(2) == [train, held]  # runs with several seeds are compared on the same blocks
+    assert sets(1, sample_seed=7)[1] != held
+    few = sets(1, max_eval_samples=4)[1]
+    assert len(few) == 4 and {*few} < {*held} and few != held[:4]
 
 
 BAD = [
@@ -287,6 +381,14 @@ BAD = [
     (["--max_seq_length", "33"], "reads at most 32 tokens"),
     (["--metric_for_best_model", "accuracy"], "the evaluation reports loss"),
     (["--unlabeled_file", "more.txt"], "unlabeled_file is not a known option"),
+    (["--do_predict"], "a language model has no test set"),
+    (["--label_smoothing_factor", "0.1"], "would distort the perplexity"),
+    (["--metric_for_best_model", "perplexity"], "the evaluation reports loss: give eval_loss"),
+    ([*MASKS, "--student_config", '{"hidden_size": 16}'], "cannot be made narrower"),
+    (
+        ["--stages", '[{"labels_and_logits": true, "alpha": 0.5}]'],
+        "stage 1: labels_and_logits is set and alpha is 0.5",
+    ),
 ]
 
 
@@ -305,6 +407,22 @@ def test_another_vocabulary(command, teacher, tmp_path):
         run_mlm_ckd.main.__wrapped__(
             [*command, "--model_name_or_path", str(tmp_path / "student"), "--output_dir", str(tmp_path / "out")]
         )
+
+
+def test_the_recipes_of_the_quickstart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agreement.write_task("runs/quickstart_mlm/data", train=1000, validation=20, test=2, text=300)
+    short = ["--max_steps", "2", "--disable_tqdm", "true"]
+    run_mlm_ckd.main.__wrapped__([str(PROJECT / "recipes" / "quickstart_mlm_teacher.yaml"), *short])
+    run_mlm_ckd.main.__wrapped__([str(PROJECT / "recipes" / "quickstart_mlm_ckd.yaml"), *short])
+    run_glue_ckd.main.__wrapped__([str(PROJECT / "recipes" / "quickstart_mlm_task.yaml"), *short])
+    results = {
+        name: json.loads((tmp_path / "runs" / "quickstart_mlm" / name / "all_results.json").read_text())
+        for name in ("teacher", "ckd", "task")
+    }
+    assert "eval_perplexity" in results["teacher"] and "eval_loss_wr_distance" in results["ckd"]
+    assert "eval_accuracy" in results["task"] and results["task"]["train_samples"] == 1000
+    assert results["ckd"]["parameters"] < results["teacher"]["parameters"] / 6
 
 
 def test_stages(command, tmp_path):

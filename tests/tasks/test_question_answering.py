@@ -416,7 +416,7 @@ def refused(capsys, *options, main=run_squad_ckd.main):
         (["--eval_do_concat_batches", "false"], "eval_do_concat_batches is off"),
         (["--validation_file", "missing.json", "--do_eval"], "missing.json"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor is set"),
-        (["--metric_for_best_model", "accuracy", *EPOCHS], "the evaluation reports exact_match, f1 and loss"),
+        (["--metric_for_best_model", "accuracy", *EPOCHS], "the evaluation reports exact_match, f1, loss"),
         (["--relation_normalization", "tokens"], "relation_normalization"),
         (["--text_column", "a"], "text_column is not a known option"),
     ],

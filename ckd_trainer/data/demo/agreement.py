@@ -201,11 +201,18 @@ def word_tokenizer(tokens: list[str]) -> Tokenizer:
 
 
 def write_task(
-    folder: str | Path, *, seed: int = 0, train: int = 20_000, validation: int = 2_000, test: int = 2_000
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    train: int = 20_000,
+    validation: int = 2_000,
+    test: int = 2_000,
+    text: int = 30_000,
 ) -> None:
     """Writes the data of the task, and a base for models, as files that the commands read.
 
     - ``train.tsv``, ``validation.tsv``, ``test.tsv``: columns text and label; no sentence occurs twice.
+    - ``text.txt``: other sentences, all grammatical, one a line: running text for a language model.
     - ``base/``: the tokenizer and the configuration of a small BERT, without weights, for ``student_init: random``.
 
     Existing files with the same content are left unchanged.
@@ -214,6 +221,7 @@ def write_task(
         folder: created if missing.
         seed: seed of the sentences.
         train, validation, test: number of sentences, even.
+        text: number of sentences in text.txt.
 
     Raises:
         InputError: an odd number, or an existing file with other content. Nothing is written then.
@@ -223,11 +231,12 @@ def write_task(
         if size < 2 or size % 2:
             raise InputError(f"{name} is {size}, but sentences come in pairs: give an even number, 2 or more.")
     order = Random(seed)
-    examples = iter(make_examples(sum(sizes.values()), seed))
+    examples = iter(make_examples(sum(sizes.values()) + 2 * text, seed))
     files = {}
     for name, size in sizes.items():
         rows = sorted(itertools.islice(examples, size), key=lambda row: order.random())  # partners apart
         files[f"{name}.tsv"] = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows)
+    files["text.txt"] = "".join(f"{text}\n" for text, label in examples if label == "grammatical")
     tokenizer = make_tokenizer()
     files["base/tokenizer.json"] = tokenizer.to_str(pretty=True) + "\n"
     files["base/tokenizer_config.json"] = as_json(TOKENIZER_CONFIG)
@@ -290,7 +299,7 @@ def main(argv: list[str]) -> None:
         write_task,
         prog="ckd-trainer demo agreement",
         description="Generates the agreement demo task: is a sentence grammatical?",
-        files="train.tsv, validation.tsv, test.tsv",
+        files="train.tsv, validation.tsv, test.tsv, text.txt",
     )
 
 

@@ -114,13 +114,14 @@ def test_a_seed_gives_the_same_examples_everywhere(tmp_path, seed):
     assert make_examples(200, seed) == make_examples(400, seed)[:200]
     assert make_examples(200, seed) != make_examples(200, seed + 1)
     # Noted once, in a process with another order of hashes. If it changes, so do all numbers reported on this task.
-    write_task(tmp_path, seed=7, train=1000, validation=2, test=2)
+    write_task(tmp_path, seed=7, train=1000, validation=2, test=2, text=9)
     assert sha256((tmp_path / "train.tsv").read_bytes()).hexdigest()[:16] == "1b1b41472f603d93"
 
 
 def test_splits_are_balanced_and_share_no_sentence(tmp_path, seed):
-    write_task(tmp_path, seed=seed, train=600, validation=100, test=60)
-    texts = []
+    write_task(tmp_path, seed=seed, train=600, validation=100, test=60, text=150)
+    texts = (tmp_path / "text.txt").read_text().splitlines()
+    assert len(texts) == 150
     for name, size in (("train", 600), ("validation", 100), ("test", 60)):
         with open(tmp_path / f"{name}.tsv", encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -130,11 +131,11 @@ def test_splits_are_balanced_and_share_no_sentence(tmp_path, seed):
             bags[row["label"]][tuple(sorted(kinds_of(row["text"])))] += 1
         assert bags["grammatical"] == bags["ungrammatical"]
         texts += [row["text"] for row in rows]
-    assert len(set(texts)) == 760
+    assert len(set(texts)) == 760 + 150
 
 
 def test_base_loads_as_tokenizer_and_model(tmp_path, seed):
-    write_task(tmp_path, seed=seed, train=400, validation=2, test=2)
+    write_task(tmp_path, seed=seed, train=400, validation=2, test=2, text=9)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     encoded = tokenizer("The nurses that follow my boy annoy Gandalf.")
     assert tokenizer.convert_ids_to_tokens(encoded["input_ids"]) == (
@@ -156,7 +157,7 @@ def test_base_loads_as_tokenizer_and_model(tmp_path, seed):
 
 
 def test_writing_again_changes_nothing_and_other_content_is_refused(tmp_path, capsys):
-    sizes = {"train": 20, "validation": 2, "test": 2}
+    sizes = {"train": 20, "validation": 2, "test": 2, "text": 9}
     write_task(tmp_path, seed=0, **sizes)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     write_task(tmp_path, seed=0, **sizes)

@@ -1,0 +1,112 @@
+"""The trainer of language models: it evaluates every term of the loss, and saves the student with a head."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.models.language_head import HeadWeights, attach
+from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.utils.processes import whole_models
+
+
+class _CountEpochs(TrainerCallback):
+    """Sets the collator's epoch before each epoch."""
+
+    def __init__(self, collator: MaskingCollator) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.collator.epoch = int(state.epoch or 0)
+
+
+class LanguageModelTrainer(DistillationTrainer):
+    """A `DistillationTrainer` for running text: evaluation reports every term of the loss on held-out text.
+
+    `eval_loss` is the weighted sum of the terms, as in training, and `eval_loss_<term>` each of them, unweighted: the
+    mean over all its items. With a loss on masked tokens, `eval_perplexity` is its exponential. Masks of the
+    validation set are the same in each evaluation and for each seed.
+
+    Attributes:
+        language_head: the head to put on the encoder whenever it is saved in the output folder, see
+            `ckd_trainer.models.language_head`; None to save it as it is.
+    """
+
+    language_head: HeadWeights | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(_CountEpochs(self.data_collator))
+        self._held_out: dict[str, Tensor] = {}  # for each term, the sum over its items and their number
+        self._uncached_teacher: Callable[..., Any] | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds the tokens per second to the results."""
+        output = super().train(*args, **kwargs)
+        # Those of an earlier call, which this one resumes, do not count.
+        tokens = self.state.num_input_tokens_seen - self._initial_num_input_tokens_seen
+        seconds = output.metrics.get("train_runtime")
+        if seconds and tokens:
+            output.metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Uses the same masks in each evaluation. No block is evaluated twice, unless the model is sharded."""
+        collator = self.data_collator
+        self.data_collator = copy.copy(collator)
+        self.data_collator.epoch = None
+        even = self.accelerator.even_batches
+        # Sharded models are gathered in each forward pass, so there all processes need the same number of batches.
+        self.accelerator.even_batches = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator, self.accelerator.even_batches = collator, even
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Returns the terms on a set, instead of its logits, which a vocabulary makes too large to keep."""
+        objective = self.distillation_objective
+        self._held_out = {term: torch.zeros(2, device=self.args.device) for term in objective.weights}
+        self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
+        sums = {term: self.accelerator.reduce(pair, reduction="sum").tolist() for term, pair in self._held_out.items()}
+        means = {term: total / count for term, (total, count) in sums.items() if count}
+        metrics = {f"loss_{term}": mean for term, mean in means.items()}
+        if means:
+            weights = self.term_weights
+            metrics["loss"] = sum(weights[term] * mean for term, mean in means.items() if weights[term])
+        if "task" in means:
+            metrics["perplexity"] = math.exp(min(means["task"], 700))  # finite
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, None, None]:
+        """Adds the terms of a batch to those of the set."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            terms, _ = self._terms(model, inputs, None, self._uncached_teacher)
+        for term, count in zip(terms, self._counts(inputs), strict=True):
+            mean = torch.where(count > 0, terms[term], 0)  # the mean over zero items is NaN
+            self._held_out[term] += torch.stack([mean * count, count.to(mean.dtype)])
+        return None, None, None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model; in the output folder, with its language-model head."""
+        super().save_model(output_dir, _internal_call)
+        folder = output_dir or self.args.output_dir
+        if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
+            with whole_models(self.args):
+                attach(folder, self.model.config, self.language_head)
