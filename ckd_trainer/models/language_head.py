@@ -35,7 +35,8 @@ def language_head(name: str, config: PreTrainedConfig, **options: Any) -> HeadWe
         return None
     model, info = load_weights(name, AutoModelForMaskedLM, **options)
     lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    weights = _own_weights(model)
+    # Copied, as loaded weights may be mapped from a file, which saving the student may overwrite.
+    weights = {key: weight.clone() for key, weight in _own_weights(model).items()}
     return None if lacking & weights.keys() else weights
 
 
@@ -49,7 +50,7 @@ def attach(folder: str | Path, config: PreTrainedConfig, head: HeadWeights) -> N
         folder: of a model saved by `save_pretrained`.
         config: its configuration.
     """
-    encoder = load_file(Path(folder) / "model.safetensors")
+    encoder = {name: weight.clone() for name, weight in load_file(Path(folder) / "model.safetensors").items()}
     model = AutoModelForMaskedLM.from_config(config)
     unused = set(model.base_model.load_state_dict(encoder, strict=False).unexpected_keys)
     model.load_state_dict(head, strict=False)

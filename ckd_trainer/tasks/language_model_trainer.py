@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 from ckd_trainer.data.masking import MaskingCollator
 from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
-from ckd_trainer.utils.processes import whole_models
 
 
 class _CountEpochs(TrainerCallback):
@@ -57,13 +56,11 @@ class LanguageModelTrainer(DistillationTrainer):
         return output
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Uses the same masks in each evaluation. No block is evaluated twice, unless the model is sharded."""
+        """Uses the same masks in each evaluation, and evaluates no block twice to fill up the last batches."""
         collator = self.data_collator
         self.data_collator = copy.copy(collator)
         self.data_collator.epoch = None
-        even = self.accelerator.even_batches
-        # Sharded models are gathered in each forward pass, so there all processes need the same number of batches.
-        self.accelerator.even_batches = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        even, self.accelerator.even_batches = self.accelerator.even_batches, False
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
@@ -108,5 +105,4 @@ class LanguageModelTrainer(DistillationTrainer):
         super().save_model(output_dir, _internal_call)
         folder = output_dir or self.args.output_dir
         if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
-            with whole_models(self.args):
-                attach(folder, self.model.config, self.language_head)
+            attach(folder, self.model.config, self.language_head)

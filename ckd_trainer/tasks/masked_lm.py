@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, concatenate_datasets
 from transformers import (
     AutoModel,
@@ -31,10 +32,11 @@ from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.language_model_trainer import LanguageModelTrainer
 from ckd_trainer.training.sampling import data_seed
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.processes import whole_models
 
 logger = logging.getLogger(__name__)
 
+# FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a language-model head.
+_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by the launcher
 _SAMPLE = 256  # texts of each source that are read before the models are looked up
 
 
@@ -76,6 +78,11 @@ class MaskedLanguageModeling(Task):
         named: list[Any] = [source for source in data_args.training_sources if source.dataset_name]
         self.hub_dataset = next(filter(None, map(hub_name, named)), None)
         self.holds_out = args.do_eval and data_args.validation_share is not None
+        if args.do_train and (args.fsdp or args.deepspeed or any(map(parse_flag_from_env, _SHARDING))):
+            raise InputError(
+                "language models are trained whole on each device, but the launcher or TrainingArguments set FSDP or "
+                "DeepSpeed: give a recipe of accelerate without FSDP and DeepSpeed, such as multi_gpu.yaml."
+            )
         if args.do_train and not data_args.training_sources:
             raise InputError("do_train is set, but there is no text to train on: give train_file or sources.")
         if args.do_predict:
@@ -258,11 +265,10 @@ class MaskedLanguageModeling(Task):
         args, config = pair.args, pair.student_config
         name = args.teacher_model_name_or_path if pair.layers else args.model_name_or_path
         head, why = None, "its weights are random"
-        with whole_models(self.training_args):
-            if name is not None and args.student_init != "random":
-                head = language_head(name, pair.teacher_config if pair.layers else config, **pair.options)
-                why = f"{name} has none" if head is None else f"that of {name} has another size"
-            if head is not None and fits(config, head):
-                trainer.language_head = head
-                return
-        logger.info("The student is saved without a language-model head: %s.", why)
+        if name is not None and args.student_init != "random":
+            head = language_head(name, pair.teacher_config if pair.layers else config, **pair.options)
+            why = f"{name} has none" if head is None else f"that of {name} has another size"
+        if head is not None and fits(config, head):
+            trainer.language_head = head
+        else:
+            logger.info("The student is saved without a language-model head: %s.", why)

@@ -140,7 +140,7 @@ def test_evaluated_relations_do_not_depend_on_batches(command, tmp_path):
     for size in ("3", "50"):
         again = run(command, tmp_path / "out", "--per_device_eval_batch_size", size, "--keep_sentences", "true")
         for name in (name for name in found if name.startswith("eval_loss")):
-            assert again[name] == pytest.approx(found[name], rel=1e-5), name
+            assert again[name] == pytest.approx(found[name], rel=1e-4), name
 
 
 def test_a_masked_student_learns(command, text, tmp_path):
@@ -288,6 +288,15 @@ def test_two_processes_with_relations_alone(command, tmp_path):
     ours, theirs = weights(tmp_path / "two"), weights(tmp_path / "one")
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_students_in_parts_are_refused(text, monkeypatch, variable):
+    """FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a head."""
+    args = TrainingArguments("unused", do_train=True, use_cpu=True)
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(InputError, match="give a recipe of accelerate without FSDP and DeepSpeed"):
+        MaskedLanguageModeling(TextArguments(train_file=str(text)), args)
 
 
 @pytest.mark.parametrize(
