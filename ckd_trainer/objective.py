@@ -1,5 +1,6 @@
 """The terms in the loss of a run, their weights, and their values for a batch."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ckd_trainer.heads import Head
 from ckd_trainer.methods import Term
-from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.teacher.signals import ProjectedStates, Signal
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,15 @@ class Objective:
             )
         self.student_signals = list(dict.fromkeys(term.student_signal for term in terms))
         self.teacher_signals = list(dict.fromkeys(term.teacher_signal for term in terms))
+
+    def without_projections(self) -> "Objective":
+        """Returns the objective without the terms that learn a projection, which exists only in training."""
+        other = copy.copy(self)
+        projected = {name for name, term in self.terms.items() if isinstance(term.student_signal, ProjectedStates)}
+        other.terms = {name: term for name, term in self.terms.items() if name not in projected}
+        other.weights = {name: weight for name, weight in self.weights.items() if name not in projected}
+        other.student_signals = list(dict.fromkeys(term.student_signal for term in other.terms.values()))
+        return other
 
     @property
     def balanced(self) -> dict[str, float]:

@@ -58,6 +58,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
@@ -68,6 +69,9 @@ from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, write_atomically
 
+_OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
+    option.name for kind in (GlueArguments, SquadArguments) for option in dataclasses.fields(kind)
+}
 # By whether the recipe answers questions: the command, its data options and its task.
 _TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
     False: ("glue", GlueArguments, TextClassification),
@@ -89,6 +93,11 @@ def main(argv: list[str]) -> None:
     if options.search:
         check_free(given, "the command line", EVALUATIONS, by="search")
     recipe = read_recipe(options.recipe) | given
+    if of_text := [name for name in recipe if name in _OF_TEXT]:
+        raise InputError(
+            f"{of_text[0]} is an option of language models, which are compared by what they learn next: give a recipe "
+            "for a task, as recipes/quickstart_mlm_task.yaml does."
+        )
     command, data_arguments, task = _TASKS[recipe.get("task_name") in SQUAD_TASKS]
     kinds = option_types(data_arguments, [options.recipe, *words])
     groups = parse_mapping(kinds, recipe, [], source=options.recipe)

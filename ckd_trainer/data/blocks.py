@@ -69,6 +69,12 @@ class Packer:
         self.tokenizer, self.options = tokenizer, options
         self.before, self.after = _special_tokens(tokenizer)
         self.room = options.max_seq_length - len(self.before) - len(self.after)
+        if self.room < 1:
+            special = options.max_seq_length - self.room
+            raise InputError(
+                f"max_seq_length is {options.max_seq_length}, but a block has {special} special tokens: give "
+                f"{special + 1} or more."
+            )
         separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         self.separator = [] if separator is None else [separator]
         self.tokens = 0  # of the texts, without special ones

@@ -180,8 +180,11 @@ def _source(number: int, entry: Any, defaults: TextArguments) -> TextSource:
         if not isinstance(value, wanted) or isinstance(value, bool):
             kind = "a number" if name == "weight" else "a string"
             raise InputError(f"{what} sets {name} to {short(value)}: give {kind}.")
-    if ("train_file" in entry) == ("dataset_name" in entry):
+    if bool(entry.get("train_file")) == bool(entry.get("dataset_name")):
         raise InputError(f"{what} is {short(entry)}: give train_file or dataset_name, and not both.")
+    of_dataset = [name for name in ("dataset_config_name", "dataset_revision", "train_split_name") if name in entry]
+    if of_dataset and not entry.get("dataset_name"):
+        raise InputError(f"{what} sets {of_dataset[0]}, but no dataset_name: set it, or leave {of_dataset[0]} out.")
     source = TextSource(**{"text_column": defaults.text_column, "lines": defaults.lines, **entry})
     source = dataclasses.replace(source, dataset_name=expanded(source.dataset_name))
     if source.lines not in ("paragraphs", "documents"):

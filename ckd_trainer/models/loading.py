@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import HTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ckd_trainer.models.compatibility import outline
@@ -25,6 +25,7 @@ _NO_WEIGHTS = re.compile(
 )
 
 
+_LANGUAGE_MODELS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
 # The classes that AutoModel loads.
 _BARE = {name for names in MODEL_MAPPING_NAMES.values() for name in ((names,) if isinstance(names, str) else names)}
 # What transformers, safetensors and huggingface_hub raise about files, the packages that these need, and the network.
@@ -135,8 +136,8 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
 
     Raises:
         InputError: the files lack weights, or hold weights that are not used. Buffers, and a pooler that the model's
-            class does not have, may stay unused. A bare encoder uses no weights of heads, and may lack a pooler,
-            which no loss reads.
+            class does not have, may stay unused. So may the heads of pre-training, if the model is a bare encoder or a
+            masked language model. A bare encoder may lack a pooler, which no loss reads.
     """
     missing = _without_weights(info)
     if is_bare_encoder(model):
@@ -144,13 +145,15 @@ def check_all_weights(model: PreTrainedModel, info: dict, name: str, *, allow_un
     other_shape = {key for key, *_ in info["mismatched_keys"]}
     if unexplained := [key for key in missing if key in other_shape or _in_base(key, model)]:
         raise InputError(_lacking(name, unexplained, info, model))
+    is_language_model = type(model).__name__ in _LANGUAGE_MODELS
     if missing:
-        raise InputError(
-            f"{name} has no weights for {_few(missing)}: it was not fine-tuned for this task. Fine-tune it first with "
-            "ckd-trainer teacher and give its output folder."
-        )
+        reason = "it was not fine-tuned for this task. Fine-tune it with ckd-trainer teacher and give its folder."
+        if is_language_model:
+            reason = "it has no head for masked tokens. Give one that has, or set labels_and_logits to false."
+        raise InputError(f"{name} has no weights for {_few(missing)}: {reason}")
     if not allow_unused:
-        is_used = _in_base if is_bare_encoder(model) else lambda key, model: not _is_pooler(key, model)
+        has_other_heads = is_language_model or is_bare_encoder(model)
+        is_used = _in_base if has_other_heads else lambda key, model: not _is_pooler(key, model)
         _refuse_unused(model, name, [key for key in info["unexpected_keys"] if is_used(key, model)])
 
 

@@ -148,7 +148,7 @@ class TrainingInputs:
             ways = ["restore it", "give another output_dir"]
             if not start.trains_on:
                 ways.append("set overwrite_output_dir to train from the beginning")
-            if start.is_trained:
+            if start.is_trained and self.args.do_train:
                 ways.append("leave do_train out to use the trained model as it is")
             raise InputError(
                 f"{', '.join(changed)} has changed since the run in output_dir {self.args.output_dir} was trained: "

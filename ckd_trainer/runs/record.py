@@ -80,4 +80,9 @@ def _command() -> list[str]:
 def _public_word(word: str) -> str:
     """Returns a word of the command line without folders, even in --option=value."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if value.startswith(("[", "{")):  # JSON, as of sources
+        try:
+            value = json.dumps(public(json.loads(value)))
+        except (ValueError, RecursionError):
+            pass
     return f"{option}{equals}{public(value)}"

@@ -38,6 +38,7 @@ def evaluate(
         with _kept_predictions(trainer) as kept:
             metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
         metrics[f"{prefix}_samples"] = len(dataset)
+        metrics.pop("num_input_tokens_seen", None)  # `Trainer` adds that of the last training
         if trainer.is_world_process_zero():
             found = {f"{prefix}_{score}": value for one in kept for score, value in contributions(one).items()}
             values |= found

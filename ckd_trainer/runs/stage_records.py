@@ -12,7 +12,8 @@ from ckd_trainer.runs.stages import Stage, stage_folder
 from ckd_trainer.utils.files import RECORD, recorded_stages, write_atomically
 
 STATE, RESULTS = "trainer_state.json", "train_results.json"
-_RATES = ("train_samples_per_second", "train_steps_per_second")
+_SUMS = ("train_runtime", "total_flos", "num_input_tokens_seen")
+_RATES = ("train_samples_per_second", "train_steps_per_second", "train_tokens_per_second")
 
 
 def record_stage(trainer: Any, stage: Stage, metrics: dict[str, float]) -> None:
@@ -44,12 +45,11 @@ def save_whole_log(trainer: Trainer, stage: Stage) -> None:
 
 
 def whole_metrics(stage: Stage, metrics: dict[str, float]) -> dict[str, float]:
-    """Returns the metrics of the last stage with the time and the floating-point operations of all stages."""
+    """Returns the metrics of the last stage with the time, operations and tokens of all stages."""
     parts = [json.loads((folder / RESULTS).read_text(encoding="utf-8")) for folder in _earlier(stage)] + [metrics]
-    summed: list[str] = [name for name in ("train_runtime", "total_flos") if name in metrics]
-    whole = {name: sum(part.get(name, 0) for part in parts) for name in summed}
+    whole = {name: sum(part.get(name, 0) for part in parts) for name in _SUMS if name in metrics}
     if whole["train_runtime"] > 0:
-        for rate in _RATES:
+        for rate in (rate for rate in _RATES if all(rate in part for part in parts)):
             done = sum(part[rate] * part["train_runtime"] for part in parts)
             whole[rate] = round(done / whole["train_runtime"], 3)
     return metrics | whole

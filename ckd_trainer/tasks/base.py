@@ -278,8 +278,9 @@ def _run_started(
         if data_args.unlabeled_dataset_name and unlabeled is not None:
             read.check_loaded({"unlabeled_dataset_name": {data_args.unlabeled_split_name or "train": unlabeled}})
         sets = [*task.data.validation.values(), *task.data.test.values(), task.data.train, unlabeled]
-        if pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
-            texts = _drawn_texts(task.data, next(filter(None, sets)), args.seed, CHECKED_TEXTS)
+        read_set = next(filter(None, sets), None)
+        if read_set is not None and pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
+            texts = _drawn_texts(task.data, read_set, args.seed, CHECKED_TEXTS)
             check_encodings(pair.tokenizer, pair.teacher_tokenizer, texts)
 
         trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None

@@ -29,8 +29,9 @@ class LanguageModelTrainer(DistillationTrainer):
     """A `DistillationTrainer` for running text: evaluation reports every term of the loss on held-out text.
 
     `eval_loss` is the weighted sum of the terms, as in training, and `eval_loss_<term>` each of them, unweighted: the
-    mean over all its items. With a loss on masked tokens, `eval_perplexity` is its exponential. Masks of the
-    validation set are the same in each evaluation and for each seed.
+    mean over all its items. Terms that learn a projection are left out, as it exists only in training. With a loss on
+    masked tokens, `eval_perplexity` is its exponential. Masks of the validation set are the same in each evaluation
+    and for each seed.
 
     Attributes:
         language_head: the head to put on the encoder whenever it is saved in the output folder, see
@@ -68,16 +69,21 @@ class LanguageModelTrainer(DistillationTrainer):
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Returns the terms on a set, instead of its logits, which a vocabulary makes too large to keep."""
-        objective = self.distillation_objective
-        self._held_out = {term: torch.zeros(2, device=self.args.device) for term in objective.weights}
+        objective, weights = self.distillation_objective, self.term_weights
+        self.distillation_objective = objective.without_projections()
+        self._held_out = {
+            term: torch.zeros(2, device=self.args.device) for term in self.distillation_objective.weights
+        }
         self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self.distillation_objective = objective
+            self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
         sums = {term: self.accelerator.reduce(pair, reduction="sum").tolist() for term, pair in self._held_out.items()}
         means = {term: total / count for term, (total, count) in sums.items() if count}
         metrics = {f"loss_{term}": mean for term, mean in means.items()}
         if means:
-            weights = self.term_weights
             metrics["loss"] = sum(weights[term] * mean for term, mean in means.items() if weights[term])
         if "task" in means:
             metrics["perplexity"] = math.exp(min(means["task"], 700))  # finite
@@ -100,9 +106,9 @@ class LanguageModelTrainer(DistillationTrainer):
             self._held_out[term] += torch.stack([mean * count, count.to(mean.dtype)])
         return None, None, None
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model; in the output folder, with its language-model head."""
-        super().save_model(output_dir, _internal_call)
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # Checkpoints hold the student without the head: training resumes from them.
+        super()._save(output_dir, state_dict)
         folder = output_dir or self.args.output_dir
         if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
             attach(folder, self.model.config, self.language_head)

@@ -81,7 +81,7 @@ class MaskedLanguageModeling(Task):
         if args.do_train and (args.fsdp or args.deepspeed or any(map(parse_flag_from_env, _SHARDING))):
             raise InputError(
                 "language models are trained whole on each device, but the launcher or TrainingArguments set FSDP or "
-                "DeepSpeed: give a recipe of accelerate without FSDP and DeepSpeed, such as multi_gpu.yaml."
+                "DeepSpeed: launch with an accelerate recipe without FSDP or DeepSpeed, such as multi_gpu.yaml."
             )
         if args.do_train and not data_args.training_sources:
             raise InputError("do_train is set, but there is no text to train on: give train_file or sources.")
@@ -104,7 +104,8 @@ class MaskedLanguageModeling(Task):
         masks = self.args.mlm_probability > 0
         self.reads_head = any(stage.ckd_args.labels_and_logits for stage in stages)
         self.model_class = AutoModelForMaskedLM if self.reads_head else AutoModel
-        self.metrics = ("perplexity",) if self.reads_head and masks else ()
+        always = all(stage.ckd_args.labels_and_logits for stage in stages)
+        self.metrics = ("perplexity",) if always and masks else ()
         for stage in stages:
             loss = stage.ckd_args
             with stage.naming_errors():
@@ -113,6 +114,11 @@ class MaskedLanguageModeling(Task):
                         f"labels_and_logits is set and alpha is {loss.alpha:g}, so masked tokens have a weight in the "
                         "loss, but mlm_probability is 0: set mlm_probability to 0.15, or alpha to 1 to compare the "
                         "logits of all tokens, or labels_and_logits to false to train with relations alone."
+                    )
+                if not loss.labels_and_logits and not stage.distills:
+                    raise InputError(
+                        "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
+                        "mlm_probability to 0.15 to train on masked tokens."
                     )
                 if loss.teacher_cache_dir and masks:
                     raise InputError(
@@ -166,9 +172,9 @@ class MaskedLanguageModeling(Task):
         for number, source in enumerate(self.sources, start=1):
             if source in self._tables:
                 option = f"sources {number}" if len(self.sources) > 1 else "dataset_name"
-                named[option] = {str(source): self._state(source)}
+                named[option] = {source.train_split_name or "train": self._state(source)}
         if self.held_out is not None and self.held_out in self._tables and "validation" in splits:
-            named["validation_split_name"] = {str(self.held_out): self._state(self.held_out)}
+            named["validation_split_name"] = {"validation": self._state(self.held_out)}
         return named
 
     def _state(self, source: TextSource) -> Dataset:

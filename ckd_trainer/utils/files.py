@@ -42,7 +42,11 @@ def expanded(name: Name) -> Name:
 
 
 def public(value: Any) -> Any:
-    """Returns a value, without the folders if it is a path from the root or from home: these are private."""
+    """Returns a value, without the folders of paths from the root or from home in it: these are private."""
+    if isinstance(value, list):
+        return [public(item) for item in value]
+    if isinstance(value, dict):
+        return {name: public(item) for name, item in value.items()}
     is_private = isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~"))
     return Path(value).name if is_private else value
 

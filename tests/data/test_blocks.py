@@ -127,6 +127,12 @@ def test_spaces_for_tokenizers_of_bytes(keep_sentences):
     assert found == [[*whole, bare.sep_token_id, *bare("New document.")["input_ids"]]]
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_no_room_for_a_token(tokenizer, length):
+    with pytest.raises(InputError, match=f"max_seq_length is {length}, but a block has 2 special tokens: give 3"):
+        Packer(tokenizer, BlockOptions(length))
+
+
 def test_slices(tokenizer, monkeypatch):
     texts, begins = paragraphs(30), [True, False] * 15
     expected = packed(tokenizer, texts, begins, 9)

@@ -127,6 +127,8 @@ SOURCES = [
     ({"sources": [{"train_file": "a.txt", "weight": 0}]}, "has the weight 0"),
     ({"sources": [{"train_file": "a.txt", "lines": "pages"}]}, "give paragraphs or documents"),
     ({"sources": [{"weight": 2}]}, "give train_file or dataset_name, and not both"),
+    ({"sources": [{"dataset_name": ""}]}, "give train_file or dataset_name, and not both"),
+    ({"sources": [{"train_file": "a.txt", "train_split_name": "x"}]}, "sets train_split_name, but no dataset_name"),
     ({"sources": [{"train_file": "a.doc"}]}, "has the suffix '.doc'"),
     ({"train_file": "a.txt", "mlm_probability": 1.0}, "mlm_probability is 1"),
     ({"train_file": "a.txt", "validation_share": 0.0}, "validation_share is 0"),

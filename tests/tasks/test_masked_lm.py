@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertForMaskedLM,
+    BertForPreTraining,
     BertModel,
     Trainer,
     TrainingArguments,
@@ -213,6 +214,42 @@ def test_another_method(command, tmp_path):
     assert {"eval_loss_gram", "eval_loss_minilmv2"} <= results.keys()
 
 
+def test_projections_are_not_evaluated(command, tmp_path):
+    options = [*NO_RELATIONS, "--gram_weight", "0.5", "--tinybert_hidden_weight", "0.5"]
+    results = run(command, tmp_path / "out", *options, "--eval_strategy", "steps", "--eval_steps", "3")
+    assert "eval_loss_gram" in results and "eval_loss_tinybert_hidden" not in results
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert "loss_tinybert_hidden" in log[0]
+
+
+def test_a_finished_run_is_left_as_it_is(command, tmp_path):
+    command = [word for word in command if word not in ("--do_eval", "--validation_share", "0.2")]
+    run(command, tmp_path / "out")
+    before = weights(tmp_path / "out")
+    run(command, tmp_path / "out")
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(tmp_path / "out").items())
+
+
+def test_a_teacher_with_other_heads_of_pre_training(command, teacher, tmp_path):
+    """As BERT's files, which also hold a head for the next sentence."""
+    BertForPreTraining(BertForMaskedLM.from_pretrained(teacher).config).save_pretrained(teacher)
+    run(command, tmp_path / "relations")
+    assert any("predictions" in name for name in weights(tmp_path / "relations"))
+    run(command, tmp_path / "logits", *MASKS)
+
+
+def test_pushing_a_new_run_keeps_its_head(command, tmp_path, monkeypatch):
+    def push(self, *args, **kwargs):
+        self.save_model(_internal_call=True)
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *args, **kwargs: None)
+    monkeypatch.setattr(Trainer, "push_in_progress", None, raising=False)
+    monkeypatch.setattr(Trainer, "push_to_hub", push)
+    run(command, tmp_path / "out", "--push_to_hub", "true")
+    assert not AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)[1]["missing_keys"]
+    assert not any("bert.bert" in name for name in weights(tmp_path / "out"))
+
+
 def test_pushing_a_finished_run_keeps_its_head(command, tmp_path, monkeypatch):
     run(command, tmp_path / "out")
     pushed = {}
@@ -295,7 +332,7 @@ def test_students_in_parts_are_refused(text, monkeypatch, variable):
     """FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a head."""
     args = TrainingArguments("unused", do_train=True, use_cpu=True)
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(InputError, match="give a recipe of accelerate without FSDP and DeepSpeed"):
+    with pytest.raises(InputError, match="launch with an accelerate recipe without FSDP or DeepSpeed"):
         MaskedLanguageModeling(TextArguments(train_file=str(text)), args)
 
 
@@ -322,7 +359,7 @@ def test_a_bare_teacher(command, teacher, tmp_path):
     BertModel(tiny_config(layers=4)).save_pretrained(teacher)
     run(command, tmp_path / "out")
     assert "encoder.layer.1.output.dense.weight" in weights(tmp_path / "out")
-    with pytest.raises(InputError, match="has no weights for cls.predictions"):
+    with pytest.raises(InputError, match="has no weights for cls.predictions.*it has no head for masked tokens"):
         run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(tmp_path / "logits"), *MASKS])
 
 
@@ -351,6 +388,8 @@ def test_sources_and_their_weights(command, text, tmp_path, monkeypatch):
     first, second, third = counts
     assert found["train_samples"] == first + 2 * second + round(0.5 * second) + round(0.5 * third)
     record = json.loads((tmp_path / "out" / "run.json").read_text())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(tmp_path) not in json.dumps([record["command"], record["inputs"]]) + card
     assert {"sources 1", "sources 2", "sources 3"} <= record["inputs"].keys()
     other.write_text(other.read_text() + '\n{"body": "the cat"}')
     with pytest.raises(InputError, match=r"sources 2 \(other.jsonl\) has changed"):
@@ -391,6 +430,7 @@ BAD = [
     (["--metric_for_best_model", "accuracy"], "the evaluation reports loss"),
     (["--unlabeled_file", "more.txt"], "unlabeled_file is not a known option"),
     (["--do_predict"], "a language model has no test set"),
+    (NO_RELATIONS, "no term of the loss has a weight: give one a weight, or set labels_and_logits"),
     (["--label_smoothing_factor", "0.1"], "would distort the perplexity"),
     (["--metric_for_best_model", "perplexity"], "the evaluation reports loss: give eval_loss"),
     ([*MASKS, "--student_config", '{"hidden_size": 16}'], "cannot be made narrower"),
@@ -435,7 +475,12 @@ def test_the_recipes_of_the_quickstart(tmp_path, monkeypatch):
 
 
 def test_stages(command, tmp_path):
-    stages = '[{"max_steps": 2}, {"labels_and_logits": true, "alpha": 1, "max_steps": 2}]'
+    stages = '[{"max_steps": 4}, {"labels_and_logits": true, "alpha": 1, "max_steps": 2}]'
     results = run(command, tmp_path / "out", "--stages", stages, "--mlm_probability", "0.3")
     assert "eval_loss_logits" in results
+    parts = [stage["metrics"] for stage in json.loads((tmp_path / "out" / "run.json").read_text())["stages"]]
+    assert results["num_input_tokens_seen"] == sum(part["num_input_tokens_seen"] for part in parts)
+    assert results["num_input_tokens_seen"] == pytest.approx(6 * 8 * 16, rel=0.1)
+    with pytest.raises(InputError, match="the evaluation reports loss"):
+        run(command, tmp_path / "other", "--stages", stages, "--metric_for_best_model", "perplexity")
     assert not AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)[1]["missing_keys"]
