@@ -16,6 +16,7 @@ import json
 import re
 from importlib.metadata import version
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator
@@ -59,6 +60,7 @@ PRIVATE = {
     "ckd_trainer/metrics/glue.py": {"_info", "_compute"},  # how `evaluate` wants metrics to be written
     "ckd_trainer/metrics/squad.py": {"_info", "_compute"},
     "ckd_trainer/metrics/in_memory.py": {"_build_data_dir", "_data_dir_root"},  # where it makes a folder in any case
+    "ckd_trainer/data/blocks.py": {"_fingerprint"},  # nothing public says whether a data set is the same as before
     "ckd_trainer/models/compatibility.py": {"_model_mapping"},  # nothing public says which models an Auto class has
 }
 
@@ -501,3 +503,11 @@ def test_no_module_imports_itself_through_others():
 def test_no_import_is_relative():
     """The tests above would not see it."""
     assert [path for path, tree in TREES.items() if any(name.startswith(".") for name in imports_of(tree))] == []
+
+
+def test_the_state_of_a_data_set(tmp_path):
+    """It is the same when the data set is loaded again, and another for other rows."""
+    for name, words in {"one": ["a", "b"], "other": ["a", "c"]}.items():
+        datasets.Dataset.from_dict({"text": words}).save_to_disk(tmp_path / name)
+    states = [datasets.load_from_disk(tmp_path / name)._fingerprint for name in ("one", "one", "other")]
+    assert states[0] == states[1] != states[2]

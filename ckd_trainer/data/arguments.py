@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from datasets import Dataset
 
@@ -17,12 +17,7 @@ class DataArguments:
 
     A task's own dataclass adds fields, and redeclares a field if its help or default differs. `by_default` names the
     options that were not given; a run lowers them if its models read less.
-
-    Attributes:
-        not_with_dataset: the options that name files, of which none may be given beside dataset_name.
     """
-
-    not_with_dataset: ClassVar[tuple[str, ...]] = ("train_file", "validation_file", "test_file")
 
     dataset_name: str | None = option(
         None,
@@ -88,7 +83,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.dataset_name = expanded(self.dataset_name) or None
-        files = self.given(*self.not_with_dataset)
+        files = self.files_instead_of_dataset()
         if self.dataset_name and files:
             raise InputError(
                 f"dataset_name is {self.dataset_name}, but {files[0]} is set as well: give one or the other."
@@ -148,6 +143,10 @@ class DataArguments:
             return train
         draw = random.Random(seed if self.sample_seed is None else self.sample_seed)
         return train.select(sorted(draw.sample(range(len(train)), self.max_train_samples)))
+
+    def files_instead_of_dataset(self) -> list[str]:
+        """Returns the options that are set, but may not be set beside dataset_name."""
+        return self.given("train_file", "validation_file", "test_file")
 
     def given(self, *names: str) -> list[str]:
         """Returns the names of the options that are set."""

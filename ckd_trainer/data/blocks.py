@@ -20,9 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from ckd_trainer.data.documents import Part, read_documents
 from ckd_trainer.data.tables import Table
 from ckd_trainer.data.text_arguments import TextSource
-from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import input_errors_about, told_without_room
+from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room
 
 FORMAT = 1  # bump when the same text is cut into other blocks, or stored in another way
 
@@ -213,7 +212,7 @@ def _with_progress(parts: Iterable[Part], source: TextSource, table: Table | Non
 def _key(source: TextSource, tokenizer: PreTrainedTokenizerBase, options: BlockOptions, table: Table | None) -> str:
     """Returns the name of a source's blocks: it changes with the text, the tokenizer and the options."""
     if table is not None:
-        content = table.data._fingerprint  # of the data set's files, or of the commands that made it
+        content = state_of(table)
     elif (path := source.path) is not None:
         with input_errors_about(path):
             content = files_fingerprint([path])
@@ -221,6 +220,11 @@ def _key(source: TextSource, tokenizer: PreTrainedTokenizerBase, options: BlockO
     cut = [suffix, source.text_column, source.lines, *dataclasses.astuple(options)]
     key = [FORMAT, content, cut, _tokenizer_state(tokenizer)]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def state_of(table: Table) -> str:
+    """Returns a fingerprint of a data set: of its files, or of the commands that made it; its rows are not read."""
+    return table.data._fingerprint
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from ckd_trainer.arguments import option, parsed_json
 from ckd_trainer.data.arguments import DataArguments
@@ -30,8 +30,6 @@ class TextArguments(DataArguments):
         TextArguments(sources=[{"train_file": "wiki.txt"}, {"train_file": "reports.jsonl", "weight": 3}])
         TextArguments(dataset_name="wikimedia/wikipedia", dataset_config_name="20231101.en", validation_share=0.001)
     """
-
-    not_with_dataset: ClassVar[tuple[str, ...]] = ("train_file",)
 
     train_file: str | None = option(
         None, "Text to train on: .txt, or .jsonl, .json, .parquet, .csv or .tsv with a column of texts."
@@ -112,6 +110,9 @@ class TextArguments(DataArguments):
             allowed = value is None or 0 < value < 1 or (name == "mlm_probability" and value == 0)
             if not allowed:
                 raise InputError(f"{name} is {value:g}: give a number between 0 and 1.")
+
+    def files_instead_of_dataset(self) -> list[str]:
+        return self.given("train_file")
 
     @property
     def training_sources(self) -> list["TextSource"]:

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.loading import load_weights
@@ -31,7 +32,7 @@ def language_head(name: str, config: PreTrainedConfig, **options: Any) -> HeadWe
     Returns:
         None if the files hold no such head.
     """
-    if type(config) not in AutoModelForMaskedLM._model_mapping or not _saved_with_head(config):
+    if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or not _saved_with_head(config):
         return None
     model, info = load_weights(name, AutoModelForMaskedLM, **options)
     lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -41,7 +42,7 @@ def language_head(name: str, config: PreTrainedConfig, **options: Any) -> HeadWe
 
 
 def attach(folder: str | Path, config: PreTrainedConfig, head: HeadWeights) -> None:
-    """Replaces the bare encoder in a folder by a masked language model with this head.
+    """Replaces the bare encoder in a folder by a masked language model with this head, unless it already is one.
 
     The file keeps the weights of a pooler, which the masked language model does not have, so that `AutoModel` loads
     the encoder as it was.
@@ -52,6 +53,8 @@ def attach(folder: str | Path, config: PreTrainedConfig, head: HeadWeights) -> N
     """
     encoder = {name: weight.clone() for name, weight in load_file(Path(folder) / "model.safetensors").items()}
     model = AutoModelForMaskedLM.from_config(config)
+    if any(name.startswith(f"{model.base_model_prefix}.") for name in encoder):
+        return
     unused = set(model.base_model.load_state_dict(encoder, strict=False).unexpected_keys)
     model.load_state_dict(head, strict=False)
     model.tie_weights()

@@ -13,8 +13,7 @@ from ckd_trainer.heads import Head
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.loading import call, check_all_weights, load_config, load_weights, weight_files
-from ckd_trainer.teacher.fingerprint import files_fingerprint
-from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.files import expanded, files_fingerprint
 from ckd_trainer.utils.wrapped_models import forward_arguments
 
 

@@ -19,9 +19,8 @@ from ckd_trainer.models.pair import is_folder
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.stages import Stage, run_folder
 from ckd_trainer.runs.training_options import SCHEDULES_BY_METRIC
-from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.files import RECORD, input_errors_about
+from ckd_trainer.utils.files import RECORD, files_fingerprint, input_errors_about
 from ckd_trainer.utils.processes import broadcast_from_main
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
@@ -15,11 +16,14 @@ from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
 
 
-class _CountEpochs(TrainerCallback):
-    """Sets the collator's epoch before each epoch."""
+class _Progress(TrainerCallback):
+    """Sets the collator's epoch before each epoch, and counts the tokens that earlier calls have trained on."""
 
     def __init__(self, collator: MaskingCollator) -> None:
-        self.collator = collator
+        self.collator, self.tokens_before = collator, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.tokens_before = state.num_input_tokens_seen
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.collator.epoch = int(state.epoch or 0)
@@ -42,15 +46,15 @@ class LanguageModelTrainer(DistillationTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_callback(_CountEpochs(self.data_collator))
+        self._progress = _Progress(self.data_collator)
+        self.add_callback(self._progress)
         self._held_out: dict[str, Tensor] = {}  # for each term, the sum over its items and their number
         self._uncached_teacher: Callable[..., Any] | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Adds the tokens per second to the results."""
         output = super().train(*args, **kwargs)
-        # Those of an earlier call, which this one resumes, do not count.
-        tokens = self.state.num_input_tokens_seen - self._initial_num_input_tokens_seen
+        tokens = self.state.num_input_tokens_seen - self._progress.tokens_before
         seconds = output.metrics.get("train_runtime")
         if seconds and tokens:
             output.metrics["train_tokens_per_second"] = round(tokens / seconds, 3)
@@ -98,7 +102,7 @@ class LanguageModelTrainer(DistillationTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, None, None]:
         """Adds the terms of a batch to those of the set."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             terms, _ = self._terms(model, inputs, None, self._uncached_teacher)
         for term, count in zip(terms, self._counts(inputs), strict=True):
@@ -106,9 +110,9 @@ class LanguageModelTrainer(DistillationTrainer):
             self._held_out[term] += torch.stack([mean * count, count.to(mean.dtype)])
         return None, None, None
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # Checkpoints hold the student without the head: training resumes from them.
-        super()._save(output_dir, state_dict)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model; in the output folder, with its language-model head. Checkpoints do not need it."""
+        super().save_model(output_dir, _internal_call)  # which may push it, and save it once more for that
         folder = output_dir or self.args.output_dir
         if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
             attach(folder, self.model.config, self.language_head)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
-from ckd_trainer.data.blocks import BlockOptions, blocks_of
+from ckd_trainer.data.blocks import BlockOptions, blocks_of, state_of
 from ckd_trainer.data.documents import first_texts, read_documents
 from ckd_trainer.data.hub import NamedDataset, hub_name
 from ckd_trainer.data.masking import MaskingCollator
@@ -178,7 +178,7 @@ class MaskedLanguageModeling(Task):
         return named
 
     def _state(self, source: TextSource) -> Dataset:
-        return Dataset.from_dict({"state": [self._tables[source].data._fingerprint]})
+        return Dataset.from_dict({"state": [state_of(self._tables[source])]})
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)

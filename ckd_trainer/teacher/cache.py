@@ -37,12 +37,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ckd_trainer.teacher.cached import PREFIX, columns_of
-from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
 from ckd_trainer.utils.errors import InputError, is_mendable
-from ckd_trainer.utils.files import input_errors_about, told_without_room, write_atomically
+from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room, write_atomically
 from ckd_trainer.utils.processes import broadcast_from_main, in_all_processes
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ different bytes.
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,8 @@ from transformers import PreTrainedModel
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import has_adapters, unwrapped
 
-_READ = 2**20  # bytes at a time
 # Configuration entries about a model's origin, which do not affect what it computes.
 _ORIGIN = {"_name_or_path", "transformers_version"}
-
-
-def files_fingerprint(paths: Sequence[Path]) -> str:
-    """Returns a fingerprint of the contents of files, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while data := file.read(_READ):
-                digest.update(data)
-    return digest.hexdigest()
 
 
 def model_fingerprint(model: Any) -> str:

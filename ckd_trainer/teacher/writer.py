@@ -13,10 +13,10 @@ from datasets import Dataset
 from torch import Tensor
 
 from ckd_trainer.teacher.cached import column_name, columns_of
-from ckd_trainer.teacher.fingerprint import files_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import files_fingerprint
 from ckd_trainer.utils.padding import attention_mask_of
 
 _FACTOR = 6364136223846793005  # odd; from Knuth's 64-bit generator

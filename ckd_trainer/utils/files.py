@@ -2,17 +2,20 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
 
 Name = TypeVar("Name", str, str | None)
+
+_READ = 2**20  # bytes at a time
 
 # In a run's folder: all its options; and the command, versions, commit, device and inputs.
 RECIPE, RECORD = "recipe.yaml", "run.json"
@@ -97,6 +100,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         error.filename = str(path)
         raise
     os.replace(temporary, path)
+
+
+def files_fingerprint(paths: Sequence[Path]) -> str:
+    """Returns a fingerprint of the contents of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while data := file.read(_READ):
+                digest.update(data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -167,6 +167,11 @@ def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tm
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
 
 
+def test_a_recipe_of_a_language_model_is_refused(tmp_path, capsys):
+    said = refused(capsys, PROJECT / "recipes" / "mlm_ckd.yaml", tmp_path / "out")
+    assert "is an option of language models" in said and "recipes/quickstart_mlm_task.yaml" in said
+
+
 def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path, capsys):
     """A batch that does not fit: shown with its reason, and tried again by the same command."""
     bad = tmp_path / "bad.yaml"

@@ -18,7 +18,7 @@ import run_teacher
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
-from ckd_trainer.teacher.fingerprint import files_fingerprint
+from ckd_trainer.utils.files import files_fingerprint
 
 QUICK = ["--do_train", "--max_steps", "4", "--save_steps", "2", "--report_to", "none", "--disable_tqdm", "true"]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "2"]
