@@ -99,7 +99,7 @@ def main():
 
 
 def cut(source, tokenizer, options, folder):
-    """Returns the blocks of a text, always cut anew."""
+    """Returns the blocks of a text, which it cuts again each time."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         datasets.config.HF_DATASETS_CACHE = cache
         blocks = blocks_of(source, tokenizer, BlockOptions(options.length))

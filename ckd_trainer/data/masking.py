@@ -16,8 +16,8 @@ class MaskingCollator:
 
     Each token other than special ones is chosen with `probability`. Of these, 80% become the mask token, 10% a random
     token and 10% stay; their labels are what they were, all other labels are -100 (Devlin et al. 2019, section 3.1).
-    Masks depend only on the seed, the epoch and the tokens of a block. So they are drawn anew in each epoch, and are
-    the same after a resume, with any number of processes, workers or batches. A block that an epoch reads twice has
+    Masks depend only on the seed, the epoch and the tokens of a block. So each epoch has other masks, and they are the
+    same after a resume, with any number of processes, workers or batches. A block that an epoch reads twice has
     the same masks both times.
 
     Args:

@@ -11,8 +11,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import expanded, user_path
 
-_TABLES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-TEXT_SUFFIXES = (".txt", *_TABLES)
+TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def _not_for_text() -> Any:

@@ -4,7 +4,6 @@ Relations need no logits, so teacher and student are trained as bare encoders: t
 most of the time. The student's head is that of the model it was made from.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.loading import load_weights
-
-logger = logging.getLogger(__name__)
 
 HeadWeights = dict[str, Tensor]  # {name of the weight in the masked language model: weight}
 

@@ -99,7 +99,7 @@ class Task(abc.ABC):
     inputs: ModelInputs
 
     def use_stages(self, stages: Sequence[Stage]) -> None:
-        """Raises InputError if the losses of the run do not fit the task; called first."""
+        """Fits the task to the losses of the run, before it is used; raises InputError if they do not fit it."""
         return
 
     @abc.abstractmethod

@@ -96,8 +96,8 @@ class MaskedLanguageModeling(Task):
             raise InputError("label_smoothing_factor is set, which would distort the perplexity: leave it out.")
         if data_args.mlm_probability and args.dataloader_persistent_workers:
             raise InputError(
-                "dataloader_persistent_workers is set, but masks are drawn anew in each epoch, which needs new "
-                "workers: leave it out."
+                "dataloader_persistent_workers is set, but each epoch draws other masks, which needs new workers: "
+                "leave it out."
             )
 
     def use_stages(self, stages: Sequence[Stage]) -> None:
@@ -128,10 +128,7 @@ class MaskedLanguageModeling(Task):
                     )
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
-        sources = self.args.training_sources
-        files = {f"sources {number}": source for number, source in enumerate(sources, start=1)}
-        if len(sources) == 1:
-            files = {"train_file": sources[0]}
+        files = _by_option(self.args.training_sources, "train_file")
         if self.args.validation_source is not None and "validation" in splits:
             files["validation_file"] = self.args.validation_source
         return {option: [source.path] for option, source in files.items() if source.path is not None}
@@ -168,11 +165,11 @@ class MaskedLanguageModeling(Task):
 
     def sets_by_name(self, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
         """Returns the state of each data set by name: to read all of its rows takes long."""
-        named: dict[str, dict[str, Dataset | None]] = {}
-        for number, source in enumerate(self.sources, start=1):
-            if source in self._tables:
-                option = f"sources {number}" if len(self.sources) > 1 else "dataset_name"
-                named[option] = {source.train_split_name or "train": self._state(source)}
+        named: dict[str, dict[str, Dataset | None]] = {
+            option: {source.train_split_name or "train": self._state(source)}
+            for option, source in _by_option(self.sources, "dataset_name").items()
+            if source in self._tables
+        }
         if self.held_out is not None and self.held_out in self._tables and "validation" in splits:
             named["validation_split_name"] = {"validation": self._state(self.held_out)}
         return named
@@ -278,3 +275,10 @@ class MaskedLanguageModeling(Task):
             trainer.language_head = head
         else:
             logger.info("The student is saved without a language-model head: %s.", why)
+
+
+def _by_option(sources: Sequence[TextSource], option: str) -> dict[str, TextSource]:
+    """Returns sources by the option that names them: `option` for a single one, or their places in `sources`."""
+    if len(sources) == 1:
+        return {option: sources[0]}
+    return {f"sources {number}": source for number, source in enumerate(sources, start=1)}
