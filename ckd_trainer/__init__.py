@@ -7,11 +7,24 @@ if TYPE_CHECKING:
     from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
     from ckd_trainer.data.glue_arguments import GlueArguments
     from ckd_trainer.data.squad_arguments import SquadArguments
+    from ckd_trainer.dynamic_trainer import DynamicTrainer
+    from ckd_trainer.models.subnetworks import DynamicArguments
     from ckd_trainer.trainer import DistillationTrainer
 
-__all__ = ["CKDArguments", "DistillationTrainer", "GlueArguments", "ModelArguments", "RunArguments", "SquadArguments"]
+__all__ = [
+    "CKDArguments",
+    "DistillationTrainer",
+    "DynamicArguments",
+    "DynamicTrainer",
+    "GlueArguments",
+    "ModelArguments",
+    "RunArguments",
+    "SquadArguments",
+]
 _MODULES = {
     "DistillationTrainer": "trainer",
+    "DynamicArguments": "models.subnetworks",
+    "DynamicTrainer": "dynamic_trainer",
     "GlueArguments": "data.glue_arguments",
     "SquadArguments": "data.squad_arguments",
 }

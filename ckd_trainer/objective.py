@@ -65,8 +65,19 @@ class Objective:
                 else f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss "
                 "to train with: give a term a weight, or give a compute_loss_func."
             )
+        self._read_signals()
+
+    def _read_signals(self) -> None:
+        terms = self.terms.values()
         self.student_signals = list(dict.fromkeys(term.student_signal for term in terms))
         self.teacher_signals = list(dict.fromkeys(term.teacher_signal for term in terms))
+
+    def with_terms(self, terms: Sequence[Term]) -> "Objective":
+        """Returns the objective with the same terms for a student of another depth."""
+        other = copy.copy(self)
+        other.terms = {term.name: term for term in terms}
+        other._read_signals()
+        return other
 
     def without_projections(self) -> "Objective":
         """Returns the objective without the terms that learn a projection, which exists only in training."""
@@ -74,7 +85,7 @@ class Objective:
         projected = {name for name, term in self.terms.items() if isinstance(term.student_signal, ProjectedStates)}
         other.terms = {name: term for name, term in self.terms.items() if name not in projected}
         other.weights = {name: weight for name, weight in self.weights.items() if name not in projected}
-        other.student_signals = list(dict.fromkeys(term.student_signal for term in other.terms.values()))
+        other._read_signals()
         return other
 
     @property

@@ -250,7 +250,7 @@ class DistillationTrainer(Trainer):
         if self._source is None:
             self._source = TeacherSource(teacher, self.args, self.accelerator)
         self._source.fit(
-            objective.teacher_signals,
+            self._teacher_signals(),
             head=self.head,
             logits=self._teachers_logits,
             label_order=self.label_order,
@@ -259,6 +259,10 @@ class DistillationTrainer(Trainer):
         self.teacher = self._source
         if not cache_dir:
             self._teacher_only_inputs = self.teacher.input_names - forward_arguments(student) - {*LABELS}
+
+    def _teacher_signals(self) -> list[Signal]:
+        """Returns the teacher's signals that a step reads."""
+        return self.distillation_objective.teacher_signals
 
     @property
     def teacher_model(self) -> PreTrainedModel | StoredTeacher | None:
@@ -292,11 +296,7 @@ class DistillationTrainer(Trainer):
             )
         if "logits" in args.weights and not head.label_columns:
             raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
-        pair = Pair(config, config_of(teacher) if wanted else config, head)
-        terms = [*terms_of(args, self.methods, pair), *self._given_terms] if wanted else []
-        for term in terms:
-            term.student_signal.check(config)
-            term.teacher_signal.check(config_of(teacher))
+        terms = self._terms_between(config, config_of(teacher)) if wanted else []
         reads_logits = [term.name for term in terms if term.teacher_signal.reads_labels]
         self.label_order: Sequence[int] | None = None
         self._teachers_logits: Logits | None = None
@@ -306,11 +306,19 @@ class DistillationTrainer(Trainer):
         reads_labels = args.labels_and_logits and (bool(head.label_columns) or has_function)
         return Objective(
             head,
-            [term.to(self.args.device) for term in terms],
+            terms,
             task_weight=1 - args.alpha if reads_labels else None,
             counts_examples=has_function,
             balances=args.term_balance == "gradient",
         )
+
+    def _terms_between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> list[Term]:
+        """Returns the terms that compare a student with a teacher; raises InputError if one does not fit them."""
+        terms = [*terms_of(self.ckd_args, self.methods, Pair(student, teacher, self.head)), *self._given_terms]
+        for term in terms:
+            term.student_signal.check(student)
+            term.teacher_signal.check(teacher)
+        return [term.to(self.args.device) for term in terms]
 
     def _match_heads(
         self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher, reads_logits: list[str]
@@ -492,14 +500,18 @@ class DistillationTrainer(Trainer):
         if self._cached_examples is self.train_dataset:
             return
         check_has_rows(self.train_dataset)
-        examples = self.train_dataset
-        if self.args.remove_unused_columns:
-            self._set_signature_columns_if_needed()
-            kept = {*self.teacher.input_names, *self._signature_columns}
-            examples = examples.select_columns([name for name in examples.column_names if name in kept])
+        examples = self._columns_read(self.train_dataset)
         show_progress = self.is_local_process_zero() and not self.args.disable_tqdm
         self.teacher.open_cache(examples, self.data_collator, show_progress=show_progress)
         self._cached_examples = self.train_dataset
+
+    def _columns_read(self, examples: Dataset) -> Dataset:
+        """Returns examples with the columns that student and teacher read."""
+        if not self.args.remove_unused_columns:
+            return examples
+        self._set_signature_columns_if_needed()
+        kept = {*self._signature_columns, *(self.teacher.input_names if self.teacher is not None else ())}
+        return examples.select_columns([name for name in examples.column_names if name in kept])
 
     def get_train_dataloader(self) -> DataLoader:
         """Adds the teacher's cached signals to the batches, if there is a cache."""
@@ -701,15 +713,27 @@ class DistillationTrainer(Trainer):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()  # as before every training step: schedule-free optimizers need it
 
-        def loss(batch: dict[str, Any], mixture: Mapping[str, float], model: torch.nn.Module) -> Tensor:
-            with self.compute_loss_context_manager():
-                terms, _ = self._terms(model, batch, step)
-                total: Any = sum(mixture.get(term, 0.0) * value for term, value in terms.items())
-                return total / len(batches)
+        @contextlib.contextmanager
+        def loss(
+            batch: dict[str, Any],
+            context: Callable[[], contextlib.AbstractContextManager],
+            mixture: Mapping[str, float],
+            model: torch.nn.Module,
+        ) -> Iterator[Tensor]:
+            with context():
+                with self.compute_loss_context_manager():
+                    terms, _ = self._terms(model, batch, step)
+                    total: Any = sum(mixture.get(term, 0.0) * value for term, value in terms.items())
+                yield total / len(batches)
 
-        losses = [[functools.partial(loss, batch, mixture) for batch in batches] for mixture in mixtures]
+        passes = [(batch, context) for batch in batches for context in self._passes()]
+        losses = [[functools.partial(loss, *each, mixture) for each in passes] for mixture in mixtures]
         seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
         return gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
+
+    def _passes(self) -> list[Callable[[], contextlib.AbstractContextManager]]:
+        """Returns the contexts of a batch's forward passes in a step: here, of the only one."""
+        return [contextlib.nullcontext]
 
     def prediction_step(
         self,
@@ -727,13 +751,17 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the terms' means and scales to a training log."""
         if "loss" in logs:
-            logs = logs | self._running_means.drain(self.accelerator)
+            logs = logs | self._drained_means()
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
             if self._last_step is not None:
                 weighted = {term: {term: weight} for term, weight in self.term_weights.items() if weight}
                 found = self._gradients(self._last_step, list(weighted.values()))
                 logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
         super().log(logs, start_time)
+
+    def _drained_means(self) -> dict[str, float]:
+        """Returns the means of the terms since the last log, see `RunningMeans.drain`."""
+        return self._running_means.drain(self.accelerator)
 
     @property
     def _saves_projections(self) -> bool:

@@ -15,21 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ckd_trainer.models.linear_layers import LinearLayers, linear_layers
 from ckd_trainer.models.sizes import SHARED_HEADS, head_size, size_of
-from ckd_trainer.models.student import layer_list
-from ckd_trainer.teacher.projections import projections_of
 from ckd_trainer.utils.padding import attention_mask_of
 
-# `model_type` -> within a layer, the linear layers after attention, before the neurons and after the neurons.
-_PLACES = {
-    **dict.fromkeys(
-        ("bert", "camembert", "deberta-v2", "electra", "roberta", "xlm-roberta"),
-        ("attention.output.dense", "intermediate.dense", "output.dense"),
-    ),
-    "distilbert": ("attention.out_lin", "ffn.lin1", "ffn.lin2"),
-    "mpnet": ("attention.attn.o", "intermediate.dense", "output.dense"),
-    "modernbert": ("attn.Wo", "mlp.Wi", "mlp.Wo"),
-}
 # The modules of a head whose outputs are units of its own, and then the linear layer that reads these.
 _HEADS = (
     ("pooler.dense", "classifier"),
@@ -112,21 +101,16 @@ def before_linear_layers(model: nn.Module, call: Callable[[str, Tensor], Any]) -
 def kept_dimensions(wide: Recorded, config: PreTrainedConfig) -> Kept:
     """Returns what a model of this configuration keeps."""
     model = wide.model
-    names = {module: name for name, module in wide.modules.items()}
-    layers: list[tuple[list[str], str, str, str]] = []
-    for layer in range(config.num_hidden_layers):
-        projections = [names[module] for module in projections_of(model, layer + 1).values()]
-        out, up, down = (f"{layer_list(model)}.{layer}.{place}" for place in _PLACES[model.config.model_type])
-        layers.append((projections, out, up, down))
-    readers = [name for projections, _, up, _ in layers for name in (projections[0], up)]
+    layers = linear_layers(model)
+    readers = [name for layer in layers for name in (layer.projections[0], layer.up)]
     kept = Kept(
         _hidden_basis(torch.stack([_covariance(wide.read(name)) for name in readers]).sum(0), config.hidden_size)
     )
-    _keep_heads(kept, wide, [layer[:2] for layer in layers], config)
-    for _, _, up, down in layers:
-        units = _largest(wide.importance(down), size_of(config, "intermediate_size"))
-        gates = wide.modules[up].out_features // wide.modules[down].in_features  # 2 with a gate
-        kept.inputs[down], kept.outputs[up] = units, torch.block_diag(*[units] * gates)
+    _keep_heads(kept, wide, layers, config)
+    for layer in layers:
+        units = _largest(wide.importance(layer.down), size_of(config, "intermediate_size"))
+        gates = wide.modules[layer.up].out_features // wide.modules[layer.down].in_features  # 2 with a gate
+        kept.inputs[layer.down], kept.outputs[layer.up] = units, torch.block_diag(*[units] * gates)
     for first, *others, last in _HEADS:
         found = [name for name in (first, f"{model.base_model_prefix}.{first}") if name in wide.states]
         if found and last in wide.states:
@@ -153,22 +137,19 @@ def _hidden_basis(covariance: Tensor, size: int) -> Tensor:
     return (turn * turn[0, 0].sign() @ torch.cat([ones, components], dim=1).T).float()
 
 
-def _keep_heads(kept: Kept, wide: Recorded, layers: list[tuple[list[str], str]], config: PreTrainedConfig) -> None:
+def _keep_heads(kept: Kept, wide: Recorded, layers: list[LinearLayers], config: PreTrainedConfig) -> None:
     """Adds the attention heads that a model of this configuration keeps.
 
     A head that is smaller than the wide model's is one of these, projected. A larger one is several, joined: their
     scores add up.
-
-    Args:
-        layers: for each layer, the names of the projections, and of the linear layer after attention.
     """
     model = wide.model
     heads, size, narrow_size = model.config.num_attention_heads, head_size(model.config), head_size(config)
     joined = max(1, narrow_size // size)
-    importance = [_head_importance(wide, out, heads) for _, out in layers]
+    importance = [_head_importance(wide, layer.out, heads) for layer in layers]
     if model.config.model_type in SHARED_HEADS:
         importance = [torch.stack(importance).sum(0)] * len(layers)
-    for (projections, out), values in zip(layers, importance, strict=True):
+    for (projections, out, _, _), values in zip(layers, importance, strict=True):
         chosen = _largest(values, config.num_attention_heads * joined)
         parts = [chosen.kron(torch.eye(size))] * 3
         if narrow_size < size:

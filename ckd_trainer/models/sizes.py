@@ -34,6 +34,11 @@ def size_of(config: PreTrainedConfig, name: str) -> int:
     return getattr(config, _own_name(config, name))
 
 
+def set_size(config: PreTrainedConfig, name: str, value: int) -> None:
+    """Sets one of SIZES, whatever the family calls it."""
+    setattr(config, _own_name(config, name), value)
+
+
 def head_size(config: PreTrainedConfig) -> int:
     """Returns the number of dimensions of an attention head."""
     return config.hidden_size // config.num_attention_heads
@@ -68,7 +73,7 @@ def narrowed_config(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> PreTr
                 f"student_config: {key} is {value}, but the teacher's is {size_of(config, name)}, and a student made "
                 "from its layers cannot be larger: give less, or use student_init random."
             )
-        setattr(narrow, _own_name(config, name), value)
+        set_size(narrow, name, value)
     if "num_attention_heads" not in given:
         if narrow.hidden_size % head_size(config):
             raise InputError(

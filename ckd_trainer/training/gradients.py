@@ -1,16 +1,21 @@
 """Measures the gradients of loss terms, without side effects on training."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
+
+# A part of a loss: runs the model, and yields a loss whose backward pass may run within the context.
+Part = Callable[[torch.nn.Module], contextlib.AbstractContextManager[Tensor]]
 
 _DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
 
@@ -32,7 +37,7 @@ def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def gradients(
     model: torch.nn.Module,
-    losses: Sequence[Sequence[Callable[[torch.nn.Module], Tensor]]],
+    losses: Sequence[Sequence[Part]],
     accelerator: Accelerator,
     *,
     seed: int,
@@ -45,8 +50,9 @@ def gradients(
 
     Args:
         model: the student, prepared by Accelerate.
-        losses: for each loss its parts, one per batch of the step. The loss of the step is their sum, averaged over
-            the processes. A part runs the model that is passed to it, and all weights of the model take part.
+        losses: for each loss its parts, such as one per batch of the step. The loss of the step is their sum,
+            averaged over the processes. A part runs the model that is passed to it. All weights of the model take part
+            in the last one.
     """
     weights = encoder_weights(model)
     measure = _backward_gradients
@@ -88,14 +94,16 @@ def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def _backward_gradients(
     model: torch.nn.Module,
     weights: Sequence[Tensor],
-    parts: Iterable[Callable[[torch.nn.Module], Tensor]],
+    parts: Sequence[Part],
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Runs the backward pass as training does, so that DDP and FSDP2 reduce gradients across processes."""
-    scaler = accelerator.scaler
-    for part in parts:
-        loss = part(model)
-        (loss if scaler is None else scaler.scale(loss)).backward()
+    scaler, is_ddp = accelerator.scaler, isinstance(model, DistributedDataParallel)
+    for number, part in enumerate(parts, start=1):
+        # DDP waits for the gradients of all weights.
+        waits = is_ddp and number < len(parts)
+        with accelerator.no_sync(model) if waits else contextlib.nullcontext(), part(model) as loss:
+            (loss if scaler is None else scaler.scale(loss)).backward()
     factor = 1 if scaler is None else scaler.get_scale()
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
 
@@ -103,14 +111,14 @@ def _backward_gradients(
 def _autograd_gradients(
     model: torch.nn.Module,
     weights: Sequence[Tensor],
-    parts: Iterable[Callable[[torch.nn.Module], Tensor]],
+    parts: Sequence[Part],
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Does not touch `grad` of the weights, which DeepSpeed manages."""
     totals: list[Tensor] = []
     for part in parts:
-        loss = _DEEPSPEED_SCALE * part(model)
-        scaled = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        with part(model) as loss:
+            scaled = torch.autograd.grad(_DEEPSPEED_SCALE * loss, weights, allow_unused=True, materialize_grads=True)
         found = [gradient.float() / _DEEPSPEED_SCALE for gradient in scaled]
         totals = [total + new for total, new in zip(totals, found, strict=True)] if totals else found
     return [accelerator.reduce(total, reduction="mean") for total in totals]

@@ -1,5 +1,6 @@
 """Relation terms as shares of the gradient: measured right, resumed, the same however a step is cut, and unnoticed."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -538,8 +539,9 @@ def test_gradients_are_unscaled():
     )
     weights = encoder_weights(model)
 
+    @contextlib.contextmanager
     def loss(factor, model):
-        return factor * sum(weight.square().sum() for weight in weights) + 0 * batch.sum()
+        yield factor * sum(weight.square().sum() for weight in weights) + 0 * batch.sum()
 
     losses = [[functools.partial(loss, factor) for factor in factors] for factors in ((1.0, 2.0), (0.5,))]
     for found, factor in zip(gradients(model, losses, accelerator, seed=0), (3.0, 0.5), strict=True):

@@ -1,0 +1,140 @@
+"""The sizes of a dynamic student's sub-networks, as in DynaBERT (Hou et al., NeurIPS 2020, arXiv 2004.04037)."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from ckd_trainer.arguments import option
+from ckd_trainer.models.sizes import size_of
+from ckd_trainer.models.student import config_of_layers
+from ckd_trainer.utils.errors import InputError
+
+# Families that compute the number of heads from the sizes of the projections, and iterate over their list of layers.
+DYNAMIC = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+
+
+@dataclass
+class DynamicArguments:
+    """A dynamic student: one training for students of several widths and depths.
+
+    Example::
+
+        DynamicArguments(student_widths="1.0,0.75,0.5,0.25", student_depths="1.0,0.75,0.5")
+    """
+
+    student_widths: str = option(
+        "1.0",
+        "The shares of attention heads and neurons of the student's sub-networks, such as 1.0,0.5,0.25: each step "
+        "trains a sub-network for each width and depth. By default, the student is not dynamic.",
+    )
+    student_depths: str = option("1.0", "The shares of layers of the student's sub-networks, such as 1.0,0.75,0.5.")
+    subnetworks_per_step: int | None = option(
+        None,
+        "Train only this many sub-networks in each step: the largest, the smallest, and others drawn at random (the "
+        "sandwich rule). By default all of them.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("student_widths", "student_depths"):
+            _shares(name, getattr(self, name))
+        count, parts = self.subnetworks_per_step, len(self.subnetworks)
+        if count is not None and not 2 <= count <= parts:
+            raise InputError(
+                f"subnetworks_per_step is {count}, but the student has {parts} sub-networks: "
+                + ("give student_widths or student_depths." if parts == 1 else f"give a number from 2 to {parts}.")
+            )
+
+    @property
+    def subnetworks(self) -> list["SubNetwork"]:
+        """The sub-networks, the largest first."""
+        widths, depths = (_shares(name, getattr(self, name)) for name in ("student_widths", "student_depths"))
+        return [SubNetwork(width, depth) for width, depth in itertools.product(widths, depths)]
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether there are several sub-networks."""
+        return len(self.subnetworks) > 1
+
+
+@dataclass(frozen=True)
+class SubNetwork:
+    """The part of a dynamic model with a share of its width and of its depth, each above 0 and at most 1.
+
+    Of h heads and n neurons in each of L layers, it has
+
+    - the first max(1, round(width h)) heads and the first max(1, round(width n)) neurons of each layer, and
+    - D = max(1, round(depth L)) layers: floor(i / depth) for i = 0, ..., D - 1, counted from 0.
+
+    Hidden states keep their size. Counted from 1, depth 0.75 leaves out layers 4, 8 and 12 of 12, and depth 0.5 all
+    even ones.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+
+    def __str__(self) -> str:
+        return f"w{self.width:g}_d{self.depth:g}"
+
+    def heads(self, config: PreTrainedConfig) -> int:
+        """Returns the number of attention heads in each layer."""
+        return max(1, round(self.width * config.num_attention_heads))
+
+    def neurons(self, config: PreTrainedConfig) -> int:
+        """Returns the number of neurons in each layer."""
+        return max(1, round(self.width * size_of(config, "intermediate_size")))
+
+    def layers(self, config: PreTrainedConfig) -> list[int]:
+        """Returns the layers that are run, from 1."""
+        count = max(1, round(self.depth * config.num_hidden_layers))
+        return [1 + math.floor(layer / self.depth + 1e-9) for layer in range(count)]  # 11 / 0.55 is 20 - 4e-15
+
+    def sizes(self, config: PreTrainedConfig) -> tuple[int, ...]:
+        """Returns the numbers that define it: of heads and neurons, then the layers."""
+        return (self.heads(config), self.neurons(config), *self.layers(config))
+
+
+def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None:
+    """Raises InputError if a model cannot be dynamic, or if two of these sub-networks would be the same."""
+    if config.model_type not in DYNAMIC:
+        raise InputError(
+            f"a {config.model_type} student cannot have several widths and depths: give one of {', '.join(DYNAMIC)}, "
+            "or leave student_widths and student_depths out."
+        )
+    if getattr(config, "is_decoder", False):
+        raise InputError(
+            "a decoder cannot have several widths and depths: leave student_widths and student_depths out."
+        )
+    known: dict[tuple[int, ...], SubNetwork] = {}
+    for part in parts:
+        other = known.setdefault(part.sizes(config), part)
+        if other is not part:
+            name = "student_widths" if other.width != part.width else "student_depths"
+            values = (other.width, part.width) if other.width != part.width else (other.depth, part.depth)
+            raise InputError(
+                f"{name} has {values[0]:g} and {values[1]:g}, which are the same in a student of "
+                f"{config.num_hidden_layers} layers with {config.num_attention_heads} heads each: leave one out."
+            )
+
+
+def config_at_depth(config: PreTrainedConfig, part: SubNetwork) -> PreTrainedConfig:
+    """Returns the configuration of a model with the layers of a sub-network, in full width."""
+    return config_of_layers(config, part.layers(config))
+
+
+def _shares(name: str, text: str) -> list[float]:
+    """Returns the numbers of an option, the largest first."""
+    try:
+        values = sorted(map(float, text.split(",")), reverse=True)
+    except ValueError:
+        raise InputError(f"{name} is {text!r}: give numbers such as 1.0,0.5.") from None
+    for value in values:
+        if not 0 < value <= 1:
+            raise InputError(f"{name} has {value:g}, but it is a share of the student: give numbers above 0, up to 1.")
+    if len(set(values)) < len(values):
+        raise InputError(f"{name} is {text}, which names a number twice: leave one out.")
+    if values[0] != 1:
+        raise InputError(f"{name} is {text}, but the whole student is trained too: add 1.0.")
+    return values

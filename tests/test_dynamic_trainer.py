@@ -1,0 +1,296 @@
+"""`DynamicTrainer` against a loop twin and against `DistillationTrainer`: steps, logs, scores, and what is refused."""
+
+import copy
+import json
+import statistics
+
+import pytest
+import torch
+from helpers.reference import contextual_relation_losses as slow_relation_losses
+from helpers.tiny import no_dropout, tiny_model
+from helpers.training import ALL_TERMS, examples, logs, pad, trainer
+from torch.nn import functional as F
+
+from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, DynamicTrainer
+from ckd_trainer.methods import MiniLMv2Arguments, TinyBERTArguments
+from ckd_trainer.models.importance import importance, rewire
+from ckd_trainer.models.linear_layers import linear_layers
+from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.utils.errors import InputError
+
+FOUR = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5")
+WEIGHTS = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
+LOSS = ALL_TERMS | {f"{term}_weight": weight for term, weight in WEIGHTS.items()}
+LOSS |= {"term_balance": "none", "alpha": 0.3, "temperature": 2.0, "window_size": 5}
+DESCENT = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
+
+
+def student_of(layers=4, ordered=True, **kwargs):
+    """A student without dropout; an ordered one counts as dynamic already, so that its heads and neurons stay."""
+    model = no_dropout(layers=layers, width=16, **kwargs)
+    if ordered:
+        model.config.subnetworks = []
+    return model
+
+
+def dynamic(folder, student=None, dynamic_args=FOUR, **kwargs):
+    kwargs.setdefault("teacher_model", tiny_model(layers=4, seed=1))
+    kwargs.setdefault("ckd_args", CKDArguments(**LOSS))
+    return trainer(DynamicTrainer, folder, student or student_of(), dynamic_args=dynamic_args, **kwargs)
+
+
+def masked(model, part):
+    """Returns a function that runs a sub-network by hand: the kept layers, with zeros for other heads and neurons.
+
+    The twin of slices: products with masks, through which gradients reach the kept weights alone.
+    """
+    size = model.config.hidden_size // model.config.num_attention_heads
+    dims, neurons = part.heads(model.config) * size, part.neurons(model.config)
+    weights = dict(model.named_parameters())
+    for layer in linear_layers(model):
+        for name, kept in ((f"{layer.out}.weight", dims), (f"{layer.down}.weight", neurons)):
+            mask = torch.zeros_like(weights[name])
+            mask[:, :kept] = 1
+            weights[name] = weights[name] * mask
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, ids, mask):
+            bert = self.inner.bert
+            hidden = [bert.embeddings(input_ids=ids)]
+            blocked = torch.where(mask[:, None, None, :] > 0, 0.0, -1e9).to(hidden[0])
+            for number in part.layers(model.config):
+                output = bert.encoder.layer[number - 1](hidden[-1], attention_mask=blocked)
+                hidden.append(output[0] if isinstance(output, tuple) else output)
+            return self.inner.classifier(bert.pooler(hidden[-1])), hidden
+
+    weights = {f"inner.{name}": value for name, value in weights.items()}
+    return lambda batch: torch.func.functional_call(Twin(), weights, (batch["input_ids"], batch["attention_mask"]))
+
+
+def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path):
+    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
+    twin, data = copy.deepcopy(student), examples(8, seed=3)
+    run = dynamic(tmp_path, student, teacher_model=teacher, train=data, options=DESCENT)
+    run.train()
+
+    batch = pad(list(data))
+    twin.set_attn_implementation("eager")
+    with torch.no_grad():
+        theirs = teacher.eval()(**batch, output_hidden_states=True)
+    losses = {}
+    for part in FOUR.subnetworks:
+        logits, hidden = masked(twin, part)(batch)
+        p, q = (theirs.logits / 2).softmax(-1), (logits / 2).softmax(-1)
+        pairs = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)] if part.depth == 1 else [(0, 0), (1, 2), (2, 4)]
+        terms = slow_relation_losses(
+            hidden, theirs.hidden_states, batch["attention_mask"], pairs=pairs, window_size=5
+        ) | {"task": F.cross_entropy(logits, batch["labels"])}
+        terms["logits"] = 4 * (p * (p.log() - q.log())).sum(-1).mean()
+        losses[part] = sum(weight * terms[term] for term, weight in WEIGHTS.items())
+        losses[part] += 0.7 * terms["task"] + 0.3 * terms["logits"]
+        entry = logs(run)[0]
+        for term, value in terms.items():
+            assert entry[f"loss_{term}_{part}"] == pytest.approx(value.item(), rel=1e-5), (part, term)
+    for term in terms:
+        each = [entry[f"loss_{term}_{part}"] for part in FOUR.subnetworks]
+        assert entry[f"loss_{term}"] == pytest.approx(statistics.fmean(each))
+    assert entry["loss"] == pytest.approx(statistics.fmean(loss.item() for loss in losses.values()), rel=1e-5)
+
+    sum(losses.values()).backward()
+    for (name, ours), before in zip(student.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, before - 0.1 * before.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_a_single_sub_network_is_the_plain_student(tmp_path):
+    runs = [
+        trainer(
+            kind, tmp_path / kind.__name__, student_of(), steps=10, teacher_model=tiny_model(layers=4, seed=1), **more
+        )
+        for kind, more in ((DistillationTrainer, {}), (DynamicTrainer, {"dynamic_args": DynamicArguments()}))
+    ]
+    for run in runs:
+        run.train()
+    assert [entry["loss"] for entry in logs(runs[0])] == [entry["loss"] for entry in logs(runs[1])]
+    assert logs(runs[0])[0].keys() == logs(runs[1])[0].keys()
+    for ours, theirs in zip(runs[1].model.parameters(), runs[0].model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    scores = [run.evaluate() for run in runs]
+    assert {name for name in scores[0] if "per_second" not in name and "runtime" not in name} <= scores[1].keys()
+    assert not any("_mean_" in name for name in scores[1])
+
+
+@pytest.mark.parametrize("ckd_args", [LOSS, ALL_TERMS | {"term_balance": "gradient"}], ids=["fixed", "balanced"])
+def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, ckd_args):
+    """1 x 8, 2 x 4 examples; and live as with the cache."""
+    data, results = examples(13, seed=2), []
+    for name, batch, cache in (("whole", 8, None), ("cut", 4, None), ("cached", 8, str(tmp_path / "cache"))):
+        options = DESCENT | {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 8 // batch}
+        args = CKDArguments(**ckd_args | {"teacher_cache_dir": cache})
+        run = dynamic(tmp_path / name, steps=3, train=data, ckd_args=args, options=options)
+        run.train()
+        results.append(run)
+    whole, *others = results
+    for run in others:
+        for ours, theirs in zip(run.model.parameters(), whole.model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        for ours, theirs in zip(logs(run), logs(whole), strict=True):
+            for name in ours.keys() - {"epoch"}:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+
+
+def test_shares_are_those_of_the_sums_over_sub_networks(tmp_path):
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient", "log_gradient_norms": True})
+    run = dynamic(tmp_path, ckd_args=args, options={"learning_rate": 0.0})
+    run.train()
+    entry = logs(run)[0]
+    for term in WEIGHTS:
+        # At learning rate 0, the gradients at the log are those that were measured before the step.
+        assert entry[f"gradient_norm_{term}"] > 0
+        assert entry[f"scale_{term}"] > 0
+    norms = [entry[f"gradient_norm_{term}"] for term in WEIGHTS]
+    assert norms == pytest.approx([norms[0]] * 4, rel=1e-4)  # equal weights: equal shares
+
+
+def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
+    teacher, calls = tiny_model(layers=4, seed=1), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    args = CKDArguments.without_relations(alpha=0.5)  # without terms whose gradients are measured
+    dynamic(tmp_path, steps=3, teacher_model=teacher, ckd_args=args).train()
+    assert len(calls) == 3
+
+
+def test_every_weight_of_the_whole_student_is_trained(tmp_path):
+    student = student_of()
+    before = {name: value.clone() for name, value in student.named_parameters()}
+    dynamic(tmp_path, student, steps=2).train()
+    assert not [name for name, value in student.named_parameters() if torch.equal(value, before[name])]
+
+
+def test_some_sub_networks_are_drawn_the_same_way_after_a_resume(tmp_path):
+    """The sandwich: the largest, the smallest, and one of the others, which changes from step to step."""
+    args = DynamicArguments("1.0,0.5", "1.0,0.75,0.5", subnetworks_per_step=3)
+    more = {"options": {"save_steps": 3, "seed": 7}, "steps": 6}
+    more["ckd_args"] = CKDArguments(**LOSS | {"wr_layer_mapping": "uniform", "ltr_layer_mapping": "uniform"})
+    whole = dynamic(tmp_path / "whole", student_of(ordered=False), args, **more)
+    whole.train()
+    steps = [{name for name in entry if name.startswith("loss_task_")} for entry in logs(whole)]
+    assert all({"loss_task_w1_d1", "loss_task_w0.5_d0.5"} < names and len(names) == 3 for names in steps)
+    assert len(set().union(*steps)) > 3
+    resumed = dynamic(tmp_path / "resumed", student_of(ordered=False), args, **more)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert logs(resumed)[3:] == logs(whole)[3:]
+
+
+def test_heads_and_neurons_are_ordered_once_before_training(tmp_path):
+    student, twin = student_of(ordered=False), student_of(ordered=False)
+    options = {"learning_rate": 0.0, "per_device_train_batch_size": 48}
+    run = dynamic(tmp_path, student, options=options)
+    run.train()
+    batch = pad(list(examples()))
+    rewire(twin, importance(twin.eval(), [lambda: twin(**batch).loss]))
+    for (name, ours), theirs in zip(student.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert student.config.subnetworks == [[1.0, 1.0], [1.0, 0.5], [0.5, 1.0], [0.5, 0.5]]
+    weights = copy.deepcopy(student.state_dict())
+    with torch.no_grad():
+        student.bert.encoder.layer[0].output.dense.weight[:, 0] = 0  # now the least important
+    weights = copy.deepcopy(student.state_dict())
+    dynamic(tmp_path / "again", student, options=options).train()
+    assert all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())
+
+
+def test_evaluation_scores_every_sub_network(tmp_path):
+    def scores(prediction):
+        return {"right": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    run = dynamic(tmp_path, student_of(ordered=False), steps=2, compute_metrics=scores)
+    run.train()
+    found, batch = run.evaluate(), pad(list(examples()))
+    by_hand = {}
+    for part in FOUR.subnetworks:
+        with run.running(part), torch.no_grad():
+            by_hand[part] = run.model.eval()(**batch)
+        name = "" if part == SubNetwork() else f"_{part}"
+        accuracy = (by_hand[part].logits.argmax(-1) == batch["labels"]).double().mean().item()
+        assert found[f"eval_right{name}"] == pytest.approx(accuracy)
+        assert found[f"eval_loss{name}"] == pytest.approx(by_hand[part].loss.item(), rel=1e-4)
+    losses = [output.loss.item() for output in by_hand.values()]
+    assert len({round(loss, 6) for loss in losses}) == 4
+    assert found["eval_mean_loss"] == pytest.approx(statistics.fmean(losses), rel=1e-4)
+    # Predictions are those of the whole student.
+    assert torch.equal(
+        torch.from_numpy(run.predict(examples()).predictions).argmax(-1), by_hand[SubNetwork()].logits.argmax(-1)
+    )
+
+
+def test_a_checkpoint_is_that_of_a_plain_model(tmp_path):
+    run = dynamic(tmp_path, steps=2)
+    run.train()
+    run.save_model()
+    assert json.loads((tmp_path / "config.json").read_text())["subnetworks"] == [
+        [1, 1],
+        [1, 0.5],
+        [0.5, 1],
+        [0.5, 0.5],
+    ]
+    loaded = type(run.model).from_pretrained(tmp_path).eval()
+    batch = pad(list(examples()))
+    assert torch.equal(loaded(**batch).logits, run.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("kwargs", [{"gradient_checkpointing": True}, {"bf16": True}])
+def test_options_that_work(tmp_path, kwargs):
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient"})
+    run = dynamic(tmp_path, student_of(ordered=False), steps=3, ckd_args=args, options=kwargs)
+    run.train()
+    assert all(entry["loss"] == pytest.approx(entry["loss"]) and entry["grad_norm"] > 0 for entry in logs(run))
+    plain = dynamic(tmp_path / "plain", student_of(ordered=False), steps=3, ckd_args=args)
+    plain.train()
+    rel = 0.05 if "bf16" in kwargs else 1e-4
+    assert logs(run)[-1]["loss"] == pytest.approx(logs(plain)[-1]["loss"], rel=rel)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"methods": [TinyBERTArguments(tinybert_hidden_weight=1.0)]}, "tinybert_hidden does not work .* projections"),
+        ({"methods": [TinyBERTArguments(tinybert_attention_weight=1.0)]}, "tinybert_attention .* attention heads"),
+        ({"methods": [MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=2)]}, "minilmv2 .* attention heads"),
+        ({"options": {"torch_compile": True}}, "torch_compile"),
+        ({"student": student_of(layers=2)}, "ltr_layer_mapping emb.skip matches 2 layers"),
+        ({"dynamic_args": DynamicArguments("1.0,0.99")}, "student_widths has 1 and 0.99, which are the same"),
+    ],
+)
+def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
+    with pytest.raises(InputError, match=message):
+        dynamic(tmp_path, **kwargs)
+
+
+def test_attentions_work_with_several_depths(tmp_path):
+    student = no_dropout(layers=4, width=32)
+    run = dynamic(
+        tmp_path,
+        student,
+        DynamicArguments(student_depths="1.0,0.5"),
+        methods=[
+            TinyBERTArguments(tinybert_attention_weight=1.0),
+            MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=2),
+        ],
+    )
+    run.train()
+    entry = logs(run)[0]
+    assert entry["loss_minilmv2_w1_d0.5"] != entry["loss_minilmv2_w1_d1"] > 0
+    assert entry["loss_tinybert_attention_w1_d0.5"] > 0
+
+
+def test_labels_are_needed_to_order_heads(tmp_path):
+    data = examples().remove_columns("labels")
+    run = dynamic(tmp_path, student_of(ordered=False), train=data, ckd_args=CKDArguments(**LOSS | {"alpha": 1.0}))
+    with pytest.raises(InputError, match="the training examples have no labels"):
+        run.train()
