@@ -18,7 +18,13 @@ from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.importance import importance, rewire
-from ckd_trainer.models.subnetworks import DynamicArguments, SubNetwork, check_dynamic, config_at_depth
+from ckd_trainer.models.subnetworks import (
+    SUBNETWORKS,
+    DynamicArguments,
+    SubNetwork,
+    check_dynamic,
+    config_at_depth,
+)
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.signals import Attentions, Listener, ProjectedStates, QueryKeyValue, Signal
 from ckd_trainer.trainer import DistillationTrainer, StepItems
@@ -26,7 +32,14 @@ from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import asked_for, config_of, inner_model
 
-_EXAMPLES = 1024  # on which the importance of heads and neurons is measured
+# Importance is measured on this many examples in batches of this size, which is DynaBERT's. It depends on the size.
+_EXAMPLES, _BATCH = 1024, 8
+
+
+def scores_of(parts: Sequence[SubNetwork], metrics: Sequence[str]) -> list[str]:
+    """Returns the names of the scores that an evaluation of these sub-networks reports, the whole student first."""
+    means = [f"mean_{name}" for name in metrics]
+    return [*metrics, *means, *(f"{name}_{part}" for part in parts[1:] for name in metrics)]
 
 
 class DynamicTrainer(DistillationTrainer):
@@ -88,6 +101,9 @@ class DynamicTrainer(DistillationTrainer):
         self._signals_of_batch: dict[Signal, Any] | None = None  # of the teacher, while a step runs
         model = inner_model(student)
         check_dynamic(model.config, self.subnetworks)
+        if not hasattr(self, "_is_ordered"):  # a model that has been dynamic before
+            self._is_ordered = hasattr(model.config, SUBNETWORKS)
+        setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
         self._dynamic = DynamicModel(model)
         for listener, _ in getattr(self, "_reading", {}).values():
             listener.close()
@@ -211,11 +227,9 @@ class DynamicTrainer(DistillationTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Reorders heads and neurons before the first step, unless the student has been dynamic before."""
-        config = inner_model(self.model).config
-        if not resume_from_checkpoint and not hasattr(config, "subnetworks"):
+        if not (self._is_ordered or resume_from_checkpoint):
             self._rewire()
-        # For `export-subnets` and `search`; a plain transformers model ignores it.
-        config.subnetworks = [[part.width, part.depth] for part in self.subnetworks]
+        self._is_ordered = True
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _drained_means(self) -> dict[str, float]:
@@ -244,7 +258,7 @@ class DynamicTrainer(DistillationTrainer):
         rows = random.Random(self.args.seed).sample(range(labeled), min(_EXAMPLES, labeled))
         loader = DataLoader(
             self._columns_read(examples.select(rows)),
-            batch_size=self.args.per_device_train_batch_size,
+            batch_size=_BATCH,
             collate_fn=self.data_collator,
             generator=torch.Generator(),  # the default generator is the one that dropout uses
         )

@@ -12,10 +12,17 @@ from ckd_trainer.runs.recipe import value_of
 
 
 def option_types(
-    data_arguments: type[DataArguments], argv: list[str], ckd_arguments: type[CKDArguments] = CKDArguments
+    data_arguments: type[DataArguments],
+    argv: list[str],
+    ckd_arguments: type[CKDArguments] = CKDArguments,
+    *more: type,
 ) -> tuple[type, ...]:
-    """Returns the dataclasses for `parse_recipe`: ours, and those of the method_file that the words name."""
-    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, ckd_arguments, *METHODS)
+    """Returns the dataclasses for `parse_recipe`: ours, and those of the method_file that the words name.
+
+    Args:
+        more: further dataclasses of the command.
+    """
+    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, ckd_arguments, *METHODS, *more)
     path = value_of("method_file", argv)
     if path is None:
         return kinds

@@ -43,6 +43,7 @@ from ckd_trainer.models.student import (
     student_from_layers,
     student_layers,
 )
+from ckd_trainer.models.subnetworks import SUBNETWORKS
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.wrapped_models import forward_arguments
@@ -116,6 +117,8 @@ class ModelPair:
         else:
             config = copy.deepcopy(self.teacher_config) if from_teacher else self._load_config(student)
             self.student_config = override_config(config, args)
+        if from_teacher and hasattr(self.student_config, SUBNETWORKS):
+            delattr(self.student_config, SUBNETWORKS)  # those of the teacher
         if self.student_config.output_attentions:  # each forward pass requests the outputs that it needs
             logger.info(
                 "The student's configuration sets output_attentions, with which it cannot be saved: turned off."
@@ -242,6 +245,9 @@ class ModelPair:
 
     def _load_trained(self, folder: Path) -> PreTrainedModel:
         """Returns the student that an earlier stage has left in a folder."""
+        config = load_config(str(folder), **self.options)
+        if hasattr(config, SUBNETWORKS):
+            setattr(self.student_config, SUBNETWORKS, getattr(config, SUBNETWORKS))
         student, info = load_weights(str(folder), self.model_class, config=self.student_config, **self.options)
         check_all_weights(student, info, str(folder))
         student.name_or_path = student.config.name_or_path = self._student_name

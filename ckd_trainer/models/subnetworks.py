@@ -15,6 +15,10 @@ from ckd_trainer.utils.errors import InputError
 # Families that compute the number of heads from the sizes of the projections, and iterate over their list of layers.
 DYNAMIC = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 
+# The field of a configuration that lists the sub-networks for which a model was trained, [[width, depth], ...].
+# transformers ignores it.
+SUBNETWORKS = "subnetworks"
+
 
 @dataclass
 class DynamicArguments:

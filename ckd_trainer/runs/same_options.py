@@ -7,6 +7,7 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
+from ckd_trainer.models.subnetworks import DynamicArguments
 
 # Options that affect neither the data nor the training: they may change when a run is resumed.
 MAY_DIFFER = {
@@ -94,7 +95,16 @@ MAY_DIFFER_WHEN_NAMED = {
     "teacher_model_name_or_path",
 }
 
-_ARGUMENTS = (ModelArguments, TextArguments, GlueArguments, SquadArguments, CKDArguments, RunArguments, *METHODS)
+_ARGUMENTS = (
+    ModelArguments,
+    TextArguments,
+    GlueArguments,
+    SquadArguments,
+    CKDArguments,
+    RunArguments,
+    *METHODS,
+    DynamicArguments,
+)
 # Values of options that the recipes of earlier versions lack.
 _DEFAULTS = {
     option.name: option.default for arguments in _ARGUMENTS for option in fields(arguments) if option.init

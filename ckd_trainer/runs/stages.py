@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, RunArguments
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
+from ckd_trainer.models.subnetworks import DynamicArguments, config_at_depth
 from ckd_trainer.runs.recipe import one_of, parse_options, unknown_option, with_options
 from ckd_trainer.utils.errors import InputError
 
@@ -41,7 +42,8 @@ class Stage:
     """A training of a run. A run without stages has exactly one.
 
     Attributes:
-        args, ckd_args, methods, early_stopping_patience: its options; without a teacher, `ckd_args` has no weights.
+        args, ckd_args, methods, dynamic_args, early_stopping_patience: its options; without a teacher, `ckd_args` has
+            no weights.
         output_dir: of the run.
         options: those that it sets otherwise than the run; None in a run without stages.
         number, count: it is the stage `number` (from 1) of `count`.
@@ -50,6 +52,7 @@ class Stage:
     args: TrainingArguments
     ckd_args: CKDArguments
     methods: Sequence[MethodArguments]
+    dynamic_args: DynamicArguments
     early_stopping_patience: int | None
     output_dir: Path
     options: Mapping[str, Any] | None = None
@@ -88,11 +91,13 @@ class Stage:
 
 
 def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
-    """Returns the terms of all stages; raises InputError if those of one do not fit the pair."""
+    """Returns the terms of all stages; raises InputError if those of one do not fit the pair, at any depth."""
     terms: list[Term] = []
     for stage in stages:
-        with stage.naming_errors():
-            terms += terms_of(stage.ckd_args, stage.methods, pair)
+        for part in stage.dynamic_args.subnetworks:
+            at_depth = dataclasses.replace(pair, student=config_at_depth(pair.student, part))
+            with stage.naming_errors():
+                terms += terms_of(stage.ckd_args, stage.methods, at_depth)
     return terms
 
 
@@ -117,10 +122,12 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
     run_args, args = one_of(RunArguments, arguments), one_of(TrainingArguments, arguments)
     ckd_args = next((group for group in arguments if isinstance(group, CKDArguments)), None)
     methods = [group for group in arguments if isinstance(group, MethodArguments)]
+    dynamic_args = next((group for group in arguments if isinstance(group, DynamicArguments)), None)
     whole = Stage(
         args,
         ckd_args or CKDArguments.fine_tuning(),
         methods,
+        dynamic_args or DynamicArguments(),
         run_args.early_stopping_patience,
         Path(args.output_dir),
     )
@@ -136,17 +143,26 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
             "stages is set, but DeepSpeed's configuration is that of a single training: start a run for each stage, "
             "with the output_dir of the one before as its model_name_or_path."
         )
-    groups = [group for group in (run_args, args, ckd_args, *methods) if group is not None]
+    groups = [group for group in (run_args, args, ckd_args, *methods, dynamic_args) if group is not None]
     stages = []
     for number, options in enumerate(run_args.stages, start=1):
         with _naming_errors(number):
             _check_names(number, options, arguments)
             values = parse_options([type(group) for group in groups], options)
-            run, training, *loss = (_with(group, values) for group in groups)
-        own, methods = (loss[0], loss[1:]) if loss else (CKDArguments.fine_tuning(), [])
-        count = len(run_args.stages)
+            changed = [_with(group, values) for group in groups]
+        run = one_of(RunArguments, changed)
         stages.append(
-            Stage(training, own, methods, run.early_stopping_patience, whole.output_dir, values, number, count)
+            Stage(
+                one_of(TrainingArguments, changed),
+                next((group for group in changed if isinstance(group, CKDArguments)), whole.ckd_args),
+                [group for group in changed if isinstance(group, MethodArguments)],
+                next((group for group in changed if isinstance(group, DynamicArguments)), whole.dynamic_args),
+                run.early_stopping_patience,
+                whole.output_dir,
+                values,
+                number,
+                len(run_args.stages),
+            )
         )
     run_args.stages = [dict(stage.options or {}) for stage in stages]  # so 1e-4 and 0.0001 are recorded alike
     return stages
@@ -165,7 +181,7 @@ def _naming_errors(number: int | None) -> Iterator[None]:
 def _check_names(number: int, options: Mapping[str, Any], arguments: Sequence[Any]) -> None:
     """Raises InputError for an option that a stage may not set."""
     known = [option.name for group in arguments for option in dataclasses.fields(group) if option.init]
-    of_loss = (CKDArguments, MethodArguments)
+    of_loss = (CKDArguments, MethodArguments, DynamicArguments)
     loss = [option.name for group in arguments if isinstance(group, of_loss) for option in dataclasses.fields(group)]
     allowed = {*_OF_TRAINING, *_OF_RUNS, *loss} - {*_OF_TEACHER}
     for name in options:

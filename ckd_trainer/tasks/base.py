@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +23,13 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.unlabeled import check_unlabeled, load_unlabeled
+from ckd_trainer.dynamic_trainer import DynamicTrainer, scores_of
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
+from ckd_trainer.models.subnetworks import SUBNETWORKS, DynamicArguments, check_dynamic
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
@@ -77,7 +80,7 @@ class Task(abc.ABC):
         holds_out: whether the validation set is held out of the training data.
         keeps_inputs: whether `encode` keeps the inputs on disk and returns the same ones when it is called again.
         model_class: the Auto class of its models.
-        trainer_class: the trainer of its models.
+        trainer_class, dynamic_trainer_class: the trainers of its models, and of those with several widths or depths.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
         hub_dataset: the name of the data set if it comes from the Hub, else None.
         data: the sets `train`, `validation` and `test` as in `ModelInputs`, and the names of its `text_columns`; set
@@ -92,6 +95,7 @@ class Task(abc.ABC):
     keeps_inputs: bool = False
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
+    dynamic_trainer_class: type[DynamicTrainer] = DynamicTrainer
     best_metric: str
     metrics: Sequence[str]
     hub_dataset: str | None
@@ -183,13 +187,13 @@ def run_task(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
-    *methods: MethodArguments,
+    *more: MethodArguments | DynamicArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given.
 
     Args:
         data_args: the task's own arguments; they are recorded with the run.
-        methods: the options of methods beside CKD.
+        more: the options of methods beside CKD, and of a dynamic student.
 
     Returns:
         the metrics of all_results.json that this call measured.
@@ -203,15 +207,26 @@ def run_task(
         raise InputError("method_file is set, but a teacher learns from the labels alone: leave it out.")
     if data_args.has_unlabeled and ckd_args is None:
         raise InputError("unlabeled texts are given, but a teacher learns from the labels alone: leave them out.")
-    arguments = [group for group in (model_args, data_args, ckd_args, *methods, run_args, args) if group is not None]
+    arguments = [group for group in (model_args, data_args, ckd_args, *more, run_args, args) if group is not None]
     stages = stages_of(arguments)
     task.use_stages(stages)
-    use_best_metric(args, task.best_metric, task.metrics)
+    use_best_metric(args, *_scores(task, stages[-1]))
     for stage in stages:
         with stage.naming_errors():
-            use_best_metric(stage.args, task.best_metric, task.metrics)
+            use_best_metric(stage.args, *_scores(task, stage))
     with start(*arguments, stages=stages) as begin:
         return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
+
+
+def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
+    """Returns the score that picks the best checkpoint of a stage, and the names of all scores."""
+    if not _is_dynamic(stage):
+        return task.best_metric, task.metrics
+    return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, task.metrics)
+
+
+def _is_dynamic(stage: Stage) -> bool:
+    return stage.dynamic_args.is_dynamic
 
 
 def _run_started(
@@ -261,6 +276,12 @@ def _run_started(
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
+    if trains and hasattr(pair.student_config, SUBNETWORKS) and not any(map(_is_dynamic, stages)):
+        delattr(pair.student_config, SUBNETWORKS)  # this training fits the whole student alone
+    for stage in stages:
+        if _is_dynamic(stage):
+            with stage.naming_errors():
+                check_dynamic(pair.student_config, stage.dynamic_args.subnetworks)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if pair.distills:  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
@@ -365,7 +386,9 @@ def _trainers(
             student, _ = pair.load(trained=stages[number - 1].folder)
         with stage.naming_errors():
             trainer = _make_trainer(
-                task.trainer_class,
+                functools.partial(task.dynamic_trainer_class, dynamic_args=stage.dynamic_args)
+                if any(map(_is_dynamic, stages))
+                else task.trainer_class,
                 model=student,
                 teacher_model=teacher,
                 ckd_args=stage.ckd_args,
@@ -402,12 +425,12 @@ def _prepare(
         if stage is not first:
             stage.log_options()
             with stage.naming_errors():
-                trainer.use_loss(stage.ckd_args, stage.methods)
+                _use(trainer, stage)
         if trainer.teacher is not None:
             reader, signals = stage, [*signals, *trainer.teacher.signals]
     if reader is not None:
         if trainer.ckd_args is not reader.ckd_args:
-            trainer.use_loss(reader.ckd_args, reader.methods)
+            _use(trainer, reader)
         trainer.teacher.also_cached = signals
         if task.has_labels:
             reads_logits = any("logits" in stage.ckd_args.weights for stage in stages)
@@ -417,8 +440,16 @@ def _prepare(
             if task.args.unlabeled_min_confidence is not None:
                 kept = _sure_of(trainer, task.args.unlabeled_min_confidence)
     if trainer.ckd_args is not first.ckd_args:
-        trainer.use_loss(first.ckd_args, first.methods)
+        _use(trainer, first)
     return kept
+
+
+def _use(trainer: DistillationTrainer, stage: Stage) -> None:
+    """Replaces the loss of a trainer by that of a stage."""
+    if isinstance(trainer, DynamicTrainer):
+        trainer.use_loss(stage.ckd_args, stage.methods, stage.dynamic_args)
+    else:
+        trainer.use_loss(stage.ckd_args, stage.methods)
 
 
 def _check_teacher(
@@ -481,7 +512,7 @@ def _drawn(examples: Dataset, seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(len(examples))[:count]
 
 
-def _make_trainer(trainer_class: type[DistillationTrainer], **kwargs: Any) -> DistillationTrainer:
+def _make_trainer(trainer_class: Callable[..., DistillationTrainer], **kwargs: Any) -> DistillationTrainer:
     """Returns a trainer.
 
     Raises:

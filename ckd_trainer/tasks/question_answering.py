@@ -16,9 +16,11 @@ from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.squad import SquadMetric, question_scores
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
@@ -33,12 +35,12 @@ def run_question_answering(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
-    *methods: MethodArguments,
+    *more: MethodArguments | DynamicArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     if args.label_smoothing_factor:
         raise InputError("label_smoothing_factor is set, but question-answering models do not smooth: leave it out.")
-    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *methods)
+    return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *more)
 
 
 class QuestionAnsweringTrainer(DistillationTrainer):
@@ -63,6 +65,10 @@ class QuestionAnsweringTrainer(DistillationTrainer):
         return loss, logits, labels
 
 
+class DynamicQuestionAnsweringTrainer(DynamicTrainer, QuestionAnsweringTrainer):
+    """A `QuestionAnsweringTrainer` for students of several widths and depths."""
+
+
 class QuestionAnswering(Task):
     """SQuAD v1.1 or v2.0, a data set by name, or the user's files.
 
@@ -74,6 +80,7 @@ class QuestionAnswering(Task):
     classifies = False
     model_class = AutoModelForQuestionAnswering
     trainer_class = QuestionAnsweringTrainer
+    dynamic_trainer_class = DynamicQuestionAnsweringTrainer
 
     def __init__(self, data_args: SquadArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed

@@ -34,6 +34,7 @@ from ckd_trainer.data.hub import hub_name
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
@@ -47,13 +48,13 @@ def run_text_classification(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments | None = None,
-    *methods: MethodArguments,
+    *more: MethodArguments | DynamicArguments,
 ) -> dict[str, float]:
     """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
     task = TextClassification(data_args, args.seed)
     if args.label_smoothing_factor and not task.classifies:
         raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
-    return run_task(task, model_args, data_args, run_args, args, ckd_args, *methods)
+    return run_task(task, model_args, data_args, run_args, args, ckd_args, *more)
 
 
 class TextClassification(Task):
