@@ -58,6 +58,10 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "compare": Command("methods and seeds under equal conditions, with intervals", "ckd_trainer.commands.compare"),
     "report": Command("a table and pictures from finished runs", "ckd_trainer.commands.report"),
+    "export-subnets": Command(
+        "sub-networks of a dynamic student as plain models", "ckd_trainer.commands.export_subnets"
+    ),
+    "search": Command("the best student for a budget of latency or size", "ckd_trainer.commands.search"),
     "augment": Command("variants of training texts, for a teacher to answer", "ckd_trainer.commands.augment"),
     "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
@@ -101,6 +105,6 @@ def _help(prog: str, commands: Mapping[str, Command | Group]) -> str:
     lines = [
         f"usage: {prog} COMMAND ...",
         "",
-        *(f"  {name:12}{command.summary}" for name, command in commands.items()),
+        *(f"  {name:16}{command.summary}" for name, command in commands.items()),
     ]
     return "\n".join([*lines, "", f"For the options of a command: {prog} COMMAND --help"])

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.commands.options import option_types
+from ckd_trainer.commands.options import kind_of, option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
 from ckd_trainer.comparison.plan import (
@@ -57,25 +57,18 @@ from ckd_trainer.comparison.variants import (
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
+from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
-from ckd_trainer.tasks.question_answering import QuestionAnswering
-from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, write_atomically
 
 _OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
     option.name for kind in (GlueArguments, SquadArguments) for option in dataclasses.fields(kind)
-}
-# By whether the recipe answers questions: the command, its data options and its task.
-_TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
-    False: ("glue", GlueArguments, TextClassification),
-    True: ("squad", SquadArguments, QuestionAnswering),
 }
 
 # What a search cannot vary, beside the data and what it sets itself.
@@ -98,8 +91,8 @@ def main(argv: list[str]) -> None:
             f"{of_text[0]} is an option of language models, which are compared by what they learn next: give a recipe "
             "for a task, as recipes/quickstart_mlm_task.yaml does."
         )
-    command, data_arguments, task = _TASKS[recipe.get("task_name") in SQUAD_TASKS]
-    kinds = option_types(data_arguments, [options.recipe, *words])
+    command, data_arguments, task = kind_of(recipe)
+    kinds = option_types(data_arguments, [options.recipe, *words], CKDArguments, DynamicArguments)
     groups = parse_mapping(kinds, recipe, [], source=options.recipe)
     output, metric = Path(options.output), metric_of(options.metric, groups)
     recipe = shared_options(recipe, groups, output)

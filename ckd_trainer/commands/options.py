@@ -1,14 +1,32 @@
-"""The dataclasses whose fields are the options of a command that distills."""
+"""What a recipe is for, and the dataclasses whose fields are the options of a command that distills."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.methods import METHODS
 from ckd_trainer.methods.own_file import methods_of_file
 from ckd_trainer.runs.recipe import value_of
+from ckd_trainer.tasks.question_answering import QuestionAnswering
+from ckd_trainer.tasks.text_classification import TextClassification
+
+# By whether a recipe answers questions: the command, its data options and its task.
+_TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
+    False: ("glue", GlueArguments, TextClassification),
+    True: ("squad", SquadArguments, QuestionAnswering),
+}
+
+
+def kind_of(recipe: Mapping[str, Any]) -> tuple[str, type[DataArguments], type[Any]]:
+    """Returns the command of a recipe for a task, its data options, and the class of its task."""
+    return _TASKS[recipe.get("task_name") in SQUAD_TASKS]
 
 
 def option_types(

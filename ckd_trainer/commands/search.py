@@ -1,0 +1,169 @@
+"""Finds the best student for a budget: `ckd-trainer search`.
+
+    ckd-trainer search runs/dynamic --metric accuracy --max_latency_ms 5 --output small
+    ckd-trainer search runs/dynamic runs/ckd runs/fine_tuned --metric pearson --min_score 0.83 --output small
+
+Lists every sub-network of dynamic students, and finished runs of other students, with score, size and latency, and
+writes to the output folder:
+
+- model/: the best student within the budget, as a plain model
+- search.json, search.md and search.png: the table, and scores against latency
+
+Scores are those of the runs. Latency is measured here, on texts of the validation set of the first run.
+"""
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.commands.options import kind_of, option_types
+from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
+from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
+from ckd_trainer.models.subnetworks import DynamicArguments
+from ckd_trainer.models.tokenizers import load_tokenizer
+from ckd_trainer.reports.frontier import Point, draw_frontier
+from ckd_trainer.reports.table import markdown_table
+from ckd_trainer.runs.recipe import one_of, parse_mapping
+from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
+from ckd_trainer.utils.files import RECIPE, expanded, write_atomically
+
+_BATCHES = 10  # of different texts, on which latency is measured
+
+
+@command_line
+def main(argv: list[str]) -> None:
+    options = _parse(argv)
+    budget = Budget(options.max_latency_ms, options.max_parameters, options.max_size_mb, options.min_score)
+    output = Path(options.output)
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise InputError(f"output {output} is there already, and not empty: give a new folder.")
+    candidates = read_candidates(options.runs, options.metric)
+    batches = _batches(Path(options.runs[0]), options.batch_size)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    dynamic = {one.folder: load_dynamic(one.folder) for one in candidates if one.part is not None}
+    models = [
+        load_plain(one.folder) if one.part is None else plain_model(dynamic[one.folder], one.part)
+        for one in candidates
+    ]
+    measure(candidates, models, batches)
+    print(f"\n{_table(candidates, options.metric)}\n")
+    best = budget.best(candidates)
+    if best.part is None:
+        model = str(best.folder)
+    else:
+        model = str(output / "model")
+        export(dynamic[best.folder], best.part, output / "model")
+    print(f"The best within the budget is {best.name}; it is in {model}.")
+    _write(candidates, best, options, model)
+
+
+def _batches(folder: Path, size: int) -> list[dict[str, Tensor]]:
+    """Returns batches of examples of a run's validation set."""
+    path = folder / RECIPE
+    recipe = read_recipe(path)
+    _, data_arguments, task_class = kind_of(recipe)
+    groups = parse_mapping(
+        option_types(data_arguments, [str(path)], CKDArguments, DynamicArguments), recipe, [], source=str(path)
+    )
+    task = task_class(one_of(DataArguments, groups), one_of(TrainingArguments, groups).seed)
+    task.load(["validation"])
+    tokenizer = load_tokenizer(str(folder))
+    examples = next(iter(task.encode(tokenizer).validation.values()))
+    rows = np.random.default_rng(0).permutation(len(examples))[: _BATCHES * size]
+    names = tokenizer.model_input_names
+    chosen = [{name: value for name, value in examples[int(row)].items() if name in names} for row in rows]
+    collate = task.collator(tokenizer)
+    return [dict(collate(chosen[start : start + size])) for start in range(0, len(chosen), size)]
+
+
+def _table(candidates: Sequence[Candidate], metric: str) -> str:
+    ahead = frontier(candidates)
+    rows = [["student", metric, "latency", "parameters", "size", ""]]
+    rows += [
+        [
+            one.name,
+            f"{one.score:.4f}",
+            f"{one.latency_ms:.2f} ms",
+            f"{one.parameters:,}",
+            f"{one.size_mb:.1f} MB",
+            "frontier" if one in ahead else "",
+        ]
+        for one in sorted(candidates, key=lambda one: one.latency_ms)
+    ]
+    return markdown_table(rows)
+
+
+def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.Namespace, model: str) -> None:
+    output, ahead = Path(options.output), frontier(candidates)
+    content = {
+        "metric": options.metric,
+        "batch_size": options.batch_size,
+        "threads": torch.get_num_threads(),
+        "best": best.name,
+        "model": model,
+        "students": [
+            {
+                "name": one.name,
+                "score": one.score,
+                "latency_ms": one.latency_ms,
+                "parameters": one.parameters,
+                "size_mb": one.size_mb,
+                "frontier": one in ahead,
+            }
+            for one in candidates
+        ],
+    }
+    write_atomically(output / "search.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(output / "search.md", _table(candidates, options.metric) + "\n")
+    if importlib.util.find_spec("matplotlib") is None:
+        print(f"Written to {output}: search.json, search.md")
+        print("For a picture, run pip install 'ckd-trainer[plots]' and this command again.")
+        return
+    points = {
+        one.name: Point(
+            one.name if one.part is None else str(one.part), one.folder.name, one.latency_ms, one.score, one is best
+        )
+        for one in candidates
+    }
+    draw_frontier(
+        list(points.values()),
+        [points[one.name] for one in ahead],
+        options.metric,
+        output / "search.png",
+        batch_size=options.batch_size,
+    )
+    print(f"Written to {output}: search.json, search.md, search.png")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = ArgumentParser(prog="ckd-trainer search", description="Finds the best student for a budget.")
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run, dynamic or not")
+    parser.add_argument("--metric", required=True, help="score to compare, such as accuracy")
+    parser.add_argument("--max_latency_ms", type=float, help="the most milliseconds for a batch")
+    parser.add_argument("--max_parameters", type=int, help="the most parameters")
+    parser.add_argument("--max_size_mb", type=float, help="the largest size of the weights, in 10^6 bytes")
+    parser.add_argument("--min_score", type=float, help="the lowest score; the fastest such student is the best")
+    parser.add_argument("--batch_size", type=int, default=1, help="texts in a batch, for the latency (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads, for the latency (default: as torch chooses)")
+    parser.add_argument("--output", required=True, type=expanded, help="a new folder for the result")
+    options = parser.parse_args(argv)
+    for name in ("batch_size", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}: give 1 or more.")
+    return options
+
+
+if __name__ == "__main__":
+    main()

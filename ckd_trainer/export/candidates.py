@@ -1,0 +1,143 @@
+"""Students that could go into production: their scores and costs, and the best one for a budget."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ckd_trainer.export.subnetworks import trained_subnetworks
+from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.reports.runs import read_runs
+from ckd_trainer.utils.errors import InputError
+
+_ROUNDS = 30  # of timed batches; the median ignores what disturbs some of them
+
+
+@dataclass
+class Candidate:
+    """A student, or a sub-network of a dynamic one.
+
+    Attributes:
+        name: of the run, and of the sub-network.
+        folder: of the run.
+        part: the sub-network; None for a student that is not dynamic.
+        score: on the validation set; more is better.
+        parameters, size_mb: of the plain model; the size is that of its weights, in 10^6 bytes.
+        latency_ms: the median time of a batch.
+    """
+
+    name: str
+    folder: Path
+    part: SubNetwork | None
+    score: float
+    parameters: int = 0
+    size_mb: float = 0.0
+    latency_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits of a search. Without any, the best score is searched.
+
+    Attributes:
+        max_latency_ms, max_parameters, max_size_mb: the most that a student may cost; None for any.
+        min_score: the least that it must score. The search is then for the fastest such student.
+    """
+
+    max_latency_ms: float | None = None
+    max_parameters: int | None = None
+    max_size_mb: float | None = None
+    min_score: float | None = None
+
+    def allows(self, one: Candidate) -> bool:
+        """Returns whether a candidate is within all limits."""
+        costs = (
+            (one.latency_ms, self.max_latency_ms),
+            (one.parameters, self.max_parameters),
+            (one.size_mb, self.max_size_mb),
+        )
+        is_good = self.min_score is None or one.score >= self.min_score
+        return is_good and all(limit is None or cost <= limit for cost, limit in costs)
+
+    def best(self, candidates: Sequence[Candidate]) -> Candidate:
+        """Returns the best candidate: the fastest one if there is a `min_score`, else the one with the best score.
+
+        Raises:
+            InputError: none is within the limits.
+        """
+        allowed = [one for one in candidates if self.allows(one)]
+        if not allowed:
+            fastest, smallest = (min(candidates, key=key) for key in (_latency, _parameters))
+            raise InputError(
+                f"none of {len(candidates)} students is within the budget: the best score is "
+                f"{max(one.score for one in candidates):.4f}, the lowest latency {fastest.latency_ms:.2f} ms "
+                f"({fastest.name}), and the fewest parameters {smallest.parameters:,} ({smallest.size_mb:.1f} MB)."
+            )
+        if self.min_score is not None:
+            return min(allowed, key=lambda one: (one.latency_ms, -one.score))
+        return max(allowed, key=lambda one: (one.score, -one.latency_ms))
+
+
+def _latency(one: Candidate) -> float:
+    return one.latency_ms
+
+
+def _parameters(one: Candidate) -> int:
+    return one.parameters
+
+
+def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Returns the candidates that no other beats in both score and latency, the fastest first."""
+    found: list[Candidate] = []
+    for one in sorted(candidates, key=lambda one: (one.latency_ms, -one.score)):
+        if not found or one.score > found[-1].score:
+            found.append(one)
+    return found
+
+
+def read_candidates(folders: Sequence[str], metric: str) -> list[Candidate]:
+    """Returns the students of finished runs, and the sub-networks of those that are dynamic.
+
+    Raises:
+        InputError: a folder has no results, or lacks the metric of a student.
+    """
+    found = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder: give the output_dir of a finished run.")
+        parts: Sequence[SubNetwork | None] = trained_subnetworks(folder) or [None]
+        for part in parts:
+            (run,) = read_runs([folder], metric if part in (None, SubNetwork()) else f"{metric}_{part}")
+            names = [Path(other).resolve().name for other in folders]
+            name = str(folder) if names.count(run.name) > 1 else run.name
+            found.append(Candidate(name if part is None else f"{name} {part}", folder, part, run.score))
+    return found
+
+
+def measure(
+    candidates: Sequence[Candidate], models: Sequence[torch.nn.Module], batches: Sequence[Mapping[str, Tensor]]
+) -> None:
+    """Sets the costs of candidates, whose plain models are given.
+
+    The models take turns, so that what slows down the machine for a while slows down all of them.
+    """
+    times, draws = np.zeros((_ROUNDS, len(models))), np.random.default_rng(0)
+    with torch.inference_mode():
+        for turn in range(-2, _ROUNDS):  # two to warm up
+            batch = batches[turn % len(batches)]
+            for place in draws.permutation(len(models)):
+                started = time.perf_counter()
+                models[place](**batch)
+                if next(iter(batch.values())).device.type != "cpu":
+                    torch.accelerator.synchronize()
+                if turn >= 0:
+                    times[turn, place] = 1000 * (time.perf_counter() - started)
+    for one, model, own in zip(candidates, models, times.T, strict=True):
+        parameters = list(model.parameters())
+        one.parameters = sum(parameter.numel() for parameter in parameters)
+        one.size_mb = sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6
+        one.latency_ms = float(np.median(own))

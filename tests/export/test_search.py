@@ -1,0 +1,189 @@
+"""`ckd-trainer export-subnets` and `search`: plain models out of a dynamic run, and the best one for a budget."""
+
+import json
+
+import pytest
+import torch
+from helpers.files import sentences, write_tsv
+from helpers.tiny import save_tokenizer, tiny_model
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import run_glue_ckd
+from ckd_trainer.cli import main
+from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
+from ckd_trainer.models.dynamic import DynamicModel
+from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.utils.errors import InputError
+
+QUICK = "--per_device_train_batch_size 8 --logging_steps 1 --report_to none --disable_tqdm true --max_steps 3"
+QUICK = [*QUICK.split(), "--max_seq_length", "32", "--do_train", "--do_eval", "--learning_rate", "3e-3"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a dynamic run and a plain one."""
+    folder = tmp_path_factory.mktemp("runs")
+    tiny_model(width=32).save_pretrained(folder / "teacher")
+    save_tokenizer(folder / "teacher")
+    files = [
+        word
+        for name, count in (("train", 96), ("validation", 22))
+        for word in (f"--{name}_file", str(write_tsv(folder / f"{name}.tsv", sentences(count))))
+    ]
+    start = ["--teacher_model_name_or_path", str(folder / "teacher"), "--student_init", "teacher_layers"]
+    widths = ["--student_num_layers", "4", "--student_widths", "1.0,0.5", "--student_depths", "1.0,0.5"]
+    run_glue_ckd.main([*files, *QUICK, *start, *widths, "--output_dir", str(folder / "dynamic")])
+    run_glue_ckd.main([*files, *QUICK, *start, "--student_num_layers", "2", "--output_dir", str(folder / "plain")])
+    return folder
+
+
+def refused(capsys, *words):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys):
+    main(
+        [
+            "export-subnets",
+            str(runs / "dynamic"),
+            "--widths",
+            "0.5",
+            "--depths",
+            "0.5",
+            "--output",
+            str(tmp_path / "a"),
+        ]
+    )
+    assert "differ from those of the sub-network by at most" in capsys.readouterr().out
+    exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
+    whole = AutoModelForSequenceClassification.from_pretrained(runs / "dynamic").eval()
+    batch = AutoTokenizer.from_pretrained(tmp_path / "a")(["the cat sees", "a dog"], padding=True, return_tensors="pt")
+    with DynamicModel(whole).running(SubNetwork(0.5, 0.5)), torch.no_grad():
+        expected = whole(**batch).logits
+    torch.testing.assert_close(exported(**batch).logits, expected, rtol=1e-5, atol=1e-5)
+    assert exported.config.num_hidden_layers == 2 and exported.config.intermediate_size == 32
+    assert "subnetworks" not in json.loads((tmp_path / "a" / "config.json").read_text())
+    assert "width 0.5, depth 0.5" in (tmp_path / "a" / "README.md").read_text()
+    assert pipeline("text-classification", str(tmp_path / "a"))("the cat")[0]["label"] in whole.config.label2id
+
+
+def test_several_are_exported_to_folders_of_their_own(runs, tmp_path):
+    words = ["--widths", "1", "0.5", "--depths", "0.5", "--output", str(tmp_path)]
+    main(["export-subnets", str(runs / "dynamic"), *words])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w0.5_d0.5", "w1_d0.5"]
+
+
+def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
+    new = ["--output", tmp_path / "new"]
+    error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.75", *new)
+    assert "was not trained for width 0.75 with depth 1: its sub-networks, width x depth, are 1 x 1, 1 x 0.5" in error
+    assert "holds no dynamic student" in refused(capsys, "export-subnets", runs / "plain", *new)
+    assert "is not a folder" in refused(capsys, "export-subnets", tmp_path / "nonesuch", *new)
+    assert "not empty" in refused(capsys, "export-subnets", runs / "dynamic", "--output", runs)
+    assert not (tmp_path / "new").exists()
+
+
+def test_search_lists_all_students_and_writes_the_best(runs, tmp_path, capsys):
+    results = json.loads((runs / "dynamic" / "all_results.json").read_text())
+    sizes = [runs / "dynamic", runs / "plain", "--metric", "accuracy", "--max_parameters", "20000", "--threads", "1"]
+    main(["search", *map(str, sizes), "--output", str(tmp_path / "found")])
+    found = json.loads((tmp_path / "found" / "search.json").read_text())
+    students = {one["name"]: one for one in found["students"]}
+    parts = ["w1_d1", "w1_d0.5", "w0.5_d1", "w0.5_d0.5"]
+    assert list(students) == [*(f"dynamic {part}" for part in parts), "plain"]
+    assert students["dynamic w1_d1"]["score"] == results["eval_accuracy"]
+    assert students["dynamic w0.5_d1"]["score"] == results["eval_accuracy_w0.5_d1"]
+    assert students["dynamic w1_d0.5"]["parameters"] == students["plain"]["parameters"]
+    within = [one for one in students.values() if one["parameters"] <= 20000]
+    assert 0 < len(within) < 5
+    assert students[found["best"]]["score"] == max(one["score"] for one in within)
+    assert all(one["latency_ms"] > 0 for one in students.values())
+    assert any(one["frontier"] for one in students.values())
+    table = (tmp_path / "found" / "search.md").read_text()
+    assert table in capsys.readouterr().out and all(name in table for name in students)
+    assert (tmp_path / "found" / "search.png").read_bytes().startswith(b"\x89PNG")
+    if found["best"] != "plain":
+        with safe_open(tmp_path / "found" / "model" / "model.safetensors", "pt") as file:
+            count = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+        assert count == students[found["best"]]["parameters"]
+
+
+def test_a_budget_that_none_meets_is_refused_with_what_there_is(runs, tmp_path, capsys):
+    words = [
+        "search",
+        runs / "dynamic",
+        "--metric",
+        "accuracy",
+        "--max_size_mb",
+        "0.001",
+        "--output",
+        tmp_path / "new",
+    ]
+    error = refused(capsys, *words)
+    assert "none of 4 students is within the budget: the best score is" in error and "the lowest latency" in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_search_refuses_what_it_cannot_read(runs, tmp_path, capsys):
+    new = ["--output", tmp_path / "new"]
+    assert "no metric bleu" in refused(capsys, "search", runs / "dynamic", "--metric", "bleu", *new)
+    assert "is not a folder" in refused(capsys, "search", tmp_path / "nonesuch", "--metric", "accuracy", *new)
+    words = ["--metric", "accuracy", "--batch_size", "0", *new]
+    assert "batch_size is 0: give 1 or more" in refused(capsys, "search", runs / "dynamic", *words)
+    assert "all_results.json" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
+
+
+def candidate(name, score, latency, parameters=10):
+    return Candidate(name, None, None, score, parameters, 4e-5, latency)
+
+
+STUDENTS = [
+    candidate("slow", 0.9, 9.0, 30),
+    candidate("middle", 0.8, 3.0, 20),
+    candidate("fast", 0.7, 1.0),
+    candidate("poor", 0.6, 2.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        (Budget(), "slow"),
+        (Budget(max_latency_ms=3.0), "middle"),
+        (Budget(max_latency_ms=2.9), "fast"),
+        (Budget(max_parameters=20), "middle"),
+        (Budget(min_score=0.75), "middle"),  # the fastest that is good enough
+        (Budget(min_score=0.6), "fast"),
+        (Budget(min_score=0.65, max_parameters=10), "fast"),
+    ],
+)
+def test_the_best_within_a_budget(budget, name):
+    assert budget.best(STUDENTS).name == name
+
+
+def test_nothing_within_a_budget():
+    with pytest.raises(InputError, match=r"best score is 0.9000, the lowest latency 1.00 ms \(fast\), .* 10"):
+        Budget(min_score=0.95).best(STUDENTS)
+
+
+def test_the_frontier_leaves_out_what_is_slower_and_no_better():
+    assert [one.name for one in frontier(STUDENTS)] == ["fast", "middle", "slow"]
+    assert [one.name for one in frontier([candidate("a", 0.5, 1.0), candidate("b", 0.6, 1.0)])] == ["b"]
+
+
+def test_measured_costs_are_those_of_each_model():
+    class Sleeps(torch.nn.Linear):
+        def forward(self, x):
+            torch.ones(4000, 10 * self.out_features).sum()
+            return super().forward(x)
+
+    found = [candidate("small", 0.5, 0.0), candidate("large", 0.5, 0.0)]
+    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [{"x": torch.ones(1, 4)}])
+    assert [one.parameters for one in found] == [5, 2000]
+    assert found[0].size_mb == pytest.approx(20e-6)
+    assert found[1].latency_ms > found[0].latency_ms > 0
