@@ -47,12 +47,8 @@ DEMOS = {
 }
 COMMANDS: dict[str, Command | Group] = {
     "teacher": Command("fine-tune a pre-trained encoder: the teacher", "ckd_trainer.commands.teacher", trains=True),
-    "glue": Command(
-        "distill a teacher into a student on GLUE or your own labeled texts", "ckd_trainer.commands.glue", trains=True
-    ),
-    "squad": Command(
-        "distill a teacher into a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True
-    ),
+    "glue": Command("distill a student on GLUE or your own labeled texts", "ckd_trainer.commands.glue", trains=True),
+    "squad": Command("distill a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True),
     "mlm": Command(
         "distill a language model into a small general-purpose encoder", "ckd_trainer.commands.mlm", trains=True
     ),

@@ -192,7 +192,7 @@ class DynamicTrainer(DistillationTrainer):
         num_items_in_batch: StepItems | Tensor | int | None = None,
     ) -> Tensor:
         """Adds up the gradients of the sub-networks of a step; returns the mean of their losses."""
-        inputs = self._prepare_inputs(inputs)
+        inputs = send_to_device(inputs, self.args.device)
         parts = self._parts_of_step()
         losses = []
         with self._teacher_runs_once(inputs):

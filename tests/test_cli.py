@@ -39,7 +39,19 @@ def test_help_has_one_line_for_each_command(capsys, argv):
     main(argv)
     lines = capsys.readouterr().out.splitlines()
     named = {line.split()[0]: line for line in lines if line.startswith("  ")}
-    assert list(named) == ["teacher", "glue", "squad", "mlm", "compare", "report", "augment", "submission", "demo"]
+    assert list(named) == [
+        "teacher",
+        "glue",
+        "squad",
+        "mlm",
+        "compare",
+        "report",
+        "export-subnets",
+        "search",
+        "augment",
+        "submission",
+        "demo",
+    ]
     assert all(command.summary in named[name] for name, command in COMMANDS.items())
     assert max(map(len, lines)) <= 80 and lines[0] == "usage: ckd-trainer COMMAND ..."
 

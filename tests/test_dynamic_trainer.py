@@ -276,6 +276,18 @@ def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
         dynamic(tmp_path, **kwargs)
 
 
+def test_states_are_compared_without_projections(tmp_path):
+    """DynaBERT's own loss: the squared error of hidden states, for which the teacher has the student's width."""
+    states = TinyBERTArguments(
+        tinybert_embedding_weight=1.0, tinybert_hidden_weight=1.0, tinybert_projection="identity"
+    )
+    args = CKDArguments.without_relations(alpha=0.5, term_balance="none")
+    run = dynamic(tmp_path, no_dropout(layers=4, width=32), ckd_args=args, methods=[states])
+    run.train()
+    entry = logs(run)[0]
+    assert all(entry[f"loss_tinybert_hidden_{part}"] > 0 for part in FOUR.subnetworks)
+
+
 def test_attentions_work_with_several_depths(tmp_path):
     student = no_dropout(layers=4, width=32)
     run = dynamic(

@@ -36,10 +36,10 @@ class TinyBERTArguments(MethodArguments):
     tinybert_layer_mapping: str = option(
         "skip", "TinyBERT: the matched layers, as in wr_layer_mapping, but without embeddings."
     )
-    tinybert_projection: Literal["shared", "separate"] = option(
+    tinybert_projection: Literal["shared", "separate", "identity"] = option(
         "shared",
         "TinyBERT: one learned projection for embeddings and all layers, as in the authors' code; or one for the "
-        "embeddings and one for the layers, as in the paper.",
+        "embeddings and one for the layers, as in the paper. identity: none, as in DynaBERT; needs equal widths.",
     )
 
     def __post_init__(self) -> None:
@@ -56,17 +56,22 @@ class TinyBERTArguments(MethodArguments):
     def terms(self, pair: Pair) -> list[Term]:
         if not self.weights:
             return []
+        if self.tinybert_projection == "identity":
+            pair.check_equal_widths("tinybert_projection identity")
         layers = pair.matched("tinybert_layer_mapping", self.tinybert_layer_mapping)
         layers = [match for match in layers if match != EMBEDDING]  # uniform has it
         embedding = [EMBEDDING] if self.tinybert_embedding_weight else []
         hidden = layers if self.tinybert_hidden_weight else []
         shared = [*embedding, *hidden] if self.tinybert_projection == "shared" else []
-        terms: list[Term] = []
-        if embedding:
-            weight = self.tinybert_embedding_weight
-            terms.append(StateTerm("tinybert_embedding", weight, embedding, shared or embedding, pair))
-        if hidden:
-            terms.append(StateTerm("tinybert_hidden", self.tinybert_hidden_weight, hidden, shared or hidden, pair))
+        states = {
+            "embedding": (self.tinybert_embedding_weight, embedding),
+            "hidden": (self.tinybert_hidden_weight, hidden),
+        }
+        terms: list[Term] = [
+            StateTerm(f"tinybert_{name}", weight, found, shared or found, pair, self.tinybert_projection != "identity")
+            for name, (weight, found) in states.items()
+            if found
+        ]
         if self.tinybert_attention_weight:
             check_sees_all(pair, "tinybert_attention_weight")
             heads = check_equal_heads(pair, "tinybert_attention_weight")
@@ -78,22 +83,24 @@ class TinyBERTArguments(MethodArguments):
 class StateTerm(Term):
     """(h_S W + b - h_T)^2, mean over tokens and elements, sum over matched states (`state_loss`).
 
-    W and b are learned, even if the widths are equal, as in the authors' code. Works for any widths. Not cached: a
-    state per token is too large to store.
+    W and b are learned, even if the widths are equal, as in the authors' code. Works for any widths, and for equal ones
+    without W and b. Not cached: a state per token is too large to store.
 
     Args:
         name, weight: of the term.
         states: the matched pairs (student state, teacher state) that it compares.
         projected: those and others that share a projection.
         pair: with the widths.
+        projects: whether there are W and b.
     """
 
-    def __init__(self, name: str, weight: float, states: Pairs, projected: Pairs, pair: Pair) -> None:
+    def __init__(self, name: str, weight: float, states: Pairs, projected: Pairs, pair: Pair, projects: bool) -> None:
         super().__init__()
         self.name, self.weight, self.states = name, weight, states
         self.indices = [projected.index(match) for match in states]
         ours, theirs = (tuple(side) for side in zip(*projected, strict=True))
-        self.student_signal = ProjectedStates(ours, pair.student.hidden_size, pair.teacher.hidden_size)
+        widths = pair.student.hidden_size, pair.teacher.hidden_size
+        self.student_signal = ProjectedStates(ours, *widths) if projects else HiddenStates(ours)
         self.teacher_signal = HiddenStates(theirs)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Mapping[str, Tensor]) -> Tensor:

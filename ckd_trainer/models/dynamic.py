@@ -103,7 +103,7 @@ class _Layers(nn.ModuleList):
     kept: Sequence[int]
 
     def __iter__(self) -> Iterator[nn.Module]:
-        layers = list(self._modules.values())
+        layers = list(self.children())
         return iter([layers[index] for index in self.kept])
 
     def __len__(self) -> int:

@@ -47,11 +47,19 @@ SETTINGS = {
     "tinybert separate": TinyBERTArguments(
         tinybert_embedding_weight=0.25, tinybert_hidden_weight=0.5, tinybert_projection="separate"
     ),
+    "tinybert identity": TinyBERTArguments(
+        tinybert_embedding_weight=0.25, tinybert_hidden_weight=0.5, tinybert_projection="identity"
+    ),
     "minilm": MiniLMArguments(minilm_attention_weight=0.5, minilm_value_weight=0.25),
     "minilmv2": MiniLMv2Arguments(minilmv2_weight=0.5, minilmv2_heads=4, minilmv2_teacher_layer=3),
     "attribution": AttributionArguments(attribution_weight=0.5, attribution_top_k=20),
 }
-LIKE_ANOTHER = ("pkd of all tokens", "centered gram", "tinybert separate")  # of which little is their own
+LIKE_ANOTHER = (
+    "pkd of all tokens",
+    "centered gram",
+    "tinybert separate",
+    "tinybert identity",
+)  # of which little is their own
 each_method = pytest.mark.parametrize(
     "method", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in SETTINGS]
 )
@@ -105,6 +113,7 @@ def slow_terms(method, ours, theirs, mask, lines):
     if method == "centered gram":
         return {"gram": of([(1, 2), (2, 4)], slow.gram_matrix_loss, mask, True)}
     if method.startswith("tinybert"):
+        lines = lines or [torch.nn.Identity()]
         hidden = [slow.state_loss(lines[-1](states[0][s]), states[1][t], mask) for s, t in [(1, 2), (2, 4)]]
         embedding = slow.state_loss(lines[0](states[0][0]), states[1][0], mask)
         terms = {"tinybert_embedding": embedding, "tinybert_hidden": sum(hidden)}
