@@ -1,0 +1,63 @@
+"""What a training on streamed text needs and refuses, and how its stream is opened."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ckd_trainer.data.blocks import BlockOptions, Packer
+from ckd_trainer.data.streamed_documents import StreamedDocuments
+from ckd_trainer.data.streams import BlockStream, PackedStream
+from ckd_trainer.data.text_arguments import TextSource
+from ckd_trainer.runs.stages import Stage
+from ckd_trainer.training.sampling import data_seed
+from ckd_trainer.utils.errors import InputError
+
+_IN_ORDER = ("random", "sequential")  # the default, and what a stream is in any case
+
+
+def check_streamed_stage(stage: Stage) -> None:
+    """Raises InputError for options of a stage that a stream of text cannot serve."""
+    args = stage.args
+    if args.max_steps <= 0:
+        raise InputError("streaming reads the text without end, but max_steps is not set: give a number of steps.")
+    if args.dataloader_num_workers:
+        raise InputError(
+            f"dataloader_num_workers is {args.dataloader_num_workers}, but with streaming a thread reads ahead, and "
+            "each worker would read the whole text: leave it out."
+        )
+    if args.train_sampling_strategy not in _IN_ORDER:
+        raise InputError(
+            f"train_sampling_strategy is {args.train_sampling_strategy}, but streamed blocks come in the order of the "
+            "stream: leave it out."
+        )
+    for event in ("logging", "eval", "save"):
+        if getattr(args, f"{event}_strategy") == "epoch":
+            raise InputError(
+                f"{event}_strategy is epoch, but with streaming the training is one pass without epochs: set it to "
+                f"steps, and {event}_steps."
+            )
+    if stage.ckd_args.teacher_cache_dir:
+        raise InputError(
+            "teacher_cache_dir is set, but streamed blocks are not read twice, so a cache would save nothing: leave "
+            "it out."
+        )
+
+
+def open_stream(
+    documents: Mapping[TextSource, StreamedDocuments],
+    sources: Sequence[TextSource],
+    tokenizer: PreTrainedTokenizerBase,
+    options: BlockOptions,
+    args: TrainingArguments,
+) -> BlockStream:
+    """Returns the stream of blocks to train on, of which the first has been read.
+
+    Raises:
+        InputError: a source is shorter than a block, or cannot be read.
+    """
+    tokenizer = copy.deepcopy(tokenizer)  # its own, as the stream is packed in another thread
+    streams = [PackedStream(documents[source], Packer(tokenizer, options)) for source in sources]
+    stream = BlockStream(streams, [source.weight for source in sources], seed=data_seed(args))
+    stream.check()
+    return stream
