@@ -1,16 +1,14 @@
 """What a training on streamed text needs and refuses, and how its stream is opened."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.blocks import BlockOptions, Packer
-from ckd_trainer.data.streamed_documents import StreamedDocuments
 from ckd_trainer.data.streams import BlockStream, PackedStream
-from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.runs.stages import Stage
-from ckd_trainer.training.sampling import data_seed
+from ckd_trainer.tasks.running_text import OpenText
 from ckd_trainer.utils.errors import InputError
 
 _IN_ORDER = ("random", "sequential")  # the default, and what a stream is in any case
@@ -45,19 +43,17 @@ def check_streamed_stage(stage: Stage) -> None:
 
 
 def open_stream(
-    documents: Mapping[TextSource, StreamedDocuments],
-    sources: Sequence[TextSource],
-    tokenizer: PreTrainedTokenizerBase,
-    options: BlockOptions,
-    args: TrainingArguments,
+    sources: Sequence[OpenText], tokenizer: PreTrainedTokenizerBase, options: BlockOptions, *, seed: int
 ) -> BlockStream:
-    """Returns the stream of blocks to train on, of which the first has been read.
+    """Returns the stream of blocks to train on, of which the first of each source has been read.
 
     Raises:
         InputError: a source is shorter than a block, or cannot be read.
     """
     tokenizer = copy.deepcopy(tokenizer)  # its own, as the stream is packed in another thread
-    streams = [PackedStream(documents[source], Packer(tokenizer, options)) for source in sources]
-    stream = BlockStream(streams, [source.weight for source in sources], seed=data_seed(args))
+    streams = [
+        PackedStream(opened.streamed, Packer(tokenizer, options)) for opened in sources if opened.streamed is not None
+    ]
+    stream = BlockStream(streams, [opened.source.weight for opened in sources], seed=seed)
     stream.check()
     return stream
