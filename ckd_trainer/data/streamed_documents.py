@@ -27,18 +27,8 @@ _SHARDS = 64  # of a data set on this disk
 
 _BREAKS = (OSError, EOFError, asyncio.TimeoutError, http.client.HTTPException)
 # The libraries with which `datasets` reads from the network. Some of their errors are none of the above.
-_NETWORK = {
-    "aiohttp",
-    "botocore",
-    "fsspec",
-    "gcsfs",
-    "httpcore",
-    "httpx",
-    "huggingface_hub",
-    "requests",
-    "s3fs",
-    "urllib3",
-}
+_NETWORK = {"aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub"}
+_NETWORK |= {"requests", "s3fs", "urllib3"}
 
 
 class StreamBroken(InputError):

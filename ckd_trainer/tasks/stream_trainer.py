@@ -10,11 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ckd_trainer.data.streamed_documents import StreamBroken
 from ckd_trainer.data.streams import BlockStream
 from ckd_trainer.tasks.language_model_trainer import LanguageModelTrainer
 from ckd_trainer.trainer import StepItems
 from ckd_trainer.training.sampling import step_size
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, InputErrorOnAnotherRank
 from ckd_trainer.utils.files import write_atomically
 from ckd_trainer.utils.processes import in_all_processes
 
@@ -83,8 +84,8 @@ class StreamTrainer(LanguageModelTrainer):
     def _way_on(self) -> str:
         if self.state.global_step == 0:
             return "No step was trained."
-        if self.args.save_only_model:
-            return f"The model of step {self.state.global_step} is in its checkpoint, but the run cannot be resumed."
+        if self.args.save_only_model or not isinstance(self.broken, StreamBroken | InputErrorOnAnotherRank):
+            return f"The model of step {self.state.global_step} is in a checkpoint."
         return f"All {self.state.global_step} steps are in a checkpoint: the same command resumes from there."
 
     def get_train_dataloader(self) -> DataLoader:
