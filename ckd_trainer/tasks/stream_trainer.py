@@ -79,7 +79,7 @@ class StreamTrainer(LanguageModelTrainer):
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.broken is None:
             return output
-        raise InputError(f"{self.broken} {self._way_on()}") from self.broken
+        raise type(self.broken)(f"{self.broken} {self._way_on()}") from self.broken
 
     def _way_on(self) -> str:
         if self.state.global_step == 0:

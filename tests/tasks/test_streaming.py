@@ -20,7 +20,7 @@ from helpers.language_models import (
     save_teacher,
     weights,
 )
-from helpers.launching import launch
+from helpers.launching import in_two_processes, launch
 from helpers.streams import Breaks
 
 import run_mlm_ckd
@@ -181,6 +181,43 @@ def test_it_breaks_off_for_good(command, long_text, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "broken").glob("checkpoint-*")] == [checkpoint.name]
     breaks.left = 0
     run(command, tmp_path / "broken", *options)
+    assert same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
+BREAKS_IN_ONE_PROCESS = """
+import os, sys
+from ckd_trainer.data import documents, streamed_documents, streams
+import run_mlm_ckd
+
+documents._BYTES, streams.POOL = 512, 20
+read = streamed_documents.StreamedFile._read
+
+def breaks(self, number, place):
+    for part, after in read(self, number, place):
+        if after == 23 and os.environ["RANK"] == "1" and sys.argv[1] == "breaks":
+            raise ConnectionError("server disconnected")
+        yield part, after
+
+streamed_documents.StreamedFile._read, streamed_documents._WAITS = breaks, ()
+run_mlm_ckd.main(sys.argv[2:])
+"""
+
+
+def test_it_breaks_off_in_one_of_two_processes(command, long_text, tmp_path):
+    """Both stop after the same step, with a checkpoint of which both resume."""
+    command = [*command, *MASKS, "--per_device_train_batch_size", "4", "--max_steps", "32", "--save_steps", "50"]
+
+    def in_two(how, folder):
+        ranks = in_two_processes(BREAKS_IN_ONE_PROCESS, how, *command, "--output_dir", tmp_path / folder)
+        assert [rank.returncode for rank in ranks] == ([2, 2] if how == "breaks" else [0, 0]), ranks[0].stderr
+        return ranks
+
+    in_two("reads", "whole")
+    ranks = in_two("breaks", "broken")
+    (checkpoint,) = (tmp_path / "broken").glob("checkpoint-*")
+    assert "server disconnected" in ranks[1].stderr and f"All {checkpoint.name[11:]} steps are" in ranks[1].stderr
+    assert "error:" not in ranks[0].stderr
+    in_two("reads", "broken")
     assert same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
