@@ -20,7 +20,7 @@ from helpers.language_models import (
     save_teacher,
     weights,
 )
-from helpers.launching import in_two_processes, launch
+from helpers.launching import in_two_processes, launch, resumes
 from helpers.streams import Breaks
 
 import run_mlm_ckd
@@ -203,6 +203,7 @@ run_mlm_ckd.main(sys.argv[2:])
 """
 
 
+@resumes
 def test_it_breaks_off_in_one_of_two_processes(command, long_text, tmp_path):
     """Both stop after the same step, with a checkpoint of which both resume."""
     command = [*command, *MASKS, "--per_device_train_batch_size", "4", "--max_steps", "32", "--save_steps", "50"]
