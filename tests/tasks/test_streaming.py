@@ -92,8 +92,8 @@ def test_resumes_exactly(command, tmp_path, options):
 
 
 def test_masks_differ_from_one_pass_to_the_next(command, text, tmp_path):
-    """A text of exactly one block is the same block in each pass; with other masks, the loss differs."""
-    text.write_text(" ".join(["the cat runs a dog sings a"] * 2))
+    """27 words and a separator are the same two blocks in each pass; with other masks, their losses differ."""
+    text.write_text(" ".join([*["the cat runs a dog sings"] * 4, "a bird runs"]))
     options = [*MASKS, "--alpha", "0", *NO_RELATIONS, "--learning_rate", "0", "--per_device_train_batch_size", "1"]
     run(command, tmp_path / "out", *options, "--lines", "documents")
     losses = {entry["loss"] for entry in logs(tmp_path / "out") if "loss" in entry}
