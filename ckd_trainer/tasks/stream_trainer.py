@@ -37,8 +37,11 @@ class _SaveStream(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.trainer.broken is not None:
-            control.should_save |= state.global_step > self.saved
+        if self.trainer.broken is None:
+            return
+        control.should_save = state.global_step > self.saved
+        if not control.should_save:
+            self._keep_checkpoints(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved = state.global_step
@@ -46,6 +49,14 @@ class _SaveStream(TrainerCallback):
             place = self.trainer.train_dataset.state_before(state.global_step * step_size(args))
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _STATE
             write_atomically(path, json.dumps(place))
+        if self.trainer.broken is not None:
+            self._keep_checkpoints(state)
+
+    @staticmethod
+    def _keep_checkpoints(state: TrainerState) -> None:
+        # At its end, `Trainer` would load the best model and, with a save_total_limit of 1, delete the others. This is
+        # not the end, and the checkpoints are saved by now.
+        state.best_model_checkpoint = None
 
 
 class StreamTrainer(LanguageModelTrainer):

@@ -184,6 +184,22 @@ def test_it_breaks_off_for_good(command, long_text, tmp_path, monkeypatch):
     assert same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
+def test_it_breaks_off_beside_the_best_checkpoint(command, long_text, tmp_path, monkeypatch):
+    """`Trainer` ends a training with save_total_limit 1 by deleting all checkpoints but the best."""
+    options = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "4", "--save_steps", "4"]
+    options += ["--save_total_limit", "1", "--max_steps", "32", "--learning_rate", "0.5", "--max_grad_norm", "0"]
+    run(command, tmp_path / "whole", *options)
+    breaks = Breaks(monkeypatch, at=23, times=10**9)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"All \d+ steps are in a checkpoint") as error:
+            run(command, tmp_path / "broken", *options)
+        steps = {int(path.name[11:]) for path in (tmp_path / "broken").glob("checkpoint-*")}
+        assert f"All {max(steps)} steps" in str(error.value) and len(steps) == 2
+    breaks.left = 0
+    run(command, tmp_path / "broken", *options)
+    assert same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
 BREAKS_IN_ONE_PROCESS = """
 import os, sys
 from ckd_trainer.data import documents, streamed_documents, streams
