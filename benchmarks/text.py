@@ -3,11 +3,12 @@
     python benchmarks/text.py --train_file corpus.txt --teacher google-bert/bert-base-uncased
 
 TEACHER is a folder or an id on the Hub. The student has the first half of its layers and learns relations alone, as
-with `ckd-trainer mlm`. Cutting blocks and making batches take turns with the steps, so that other load on the machine
-affects all of them alike. Appends to benchmarks/results/text.csv.
+with `ckd-trainer mlm`. Cutting blocks, streaming and making batches take turns with the steps, so that other load on
+the machine affects all of them alike. Appends to benchmarks/results/text.csv.
 """
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from transformers import AutoModel, AutoTokenizer, TrainingArguments
 
 from ckd_trainer import DistillationTrainer
 from ckd_trainer.arguments import LanguageModelCKDArguments
-from ckd_trainer.data.blocks import BlockOptions, blocks_of
+from ckd_trainer.data.blocks import BlockOptions, Packer, blocks_of
 from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.data.streamed_documents import StreamedFile
+from ckd_trainer.data.streams import PackedStream
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.models.student import config_of_layers, student_from_layers
 
@@ -60,6 +63,8 @@ def main():
         batch = trainer.data_collator(rows)
         tokens = {
             "cut text into blocks": sum(map(len, blocks["input_ids"])),
+            "stream text": options.length
+            * (len(blocks) - 1),  # the last one is not full, but that of a stream would be
             "make a batch": int(batch["attention_mask"].sum()),
             "make a batch with masks": int(batch["attention_mask"].sum()),
             "train a step": int(batch["attention_mask"].sum()),
@@ -73,6 +78,7 @@ def main():
 
         steps = [
             lambda: cut(source, tokenizer, options, folder),
+            lambda: stream(source, tokenizer, options, len(blocks) - 1),
             lambda: trainer.data_collator([blocks[row] for row in range(options.batch_size)]),
             lambda: masks([blocks[row] for row in range(options.batch_size)]),
             step,
@@ -104,6 +110,12 @@ def cut(source, tokenizer, options, folder):
         datasets.config.HF_DATASETS_CACHE = cache
         blocks = blocks_of(source, tokenizer, BlockOptions(options.length))
         return datasets.Dataset.from_dict({"input_ids": blocks["input_ids"][:]}, features=blocks.features)
+
+
+def stream(source, tokenizer, options, count):
+    """Returns the first blocks of a streamed text, without reading ahead in another thread."""
+    packer = Packer(tokenizer, BlockOptions(options.length))
+    return list(itertools.islice(PackedStream(StreamedFile(source), packer), count))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 from filelock import FileLock
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tsv
-from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, without_dropout
+from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, resumes, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base
-from packaging.version import Version
 from safetensors.torch import load_file
 from transformers import TrainerControl
 
@@ -30,12 +28,6 @@ from ckd_trainer.runs.interruption import StopOnSignal
 from ckd_trainer.utils.errors import Interrupted
 
 QUICK = ["--report_to", "none", "--disable_tqdm", "true", "--logging_steps", "2"]
-
-
-resumes = pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.20"),
-    reason="transformers before 5.20 loads optimizers of several processes onto cpu:0, where torch cannot",
-)
 
 
 def results(folder):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -18,7 +19,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.documents import Part, read_documents
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.streamed_documents import StreamedDocuments
+from ckd_trainer.data.tables import Table, state_of
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room
@@ -114,6 +116,14 @@ class Packer:
             yield self._enclosed(self._open)
             self._open = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what the next blocks depend on, beside the next texts."""
+        return {"tokens": self.tokens, "open": [*self._open]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a state that `state_dict` returned."""
+        self.tokens, self._open = state["tokens"], [*state["open"]]
+
     def _next(self, ids: list[int]) -> Iterator[list[int]]:
         """Adds the next tokens of the sequence."""
         start = self.room - len(self._open)
@@ -140,6 +150,7 @@ def blocks_of(
     options: BlockOptions,
     *,
     table: Table | None = None,
+    streamed: StreamedDocuments | None = None,
     show_progress: bool = False,
 ) -> Dataset:
     """Returns the blocks of a source, memory-mapped: a column `input_ids`.
@@ -153,13 +164,14 @@ def blocks_of(
         tokenizer: that of teacher and student.
         options: how the text is cut.
         table: the rows of a data set by name; None for a file.
+        streamed: a data set by name that is not on this disk, instead of `table`.
         show_progress: whether to show a progress bar.
 
     Raises:
         InputError: the text cannot be read (see `read_documents`), or is shorter than a block.
     """
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "ckd-trainer-blocks"
-    path = folder / f"{_key(source, tokenizer, options, table)}.arrow"
+    path = folder / f"{_key(source, tokenizer, options, table, streamed)}.arrow"
     with told_without_room(datasets.config.HF_DATASETS_CACHE, "HF_DATASETS_CACHE", "the beginning"):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # the other processes of a machine wait for the first
@@ -167,6 +179,8 @@ def blocks_of(
                 temporary = path.with_suffix(".tmp")
                 packer = Packer(tokenizer, options)
                 parts = read_documents(source, table, quoting=options.quoting)
+                if streamed is not None:
+                    parts = (part for part, _ in streamed.parts())
                 try:
                     _write(temporary, packer, _with_progress(parts, source, table, show_progress))
                     if packer.tokens < packer.room:
@@ -183,13 +197,13 @@ def blocks_of(
 def _write(path: Path, packer: Packer, parts: Iterable[Part]) -> None:
     schema = pa.schema([("input_ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        found = (packer.add(texts, begins) for part in parts for texts, begins in _slices(part))
+        found = (packer.add(texts, begins) for part in parts for texts, begins in slices(part))
         for blocks in itertools.chain(found, [packer.rest()]):
             if column := list(blocks):
                 writer.write_table(pa.table({"input_ids": column}, schema=schema))
 
 
-def _slices(part: Part) -> Iterator[tuple[list[str], list[bool]]]:
+def slices(part: Part) -> Iterator[tuple[list[str], list[bool]]]:
     """Yields the texts of a part, a few million characters at a time."""
     start = size = 0
     for place, text in enumerate(part.texts, start=1):
@@ -209,10 +223,18 @@ def _with_progress(parts: Iterable[Part], source: TextSource, table: Table | Non
             progress.update(part.size)
 
 
-def _key(source: TextSource, tokenizer: PreTrainedTokenizerBase, options: BlockOptions, table: Table | None) -> str:
+def _key(
+    source: TextSource,
+    tokenizer: PreTrainedTokenizerBase,
+    options: BlockOptions,
+    table: Table | None,
+    streamed: StreamedDocuments | None,
+) -> str:
     """Returns the name of a source's blocks: it changes with the text, the tokenizer and the options."""
     if table is not None:
-        content = state_of(table)
+        content = state_of(table.data)
+    elif streamed is not None:
+        content = streamed.identity
     elif (path := source.path) is not None:
         with input_errors_about(path):
             content = files_fingerprint([path])
@@ -220,11 +242,6 @@ def _key(source: TextSource, tokenizer: PreTrainedTokenizerBase, options: BlockO
     cut = [suffix, source.text_column, source.lines, *dataclasses.astuple(options)]
     key = [FORMAT, content, cut, _tokenizer_state(tokenizer)]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def state_of(table: Table) -> str:
-    """Returns a fingerprint of a data set: of its files, or of the commands that made it; its rows are not read."""
-    return table.data._fingerprint
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list:

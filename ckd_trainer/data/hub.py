@@ -1,14 +1,14 @@
 """Data sets by name: on the Hub, in a folder made by `save_to_disk`, or in a folder of csv, JSON or parquet files."""
 
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import pyarrow as pa
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Value, packaged_modules
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Value, packaged_modules
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub.errors import HTTPError
 
@@ -19,7 +19,7 @@ from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file,
 Data = TypeVar("Data")
 
 # About configurations and values, the network, a missing library, broken YAML in README.md, damaged files.
-_ABOUT_DATA = (ValueError, ImportError, HTTPError, yaml.YAMLError, pa.ArrowException, DatasetsError)
+ABOUT_DATA = (ValueError, ImportError, HTTPError, yaml.YAMLError, pa.ArrowException, DatasetsError)
 _FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
 
 
@@ -33,11 +33,26 @@ def hub_name(arguments: DataArguments, prefix: str = "") -> str | None:
     return name if name and not _exists(name) else None
 
 
+class Rows(NamedTuple):
+    """The rows of a split that are read from where they are, without a copy on this disk.
+
+    Attributes:
+        data: a `Dataset` if the split was made by `save_to_disk` and can be memory-mapped.
+        source: the names of the data set and the split, for messages.
+        origin: the files with their commits or times of change; None for a `Dataset`.
+    """
+
+    data: IterableDataset | Dataset
+    source: str
+    origin: str | None
+
+
 class NamedDataset:
     """The splits of the data set that `arguments.dataset_name` names.
 
     Args:
         prefix: the beginning of the names of the options, if it is another data set.
+        streaming: whether to read only `rows`, which copies nothing to this disk.
 
     Raises:
         InputError: the Hub cannot be reached or does not know the name, the configuration is missing, the folder is
@@ -49,13 +64,13 @@ class NamedDataset:
         data.class_names("label")  # ["neg", "pos"]
     """
 
-    def __init__(self, arguments: DataArguments, prefix: str = "") -> None:
+    def __init__(self, arguments: DataArguments, prefix: str = "", *, streaming: bool = False) -> None:
         self.arguments, self.prefix = arguments, prefix
         name, config, revision = (
             getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name", "revision")
         )
         self.source = ", ".join(filter(None, (name, config)))
-        self.splits = _load(name, config, revision, f"{prefix}dataset_name")
+        self.splits, self._origins = _load(name, config, revision, f"{prefix}dataset_name", streaming)
         if not self.splits:
             raise InputError(f"{prefix}dataset_name is {self.source}, which has no splits: give another data set.")
 
@@ -96,24 +111,8 @@ class NamedDataset:
         Raises:
             InputError: no such split or column, a text column that does not hold texts, no rows, damaged data.
         """
-        name = self._name(split)
-        if name not in self.splits:
-            raise InputError(
-                f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose another "
-                f"with {self._option(split)}."
-            )
-        # A format that was saved with the data set would convert its values to tensors.
-        data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
         columns = list(dict.fromkeys([*texts, *([label] if label else [])]))
-        for column in columns:
-            if column not in data.column_names:
-                raise InputError(f"{source} has no column {column!r}: it has {_described(data)}; {advice}.")
-        for column in texts:
-            if not _is_text(data.features[column]):
-                raise InputError(
-                    f"{source}: the column {column!r} does not hold texts: the data set has {_described(data)}; "
-                    f"{advice}."
-                )
+        data, source = self._checked(split, columns, texts, advice)
         if len(data) == 0:
             raise InputError(f"{source} has no rows: give a split with data.")
         read = data.select_columns(columns)
@@ -122,6 +121,43 @@ class NamedDataset:
         except pa.ArrowException as error:
             raise InputError(f"{source} is damaged ({error}): save or download it again.") from None
         return Table(read, source, range(1, len(read) + 1), unit="row")
+
+    def rows(self, split: str, *, text: str, advice: str) -> Rows:
+        """Returns the rows of a split with a column of texts, which are read later.
+
+        Args:
+            split, advice: as for `table`.
+            text: the column of texts.
+
+        Raises:
+            InputError: no such split or column, or the column does not hold texts. Some data sets show their columns
+                only once they are read.
+        """
+        data, source = self._checked(split, [text], [text], advice)
+        return Rows(data, source, self._origins.get(self._name(split)))
+
+    def _checked(self, split: str, columns: Sequence[str], texts: Sequence[str], advice: str) -> tuple[Any, str]:
+        """Returns the data of a split, and its name for messages; checks that it has these columns."""
+        name = self._name(split)
+        if name not in self.splits:
+            raise InputError(
+                f"{self.source} has no split {name!r}: it has {first_of(list(self.splits), 20)}. Choose another "
+                f"with {self._option(split)}."
+            )
+        # A format that was saved with the data set would convert its values to tensors.
+        data, source = self.splits[name].with_format(None), f"{self.source}, {name}"
+        if data.features is None:
+            return data, source
+        for column in columns:
+            if column not in data.features:
+                raise InputError(f"{source} has no column {column!r}: it has {_described(data.features)}; {advice}.")
+        for column in texts:
+            if not _is_text(data.features[column]):
+                raise InputError(
+                    f"{source}: the column {column!r} does not hold texts: the data set has "
+                    f"{_described(data.features)}; {advice}."
+                )
+        return data, source
 
     def _name(self, split: str) -> str:
         return getattr(self.arguments, self._option(split)) or split
@@ -141,22 +177,25 @@ def _is_text(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def _described(data: Dataset, most: int = 20) -> str:
+def _described(features: Mapping[str, Any], most: int = 20) -> str:
     """Returns the names of the columns; those that do not hold texts with their type."""
     columns = [
         short(name) if _is_text(feature) else f"{short(name)} ({_kind(feature)})"
-        for name, feature in list(data.features.items())[:most]
+        for name, feature in list(features.items())[:most]
     ]
-    return ", ".join(columns) + (", ..." if len(data.features) > most else "")
+    return ", ".join(columns) + (", ..." if len(features) > most else "")
 
 
 def _kind(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
 
 
-def _load(name: str, config: str | None, revision: str | None, option: str) -> DatasetDict:
+def _load(
+    name: str, config: str | None, revision: str | None, option: str, streaming: bool
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Returns the splits by name and, with `streaming`, the origin of those that are not memory-mapped."""
     if not _exists(name):
-        return _from_hub(name, config, revision, option)
+        return _from_hub(name, config, revision, option, streaming)
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
@@ -170,7 +209,7 @@ def _load(name: str, config: str | None, revision: str | None, option: str) -> D
     if not is_saved:
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
         advice = "give a folder made by save_to_disk, or one with csv, JSON or parquet files"
-        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice)
+        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice, streaming)
     if config:
         raise InputError(
             f"{option.removesuffix('name')}config_name is set, but {option} {name} was made by save_to_disk, which "
@@ -183,25 +222,39 @@ def _load(name: str, config: str | None, revision: str | None, option: str) -> D
         also=(KeyError, TypeError, AttributeError),  # about JSON files of another form
     )
     if isinstance(data, DatasetDict):
-        return data
+        return data, {}
     recorded = str(data.split or "").partition("[")[0]  # "train" of "train[:10%]", but all of "train+test"
-    return DatasetDict({recorded or "train": data})
+    return {recorded or "train": data}, {}
 
 
 def _file_of(option: str) -> str:
     return "unlabeled_file" if option.startswith("unlabeled") else "train_file"
 
 
-def _from_hub(name: str, config: str | None, revision: str | None, option: str) -> DatasetDict:
+def _from_hub(
+    name: str, config: str | None, revision: str | None, option: str, streaming: bool
+) -> tuple[Mapping[str, Any], dict[str, str]]:
     if name in _FORMATS:  # `load_dataset` would read any files in the working directory
         raise InputError(f"{option} is {name}, which is a file format: give a folder, or files as {_file_of(option)}.")
     config_name, revision_name = (f"{option.removesuffix('name')}{part}" for part in ("config_name", "revision"))
     advice = f"check the name, {config_name}, {revision_name} and the network, or give a local folder"
-    return _read(name, config, revision, f"{option} is {name}, which", advice)
+    return _read(name, config, revision, f"{option} is {name}, which", advice, streaming)
 
 
-def _read(place: str, config: str | None, revision: str | None, name: str, advice: str) -> DatasetDict:
-    return loaded(lambda: datasets.load_dataset(place, config, revision=revision), name=name, advice=advice)
+def _read(
+    place: str, config: str | None, revision: str | None, name: str, advice: str, streaming: bool
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    def load() -> tuple[Mapping[str, Any], dict[str, str]]:
+        if not streaming:
+            return datasets.load_dataset(place, config, revision=revision), {}
+        builder = datasets.load_dataset_builder(place, config, revision=revision)
+        files = builder.config.data_files or {}
+        origins = {
+            str(split): f"{[Path(file).name for file in part]} {part.origin_metadata}" for split, part in files.items()
+        }
+        return builder.as_streaming_dataset(), origins
+
+    return loaded(load, name=name, advice=advice)
 
 
 def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Data:
@@ -226,7 +279,7 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
                 raise
             if reason.errno in NO_ROOM | NO_ACCESS:
                 raise InputError(about_file(reason)) from error
-        elif not isinstance(reason, (*_ABOUT_DATA, *also)) and not is_script:
+        elif not isinstance(reason, (*ABOUT_DATA, *also)) and not is_script:
             raise
         raise InputError(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
 

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.utils.errors import InputError
 
+NUMBER = "number_in_stream"  # of a block, from which its masks follow
+
 
 class MaskingCollator:
     """Makes batches of blocks, with masked tokens and their labels.
@@ -18,7 +20,8 @@ class MaskingCollator:
     token and 10% stay; their labels are what they were, all other labels are -100 (Devlin et al. 2019, section 3.1).
     Masks depend only on the seed, the epoch and the tokens of a block. So each epoch has other masks, and they are the
     same after a resume, with any number of processes, workers or batches. A block that an epoch reads twice has
-    the same masks both times.
+    the same masks both times. A stream has no epochs: there, masks depend on the block's number, and it gets others
+    when it is read again.
 
     Args:
         tokenizer: that of teacher and student.
@@ -55,6 +58,8 @@ class MaskingCollator:
         self._is_word = np.isin(np.arange(max(ids) + 1), self._words)
 
     def __call__(self, blocks: list[dict[str, Any]]) -> dict[str, Tensor]:
+        numbers = [block.get(NUMBER) for block in blocks]
+        blocks = [{name: value for name, value in block.items() if name != NUMBER} for block in blocks]
         padding = "longest" if self.length is None else "max_length"
         batch = dict(
             self.tokenizer.pad(
@@ -65,13 +70,14 @@ class MaskingCollator:
             return batch
         ids, labels = batch["input_ids"].numpy().copy(), np.full(batch["input_ids"].shape, -100)
         for row, real in enumerate(batch["attention_mask"].bool().numpy()):
-            ids[row, real], labels[row, real] = self._masked(ids[row, real])
+            ids[row, real], labels[row, real] = self._masked(ids[row, real], numbers[row])
         batch["input_ids"] = torch.from_numpy(ids)
         return batch | ({"labels": torch.from_numpy(labels)} if self.gives_labels else {})
 
-    def _masked(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _masked(self, block: np.ndarray, number: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens of a block with masks, and the labels."""
-        draw = "evaluation " if self.epoch is None else f"{self.seed} {self.epoch} "
+        time = self.epoch if number is None else f"block {number}"
+        draw = "evaluation " if time is None else f"{self.seed} {time} "
         key = hashlib.blake2b(draw.encode() + block.tobytes(), digest_size=16).digest()
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
         chosen = (random.random(len(block)) < self.probability) & self._is_word[block]

@@ -319,6 +319,11 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
+def state_of(data: Dataset) -> str:
+    """Returns a fingerprint of a data set: of its files, or of the commands that made it; its rows are not read."""
+    return data._fingerprint
+
+
 def read_text(path: Path) -> str:
     """Reads a text file that is UTF-8, has no NUL characters and is not empty; leaves out a byte order mark."""
     with input_errors_about(path):

@@ -40,7 +40,8 @@ class TextArguments(DataArguments):
         'Several texts to train on: a list such as [{"train_file": "wiki.txt"}, {"dataset_name": "me/reports", '
         '"weight": 3}] (a list in a recipe, JSON on the command line). Each may set train_file, dataset_name, '
         "dataset_config_name, dataset_revision, train_split_name, text_column, lines and weight, which is how often "
-        "an epoch reads its blocks (1 by default; a fraction draws some of them, the same ones for each epoch).",
+        "an epoch reads its blocks (1 by default; a fraction draws some of them, the same ones for each epoch). With "
+        "streaming it is the share of blocks that are drawn from this text, in relation to the other weights.",
     )
     text_column: str = option("text", "The column that holds the texts; each row is a document.")
     lines: Literal["paragraphs", "documents"] = option(
@@ -51,6 +52,12 @@ class TextArguments(DataArguments):
         None,
         "Hold this share of the training blocks out, drawn at random, and evaluate on them; between 0 and 1. "
         "sample_seed draws others.",
+    )
+    streaming: bool = option(
+        False,
+        "Read the training text while training, in an endless pass, for sets that do not fit the disk: nothing is "
+        "copied or kept. It needs max_steps, and a text of its own to evaluate on (validation_file or "
+        "validation_split_name).",
     )
     keep_sentences: bool = option(
         False,
@@ -109,6 +116,21 @@ class TextArguments(DataArguments):
             allowed = value is None or 0 < value < 1 or (name == "mlm_probability" and value == 0)
             if not allowed:
                 raise InputError(f"{name} is {value:g}: give a number between 0 and 1.")
+
+        if self.streaming:
+            self._check_streaming()
+
+    def _check_streaming(self) -> None:
+        """Raises InputError for an option that counts or draws from all blocks, which a stream does not know."""
+        instead = {
+            "validation_share": "give a validation_file or a validation_split_name",
+            "max_train_samples": "limit the training with max_steps",
+        }
+        for name in self.given(*instead):
+            raise InputError(
+                f"{name} is {getattr(self, name)}, but with streaming the number of blocks is not known: leave it "
+                f"out, and {instead[name]}."
+            )
 
     def files_instead_of_dataset(self) -> list[str]:
         return self.given("train_file")

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
 
+from ckd_trainer.data.streams import BlockStream
 from ckd_trainer.runs.checkpoints import ends_training, sharded_by
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import broadcast_from_main
@@ -82,6 +83,8 @@ def steps_of(trainer: Trainer) -> tuple[int, int, int]:
 
 def _check_same_place(trainer: Trainer, checkpoint: str) -> None:
     """Raises InputError if a checkpoint's step is at another position in the data than in this run."""
+    if isinstance(trainer.train_dataset, BlockStream):
+        return  # it has no end, so its length, and with it the epoch, only says how long this run trains
     state = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
     batches, steps, _ = steps_of(trainer)
     epochs, more = divmod(state.global_step, steps)

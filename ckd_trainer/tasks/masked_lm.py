@@ -18,11 +18,9 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
-from ckd_trainer.data.blocks import BlockOptions, blocks_of, state_of
-from ckd_trainer.data.documents import first_texts, read_documents
-from ckd_trainer.data.hub import NamedDataset, hub_name
+from ckd_trainer.data.blocks import BlockOptions
+from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.masking import MaskingCollator
-from ckd_trainer.data.tables import Table
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.language_head import fits, language_head
@@ -30,6 +28,9 @@ from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.stages import Stage
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.language_model_trainer import LanguageModelTrainer
+from ckd_trainer.tasks.running_text import OpenText
+from ckd_trainer.tasks.stream_trainer import StreamTrainer
+from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream
 from ckd_trainer.training.sampling import data_seed
 from ckd_trainer.utils.errors import InputError
 
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 # FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a language-model head.
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by the launcher
-_SAMPLE = 256  # texts of each source that are read before the models are looked up
 
 
 def run_masked_lm(
@@ -101,6 +101,11 @@ class MaskedLanguageModeling(Task):
             )
 
     def use_stages(self, stages: Sequence[Stage]) -> None:
+        if self.args.streaming:
+            self.trainer_class = StreamTrainer
+            for stage in stages if self.training_args.do_train else ():
+                with stage.naming_errors():
+                    check_streamed_stage(stage)
         masks = self.args.mlm_probability > 0
         self.reads_head = any(stage.ckd_args.labels_and_logits for stage in stages)
         self.model_class = AutoModelForMaskedLM if self.reads_head else AutoModel
@@ -128,22 +133,23 @@ class MaskedLanguageModeling(Task):
                     )
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
-        files = _by_option(self.args.training_sources, "train_file")
+        # Those of a stream are not read here, as that would take too long: see `sets_by_name`.
+        files = {} if self.args.streaming else _by_option(self.args.training_sources, "train_file")
         if self.args.validation_source is not None and "validation" in splits:
             files["validation_file"] = self.args.validation_source
         return {option: [source.path] for option, source in files.items() if source.path is not None}
 
     def load(self, splits: Sequence[str]) -> None:
-        """Reads the beginning of each source; `encode` reads the rest."""
-        held_out = self.args.validation_source
+        """Reads the beginning of each source; `encode` reads the rest, and a stream is read while training."""
+        args, held_out = self.args, self.args.validation_source
         self.reads_train = "train" in splits
         self.reads_validation = "validation" in splits
         reads_training = self.reads_train or (self.reads_validation and held_out is None)
-        self.sources = self.args.training_sources if reads_training else []
-        self.held_out = held_out if self.reads_validation else None
-        self._tables: dict[TextSource, Table] = {}
-        texts = [text for source in (*self.sources, self.held_out) if source for text in self._beginning(source)]
-        sample = Dataset.from_dict({"text": texts})
+        seed = data_seed(self.training_args)
+        sources = args.training_sources if reads_training else []
+        self.sources = [OpenText(source, args, "train", seed=seed) for source in sources]
+        self.held_out = OpenText(held_out, args, "validation") if held_out and self.reads_validation else None
+        sample = Dataset.from_dict({"text": [text for opened in self._opened for text in opened.sample]})
         self.data = SimpleNamespace(
             train=sample if self.reads_train else None,
             validation={"": sample} if self.reads_validation else {},
@@ -151,31 +157,22 @@ class MaskedLanguageModeling(Task):
             text_columns=("text",),
         )
 
-    def _beginning(self, source: TextSource) -> list[str]:
-        if source.dataset_name:
-            is_split = source is self.held_out
-            options: Any = self.args if is_split else source  # a source has the options of a data set by name, too
-            self._tables[source] = NamedDataset(options).table(
-                "validation" if is_split else "train",
-                texts=[source.text_column],
-                label=None,
-                advice="name the column of texts with text_column",
-            )
-        return first_texts(read_documents(source, self._tables.get(source), quoting=self.args.quoting), _SAMPLE)
+    @property
+    def _opened(self) -> list[OpenText]:
+        return [*self.sources, *([] if self.held_out is None else [self.held_out])]
 
     def sets_by_name(self, splits: Sequence[str]) -> dict[str, dict[str, Dataset | None]]:
-        """Returns the state of each data set by name: to read all of its rows takes long."""
-        named: dict[str, dict[str, Dataset | None]] = {
-            option: {source.train_split_name or "train": self._state(source)}
-            for option, source in _by_option(self.sources, "dataset_name").items()
-            if source in self._tables
-        }
-        if self.held_out is not None and self.held_out in self._tables and "validation" in splits:
-            named["validation_split_name"] = {"validation": self._state(self.held_out)}
+        """Returns what identifies each data set by name or streamed file: to read all of its rows takes long."""
+        named: dict[str, dict[str, Dataset | None]] = {}
+        for number, opened in enumerate(self.sources, start=1):
+            source, identity = opened.source, opened.identity
+            kind = "dataset_name" if source.path is None else "train_file"
+            part = source.train_split_name or "train" if source.path is None else source.path.name
+            if identity is not None:
+                named[kind if len(self.sources) == 1 else f"sources {number}"] = {part: identity}
+        if self.held_out is not None and self.held_out.identity is not None and "validation" in splits:
+            named["validation_split_name"] = {"validation": self.held_out.identity}
         return named
-
-    def _state(self, source: TextSource) -> Dataset:
-        return Dataset.from_dict({"state": [state_of(self._tables[source])]})
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)
@@ -191,35 +188,36 @@ class MaskedLanguageModeling(Task):
         """Leaves the heads as they are: a vocabulary, or none."""
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
-        """Cuts the text into blocks, or opens those that an earlier run has cut."""
-        train, held_out = [], []
-        for source in self.sources:
-            rest, held = self._divided(self._blocks(source, tokenizer))
-            train.append(self._repeated(rest, source.weight))
+        """Cuts the text into blocks, or opens those that an earlier run has cut, or a stream."""
+        train: Any = None
+        parts, held_out = [], []
+        for opened in () if self.args.streaming else self.sources:
+            rest, held = self._divided(self._blocks(opened, tokenizer))
+            parts.append(self._repeated(rest, opened.source.weight))
             held_out.append(held)
         if self.held_out is not None:
             held_out = [self._blocks(self.held_out, tokenizer)]
-        return ModelInputs(
-            train=self.args.sample(concatenate_datasets(train), self.training_args.seed) if self.reads_train else None,
-            validation={"": self._limited(concatenate_datasets(held_out))} if self.reads_validation else {},
-            test={},
-        )
+        if self.reads_train and self.args.streaming:
+            seed = data_seed(self.training_args)
+            train = open_stream(self.sources, tokenizer, self._block_options, seed=seed)
+        elif self.reads_train:
+            train = self.args.sample(concatenate_datasets(parts), self.training_args.seed)
+        validation = {"": self._limited(concatenate_datasets(held_out))} if self.reads_validation else {}
+        return ModelInputs(train=train, validation=validation, test={})
+
+    @property
+    def _block_options(self) -> BlockOptions:
+        return BlockOptions(self.args.max_seq_length or 0, self.args.keep_sentences, self.args.quoting)
+
+    def _blocks(self, opened: OpenText, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        show = PartialState().is_local_main_process and not self.training_args.disable_tqdm
+        blocks = opened.blocks(tokenizer, self._block_options, show_progress=show)
+        logger.info("%s has %d blocks of at most %d tokens.", opened.source, len(blocks), self.args.max_seq_length)
+        return blocks
 
     def _limited(self, blocks: Dataset) -> Dataset:
         limit = self.args.max_eval_samples
         return blocks if limit is None else blocks.select(np.sort(self._drawn(len(blocks), limit)))
-
-    def _blocks(self, source: TextSource, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        args = self.args
-        blocks = blocks_of(
-            source,
-            tokenizer,
-            BlockOptions(args.max_seq_length or 0, args.keep_sentences, args.quoting),
-            table=self._tables.get(source),
-            show_progress=PartialState().is_local_main_process and not self.training_args.disable_tqdm,
-        )
-        logger.info("%s has %d blocks of at most %d tokens.", source, len(blocks), args.max_seq_length)
-        return blocks
 
     def _divided(self, blocks: Dataset) -> tuple[Dataset, Dataset]:
         """Returns the blocks to train on and those that are held out, both in order."""

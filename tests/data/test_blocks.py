@@ -137,7 +137,7 @@ def test_slices(tokenizer, monkeypatch):
     texts, begins = paragraphs(30), [True, False] * 15
     expected = packed(tokenizer, texts, begins, 9)
     monkeypatch.setattr(module, "_SLICE", 50)
-    slices = list(module._slices(Part(texts, begins, 1)))
+    slices = list(module.slices(Part(texts, begins, 1)))
     assert len(slices) > 5
     packer = Packer(tokenizer, BlockOptions(9))
     assert [block for part in slices for block in packer.add(*part)] + list(packer.rest()) == expected

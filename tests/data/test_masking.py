@@ -9,7 +9,7 @@ from helpers.files import WORDS
 from helpers.tiny import save_tokenizer
 from transformers import AutoTokenizer
 
-from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.data.masking import NUMBER, MaskingCollator
 from ckd_trainer.utils.errors import InputError
 
 
@@ -108,3 +108,16 @@ def test_a_tokenizer_without_a_mask_token(tmp_path):
     MaskingCollator(tokenizer, 0.0, seed=0)
     with pytest.raises(InputError, match="the tokenizer has no mask token"):
         MaskingCollator(tokenizer, 0.15, seed=0)
+
+
+def test_masks_of_a_stream_follow_from_the_number_of_a_block(tokenizer):
+    row = blocks(tokenizer, count=1)[0]
+    collate = MaskingCollator(tokenizer, 0.15, seed=3)
+    numbered = [row | {NUMBER: number} for number in range(4)]
+    whole = collate(numbered)
+    assert NUMBER not in whole and len({tuple(ids) for ids in whole["input_ids"].tolist()}) == 4
+    collate.epoch = 1
+    again = [collate([numbered[number]])["input_ids"][0] for number in (3, 0)]
+    assert torch.equal(again[0], whole["input_ids"][3]) and torch.equal(again[1], whole["input_ids"][0])
+    other = MaskingCollator(tokenizer, 0.15, seed=4)(numbered)
+    assert not torch.equal(other["input_ids"], whole["input_ids"])

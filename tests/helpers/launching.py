@@ -16,16 +16,25 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_multi_gpu_env
+from packaging.version import Version
 
 from helpers.chaos import context_of
 from helpers.files import PROJECT
 
 PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1"}
+
+# A run of several processes resumes.
+resumes = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"),
+    reason="transformers before 5.20 loads optimizers of several processes onto cpu:0, where torch cannot",
+)
 
 # Accelerate knows FSDP for accelerators alone; torch has it for processors too. A script begins with this.
 FSDP_ON_PROCESSORS = """

@@ -2,13 +2,24 @@
 
 import json
 import math
-import shutil
 
 import datasets
 import pytest
 import torch
 from datasets import Dataset
 from helpers.files import PROJECT, WORDS, sentences, write_tsv
+from helpers.language_models import (
+    MASKS,
+    NO_RELATIONS,
+    QUICK_RUN,
+    STUDENT,
+    killed_after,
+    logs,
+    run,
+    same_weights,
+    save_teacher,
+    weights,
+)
 from helpers.launching import launch
 from helpers.tiny import save_tokenizer, tiny_config
 from safetensors.torch import load_file
@@ -34,12 +45,7 @@ from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 from ckd_trainer.utils.errors import InputError
 
-QUICK = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3", "--report_to", "none"]
-QUICK += ["--disable_tqdm", "true", "--per_device_train_batch_size", "8", "--max_seq_length", "16"]
-QUICK += ["--logging_steps", "1", "--learning_rate", "1e-3", "--validation_share", "0.2"]
-STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
-MASKS = ["--mlm_probability", "0.3", "--labels_and_logits", "true", "--temperature", "2"]
-NO_RELATIONS = [f"--{relation}_{kind}_weight=0" for relation in ("wr", "ltr") for kind in ("distance", "angle")]
+QUICK = [*QUICK_RUN, "--validation_share", "0.2"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +55,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def teacher(tmp_path):
-    torch.manual_seed(0)
-    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    BertForMaskedLM(tiny_config(layers=4, **no_dropout)).save_pretrained(tmp_path / "teacher")
-    save_tokenizer(tmp_path / "teacher")
-    return tmp_path / "teacher"
+    return save_teacher(tmp_path / "teacher")
 
 
 @pytest.fixture
@@ -66,15 +68,6 @@ def text(tmp_path):
 @pytest.fixture
 def command(teacher, text):
     return ["--teacher_model_name_or_path", str(teacher), "--train_file", str(text), *STUDENT, *QUICK]
-
-
-def run(command, folder, *options):
-    run_mlm_ckd.main.__wrapped__([*command, "--output_dir", str(folder), *map(str, options)])
-    return json.loads((folder / "all_results.json").read_text())
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
 
 
 def test_relations_alone(command, teacher, tmp_path):
@@ -157,24 +150,9 @@ def test_a_masked_student_learns(command, text, tmp_path):
 @pytest.mark.parametrize("options", [[], [*MASKS, "--max_steps", "9"]], ids=["relations", "masks, second epoch"])
 def test_resumes_exactly(command, tmp_path, options):
     run(command, tmp_path / "whole", *options)
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for path in (tmp_path / "killed").iterdir():
-        if path.is_dir() and path.name != "checkpoint-3":
-            shutil.rmtree(path)
-    for name in ("model.safetensors", "train_results.json", "all_results.json", "trainer_state.json"):
-        (tmp_path / "killed" / name).unlink()
-    run(command, tmp_path / "killed", *options)
-    ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    logs = [
-        [
-            {name: value for name, value in entry.items() if "runtime" not in name and "per_second" not in name}
-            for entry in json.loads((tmp_path / folder / "trainer_state.json").read_text())["log_history"]
-            if "train_loss" not in entry  # the mean since the start of the process
-        ]
-        for folder in ("whole", "killed")
-    ]
-    assert logs[0] == logs[1]
+    run(command, killed_after(tmp_path / "whole", tmp_path / "killed", 3), *options)
+    assert same_weights(tmp_path / "killed", tmp_path / "whole")
+    assert logs(tmp_path / "killed") == logs(tmp_path / "whole")
 
 
 def test_the_cache_changes_nothing(command, tmp_path):
@@ -380,7 +358,7 @@ def test_sources_and_their_weights(command, text, tmp_path, monkeypatch):
         counts.append(len(blocks_of(source, *args, **kwargs)))
         return blocks_of(source, *args, **kwargs)
 
-    monkeypatch.setattr("ckd_trainer.tasks.masked_lm.blocks_of", counted)
+    monkeypatch.setattr("ckd_trainer.tasks.running_text.blocks_of", counted)
     place = command.index("--train_file")
     command = command[:place] + ["--sources", json.dumps(sources)] + command[place + 2 :]
     command = [word for word in command if word not in ("--validation_share", "0.2", "--do_eval")]

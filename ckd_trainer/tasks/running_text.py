@@ -1,0 +1,71 @@
+"""The sources of running text of a run: opened, sampled, identified, and cut into blocks that are kept on disk."""
+
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ckd_trainer.data.blocks import BlockOptions, blocks_of
+from ckd_trainer.data.documents import first_texts, read_documents
+from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile, StreamedRows
+from ckd_trainer.data.tables import Table, state_of
+from ckd_trainer.data.text_arguments import TextArguments, TextSource
+
+_SAMPLE = 256  # texts of each source that are read before the models are looked up
+
+
+class OpenText:
+    """A source of running text that is open for reading.
+
+    Args:
+        source: a file, or a data set by name.
+        args: the options of the run's data.
+        split: "train" or "validation".
+        seed: draws the order in which a streamed data set is read; None for its own order.
+
+    Attributes:
+        streamed: the documents of a text that is not copied to this disk. With `streaming`, these are the texts to
+            train on, and data sets by name.
+
+    Raises:
+        InputError: the source cannot be found or read, or has no text.
+    """
+
+    def __init__(self, source: TextSource, args: TextArguments, split: str, *, seed: int | None = None) -> None:
+        self.source, self.quoting = source, args.quoting
+        self.streamed: StreamedDocuments | None = None
+        self._table: Table | None = None
+        if source.dataset_name:
+            options: Any = args if split == "validation" else source  # it has the options of a data set by name, too
+            named = NamedDataset(options, streaming=args.streaming)
+            advice = "name the column of texts with text_column"
+            if args.streaming:
+                rows = named.rows(split, text=source.text_column, advice=advice)
+                self.streamed = StreamedRows(rows, source.text_column, seed=seed)
+            else:
+                self._table = named.table(split, texts=[source.text_column], label=None, advice=advice)
+        elif args.streaming and split == "train":
+            self.streamed = StreamedFile(source, quoting=self.quoting)
+        if self.streamed is not None:
+            self.sample = first_texts((part for part, _ in self.streamed.parts()), _SAMPLE)
+        else:
+            self.sample = first_texts(read_documents(source, self._table, quoting=self.quoting), _SAMPLE)
+
+    @property
+    def identity(self) -> Dataset | None:
+        """What identifies the source without reading all of it; None for a file that is compared by its content."""
+        if self.streamed is not None:
+            return Dataset.from_dict({"state": [self.streamed.identity]})
+        return None if self._table is None else Dataset.from_dict({"state": [state_of(self._table.data)]})
+
+    def blocks(self, tokenizer: PreTrainedTokenizerBase, options: BlockOptions, *, show_progress: bool) -> Dataset:
+        """Returns the blocks of the source, see `blocks_of`."""
+        return blocks_of(
+            self.source,
+            tokenizer,
+            options,
+            table=self._table,
+            streamed=self.streamed,
+            show_progress=show_progress,
+        )

@@ -1,0 +1,225 @@
+"""Texts that are not copied to the disk: read from any place, again after they break off, and refused if not text."""
+
+import json
+
+import aiohttp
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict, IterableDataset
+from datasets.exceptions import DatasetGenerationError
+from helpers.streams import Breaks
+from huggingface_hub.errors import HTTPError
+
+from ckd_trainer.data import documents, streamed_documents
+from ckd_trainer.data.hub import NamedDataset, Rows
+from ckd_trainer.data.streamed_documents import StreamBroken, StreamedFile, StreamedRows
+from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.utils.errors import InputError
+
+ROWS = 2500  # in each of three files
+ADVICE = "name the column"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def text_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_BYTES", 40)
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"line {number}" for number in range(100)))
+    return StreamedFile(TextSource(train_file=str(path)))
+
+
+def folder_of_files(folder, form="parquet"):
+    """Three files, whose rows come in groups of which parts end in the middle."""
+    folder.mkdir()
+    for file in range(3):
+        texts = [f"text {file * ROWS + row}" for row in range(ROWS)]
+        path = folder / f"train-0000{file}.{form}"
+        if form == "parquet":
+            pq.write_table(pa.table({"id": range(ROWS), "text": texts}), path, row_group_size=400)
+        else:
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def rows_of(folder, seed=None, split="train", text="text", **options):
+    named = NamedDataset(TextArguments(dataset_name=str(folder), **options), streaming=True)
+    return StreamedRows(named.rows(split, text=text, advice=ADVICE), text, seed=seed)
+
+
+def texts_of(parts):
+    return [text for part, _ in parts for text in part.texts]
+
+
+def check_every_place(source, number=0):
+    """A pass that goes on at a place that was written as JSON yields the rest."""
+    parts = list(source.parts(number))
+    assert len(parts) > 3
+    for index, (_, place) in enumerate(parts):
+        rest = list(source.parts(number, json.loads(json.dumps(place))))
+        assert [part for part, _ in rest if part.texts] == [part for part, _ in parts[index + 1 :] if part.texts]
+
+
+def test_a_file_from_every_place(text_file):
+    assert texts_of(text_file.parts()) == [f"line {number}" for number in range(100)]
+    assert texts_of(text_file.parts(1)) == texts_of(text_file.parts())
+    check_every_place(text_file)
+
+
+@pytest.mark.parametrize("form", ["parquet", "json", "save_to_disk"])
+def test_rows_from_every_place(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(streamed_documents, "_ROWS", 370)
+    folder = tmp_path / "data"
+    if form == "save_to_disk":
+        data = Dataset.from_dict({"text": [f"text {row}" for row in range(3 * ROWS)]})
+        DatasetDict(train=data).save_to_disk(folder)
+    else:
+        folder_of_files(folder, form)
+    source = rows_of(folder, seed=3)
+    check_every_place(source)
+    check_every_place(source, number=5)
+    first, second = (texts_of(source.parts(number)) for number in (0, 1))
+    in_order = [f"text {row}" for row in range(3 * ROWS)]
+    assert sorted(first) == sorted(second) == sorted(in_order)
+    assert any(texts_of(source.parts(number)) != first for number in range(1, 6))  # of three files, six orders
+    assert texts_of(rows_of(folder).parts(7)) == in_order
+
+
+def test_nothing_is_copied(tmp_path):
+    assert len(texts_of(rows_of(folder_of_files(tmp_path / "data")).parts())) == 3 * ROWS
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_parts_end_after_a_number_of_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed_documents, "_CHARACTERS", 1000)
+    parts = list(rows_of(folder_of_files(tmp_path / "data")).parts())
+    assert all(1000 <= sum(map(len, part.texts)) < 1010 for part, place in parts if place[1])
+
+
+def test_it_goes_on_where_it_broke_off(text_file, monkeypatch, caplog):
+    whole = list(text_file.parts())
+    breaks = Breaks(monkeypatch, at=3, times=2)
+    assert list(text_file.parts()) == whole
+    assert breaks.waits == [5, 20]
+    assert (
+        "broke off after 2 parts of about 4 MiB (ConnectionError: server disconnected); trying again in 5"
+        in caplog.text
+    )
+
+
+def test_attempts_are_counted_anew_once_it_goes_on(text_file, monkeypatch):
+    whole = list(text_file.parts())
+    earlier = Breaks(monkeypatch, at=2, times=3)
+    later = Breaks(monkeypatch, at=4, times=3)
+    assert list(text_file.parts()) == whole
+    assert earlier.left == later.left == 0 and later.waits == [5, 20, 60] * 2
+
+
+def test_it_breaks_off_for_good(text_file, monkeypatch):
+    breaks = Breaks(monkeypatch, at=3, times=99)
+    found = []
+    with pytest.raises(
+        StreamBroken,
+        match=r"text.txt: reading broke off after 2 parts .* \(ConnectionError: server disconnected\), and again in 3 "
+        "more attempts: check the network",
+    ):
+        for part in text_file.parts():
+            found.append(part)
+    assert len(found) == 2 and breaks.waits == [5, 20, 60]
+
+
+def generated(fails, count=60):
+    """A data set whose server fails at row 30 for the first times."""
+    failed = []
+
+    def rows():
+        for row in range(count):
+            if row == 30 and len(failed) < len(fails):
+                failed.append(row)
+                raise fails[len(failed) - 1]
+            yield {"text": f"text {row}"}
+
+    return StreamedRows(Rows(IterableDataset.from_generator(rows), "me/data, train", "1"), "text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        TimeoutError("slow"),
+        EOFError("the file ended before its end"),
+        aiohttp.ClientPayloadError("incomplete"),
+        HTTPError("closed"),
+        DatasetGenerationError("while generating"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_breaks_off_is_read_again(error, monkeypatch):
+    monkeypatch.setattr(streamed_documents, "_ROWS", 7)
+    monkeypatch.setattr(streamed_documents.time, "sleep", lambda seconds: None)
+    if isinstance(error, DatasetGenerationError):
+        error.__cause__ = ConnectionError("reset")
+    expected = texts_of(generated([]).parts())
+    assert len(expected) == 60 and texts_of(generated([error, error]).parts()) == expected
+
+
+def test_damaged_data_are_not_read_again(monkeypatch):
+    monkeypatch.setattr(streamed_documents.time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(InputError, match="me/data, train cannot be read on .*ArrowInvalid: bad bytes.*may be damaged"):
+        list(generated([pa.ArrowInvalid("bad bytes")]).parts())
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        list(generated([ZeroDivisionError()]).parts())
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"text": None}, "me/data, train, shard 1, row 2: there is no 'text'"),
+        ({"text": 3}, "shard 1, row 2: 'text' is 3, which is not text"),
+        ({"body": "a"}, "has no column 'text': it has 'body'; name the column of texts with text_column"),
+    ],
+)
+def test_what_is_not_text(example, message):
+    def rows():
+        yield {"text": "fine"}
+        yield example
+
+    with pytest.raises(InputError, match=message):
+        list(StreamedRows(Rows(IterableDataset.from_generator(rows), "me/data, train", "1"), "text").parts())
+
+
+def test_wrong_names(tmp_path):
+    folder = folder_of_files(tmp_path / "data")
+    with pytest.raises(InputError, match="has no split 'dev': it has 'train'. Choose another with train_split_name"):
+        rows_of(folder, train_split_name="dev")
+    with pytest.raises(InputError, match="has no column 'body': it has 'id' .int64., 'text'; name the column"):
+        rows_of(folder, text="body")
+    with pytest.raises(InputError, match="the column 'id' does not hold texts"):
+        rows_of(folder, text="id")
+    with pytest.raises(InputError, match="me/data, train has no rows"):
+        StreamedRows(Rows(Dataset.from_dict({"text": []}), "me/data, train", None), "text")
+
+
+def test_what_identifies_a_source(tmp_path, text_file):
+    before = text_file.identity
+    assert StreamedFile(text_file.source).identity == before
+    text_file.path.write_text("another")
+    assert text_file.identity != before
+    folder = folder_of_files(tmp_path / "data")
+    before = rows_of(folder).identity
+    assert rows_of(folder).identity == before and str(tmp_path) not in before
+    pq.write_table(pa.table({"id": [1], "text": ["more"]}), folder / "train-00003.parquet")
+    assert rows_of(folder).identity != before
+    for name, words in {"one": ["a", "b"], "other": ["a", "c"]}.items():
+        Dataset.from_dict({"text": words}).save_to_disk(tmp_path / name)
+    assert rows_of(tmp_path / "one").identity == rows_of(tmp_path / "one").identity
+    assert rows_of(tmp_path / "one").identity != rows_of(tmp_path / "other").identity
