@@ -1,6 +1,7 @@
 # make quickstart      a teacher and students that learn in four ways, compared in a table and a picture
 # make quickstart-qa   the same for question answering
 # make quickstart-mlm  a small language model, distilled before it is fine-tuned with few labels
+# make quickstart-dynamic  six students in one, and the fastest of them that is good enough
 # make test            the tests, but for variants of slow ones
 # make test-all        all tests
 # make test-lowest     the tests with the oldest versions that setup.cfg allows, with Python 3.10 if it is installed
@@ -22,10 +23,12 @@ LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/
 
 NO_RELATIONS := --wr_distance_weight 0 --wr_angle_weight 0 --ltr_distance_weight 0 --ltr_angle_weight 0
 
+SENTENCE := The poets opposite the boy truly and still succeed.
+
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
-.PHONY: help quickstart quickstart-qa quickstart-mlm test test-all test-lowest lint clean
+.PHONY: help quickstart quickstart-qa quickstart-mlm quickstart-dynamic test test-all test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -64,6 +67,16 @@ quickstart-mlm: $(INSTALLED)
 	    $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --output_dir runs/quickstart_mlm/logits $(NO_RELATIONS) && wait $$!
 	$(CKD) compare recipes/quickstart_mlm_task.yaml --methods recipes/quickstart_mlm_starts.yaml \
 	    --baseline from_scratch --seeds 1 2 3 --jobs 2 --output runs/quickstart_mlm/compare
+
+quickstart-dynamic: $(INSTALLED)
+	$(CKD) demo agreement runs/quickstart/data
+	$(CKD) teacher recipes/quickstart_teacher.yaml
+	$(CKD) glue recipes/quickstart_dynamic.yaml
+	rm -rf runs/quickstart_dynamic/best
+	$(CKD) search runs/quickstart_dynamic/student --metric accuracy --min_score 0.97 --threads 1 \
+	    --output runs/quickstart_dynamic/best
+	$(RUN) -c 'import transformers; model = "runs/quickstart_dynamic/best/model"; \
+	    print(transformers.pipeline("text-classification", model)("$(SENTENCE)"))'
 
 test: $(INSTALLED)
 	$(RUN) -m pytest $(ALL_CORES) --durations 20 --durations-min 5

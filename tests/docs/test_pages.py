@@ -13,6 +13,7 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
+from ckd_trainer.models.subnetworks import DynamicArguments
 
 PAGES = [
     *(PROJECT / folder / "README.md" for folder in (".", "benchmarks", "recipes")),
@@ -21,6 +22,7 @@ PAGES = [
 # of accelerate, of the tools, and of the example of a user's method
 OTHERS = {"config_file", "help", "output", "overwrite", "threads", "repeats", "metric", "terms", "patient_weight"}
 OTHERS |= {"methods", "seeds", "students", "baseline", "jobs", "search", "ranges"}
+OTHERS |= {"widths", "depths", "max_latency_ms", "max_parameters", "max_size_mb", "min_score", "batch_size"}
 
 
 def anchors(text):
@@ -54,7 +56,7 @@ def test_links(page):
 @pytest.mark.parametrize("page", PAGES[:1] + PAGES[3:], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_options_and_code(page):
     text = page.read_text()
-    groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS)
+    groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS, DynamicArguments)
     data = (GlueArguments, SquadArguments, TextArguments)
     known = set().union(*(options_of(*groups, kind) for kind in data))
     known |= options_of(AugmentArguments) | {f"--{name}" for name in OTHERS}

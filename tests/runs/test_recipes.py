@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from helpers.files import PROJECT
-from transformers import TrainingArguments
+from transformers import AutoModelForSequenceClassification, BertConfig, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, LanguageModelCKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import GLUE_TASKS
@@ -15,9 +15,11 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
-from ckd_trainer.methods import METHODS
+from ckd_trainer.heads.recognition import head_of_auto_class
+from ckd_trainer.methods import METHODS, Pair
+from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic
 from ckd_trainer.runs.recipe import parse_recipe, value_of
-from ckd_trainer.runs.stages import stages_of
+from ckd_trainer.runs.stages import stages_of, terms_of_stages
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
@@ -66,7 +68,7 @@ def parse(path):
     script, recipe = launch_command(path)[2], [str(PROJECT / path)]
     data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
     data, loss = (TextArguments, LanguageModelCKDArguments) if script == "run_mlm_ckd.py" else (data, CKDArguments)
-    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, loss, *METHODS)
+    kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, loss, *METHODS, DynamicArguments)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
     return {type(part): part for part in parse_recipe(kinds, recipe)}
 
@@ -93,6 +95,8 @@ def test_all_recipes_are_found():
     names = {path.relative_to("recipes").as_posix() for path in RECIPES}
     methods = {f"methods/{method}.yaml" for method in METHOD_TERMS}
     quickstart.add("quickstart_mlm_task.yaml")
+    quickstart.add("quickstart_dynamic.yaml")
+    methods |= {"dynamic/sst2.yaml", "dynamic/dynabert.yaml"}
     mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
     assert names == glue | squad | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
@@ -174,6 +178,28 @@ def test_tinybert_has_the_two_published_stages():
     options = ("num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "load_best_model_at_end")
     values = [tuple(getattr(stage.args, name) for name in options) for stage in (first, second)]
     assert values == [(20, 5e-5, "constant", 0, False), (3, 3e-5, "linear", 0.1, True)]
+
+
+@pytest.mark.parametrize("name", ["sst2", "dynabert"])
+def test_dynamic_recipes_have_the_published_stages(name):
+    stages = stages_of(list(parse(Path(f"recipes/dynamic/{name}.yaml")).values()))
+    widths = "1.0,0.75,0.5,0.25"
+    sizes = [(stage.dynamic_args.student_widths, stage.dynamic_args.student_depths) for stage in stages]
+    assert sizes == [(widths, "1.0"), (widths, "1.0,0.75,0.5"), (widths, "1.0,0.75,0.5")]
+    assert [stage.distills for stage in stages] == [True, True, False]
+    assert all((stage.args.learning_rate, stage.args.num_train_epochs) == (2e-5, 3) for stage in stages)
+    bert = BertConfig()
+    check_dynamic(bert, stages[-1].dynamic_args.subnetworks)
+    terms_of_stages(stages, Pair(bert, bert, head_of_auto_class(AutoModelForSequenceClassification, bert)))
+    if name == "dynabert":
+        weights = [stage.methods[2].weights for stage in stages]
+        assert weights == [
+            {"tinybert_embedding": 0.1, "tinybert_hidden": 0.1},
+            {"tinybert_embedding": 1.0, "tinybert_hidden": 1.0},
+            {},
+        ]
+    else:
+        assert stages[0].ckd_args.weights == CKDArguments().weights | {"logits": 1.0}
 
 
 @pytest.mark.parametrize("task", sorted(GLUE_TASKS))
