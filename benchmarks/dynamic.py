@@ -56,7 +56,9 @@ def main():
             row["repeats"] = options.repeats
             print("{student}, {side}: {median_s} s, {to_bare} of bare models".format(**row))
             found.append(row)
-    sizes = {"length": options.length, "batch_size": options.batch_size, "model": Path(options.model).name}
+    config = AutoConfig.from_pretrained(options.model)
+    sizes = {"length": options.length, "batch_size": options.batch_size}
+    sizes |= {"width": config.hidden_size, "layers": config.num_hidden_layers}
     measure.append_rows(options.output, [row | sizes | measure.conditions() for row in found])
 
 

@@ -83,8 +83,8 @@ class TinyBERTArguments(MethodArguments):
 class StateTerm(Term):
     """(h_S W + b - h_T)^2, mean over tokens and elements, sum over matched states (`state_loss`).
 
-    W and b are learned, even if the widths are equal, as in the authors' code. Works for any widths, and for equal ones
-    without W and b. Not cached: a state per token is too large to store.
+    W and b are learned, even if the widths are equal, as in the authors' code. Works for any widths, and for equal
+    ones without W and b. Not cached: a state per token is too large to store.
 
     Args:
         name, weight: of the term.
