@@ -1,5 +1,6 @@
 """Data sets by name: on the Hub, in a folder made by `save_to_disk`, or in a folder of csv, JSON or parquet files."""
 
+import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -250,11 +251,20 @@ def _read(
         builder = datasets.load_dataset_builder(place, config, revision=revision)
         files = builder.config.data_files or {}
         origins = {
-            str(split): f"{[Path(file).name for file in part]} {part.origin_metadata}" for split, part in files.items()
+            str(split): f"{[_within(str(file), place) for file in part]} {part.origin_metadata}"
+            for split, part in files.items()
         }
         return builder.as_streaming_dataset(), origins
 
     return loaded(load, name=name, advice=advice)
+
+
+def _within(file: str, place: str) -> str:
+    """Returns the path of a file within its data set: below the folder `place`, or after a revision on the Hub."""
+    _, revision, path = file.partition("@")
+    if file.startswith("hf://") and revision:
+        return path.partition("/")[2]
+    return os.path.relpath(file, os.path.abspath(place)) if os.path.isdir(place) else file
 
 
 def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Data:

@@ -2,19 +2,24 @@
 
 import abc
 import asyncio
+import gzip
 import http.client
 import itertools
+import json
 import logging
-import time
+import lzma
+import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ckd_trainer.data.documents import Part, read_documents
-from ckd_trainer.data.hub import ABOUT_DATA, Rows
+from ckd_trainer.data.hub import Rows
 from ckd_trainer.data.tables import state_of
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError, first_of, short
@@ -26,13 +31,24 @@ _CHARACTERS, _ROWS = 2**20, 10_000  # a part of a data set ends once it has one 
 _SHARDS = 64  # of a data set on this disk
 
 _BREAKS = (OSError, EOFError, asyncio.TimeoutError, http.client.HTTPException)
-# The libraries with which `datasets` reads from the network. Some of their errors are none of the above.
+# Errors about the data itself, some of which are OSErrors.
+_DAMAGE = (
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    UnicodeDecodeError,
+    json.JSONDecodeError,
+    pa.ArrowException,
+    DatasetsError,
+)
+_PASSING = (408, 425, 429)  # answers of a server to a request that may be repeated, beside those from 500 on
+# The libraries with which `datasets` reads from the network. Some of their errors are not in `_BREAKS`.
 _NETWORK = {"aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub"}
 _NETWORK |= {"requests", "s3fs", "urllib3"}
 
 
 class StreamBroken(InputError):
-    """A text cannot be read on, for a reason that may pass: the network or a disk failed, also in later attempts."""
+    """A text cannot be read any further, for a reason that may pass: the network or a disk failed repeatedly."""
 
 
 class StreamedDocuments(abc.ABC):
@@ -40,9 +56,13 @@ class StreamedDocuments(abc.ABC):
 
     Attributes:
         name: that of the source, for messages.
+        closed: once it is set, reading does not wait any more where it breaks off.
     """
 
     name: str
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
 
     @property
     @abc.abstractmethod
@@ -86,27 +106,41 @@ class StreamedDocuments(abc.ABC):
                         "more attempts: check the network, or the disk that holds the text."
                     ) from error
                 wait = _WAITS[attempts]
+                if self.closed.is_set():
+                    raise
                 logger.warning(
                     "%s: reading broke off %s (%s); trying again in %d seconds.",
                     *(self.name, self._described(place), reason, wait),
                 )
-                time.sleep(wait)
+                self.pause(wait)
                 parts, attempts = self._read(number, place), attempts + 1
                 continue
             attempts = 0
             yield part, place
 
+    def pause(self, seconds: float) -> None:
+        """Waits before another attempt, but not longer than until `closed` is set."""
+        self.closed.wait(seconds)
+
     def _reason(self, error: Exception, place: Any) -> str:
         """Returns why reading broke off; raises other errors than that."""
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         words = " ".join(f"{type(cause).__name__}: {cause}".split())[:300]
+        if isinstance(cause, _DAMAGE) or (isinstance(cause, OSError) and "Corrupt" in words):
+            raise InputError(
+                f"{self.name} cannot be read {self._described(place)} ({words}): the data may be damaged; leave this "
+                "source out, or give another."
+            ) from error
+        status = getattr(getattr(cause, "response", None), "status_code", getattr(cause, "status", None))
+        if isinstance(cause, FileNotFoundError) or (
+            isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
+        ):
+            raise StreamBroken(
+                f"{self.name} cannot be read {self._described(place)} ({words}): the text is not there any more, or "
+                "you may not read it; restore it."
+            ) from error
         if isinstance(cause, _BREAKS) or type(cause).__module__.partition(".")[0] in _NETWORK:
             return words
-        if isinstance(cause, ABOUT_DATA):
-            raise InputError(
-                f"{self.name} cannot be read on {self._described(place)} ({words}): the data may be damaged; leave "
-                "this source out, or give another."
-            ) from error
         raise error
 
 
@@ -114,6 +148,7 @@ class StreamedFile(StreamedDocuments):
     """The documents of a file, always in their order. A place is the number of parts before it."""
 
     def __init__(self, source: TextSource, *, quoting: str = "auto") -> None:
+        super().__init__()
         assert source.path is not None
         self.source, self.path, self.name, self.quoting = source, source.path, str(source), quoting
 
@@ -127,7 +162,7 @@ class StreamedFile(StreamedDocuments):
             yield part, count
 
     def _described(self, place: int | None) -> str:
-        return f"after {place} parts of about 4 MiB" if place else "at its beginning"
+        return f"after part {place} (of 4 MiB each)" if place else "at its beginning"
 
 
 class StreamedRows(StreamedDocuments):
@@ -140,6 +175,7 @@ class StreamedRows(StreamedDocuments):
     """
 
     def __init__(self, rows: Rows, text_column: str, *, seed: int | None = None) -> None:
+        super().__init__()
         self.rows, self.name, self.text_column, self.seed = rows, rows.source, text_column, seed
         data = rows.data
         if isinstance(data, Dataset):
@@ -189,4 +225,4 @@ class StreamedRows(StreamedDocuments):
     def _described(self, place: list[int] | None) -> str:
         if not place or place == [0, 0]:
             return "at its beginning"
-        return f"after {place[0]} shards and {place[1]} rows" if place[0] else f"after {place[1]} rows"
+        return f"in shard {place[0] + 1}, after {place[1]} rows"

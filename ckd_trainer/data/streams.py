@@ -1,4 +1,4 @@
-"""Blocks of tokens without end, packed while they are needed: nothing is kept on disk, and each block has a number."""
+"""An endless stream of token blocks, packed as needed: nothing is kept on disk, and each block has a number."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +12,8 @@ from ckd_trainer.data.documents import Part
 from ckd_trainer.data.masking import NUMBER
 from ckd_trainer.data.streamed_documents import StreamedDocuments
 from ckd_trainer.utils.errors import InputError
+
+FORMAT = 1  # of states: bump when the same seed gives other blocks, or a place in a text means another one
 
 # Blocks that are shuffled together: at 128 tokens a block, 10,000 x 128 x 4 bytes = 5 MB, which take seconds to read.
 # Long blocks are fewer, as the training waits for the first pool.
@@ -90,8 +92,8 @@ class BlockStream(torch.utils.data.Dataset):
     Each block is drawn from one of the sources, by their weights. 10,000 blocks that follow one another are a pool (or
     8 million tokens, if blocks are longer than 800 tokens): they are shuffled, and read in a thread while the blocks
     of the pool before are used. Block `number` is the same whatever was read before. So batches do not depend on the
-    number of processes or on a resume. To read forwards is cheap. To jump is to read from the last known state on,
-    which is at the beginning of a pool.
+    number of processes or on a resume. Reading forward is cheap; a jump reads from the last known state, which is at
+    the beginning of a pool.
 
     Args:
         streams: the sources. Nothing else may use them, nor their tokenizer.
@@ -141,16 +143,29 @@ class BlockStream(torch.utils.data.Dataset):
         """Returns a state, as JSON, from which a block can be read; earlier states are forgotten."""
         pool = max(known for known in self._states if known <= number // self._size)
         self._states = {known: state for known, state in self._states.items() if known in (0, pool) or known > pool}
-        return {"pool": pool, "sources": self._states[pool]}
+        return {"format": FORMAT, "pool": pool, "sources": self._states[pool]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes known a state that `state_before` returned in another process."""
-        self._states[state["pool"]] = state["sources"]
+        """Makes known a state that `state_before` returned in another process; one of another format is ignored."""
+        if state.get("format") == FORMAT:
+            self._states[state["pool"]] = state["sources"]
+
+    def open(self) -> None:
+        """Lets reading wait where it breaks off, after `close`."""
+        for stream in self.streams:
+            stream.documents.closed.clear()
+
+    def close(self) -> None:
+        """Ends the waits of the thread, so that the process can end."""
+        for stream in self.streams:
+            stream.documents.closed.set()
 
     def _open(self, pool: int) -> None:
         """Reads up to this pool, and begins to read the one after it."""
         known = max(known for known in self._states if known <= pool)
         reading, states = self._ahead, None
+        if reading is not None and reading.done() and reading.exception() is not None:
+            reading = None  # it failed a while ago: try again
         if reading is None or not known <= self._next <= pool:
             reading, self._next, states = None, known, self._states[known]
         self._pool, self._blocks, self._ahead = -1, [], None  # if it raises, the next attempt begins at a known state
@@ -159,7 +174,8 @@ class BlockStream(torch.utils.data.Dataset):
             self._blocks, self._states[self._next + 1] = reading.result()
             self._pool, self._next = self._next, self._next + 1
             reading = states = None
-        self._ahead = self._thread.submit(self._read, self._next, None)
+        if not self.length or self._next * self._size < self.length:
+            self._ahead = self._thread.submit(self._read, self._next, None)
 
     def _read(self, pool: int, states: list[dict[str, Any]] | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
         """Returns the blocks of a pool, and the state after them; goes to `states` first, if they are given."""

@@ -45,8 +45,8 @@ class _SaveStream(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved = state.global_step
+        place = self.trainer.train_dataset.state_before(state.global_step * step_size(args))
         if args.should_save:
-            place = self.trainer.train_dataset.state_before(state.global_step * step_size(args))
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _STATE
             write_atomically(path, json.dumps(place))
         if self.trainer.broken is not None:
@@ -69,7 +69,7 @@ class StreamTrainer(LanguageModelTrainer):
         broken: the error that ended the training, once the steps before it are in a checkpoint.
 
     Raises:
-        InputError: by `train`, if the stream cannot be read on.
+        InputError: by `train`, if the stream cannot be read any further.
     """
 
     train_dataset: BlockStream
@@ -87,14 +87,18 @@ class StreamTrainer(LanguageModelTrainer):
             path = Path(str(resume_from_checkpoint)) / _STATE
             if path.is_file():
                 self.train_dataset.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
-        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.train_dataset.open()
+        try:
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.train_dataset.close()
         if self.broken is None:
             return output
         raise type(self.broken)(f"{self.broken} {self._way_on()}") from self.broken
 
     def _way_on(self) -> str:
         if self.state.global_step == 0:
-            return "No step was trained."
+            return "No step was completed."
         if self.args.save_only_model or not isinstance(self.broken, StreamBroken | InputErrorOnAnotherRank):
             return f"The model of step {self.state.global_step} is in a checkpoint."
         return f"All {self.state.global_step} steps are in a checkpoint: the same command resumes from there."

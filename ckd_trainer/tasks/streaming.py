@@ -1,4 +1,4 @@
-"""What a training on streamed text needs and refuses, and how its stream is opened."""
+"""Checks the options of a run on streamed text, and opens its stream."""
 
 import copy
 from collections.abc import Sequence
@@ -35,6 +35,13 @@ def check_streamed_stage(stage: Stage) -> None:
                 f"{event}_strategy is epoch, but with streaming the training is one pass without epochs: set it to "
                 f"steps, and {event}_steps."
             )
+    if args.dataloader_drop_last:
+        raise InputError("dataloader_drop_last is set, but with streaming every batch is full: leave it out.")
+    if args.accelerator_config.dispatch_batches:
+        raise InputError(
+            "accelerator_config sets dispatch_batches, but with streaming each process reads its own batches: leave "
+            "it out."
+        )
     if stage.ckd_args.teacher_cache_dir:
         raise InputError(
             "teacher_cache_dir is set, but streamed blocks are not read twice, so a cache would save nothing: leave "

@@ -1,6 +1,11 @@
 """Texts that are not copied to the disk: read from any place, again after they break off, and refused if not text."""
 
+import gzip
 import json
+import os
+import time
+import zlib
+from types import SimpleNamespace
 
 import aiohttp
 import datasets
@@ -14,7 +19,7 @@ from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data import documents, streamed_documents
 from ckd_trainer.data.hub import NamedDataset, Rows
-from ckd_trainer.data.streamed_documents import StreamBroken, StreamedFile, StreamedRows
+from ckd_trainer.data.streamed_documents import StreamBroken, StreamedDocuments, StreamedFile, StreamedRows
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.utils.errors import InputError
 
@@ -108,7 +113,7 @@ def test_it_goes_on_where_it_broke_off(text_file, monkeypatch, caplog):
     assert list(text_file.parts()) == whole
     assert breaks.waits == [5, 20]
     assert (
-        "broke off after 2 parts of about 4 MiB (ConnectionError: server disconnected); trying again in 5"
+        "broke off after part 2 (of 4 MiB each) (ConnectionError: server disconnected); trying again in 5"
         in caplog.text
     )
 
@@ -126,7 +131,7 @@ def test_it_breaks_off_for_good(text_file, monkeypatch):
     found = []
     with pytest.raises(
         StreamBroken,
-        match=r"text.txt: reading broke off after 2 parts .* \(ConnectionError: server disconnected\), and again in 3 "
+        match=r"text.txt: reading broke off after part 2 .* \(ConnectionError: server disconnected\), and again in 3 "
         "more attempts: check the network",
     ):
         for part in text_file.parts():
@@ -162,22 +167,61 @@ def generated(fails, count=60):
 )
 def test_what_breaks_off_is_read_again(error, monkeypatch):
     monkeypatch.setattr(streamed_documents, "_ROWS", 7)
-    monkeypatch.setattr(streamed_documents.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(StreamedDocuments, "pause", lambda documents, seconds: None)
     if isinstance(error, DatasetGenerationError):
         error.__cause__ = ConnectionError("reset")
     expected = texts_of(generated([]).parts())
     assert len(expected) == 60 and texts_of(generated([error, error]).parts()) == expected
 
 
-def test_damaged_data_are_not_read_again(monkeypatch):
-    monkeypatch.setattr(streamed_documents.time, "sleep", lambda seconds: pytest.fail("waited"))
-    with pytest.raises(InputError, match="me/data, train cannot be read on .*ArrowInvalid: bad bytes.*may be damaged"):
-        list(generated([pa.ArrowInvalid("bad bytes")]).parts())
+class Answer(OSError):
+    """The answer of a server, as the errors of HTTP libraries hold it."""
+
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.response = SimpleNamespace(status_code=status)
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        list(generated([ZeroDivisionError()]).parts())
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (pa.ArrowInvalid("bad bytes"), "ArrowInvalid: bad bytes.*may be damaged"),
+        (gzip.BadGzipFile("CRC check failed"), "BadGzipFile.*may be damaged"),
+        (zlib.error("invalid stored block lengths"), "may be damaged"),
+        (OSError("Corrupt snappy compressed data."), "may be damaged"),
+        (FileNotFoundError(2, "No such file or directory"), "is not there any more, or you may not read it"),
+        (Answer(403), "status 403.*you may not read it"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_will_not_pass_is_not_read_again(error, message, monkeypatch):
+    monkeypatch.setattr(StreamedDocuments, "pause", lambda documents, seconds: pytest.fail("waited"))
+    with pytest.raises(InputError, match=f"me/data, train cannot be read .*{message}"):
+        list(generated([error]).parts())
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_answers_that_may_be_others_later(status, monkeypatch):
+    monkeypatch.setattr(StreamedDocuments, "pause", lambda documents, seconds: None)
+    assert texts_of(generated([Answer(status)]).parts()) == texts_of(generated([]).parts())
+
+
+def test_nothing_waits_once_it_is_closed(text_file, monkeypatch):
+    Breaks(monkeypatch, at=3, times=99)
+    monkeypatch.setattr(StreamedDocuments, "pause", lambda documents, seconds: documents.closed.set())
+    with pytest.raises(ConnectionError):
+        list(text_file.parts())
+    monkeypatch.undo()
+    text_file.closed.set()
+    started = time.monotonic()
+    text_file.pause(60)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, ValueError, ImportError])
+def test_a_bug_keeps_its_traceback(kind):
+    with pytest.raises(kind):
+        list(generated([kind()]).parts())
 
 
 @pytest.mark.parametrize(
@@ -207,6 +251,20 @@ def test_wrong_names(tmp_path):
         rows_of(folder, text="id")
     with pytest.raises(InputError, match="me/data, train has no rows"):
         StreamedRows(Rows(Dataset.from_dict({"text": []}), "me/data, train", None), "text")
+
+
+def test_files_of_the_same_name_in_two_folders_are_two_sources(tmp_path):
+    """As those of two configurations of a data set on the Hub."""
+    folder = tmp_path / "data"
+    configs = [{"config_name": name, "data_files": f"{name}/train.parquet"} for name in ("en", "de")]
+    for config in configs:
+        path = folder / config["data_files"]
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"text": [config["config_name"]]}), path)
+        os.utime(path, (1e9, 1e9))
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    identities = [rows_of(folder, dataset_config_name=name).identity for name in ("en", "de", "en")]
+    assert identities[0] == identities[2] != identities[1]
 
 
 def test_what_identifies_a_source(tmp_path, text_file):

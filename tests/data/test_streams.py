@@ -151,13 +151,41 @@ def test_it_breaks_off_and_goes_on(path, tokenizer, monkeypatch):
     breaks = Breaks(monkeypatch, at=8, times=2)
     assert [stream_of([path], tokenizer)[number] for number in range(5 * POOL)] == expected
     assert breaks.left == 0
-    breaks.left = 4  # more than there are attempts
+    breaks.left = 99
     stream, found = stream_of([path], tokenizer), []
-    with pytest.raises(StreamBroken, match="broke off after 7 parts"):
+    with pytest.raises(StreamBroken, match="broke off after part 7"):
         for number in range(5 * POOL):
             found.append(stream[number])
     assert found == expected[: len(found)] and len(found) >= POOL
+    breaks.left = 0
     assert [stream[number] for number in range(len(found), 5 * POOL)] == expected[len(found) :]
+
+
+def test_a_break_that_has_passed_while_reading_ahead_is_none(path, tokenizer, monkeypatch):
+    expected = [stream_of([path], tokenizer)[number] for number in range(5 * POOL)]
+    breaks, stream = Breaks(monkeypatch, at=8, times=4), stream_of([path], tokenizer)  # one more than attempts
+    found = []
+    for number in range(5 * POOL):
+        if number % POOL == 0 and stream._ahead is not None:
+            stream._ahead.exception(timeout=60)  # until it is read, or has failed
+        found.append(stream[number])
+    assert found == expected and breaks.left == 0 and breaks.waits == [5, 20, 60]
+
+
+def test_nothing_is_read_after_the_last_pool(path, tokenizer):
+    stream = stream_of([path], tokenizer)
+    stream.length = 2 * POOL - 1
+    stream[0]
+    assert stream._ahead is not None
+    stream[POOL]
+    assert stream._ahead is None
+
+
+def test_a_state_of_another_format_is_ignored(path, tokenizer):
+    stream, other = stream_of([path], tokenizer), stream_of([path], tokenizer)
+    state = {**stream.state_before(0), "format": 0, "pool": 3}
+    other.load_state_dict(state)
+    assert other[3 * POOL] == stream[3 * POOL]
 
 
 def test_long_blocks_are_fewer_in_a_pool(path, tokenizer, monkeypatch):

@@ -1,8 +1,7 @@
 """Texts that break off while they are read, and small streams."""
 
-from ckd_trainer.data import streamed_documents
 from ckd_trainer.data.blocks import BlockOptions, Packer
-from ckd_trainer.data.streamed_documents import StreamedFile
+from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile
 from ckd_trainer.data.streams import BlockStream, PackedStream
 from ckd_trainer.data.text_arguments import TextSource
 
@@ -18,7 +17,7 @@ class Breaks:
         self.at, self.left, self.spared, self.waits = at, times, spared, []
         self.original = StreamedFile._read
         monkeypatch.setattr(StreamedFile, "_read", lambda *args: self._read(*args))
-        monkeypatch.setattr(streamed_documents.time, "sleep", self.waits.append)
+        monkeypatch.setattr(StreamedDocuments, "pause", lambda documents, seconds: self.waits.append(seconds))
 
     def _read(self, documents, number, place):
         for part, after in self.original(documents, number, place):

@@ -168,7 +168,7 @@ def test_it_breaks_off_for_good(command, long_text, tmp_path, monkeypatch):
     breaks = Breaks(monkeypatch, at=23, times=10**9)
     with pytest.raises(
         InputError,
-        match=r"text.txt: reading broke off after 22 parts .*\(ConnectionError: server disconnected\), and again in 3 "
+        match=r"text.txt: reading broke off after part 22 .*\(ConnectionError: server disconnected\), and again in 3 "
         r"more attempts: check the network, .*\. All (\d+) steps are in a checkpoint: the same command resumes",
     ) as error:
         run(command, tmp_path / "broken", *options)
@@ -240,7 +240,7 @@ def test_it_breaks_off_in_one_of_two_processes(command, long_text, tmp_path):
 
 def test_it_breaks_off_in_the_first_step(command, tmp_path, monkeypatch):
     Breaks(monkeypatch, at=2, times=10**9, spared=1)  # when the beginning is read
-    with pytest.raises(InputError, match=r"broke off after 1 parts .* No step was trained\."):
+    with pytest.raises(InputError, match=r"broke off after part 1 .* No step was completed\."):
         run(command, tmp_path / "out")
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
@@ -303,6 +303,9 @@ BAD = [
     (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2, but with streaming a thread reads ahead"),
     (["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy is group_by_length, but streamed"),
     (["--save_strategy", "epoch"], "save_strategy is epoch, but with streaming"),
+    (["--logging_strategy", "epoch"], "logging_strategy is epoch, but with streaming"),
+    (["--dataloader_drop_last", "true"], "dataloader_drop_last is set, but with streaming every batch is full"),
+    (["--accelerator_config", '{"dispatch_batches": true}'], "sets dispatch_batches, but with streaming"),
     (["--teacher_cache_dir", "unused"], "teacher_cache_dir is set, but streamed blocks are not read twice"),
 ]
 
