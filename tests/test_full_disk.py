@@ -73,9 +73,14 @@ class Limit:
 
 
 @pytest.fixture(scope="module")
-def mounted():
-    """A disk of 4 MB, mounted in a namespace of its own: that takes no rights where the system allows it at all."""
-    script = "mount -t tmpfs -o size=4m none /mnt && echo mounted && exec cat"
+def mounted(tmp_path_factory):
+    """A disk of 4 MB, mounted in a namespace of its own: that takes no rights where the system allows it at all.
+
+    filelock resolves /proc/PID/root, and so locks a folder of the same name outside of the namespace: one that other
+    workers do not use.
+    """
+    place = tmp_path_factory.mktemp("mounted")
+    script = f"mount -t tmpfs -o size=4m none {place} && echo mounted && exec cat"
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     try:
@@ -85,7 +90,7 @@ def mounted():
     with holder:
         if holder.stdout.readline() != "mounted\n":
             pytest.skip(f"a small disk cannot be mounted here: {holder.communicate()[1].strip()}")
-        yield Path(f"/proc/{holder.pid}/root/mnt")
+        yield Path(f"/proc/{holder.pid}/root{place}")
         holder.stdin.close()
 
 
