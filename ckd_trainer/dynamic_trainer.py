@@ -103,11 +103,11 @@ class DynamicTrainer(DistillationTrainer):
         check_dynamic(model.config, self.subnetworks)
         if not hasattr(self, "_is_ordered"):  # a model that has been dynamic before
             self._is_ordered = hasattr(model.config, SUBNETWORKS)
-        setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
         self._dynamic = DynamicModel(model)
         for listener, _ in getattr(self, "_reading", {}).values():
             listener.close()
         super()._fit_to(student)
+        setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
         self._reading = {1.0: (self._listener, self._student_options)}
         for part in self.subnetworks:
             if part.depth not in self._reading:

@@ -38,6 +38,7 @@ from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
 from ckd_trainer.models.stored_teacher import StoredTeacher
+from ckd_trainer.models.subnetworks import SUBNETWORKS
 from ckd_trainer.models.tokenizers import local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
@@ -205,6 +206,7 @@ class DistillationTrainer(Trainer):
         """Sets everything that depends on the models: head, terms, matched layers, label order and columns."""
         use_inner_weight_names(student)
         config = config_of(student)
+        vars(config).pop(SUBNETWORKS, None)  # this training fits the whole student alone
         self.head = self._given_head or head_of(student)
         if isinstance(self._given_teacher, (str, os.PathLike)):
             self._given_teacher = StoredTeacher.with_head(self.head, self._given_teacher)

@@ -310,3 +310,11 @@ def test_labels_are_needed_to_order_heads(tmp_path):
     run = dynamic(tmp_path, student_of(ordered=False), train=data, ckd_args=CKDArguments(**LOSS | {"alpha": 1.0}))
     with pytest.raises(InputError, match="the training examples have no labels"):
         run.train()
+
+
+def test_a_plain_training_of_a_dynamic_student_removes_its_sub_networks(tmp_path):
+    student = student_of(ordered=False)
+    dynamic(tmp_path / "dynamic", student).train()
+    assert len(student.config.subnetworks) == 4
+    trainer(DistillationTrainer, tmp_path / "plain", student, teacher_model=tiny_model(layers=4, seed=1))
+    assert not hasattr(student.config, "subnetworks")

@@ -47,6 +47,8 @@ def main(argv: list[str]) -> None:
     output = Path(options.output)
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise InputError(f"output {output} is there already, and not empty: give a new folder.")
+    if options.metric.removeprefix("eval_") in ("loss", "rmse"):
+        raise InputError(f"metric is {options.metric}, of which less is better: give a score of which more is better.")
     candidates = read_candidates(options.runs, options.metric)
     batches = _batches(Path(options.runs[0]), options.batch_size)
     if options.threads is not None:
