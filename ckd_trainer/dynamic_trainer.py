@@ -32,7 +32,7 @@ from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import asked_for, config_of, inner_model
 
-# Importance is measured on this many examples in batches of this size, which is DynaBERT's. It depends on the size.
+# Importance is measured on this many examples, in batches of DynaBERT's size: a sum of absolute values depends on it.
 _EXAMPLES, _BATCH = 1024, 8
 
 
@@ -109,12 +109,11 @@ class DynamicTrainer(DistillationTrainer):
         super()._fit_to(student)
         setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
         self._reading = {1.0: (self._listener, self._student_options)}
-        for part in self.subnetworks:
-            if part.depth not in self._reading:
-                signals = self._objectives[part.depth].student_signals
-                with self._dynamic.running(part):
-                    listener = Listener(student, signals)
-                self._reading[part.depth] = (listener, asked_for(student, signals) if signals else {})
+        for part in self.dynamic_args.at_full_width[1:]:
+            signals = self._objectives[part.depth].student_signals
+            with self._dynamic.running(part):
+                listener = Listener(student, signals)
+            self._reading[part.depth] = (listener, asked_for(student, signals) if signals else {})
         self._means = {part: RunningMeans(list(self.distillation_objective.weights)) for part in self.subnetworks}
 
     def _check_launcher(self) -> None:
@@ -125,7 +124,7 @@ class DynamicTrainer(DistillationTrainer):
             )
         if self.args.torch_compile:
             raise InputError(
-                "torch_compile would compile each sub-network anew in each step: leave it out, or student_widths and "
+                "torch_compile would recompile the model for every sub-network: leave it out, or student_widths and "
                 "student_depths."
             )
 
@@ -135,11 +134,10 @@ class DynamicTrainer(DistillationTrainer):
         for name, term in objective.terms.items():
             self._check_term(name, term.student_signal)
         self._objectives = {1.0: objective}
-        for part in self.subnetworks:
-            if part.depth not in self._objectives:
-                shallow = config_at_depth(config, part)
-                terms = self._terms_between(shallow, config_of(teacher)) if objective.terms else []
-                self._objectives[part.depth] = objective.with_terms(terms)
+        for part in self.dynamic_args.at_full_width[1:]:
+            shallow = config_at_depth(config, part)
+            terms = self._terms_between(shallow, config_of(teacher)) if objective.terms else []
+            self._objectives[part.depth] = objective.with_terms(terms)
         return objective
 
     def _check_term(self, name: str, signal: Signal) -> None:
@@ -205,25 +203,15 @@ class DynamicTrainer(DistillationTrainer):
     @contextlib.contextmanager
     def _teacher_runs_once(self, inputs: dict[str, Any]) -> Iterator[None]:
         """Within the context, all sub-networks read the same signals of the teacher for a batch."""
-        if self.teacher is not None:
-            with self.compute_loss_context_manager():
-                self._signals_of_batch = self.teacher(inputs)
+        with self.compute_loss_context_manager():
+            self._signals_of_batch = self._read_teacher(inputs)
         try:
             yield
         finally:
             self._signals_of_batch = None
 
-    def _terms(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        step: StepItems | None,
-        teacher: Callable[[dict[str, Any]], dict[Signal, Any]] | None = None,
-    ) -> tuple[dict[str, Tensor], Any]:
-        signals = self._signals_of_batch
-        if teacher is None and signals is not None:
-            return super()._terms(model, inputs, step, lambda _: signals)
-        return super()._terms(model, inputs, step, teacher)
+    def _read_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
+        return super()._read_teacher(inputs) if self._signals_of_batch is None else self._signals_of_batch
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Reorders heads and neurons before the first step, unless the student has been dynamic before."""

@@ -675,8 +675,7 @@ class DistillationTrainer(Trainer):
             step: the items of the step; None for the terms themselves.
             teacher: returns the teacher's signals; by default those of a training batch.
         """
-        teacher = teacher or self.teacher
-        signals = None if teacher is None else teacher(inputs)
+        signals = self._read_teacher(inputs) if teacher is None else teacher(inputs)
         options = {} if signals is None else self._student_options
         labels = step.labels if step else None
         with self._listener.capturing() as captured:
@@ -699,6 +698,10 @@ class DistillationTrainer(Trainer):
             # The mean over zero items is NaN: leave it out.
             terms = {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}
         return terms, outputs
+
+    def _read_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
+        """Returns the teacher's signals of a training batch; None in the control run."""
+        return None if self.teacher is None else self.teacher(inputs)
 
     def _measure(self, step: StepItems) -> None:
         """Measures the norms of a step's gradients and updates the balance."""

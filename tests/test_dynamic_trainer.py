@@ -201,9 +201,8 @@ def test_heads_and_neurons_are_ordered_once_before_training(tmp_path):
     for (name, ours), theirs in zip(student.named_parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
     assert student.config.subnetworks == [[1.0, 1.0], [1.0, 0.5], [0.5, 1.0], [0.5, 0.5]]
-    weights = copy.deepcopy(student.state_dict())
     with torch.no_grad():
-        student.bert.encoder.layer[0].output.dense.weight[:, 0] = 0  # now the least important
+        student.bert.encoder.layer[0].output.dense.weight[:, 0] = 0  # less important than before
     weights = copy.deepcopy(student.state_dict())
     dynamic(tmp_path / "again", student, options=options).train()
     assert all(torch.equal(value, weights[name]) for name, value in student.state_dict().items())

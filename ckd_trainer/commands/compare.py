@@ -59,7 +59,6 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
-from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
@@ -92,7 +91,7 @@ def main(argv: list[str]) -> None:
             "for a task, as recipes/quickstart_mlm_task.yaml does."
         )
     command, data_arguments, task = kind_of(recipe)
-    kinds = option_types(data_arguments, [options.recipe, *words], CKDArguments, DynamicArguments)
+    kinds = option_types(data_arguments, [options.recipe, *words])
     groups = parse_mapping(kinds, recipe, [], source=options.recipe)
     output, metric = Path(options.output), metric_of(options.metric, groups)
     recipe = shared_options(recipe, groups, output)

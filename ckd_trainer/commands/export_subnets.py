@@ -10,8 +10,8 @@ transformers alone.
 from pathlib import Path
 
 from ckd_trainer.export.subnetworks import chosen, export, largest_difference, load_dynamic
-from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.errors import ArgumentParser, command_line
+from ckd_trainer.utils.files import check_new, expanded
 
 
 @command_line
@@ -25,8 +25,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, type=expanded, help="a new folder for the models")
     options = parser.parse_args(argv)
     output = Path(options.output)
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise InputError(f"output {output} is there already, and not empty: give a new folder.")
+    check_new(output)
     dynamic = load_dynamic(Path(options.run))
     parts = chosen(dynamic, options.widths, options.depths)
     for part in parts:

@@ -1,9 +1,7 @@
 """Distills a classifier of texts: `ckd-trainer glue` and run_glue_ckd.py, which shows examples."""
 
-from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.tasks.text_classification import run_text_classification
 from ckd_trainer.utils.errors import command_line
@@ -11,5 +9,5 @@ from ckd_trainer.utils.errors import command_line
 
 @command_line
 def main(argv: list[str]) -> dict[str, float]:
-    kinds = option_types(GlueArguments, argv, CKDArguments, DynamicArguments)
+    kinds = option_types(GlueArguments, argv)
     return run_text_classification(*parse_recipe(kinds, argv, prog="ckd-trainer glue"))

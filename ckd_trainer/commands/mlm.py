@@ -10,5 +10,5 @@ from ckd_trainer.utils.errors import command_line
 
 @command_line
 def main(argv: list[str]) -> dict[str, float]:
-    kinds = option_types(TextArguments, argv, LanguageModelCKDArguments)
+    kinds = option_types(TextArguments, argv, (LanguageModelCKDArguments,))
     return run_masked_lm(*parse_recipe(kinds, argv, prog="ckd-trainer mlm"))

@@ -1,7 +1,7 @@
 """What a recipe is for, and the dataclasses whose fields are the options of a command that distills."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainingArguments
@@ -13,6 +13,7 @@ from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.methods import METHODS
 from ckd_trainer.methods.own_file import methods_of_file
+from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.recipe import value_of
 from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.tasks.text_classification import TextClassification
@@ -32,15 +33,14 @@ def kind_of(recipe: Mapping[str, Any]) -> tuple[str, type[DataArguments], type[A
 def option_types(
     data_arguments: type[DataArguments],
     argv: list[str],
-    ckd_arguments: type[CKDArguments] = CKDArguments,
-    *more: type,
+    loss: Sequence[type] = (CKDArguments, DynamicArguments),
 ) -> tuple[type, ...]:
     """Returns the dataclasses for `parse_recipe`: ours, and those of the method_file that the words name.
 
     Args:
-        more: further dataclasses of the command.
+        loss: those of the loss and of the student that it trains, beside the methods.
     """
-    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, ckd_arguments, *METHODS, *more)
+    kinds = (ModelArguments, data_arguments, RunArguments, TrainingArguments, *loss, *METHODS)
     path = value_of("method_file", argv)
     if path is None:
         return kinds

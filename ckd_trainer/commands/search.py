@@ -23,19 +23,18 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.commands.options import kind_of, option_types
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
-from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
-from ckd_trainer.models.subnetworks import DynamicArguments
+from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain
+from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.reports.frontier import Point, draw_frontier
 from ckd_trainer.reports.table import markdown_table
 from ckd_trainer.runs.recipe import one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import RECIPE, expanded, write_atomically
+from ckd_trainer.utils.files import RECIPE, check_new, expanded, write_atomically
 
 _BATCHES = 10  # of different texts, on which latency is measured
 
@@ -45,8 +44,7 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     budget = Budget(options.max_latency_ms, options.max_parameters, options.max_size_mb, options.min_score)
     output = Path(options.output)
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise InputError(f"output {output} is there already, and not empty: give a new folder.")
+    check_new(output)
     if options.metric.removeprefix("eval_") in ("loss", "rmse"):
         raise InputError(f"metric is {options.metric}, of which less is better: give a score of which more is better.")
     candidates = read_candidates(options.runs, options.metric)
@@ -55,7 +53,7 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(options.threads)
     dynamic = {one.folder: load_dynamic(one.folder) for one in candidates if one.part is not None}
     models = [
-        load_plain(one.folder) if one.part is None else plain_model(dynamic[one.folder], one.part)
+        load_plain(one.folder) if one.part is None else extract(dynamic[one.folder].model, one.part)
         for one in candidates
     ]
     measure(candidates, models, batches)
@@ -75,9 +73,7 @@ def _batches(folder: Path, size: int) -> list[dict[str, Tensor]]:
     path = folder / RECIPE
     recipe = read_recipe(path)
     _, data_arguments, task_class = kind_of(recipe)
-    groups = parse_mapping(
-        option_types(data_arguments, [str(path)], CKDArguments, DynamicArguments), recipe, [], source=str(path)
-    )
+    groups = parse_mapping(option_types(data_arguments, [str(path)]), recipe, [], source=str(path))
     task = task_class(one_of(DataArguments, groups), one_of(TrainingArguments, groups).seed)
     task.load(["validation"])
     tokenizer = load_tokenizer(str(folder))

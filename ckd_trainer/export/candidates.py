@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ckd_trainer.export.subnetworks import trained_subnetworks
+from ckd_trainer.models.sizes import size_of_weights
 from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.reports.runs import read_runs
 from ckd_trainer.utils.errors import InputError
@@ -41,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a search. Without any, the best score is searched.
+    """The limits of a search. Without limits, the best-scoring student wins.
 
     Attributes:
         max_latency_ms, max_parameters, max_size_mb: the most that a student may cost; None for any.
@@ -121,9 +122,9 @@ def read_candidates(folders: Sequence[str], metric: str) -> list[Candidate]:
 def measure(
     candidates: Sequence[Candidate], models: Sequence[torch.nn.Module], batches: Sequence[Mapping[str, Tensor]]
 ) -> None:
-    """Sets the costs of candidates, whose plain models are given.
+    """Sets the costs of candidates, whose plain models are given, on the CPU.
 
-    The models take turns, so that what slows down the machine for a while slows down all of them.
+    The models take turns, so a temporary slowdown affects all of them.
     """
     times, draws = np.zeros((_ROUNDS, len(models))), np.random.default_rng(0)
     with torch.inference_mode():
@@ -132,12 +133,8 @@ def measure(
             for place in draws.permutation(len(models)):
                 started = time.perf_counter()
                 models[place](**batch)
-                if next(iter(batch.values())).device.type != "cpu":
-                    torch.accelerator.synchronize()
                 if turn >= 0:
                     times[turn, place] = 1000 * (time.perf_counter() - started)
     for one, model, own in zip(candidates, models, times.T, strict=True):
-        parameters = list(model.parameters())
-        one.parameters = sum(parameter.numel() for parameter in parameters)
-        one.size_mb = sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6
+        one.parameters, one.size_mb = size_of_weights(model)
         one.latency_ms = float(np.median(own))

@@ -89,16 +89,9 @@ def chosen(dynamic: Dynamic, widths: Sequence[float], depths: Sequence[float]) -
     return parts
 
 
-def plain_model(dynamic: Dynamic, part: SubNetwork) -> PreTrainedModel:
-    """Returns a sub-network as a plain model, without a word of the others in its configuration."""
-    plain = extract(dynamic.model, part)
-    delattr(plain.config, SUBNETWORKS)
-    return plain
-
-
 def export(dynamic: Dynamic, part: SubNetwork, folder: Path) -> PreTrainedModel:
     """Writes a sub-network as a plain model, with its tokenizer and a card; returns the model."""
-    plain, config = plain_model(dynamic, part), dynamic.model.config
+    plain, config = extract(dynamic.model, part), dynamic.model.config
     plain.save_pretrained(folder)
     load_tokenizer(str(dynamic.folder)).save_pretrained(folder)
     card = _CARD.format(

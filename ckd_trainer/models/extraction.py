@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ckd_trainer.models.linear_layers import linear_layers
 from ckd_trainer.models.sizes import SHARED_HEADS, head_size, set_size
 from ckd_trainer.models.student import student_from_layers
-from ckd_trainer.models.subnetworks import SubNetwork, config_at_depth
+from ckd_trainer.models.subnetworks import SUBNETWORKS, SubNetwork, config_at_depth
 
 
 def extract(model: PreTrainedModel, part: SubNetwork) -> PreTrainedModel:
@@ -26,6 +26,7 @@ def extract(model: PreTrainedModel, part: SubNetwork) -> PreTrainedModel:
         model: a whole dynamic model, whose weights are copied.
     """
     config = config_at_depth(model.config, part)
+    vars(config).pop(SUBNETWORKS, None)
     heads = padded_heads(model.config, part)
     narrow = copy.deepcopy(config)
     narrow.num_attention_heads = heads

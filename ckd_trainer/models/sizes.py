@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from ckd_trainer.utils.errors import InputError
@@ -42,6 +43,13 @@ def set_size(config: PreTrainedConfig, name: str, value: int) -> None:
 def head_size(config: PreTrainedConfig) -> int:
     """Returns the number of dimensions of an attention head."""
     return config.hidden_size // config.num_attention_heads
+
+
+def size_of_weights(model: nn.Module) -> tuple[int, float]:
+    """Returns the number of a model's parameters, and their size in MB (10^6 bytes)."""
+    parameters = list(model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return sum(parameter.numel() for parameter in parameters), size / 1e6
 
 
 def narrowed_config(config: PreTrainedConfig, sizes: Mapping[str, Any]) -> PreTrainedConfig:

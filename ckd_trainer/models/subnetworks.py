@@ -37,7 +37,7 @@ class DynamicArguments:
     student_depths: str = option("1.0", "The shares of layers of the student's sub-networks, such as 1.0,0.75,0.5.")
     subnetworks_per_step: int | None = option(
         None,
-        "Train only this many sub-networks in each step: the largest, the smallest, and others drawn at random (the "
+        "Train this many sub-networks in each step: the largest, the smallest, and others drawn at random (the "
         "sandwich rule). By default all of them.",
     )
 
@@ -56,6 +56,11 @@ class DynamicArguments:
         """The sub-networks, the largest first."""
         widths, depths = (_shares(name, getattr(self, name)) for name in ("student_widths", "student_depths"))
         return [SubNetwork(width, depth) for width, depth in itertools.product(widths, depths)]
+
+    @property
+    def at_full_width(self) -> list["SubNetwork"]:
+        """The sub-network of each depth at full width, the largest first."""
+        return [part for part in self.subnetworks if part.width == 1]
 
     @property
     def is_dynamic(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from ckd_trainer.models.sizes import size_of_weights
 from ckd_trainer.runs.inputs import rows_fingerprint
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.files import CONTRIBUTIONS, write_atomically
@@ -40,7 +41,7 @@ def evaluate(
         metrics[f"{prefix}_samples"] = len(dataset)
         metrics.pop("num_input_tokens_seen", None)  # `Trainer` adds that of the last training
         if trainer.is_world_process_zero():
-            found = {f"{prefix}_{score}": value for one in kept for score, value in contributions(one).items()}
+            found = {f"{prefix}_{score}": value for one in kept[-1:] for score, value in contributions(one).items()}
             values |= found
             rows |= dict.fromkeys(found, rows_fingerprint(examples[name]))
     example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
@@ -71,7 +72,7 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
     Args:
         inputs: one example as a batch; `latency_ms` is the median time of its forward pass.
     """
-    parameters = list(model.parameters())
+    parameters, size_mb = size_of_weights(model)
     training, times = model.training, []
     model.eval()
     with torch.inference_mode():
@@ -83,8 +84,8 @@ def model_facts(model: torch.nn.Module, inputs: dict[str, torch.Tensor], repeats
             times.append(time.perf_counter() - started)
     model.train(training)
     return {
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "model_size_mb": round(sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6, 3),
+        "parameters": parameters,
+        "model_size_mb": round(size_mb, 3),
         "latency_ms": round(1000 * float(np.median(times)), 3),
     }
 

@@ -94,7 +94,7 @@ def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
     """Returns the terms of all stages; raises InputError if those of one do not fit the pair, at any depth."""
     terms: list[Term] = []
     for stage in stages:
-        for part in stage.dynamic_args.subnetworks:
+        for part in stage.dynamic_args.at_full_width:
             at_depth = dataclasses.replace(pair, student=config_at_depth(pair.student, part))
             with stage.naming_errors():
                 terms += terms_of(stage.ckd_args, stage.methods, at_depth)

@@ -29,7 +29,7 @@ from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
-from ckd_trainer.models.subnetworks import SUBNETWORKS, DynamicArguments, check_dynamic
+from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
@@ -276,8 +276,6 @@ def _run_started(
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
-    if trains and hasattr(pair.student_config, SUBNETWORKS) and not any(map(_is_dynamic, stages)):
-        delattr(pair.student_config, SUBNETWORKS)  # this training fits the whole student alone
     for stage in stages:
         if _is_dynamic(stage):
             with stage.naming_errors():

@@ -102,6 +102,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
+def check_new(output: Path) -> None:
+    """Raises InputError if an output folder already exists and is not empty."""
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise InputError(f"output {output} already exists and is not empty: give a new folder.")
+
+
 def files_fingerprint(paths: Sequence[Path]) -> str:
     """Returns a fingerprint of the contents of files, in the order of their names."""
     digest = hashlib.sha256()

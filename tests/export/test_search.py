@@ -84,7 +84,7 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
     assert "was not trained for width 0.75 with depth 1: its sub-networks, width x depth, are 1 x 1, 1 x 0.5" in error
     assert "holds no dynamic student" in refused(capsys, "export-subnets", runs / "plain", *new)
     assert "is not a folder" in refused(capsys, "export-subnets", tmp_path / "nonesuch", *new)
-    assert "not empty" in refused(capsys, "export-subnets", runs / "dynamic", "--output", runs)
+    assert "already exists and is not empty" in refused(capsys, "export-subnets", runs / "dynamic", "--output", runs)
     assert not (tmp_path / "new").exists()
 
 

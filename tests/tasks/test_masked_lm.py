@@ -17,7 +17,6 @@ from helpers.language_models import (
     logs,
     run,
     same_weights,
-    save_teacher,
     weights,
 )
 from helpers.launching import launch
@@ -51,18 +50,6 @@ QUICK = [*QUICK_RUN, "--validation_share", "0.2"]
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    return save_teacher(tmp_path / "teacher")
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(text for text, _ in sentences(100)))
-    return path
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from helpers.language_models import (
     logs,
     run,
     same_weights,
-    save_teacher,
     weights,
 )
 from helpers.launching import in_two_processes, launch, resumes
@@ -34,18 +33,6 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(documents, "_BYTES", 512)
     monkeypatch.setattr(streams, "POOL", 20)
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    return save_teacher(tmp_path / "teacher")
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(text for text, _ in sentences(100)))
-    return path
 
 
 @pytest.fixture
