@@ -6,7 +6,7 @@
 Trains every method with every seed, with the options of one recipe, and writes to the output folder:
 
 - compare.json, compare.md and compare.png: scores, differences to the baseline with intervals, and costs
-- recipes/: the recipe of each method, for `ckd-trainer glue` or `squad`
+- recipes/: the recipe of each method, for `ckd-trainer glue`, `ner` or `squad`
 - runs/: the output folder and the log of each run
 - teacher_cache/: the teacher's outputs, computed once for all runs that can be trained from them
 
@@ -56,6 +56,7 @@ from ckd_trainer.comparison.variants import (
 )
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
@@ -67,7 +68,7 @@ from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, f
 from ckd_trainer.utils.files import expanded, write_atomically
 
 _OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
-    option.name for kind in (GlueArguments, SquadArguments) for option in dataclasses.fields(kind)
+    option.name for kind in (GlueArguments, NerArguments, SquadArguments) for option in dataclasses.fields(kind)
 }
 
 # What a search cannot vary, beside the data and what it sets itself.
@@ -264,7 +265,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "passed on to every run.",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", help="recipe of ckd-trainer glue or squad, which all runs share; the first argument")
+    parser.add_argument(
+        "recipe", help="recipe of ckd-trainer glue, ner or squad, which all runs share; the first argument"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
