@@ -69,8 +69,8 @@ def load_entities(
         An `EntityTask`.
 
     Raises:
-        InputError: a missing or malformed file, data set, split or column; a tag that is none, an unknown type, spans
-            that overlap; training data without entities.
+        InputError: a missing or malformed file, data set, split or column; a word that is not a tag, an unknown type,
+            spans that overlap; training data without entities.
 
     Example::
 
@@ -96,7 +96,10 @@ def load_entities(
     source = sets[known]
     names = label_names(source.types)
     if len(names) == 1:
-        raise InputError(f"{source.place(0, 0)}: neither this sentence nor another one has an entity: give some.")
+        raise InputError(
+            f"{source.place(0, 0)}: there is no entity from here to the end, so there is nothing to learn: give "
+            "sentences with entities."
+        )
     limits = {"validation": arguments.max_eval_samples, "test": arguments.max_predict_samples}
     data = {split: _dataset(one, names) for split, one in sets.items() if split in splits}
     for split, limit in limits.items():
@@ -164,7 +167,7 @@ def _tokens_of(table: Table, tokens: str, tags: str | None) -> Sentences:
     """Returns the tokens and tags in columns of lists."""
 
     def place(row: int, word: int) -> str:
-        return f"{table.place(row)}, token {word + 1}" if word >= 0 else table.place(row)
+        return f"{table.place(row)}, token {word + 1}"
 
     words = _lists(table, tokens, "a list of texts")
     for row, sentence in enumerate(words):
@@ -236,10 +239,4 @@ def _dataset(sentences: _Set, names: Sequence[str]) -> Dataset:
                     )
         columns["tags"] = [[numbers[tag] for tag in tags] for tags in sentences.tags]
         features["tags"] = List(Value("int64"))
-    try:
-        return Dataset.from_dict(columns, features=Features(features))
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair, which is not a character
-        raise InputError(
-            f"{sentences.place(0, 0)}: {short(error.object)} there, or in another sentence, is not text "
-            f"({error.reason}): write the whole character."
-        ) from None
+    return Dataset.from_dict(columns, features=Features(features))

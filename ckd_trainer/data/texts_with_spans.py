@@ -67,7 +67,7 @@ def _checked(place: str, column: str, text: str, value: Any) -> list[Span]:
 
 
 def _span(place: str, column: str, text: str, item: Any) -> Span:
-    start, end, label = (item.get(name) if isinstance(item, Mapping) else None for name in Span._fields)
+    start, end, label = (item.get(name) if isinstance(item, Mapping) else None for name in ("start", "end", "label"))
     if type(start) is not int or type(end) is not int or not isinstance(label, str):
         raise InputError(f"{place}: {column!r} holds {short(item)}: give {_SPANS}.")
     if not is_tag(f"B-{label}"):
