@@ -21,6 +21,7 @@ from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.utils.errors import InputError
 
 FOUR = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5")
+TEACHES = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5", whole_student_teaches=True)
 WEIGHTS = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
 LOSS = ALL_TERMS | {f"{term}_weight": weight for term, weight in WEIGHTS.items()}
 LOSS |= {"term_balance": "none", "alpha": 0.3, "temperature": 2.0, "window_size": 5}
@@ -28,10 +29,10 @@ DESCENT = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "lr_schedul
 
 
 def student_of(layers=4, ordered=True, **kwargs):
-    """A student without dropout; an ordered one counts as dynamic already, so that its heads and neurons stay."""
+    """A student without dropout; an ordered one has had several widths, so that its heads and neurons stay."""
     model = no_dropout(layers=layers, width=16, **kwargs)
     if ordered:
-        model.config.subnetworks = []
+        model.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
     return model
 
 
@@ -73,16 +74,18 @@ def masked(model, part):
     return lambda batch: torch.func.functional_call(Twin(), weights, (batch["input_ids"], batch["attention_mask"]))
 
 
-def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path):
+@pytest.mark.parametrize("whole_student_teaches", [False, True])
+def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path, whole_student_teaches):
     student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
     twin, data = copy.deepcopy(student), examples(8, seed=3)
-    run = dynamic(tmp_path, student, teacher_model=teacher, train=data, options=DESCENT)
+    dynamic_args = TEACHES if whole_student_teaches else FOUR
+    run = dynamic(tmp_path, student, dynamic_args, teacher_model=teacher, train=data, options=DESCENT)
     run.train()
 
     batch = pad(list(data))
     twin.set_attn_implementation("eager")
     with torch.no_grad():
-        theirs = teacher.eval()(**batch, output_hidden_states=True)
+        theirs = (copy.deepcopy(twin) if whole_student_teaches else teacher).eval()(**batch, output_hidden_states=True)
     losses = {}
     for part in FOUR.subnetworks:
         logits, hidden = masked(twin, part)(batch)
@@ -94,11 +97,15 @@ def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path):
         terms["logits"] = 4 * (p * (p.log() - q.log())).sum(-1).mean()
         losses[part] = sum(weight * terms[term] for term, weight in WEIGHTS.items())
         losses[part] += 0.7 * terms["task"] + 0.3 * terms["logits"]
+        if whole_student_teaches and part == SubNetwork():
+            losses[part] = terms["task"]
+            terms = {"task": terms["task"]}
         entry = logs(run)[0]
         for term, value in terms.items():
             assert entry[f"loss_{term}_{part}"] == pytest.approx(value.item(), rel=1e-5), (part, term)
+    assert ("loss_logits_w1_d1" in entry) != whole_student_teaches
     for term in terms:
-        each = [entry[f"loss_{term}_{part}"] for part in FOUR.subnetworks]
+        each = [entry[name] for part in FOUR.subnetworks if (name := f"loss_{term}_{part}") in entry]
         assert entry[f"loss_{term}"] == pytest.approx(statistics.fmean(each))
     assert entry["loss"] == pytest.approx(statistics.fmean(loss.item() for loss in losses.values()), rel=1e-5)
 
@@ -161,8 +168,12 @@ def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
     teacher, calls = tiny_model(layers=4, seed=1), []
     teacher.register_forward_hook(lambda *_: calls.append(1))
     args = CKDArguments.without_relations(alpha=0.5)  # without terms whose gradients are measured
-    dynamic(tmp_path, steps=3, teacher_model=teacher, ckd_args=args).train()
+    dynamic(tmp_path / "logits", steps=3, teacher_model=teacher, ckd_args=args).train()
     assert len(calls) == 3
+    calls.clear()
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient", "log_gradient_norms": True})
+    dynamic(tmp_path / "relations", steps=3, teacher_model=teacher, ckd_args=args).train()
+    assert len(calls) == 8  # of three steps, two are measured, and gradients are logged after all three
 
 
 def test_every_weight_of_the_whole_student_is_trained(tmp_path):
@@ -268,6 +279,13 @@ def test_options_that_work(tmp_path, kwargs):
         ({"options": {"torch_compile": True}}, "torch_compile"),
         ({"student": student_of(layers=2)}, "ltr_layer_mapping emb.skip matches 2 layers"),
         ({"dynamic_args": DynamicArguments("1.0,0.99")}, "student_widths has 1 and 0.99, which are the same"),
+        ({"options": {"optim": "galore_adamw_layerwise", "optim_target_modules": ["attn"]}}, "in every backward pass"),
+        ({"options": {"optim": "lomo"}}, "in every backward pass"),
+        ({"dynamic_args": DynamicArguments(whole_student_teaches=True)}, "the student has no other sub-networks"),
+        (
+            {"dynamic_args": TEACHES, "ckd_args": CKDArguments(**LOSS | {"labels_and_logits": False})},
+            "the whole student would learn nothing",
+        ),
     ],
 )
 def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
@@ -305,10 +323,31 @@ def test_attentions_work_with_several_depths(tmp_path):
 
 
 def test_labels_are_needed_to_order_heads(tmp_path):
-    data = examples().remove_columns("labels")
-    run = dynamic(tmp_path, student_of(ordered=False), train=data, ckd_args=CKDArguments(**LOSS | {"alpha": 1.0}))
-    with pytest.raises(InputError, match="the training examples have no labels"):
+    """Those of the evaluation set, where the training set has none."""
+    data, args = examples(), CKDArguments(**LOSS | {"alpha": 1.0})
+    unlabeled = data.remove_columns("labels")
+    with pytest.raises(InputError, match="neither the training nor the evaluation set has labels"):
+        dynamic(tmp_path, student_of(ordered=False), train=unlabeled, ckd_args=args)
+    found = []
+    for name, train in (("labeled", data), ("unlabeled", unlabeled)):
+        student = student_of(ordered=False)
+        run = dynamic(tmp_path / name, student, train=data, ckd_args=args, options={"learning_rate": 0.0})
+        run.train_dataset = train
         run.train()
+        found.append(student)
+    for ours, theirs in zip(found[1].parameters(), found[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_heads_are_ordered_before_the_first_training_with_several_widths(tmp_path):
+    """Not before one of several depths, whose labels may be in another state by then."""
+    student, options = student_of(ordered=False), {"learning_rate": 0.0}
+    before = copy.deepcopy(student.state_dict())
+    for name, dynamic_args in (("plain", DynamicArguments()), ("depths", DynamicArguments("1.0", "1.0,0.5"))):
+        dynamic(tmp_path / name, student, dynamic_args, options=options).train()
+        assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    dynamic(tmp_path / "widths", student, options=options).train()
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_a_plain_training_of_a_dynamic_student_removes_its_sub_networks(tmp_path):

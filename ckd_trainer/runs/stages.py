@@ -12,8 +12,9 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, RunArguments
+from ckd_trainer.dynamic_trainer import check_terms
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
-from ckd_trainer.models.subnetworks import DynamicArguments, config_at_depth
+from ckd_trainer.models.subnetworks import DynamicArguments, at_depth, config_at_depth
 from ckd_trainer.runs.recipe import one_of, parse_options, unknown_option, with_options
 from ckd_trainer.utils.errors import InputError
 
@@ -71,6 +72,11 @@ class Stage:
     @property
     def distills(self) -> bool:
         """Whether a term of its loss reads the teacher."""
+        return self.has_terms and not self.dynamic_args.whole_student_teaches
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether its loss has terms beside the labels."""
         return bool(self.ckd_args.weights or any(method.weights for method in self.methods))
 
     def without_teacher(self) -> "Stage":
@@ -94,10 +100,13 @@ def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
     """Returns the terms of all stages; raises InputError if those of one do not fit the pair, at any depth."""
     terms: list[Term] = []
     for stage in stages:
+        teacher = pair.student if stage.dynamic_args.whole_student_teaches else pair.teacher
         for part in stage.dynamic_args.at_full_width:
-            at_depth = dataclasses.replace(pair, student=config_at_depth(pair.student, part))
-            with stage.naming_errors():
-                terms += terms_of(stage.ckd_args, stage.methods, at_depth)
+            with stage.naming_errors(), at_depth(part):
+                shallow = Pair(config_at_depth(pair.student, part), teacher, pair.head)
+                found = terms_of(stage.ckd_args, stage.methods, shallow)
+                check_terms(found, stage.dynamic_args.subnetworks)
+                terms += found
     return terms
 
 
@@ -132,6 +141,7 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
         Path(args.output_dir),
     )
     if run_args.stages is None:
+        _check_dynamic([whole])
         return [whole]
     if str(args.resume_from_checkpoint or "no").lower() not in ("no", "false", "0"):
         raise InputError(
@@ -164,8 +174,21 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
                 len(run_args.stages),
             )
         )
+    _check_dynamic(stages)
     run_args.stages = [dict(stage.options or {}) for stage in stages]  # so 1e-4 and 0.0001 are recorded alike
     return stages
+
+
+def _check_dynamic(stages: Sequence[Stage]) -> None:
+    """Raises InputError for options of dynamic students in a run whose student is not dynamic in any stage."""
+    if any(stage.dynamic_args.is_dynamic for stage in stages):
+        return
+    for option in dataclasses.fields(DynamicArguments):
+        if any(getattr(stage.dynamic_args, option.name) != option.default for stage in stages):
+            raise InputError(
+                f"{option.name} is set, but the student has no other sub-networks: give student_widths or "
+                "student_depths, or leave it out."
+            )
 
 
 @contextlib.contextmanager

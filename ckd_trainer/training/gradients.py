@@ -10,6 +10,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
@@ -18,6 +20,11 @@ from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
 Part = Callable[[torch.nn.Module], contextlib.AbstractContextManager[Tensor]]
 
 _DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
+
+
+def updates_in_backward(args: TrainingArguments) -> bool:
+    """Returns whether the optimizer changes weights in backward passes, so that each of these is a step."""
+    return "layerwise" in args.optim or args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
 
 
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
