@@ -29,11 +29,13 @@ from ckd_trainer.models.subnetworks import (
     has_widths,
     subnetworks_of,
 )
+from ckd_trainer.models.sizes import head_size
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.live import TeachingStudent
 from ckd_trainer.teacher.signals import Attentions, Listener, ProjectedStates, QueryKeyValue, Signal
 from ckd_trainer.trainer import DistillationTrainer, StepItems
 from ckd_trainer.training.gradients import updates_in_backward
+from ckd_trainer.training.projections import projected
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import asked_for, config_of, inner_model
@@ -50,18 +52,28 @@ def scores_of(parts: Sequence[SubNetwork], metrics: Sequence[str]) -> list[str]:
     return [*metrics, *means, *(f"{name}_{part}" for part in parts[1:] for name in metrics)]
 
 
-def check_terms(terms: Iterable[Term], parts: Sequence[SubNetwork]) -> None:
-    """Raises InputError for a term that cannot compare the teacher with all of these sub-networks."""
-    for term in terms if len(parts) > 1 else ():
-        signal, reason = term.student_signal, None
-        if isinstance(signal, ProjectedStates):
-            reason = "it learns projections, for a single depth"
-        elif isinstance(signal, Attentions | QueryKeyValue) and has_widths(parts):
-            reason = "it compares attention heads, and narrow sub-networks have fewer than the teacher"
-        if reason is not None:
+def check_terms(terms: Iterable[Term], args: DynamicArguments, config: PreTrainedConfig) -> None:
+    """Raises InputError for a term that cannot compare the teacher with all sub-networks of a student."""
+    for term in terms:
+        signal = term.student_signal
+        if isinstance(signal, ProjectedStates) and args.whole_student_teaches:
             raise InputError(
-                f"the term {term.name} does not work with several widths and depths, because {reason}: set its weight "
-                "to 0, or leave student_widths and student_depths out."
+                f"the term {term.name} learns a projection, but the student has its teacher's width with "
+                "whole_student_teaches: set its weight to 0, or tinybert_projection to identity."
+            )
+        if not isinstance(signal, Attentions | QueryKeyValue):
+            continue
+        for part in args.subnetworks:
+            width = part.heads(config) * head_size(config)
+            if part.width < 1 and term.relation_heads is None:
+                reason = f"it compares attention heads, and {part} has fewer than the teacher"
+            elif part.width < 1 and width % term.relation_heads:
+                reason = f"its {term.relation_heads} relation heads do not divide the {width} dimensions of {part}"
+            else:
+                continue
+            raise InputError(
+                f"the term {term.name} does not work with width {part.width:g}, because {reason}: set its weight to "
+                "0, or leave this width out."
             )
 
 
@@ -185,7 +197,7 @@ class DynamicTrainer(DistillationTrainer):
         if teaches:
             teacher = self.model
         objective = super()._objective(config, teacher)
-        check_terms(objective.terms.values(), self.subnetworks)
+        check_terms(objective.terms.values(), self.dynamic_args, config)
         by_depth = {1.0: objective}
         for part in self.dynamic_args.at_full_width[1:]:
             with at_depth(part):
@@ -240,10 +252,16 @@ class DynamicTrainer(DistillationTrainer):
         self.distillation_objective, self._running_means = self._objectives[part], self._means[part]
         self._listener, self._student_options = self._reading[part.depth]
         try:
-            with self._dynamic.running(part):
+            with self._dynamic.running(part), self._projecting(part):
                 yield
         finally:
             self.distillation_objective, self._running_means, self._listener, self._student_options = whole
+
+    def _projecting(self, part: SubNetwork) -> contextlib.AbstractContextManager:
+        """Returns the context in which learned projections are applied to a sub-network's own layers."""
+        if self._projections is None:
+            return contextlib.nullcontext()
+        return self._projections.reading(projected(self._objectives[part].student_signals))
 
     def _parts_of_step(self) -> list[SubNetwork]:
         """Returns the sub-networks of a step, the largest last: DDP waits for all gradients in the last one."""

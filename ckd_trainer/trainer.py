@@ -43,11 +43,11 @@ from ckd_trainer.models.tokenizers import local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
-from ckd_trainer.teacher.signals import Listener, Logits, ProjectedStates, Signal
+from ckd_trainer.teacher.signals import Listener, Logits, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines, updates_in_backward
-from ckd_trainer.training.projections import Projections, use_learning_rate
+from ckd_trainer.training.projections import Projections, projected, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
@@ -387,9 +387,9 @@ class DistillationTrainer(Trainer):
         """Makes the projections that a student's signals need; `train` puts them into the student."""
         if self._projections is not None:
             self._projections.detach()
-        projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
-        self._projections = Projections(student, projected, self.args.seed) if projected else None
-        if signals and not projected and self.ckd_args.projection_learning_rate is not None:
+        found = projected(signals)
+        self._projections = Projections(student, found, self.args.seed) if found else None
+        if signals and not found and self.ckd_args.projection_learning_rate is not None:
             raise InputError(
                 "projection_learning_rate is set, but no term of the loss learns a projection, as "
                 "tinybert_hidden_weight does: leave it out."

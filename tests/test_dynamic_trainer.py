@@ -8,6 +8,8 @@ import statistics
 
 import pytest
 import torch
+from helpers.method_reference import attention_relation_loss as slow_attention_relation_loss
+from helpers.method_reference import state_loss as slow_state_loss
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
@@ -273,9 +275,18 @@ def test_options_that_work(tmp_path, kwargs):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"methods": [TinyBERTArguments(tinybert_hidden_weight=1.0)]}, "tinybert_hidden does not work .* projections"),
-        ({"methods": [TinyBERTArguments(tinybert_attention_weight=1.0)]}, "tinybert_attention .* attention heads"),
-        ({"methods": [MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=2)]}, "minilmv2 .* attention heads"),
+        (
+            {"methods": [TinyBERTArguments(tinybert_attention_weight=1.0)], "student": no_dropout(layers=4, width=32)},
+            "tinybert_attention does not work with width 0.5, because it compares attention heads",
+        ),
+        (
+            {"methods": [MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=16)]},
+            "its 16 relation heads do not divide the 8 dimensions of w0.5_d1",
+        ),
+        (
+            {"methods": [TinyBERTArguments(tinybert_hidden_weight=1.0)], "dynamic_args": TEACHES},
+            "tinybert_hidden learns a projection, but the student has its teacher's width",
+        ),
         ({"options": {"torch_compile": True}}, "torch_compile"),
         ({"student": student_of(layers=2)}, "ltr_layer_mapping emb.skip matches 2 layers"),
         ({"dynamic_args": DynamicArguments("1.0,0.99")}, "student_widths has 1 and 0.99, which are the same"),
@@ -303,6 +314,57 @@ def test_states_are_compared_without_projections(tmp_path):
     run.train()
     entry = logs(run)[0]
     assert all(entry[f"loss_tinybert_hidden_{part}"] > 0 for part in FOUR.subnetworks)
+
+
+def test_projections_are_shared_by_all_sub_networks(tmp_path):
+    """TinyBERT's, for a teacher of another width."""
+    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
+    states = TinyBERTArguments(tinybert_embedding_weight=1.0, tinybert_hidden_weight=1.0)
+    args, data = CKDArguments.without_relations(alpha=0.5, term_balance="none"), examples(8, seed=3)
+    more = {"teacher_model": teacher, "train": data, "ckd_args": args, "methods": [states]}
+    run = dynamic(tmp_path, student, options={"learning_rate": 0.0}, **more)
+    run.train()
+    entry, batch, (linear,) = logs(run)[0], pad(list(data)), run._projections.module
+    with torch.no_grad():
+        theirs = teacher.eval()(**batch, output_hidden_states=True).hidden_states
+        for part in FOUR.subnetworks:
+            ours = [linear.double()(state) for state in masked(student, part)(batch)[1]]
+            pairs = [(1, 1), (2, 2), (3, 3), (4, 4)] if part.depth == 1 else [(1, 2), (2, 4)]
+            losses = [slow_state_loss(ours[i], theirs[j], batch["attention_mask"]).item() for i, j in pairs]
+            assert entry[f"loss_tinybert_hidden_{part}"] == pytest.approx(sum(losses), rel=1e-5), part
+    trained = dynamic(tmp_path / "trained", options=DESCENT, **more | {"teacher_model": tiny_model(layers=4, seed=1)})
+    before = copy.deepcopy(trained._projections.module.state_dict())
+    trained.train()
+    after = trained._projections.module.state_dict()
+    assert not any(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_relation_heads_work_with_several_widths(tmp_path):
+    """MiniLMv2 splits the queries, keys and values of the kept heads into relation heads of its own."""
+    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
+    relations, data = MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=4), examples(8, seed=3)
+    args = CKDArguments.without_relations(alpha=0.5, term_balance="none")
+    more = {"teacher_model": teacher, "train": data, "ckd_args": args, "methods": [relations]}
+    run = dynamic(tmp_path, student, options={"learning_rate": 0.0}, **more)
+    run.train()
+    entry, batch = logs(run)[0], pad(list(data))
+
+    def projections(model, layer, state, dims):
+        attention = model.bert.encoder.layer[layer - 1].attention.self
+        return [getattr(attention, name)(state)[..., :dims] for name in ("query", "key", "value")]
+
+    with torch.no_grad():
+        last = teacher.eval()(**batch, output_hidden_states=True).hidden_states[-2]
+        theirs = projections(teacher, 4, last, None)
+        for part in FOUR.subnetworks:
+            state = masked(student, part)(batch)[1][-2]
+            dims = 16 if part.width == 1 else 8
+            ours = projections(student, part.layers(student.config)[-1], state, dims)
+            losses = [
+                slow_attention_relation_loss((a, a), (b, b), batch["attention_mask"], 4).item()
+                for a, b in zip(ours, theirs, strict=True)
+            ]
+            assert entry[f"loss_minilmv2_{part}"] == pytest.approx(sum(losses), rel=1e-5), part
 
 
 def test_attentions_work_with_several_depths(tmp_path):

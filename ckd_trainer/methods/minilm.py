@@ -95,7 +95,9 @@ class MiniLMv2Arguments(MethodArguments):
                 )
         layers = _layers(self.minilmv2_teacher_layer, "minilmv2_teacher_layer", pair)
         relations = [(QUERY, QUERY), (KEY, KEY), (VALUE, VALUE)]
-        return [RelationTerm("minilmv2", self.minilmv2_weight, relations, self.minilmv2_heads, layers)]
+        term = RelationTerm("minilmv2", self.minilmv2_weight, relations, self.minilmv2_heads, layers)
+        term.relation_heads = self.minilmv2_heads
+        return [term]
 
 
 class RelationTerm(Term):

@@ -105,7 +105,7 @@ def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
             with stage.naming_errors(), at_depth(part):
                 shallow = Pair(config_at_depth(pair.student, part), teacher, pair.head)
                 found = terms_of(stage.ckd_args, stage.methods, shallow)
-                check_terms(found, stage.dynamic_args.subnetworks)
+                check_terms(found, stage.dynamic_args, pair.student)
                 terms += found
     return terms
 
