@@ -19,6 +19,7 @@ from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import MethodArguments, Term
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.importance import importance, rewire
+from ckd_trainer.models.sizes import head_size
 from ckd_trainer.models.subnetworks import (
     SUBNETWORKS,
     DynamicArguments,
@@ -29,7 +30,6 @@ from ckd_trainer.models.subnetworks import (
     has_widths,
     subnetworks_of,
 )
-from ckd_trainer.models.sizes import head_size
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.live import TeachingStudent
 from ckd_trainer.teacher.signals import Attentions, Listener, ProjectedStates, QueryKeyValue, Signal

@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.utils.errors import InputError
 
 
 class _Progress(TrainerCallback):
@@ -116,3 +118,18 @@ class LanguageModelTrainer(DistillationTrainer):
         folder = output_dir or self.args.output_dir
         if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
             attach(folder, self.model.config, self.language_head)
+
+
+class DynamicLanguageModelTrainer(DynamicTrainer, LanguageModelTrainer):
+    """A `LanguageModelTrainer` for a student of several widths and depths: it evaluates each sub-network.
+
+    Heads and neurons are ordered by their importance for the loss on masked tokens.
+    """
+
+    def _check_options(self) -> None:
+        if self.dynamic_args.whole_student_teaches:
+            raise InputError(
+                "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it out, and "
+                "give teacher_model_name_or_path."
+            )
+        super()._check_options()
