@@ -64,13 +64,13 @@ def check_terms(terms: Iterable[Term], args: DynamicArguments, config: PreTraine
         if not isinstance(signal, Attentions | QueryKeyValue):
             continue
         for part in args.subnetworks:
-            width = part.heads(config) * head_size(config)
-            if part.width < 1 and term.relation_heads is None:
-                reason = f"it compares attention heads, and {part} has fewer than the teacher"
-            elif part.width < 1 and width % term.relation_heads:
-                reason = f"its {term.relation_heads} relation heads do not divide the {width} dimensions of {part}"
-            else:
+            heads, width = term.relation_heads, part.heads(config) * head_size(config)
+            if part.width == 1 or (heads is not None and width % heads == 0):
                 continue
+            if heads is None:
+                reason = f"it compares attention heads, and {part} has fewer than the teacher"
+            else:
+                reason = f"its {heads} relation heads do not divide the {width} dimensions of {part}"
             raise InputError(
                 f"the term {term.name} does not work with width {part.width:g}, because {reason}: set its weight to "
                 "0, or leave this width out."

@@ -73,7 +73,9 @@ class LanguageModelTrainer(DistillationTrainer):
         finally:
             self.data_collator, self.accelerator.even_batches = collator, even
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """Returns the terms on a set, instead of its logits, which a vocabulary makes too large to keep."""
         objective, weights = self.distillation_objective, self.term_weights
         self.distillation_objective = objective.without_projections()
@@ -82,7 +84,7 @@ class LanguageModelTrainer(DistillationTrainer):
         }
         self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
         try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self.distillation_objective = objective
             self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
