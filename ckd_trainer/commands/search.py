@@ -27,6 +27,7 @@ from ckd_trainer.commands.options import kind_of, option_types
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
 from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.reports.frontier import Point, draw_frontier
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     budget = Budget(options.max_latency_ms, options.max_parameters, options.max_size_mb, options.min_score)
     output = Path(options.output)
     check_new(output)
-    if options.metric.removeprefix("eval_") in ("loss", "rmse"):
+    if less_is_better(options.metric):
         raise InputError(f"metric is {options.metric}, of which less is better: give a score of which more is better.")
     candidates = read_candidates(options.runs, options.metric)
     batches = _batches(Path(options.runs[0]), options.batch_size)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.reports import runs as reports
 from ckd_trainer.reports.statistics import Difference, MethodScores, compare_with_baseline, holm
 from ckd_trainer.runs.recipe_file import read_recipe
@@ -98,7 +99,7 @@ def read_comparison(
     rows = []
     for variant, mine in by_variant.items():
         scores = _scores(variant.name, mine)
-        kept = scores.mean / best if best and best > 0 and metric != "rmse" else None
+        kept = scores.mean / best if best and best > 0 and not less_is_better(metric) else None
         rows.append(Row(variant, scores, _costs([one.report for one in mine]), differences.get(variant), kept))
     reasons = {str(run): reason for run, reason in failed.items()}
     notes = _notes(rows, finished, teacher, {run.variant for run in failed})

@@ -138,6 +138,12 @@ def test_search_refuses_what_it_cannot_read(runs, tmp_path, capsys):
     assert "all_results.json" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
 
 
+@pytest.mark.parametrize("metric", ["loss", "eval_rmse", "mean_rmse", "rmse_w0.5_d0.5", "mean_loss", "perplexity"])
+def test_metrics_of_which_less_is_better_are_refused(runs, tmp_path, capsys, metric):
+    error = refused(capsys, "search", runs / "dynamic", "--metric", metric, "--output", tmp_path / "new")
+    assert f"metric is {metric}, of which less is better" in error
+
+
 def candidate(name, score, latency, parameters=10):
     return Candidate(name, None, None, score, parameters, 4e-5, latency)
 
