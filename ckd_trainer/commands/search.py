@@ -26,9 +26,8 @@ from transformers import TrainingArguments
 from ckd_trainer.commands.options import kind_of, option_types
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
-from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain
+from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
 from ckd_trainer.metrics.names import less_is_better
-from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.reports.frontier import Point, draw_frontier
 from ckd_trainer.reports.table import markdown_table
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(options.threads)
     dynamic = {one.folder: load_dynamic(one.folder) for one in candidates if one.part is not None}
     models = [
-        load_plain(one.folder) if one.part is None else extract(dynamic[one.folder].model, one.part)
+        load_plain(one.folder) if one.part is None else plain_model(dynamic[one.folder], one.part)
         for one in candidates
     ]
     measure(candidates, models, batches)
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> None:
         model = str(best.folder)
     else:
         model = str(output / "model")
-        export(dynamic[best.folder], best.part, output / "model")
+        export(dynamic[best.folder], best.part, models[candidates.index(best)], output / "model")
     print(f"The best within the budget is {best.name}; it is in {model}.")
     _write(candidates, best, options, model)
 

@@ -1,6 +1,7 @@
 """`ckd-trainer export-subnets` and `search`: plain models out of a dynamic run, and the best one for a budget."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import run_glue_ckd
 from ckd_trainer.cli import main
+from ckd_trainer.export import subnetworks
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
 from ckd_trainer.models.dynamic import DynamicModel
+from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.utils.errors import InputError
 
@@ -59,7 +62,7 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
             str(tmp_path / "a"),
         ]
     )
-    assert "differ from those of the sub-network by at most" in capsys.readouterr().out
+    assert "15,906 parameters" in capsys.readouterr().out
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
     whole = AutoModelForSequenceClassification.from_pretrained(runs / "dynamic").eval()
     batch = AutoTokenizer.from_pretrained(tmp_path / "a")(["the cat sees", "a dog"], padding=True, return_tensors="pt")
@@ -68,14 +71,55 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
     torch.testing.assert_close(exported(**batch).logits, expected, rtol=1e-5, atol=1e-5)
     assert exported.config.num_hidden_layers == 2 and exported.config.intermediate_size == 32
     assert "subnetworks" not in json.loads((tmp_path / "a" / "config.json").read_text())
-    assert "width 0.5, depth 0.5" in (tmp_path / "a" / "README.md").read_text()
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| 2 | 1 | 16 | 32 |" in card and "num_attention_heads 1, of 32\ndimensions each" in card
+    assert "width 0.5, depth 0.5" in card and 'from_pretrained("a")' in card and str(tmp_path) not in card
     assert pipeline("text-classification", str(tmp_path / "a"))("the cat")[0]["label"] in whole.config.label2id
 
 
-def test_several_are_exported_to_folders_of_their_own(runs, tmp_path):
-    words = ["--widths", "1", "0.5", "--depths", "0.5", "--output", str(tmp_path)]
-    main(["export-subnets", str(runs / "dynamic"), *words])
+@pytest.mark.parametrize("widths", [["1", "0.5"], ["1.0,0.5"], ["1.0,", "0.5,1"]], ids=str)
+def test_several_are_exported_to_folders_of_their_own(runs, tmp_path, widths):
+    main(["export-subnets", str(runs / "dynamic"), "--widths", *widths, "--depths", "0.5", "--output", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w0.5_d0.5", "w1_d0.5"]
+    card = (tmp_path / "w1_d0.5" / "README.md").read_text()
+    assert "| 2 | 2 | 16 | 64 |" in card and "padded" not in card
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"output_hidden_states": True}, {"output_attentions": True}, {"return_dict": False}, {"dtype": "bfloat16"}],
+    ids=str,
+)
+def test_a_student_with_another_config_is_exported(runs, tmp_path, option):
+    student = shutil.copytree(runs / "dynamic", tmp_path / "student")
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | option))
+    main(["export-subnets", str(student), "--widths", "0.5", "--output", str(tmp_path / "new")])
+    assert (tmp_path / "new" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["export-subnets", "search"])
+def test_a_wrong_copy_is_a_bug_and_leaves_nothing(runs, tmp_path, monkeypatch, command):
+    def wrong(model, part):
+        plain = extract(model, part)
+        if part == SubNetwork(0.5, 0.5):
+            with torch.no_grad():
+                plain.classifier.bias += 1e-3
+        return plain
+
+    monkeypatch.setattr(subnetworks, "extract", wrong)
+    options = {"export-subnets": ["--widths", "1", "0.5", "--depths", "0.5"], "search": ["--metric", "accuracy"]}
+    with pytest.raises(RuntimeError, match=r"w0\.5_d0\.5 .* its logits differ .* by 0\.001"):
+        main([command, str(runs / "dynamic"), *options[command], "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", [["export-subnets"], ["search", "--metric", "accuracy"]], ids=" ".join)
+def test_adapters_are_refused_by_name(runs, tmp_path, capsys, command):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    error = refused(capsys, *command, tmp_path / "adapter", "--output", tmp_path / "new")
+    assert "adapter holds an adapter (adapter_config.json" in error and "merge_and_unload()" in error
 
 
 def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
@@ -83,6 +127,8 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
     error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.75", *new)
     assert "was not trained for width 0.75 with depth 1: its sub-networks, width x depth, are 1 x 1, 1 x 0.5" in error
     assert "holds no dynamic student" in refused(capsys, "export-subnets", runs / "plain", *new)
+    error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.5;1", *new)
+    assert "argument --widths: '0.5;1' is not a list of numbers" in error
     assert "is not a folder" in refused(capsys, "export-subnets", tmp_path / "nonesuch", *new)
     assert "already exists and is not empty" in refused(capsys, "export-subnets", runs / "dynamic", "--output", runs)
     assert not (tmp_path / "new").exists()
