@@ -107,13 +107,13 @@ def read_comparison(
 
 
 def _read(run: Run, metric: str) -> _Finished:
-    values, examples = _contributions(run.folder, metric)
+    values, examples = contributions_of(run.folder, metric)
     record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
     report = reports.read_runs([run.folder], metric)[0]
     return _Finished(run, report, values, examples, read_recipe(run.folder / RECIPE), record)
 
 
-def _contributions(folder: Path, metric: str) -> tuple[np.ndarray | None, str | None]:
+def contributions_of(folder: Path, metric: str) -> tuple[np.ndarray | None, str | None]:
     """Returns what each example contributes to a score, and the fingerprint of the examples; None if not recorded."""
     path, name = folder / CONTRIBUTIONS, f"eval_{metric}"
     if not path.is_file():
@@ -123,7 +123,7 @@ def _contributions(folder: Path, metric: str) -> tuple[np.ndarray | None, str | 
             examples = json.loads(file.metadata()["examples"])
             return (file.get_tensor(name), examples[name]) if name in examples else (None, None)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete the folder, and it is run again.") from None
+        raise InputError(f"{path} is damaged ({error}): delete the folder, and run it again.") from None
 
 
 def _scores(name: str, finished: Sequence[_Finished]) -> MethodScores:
@@ -169,7 +169,7 @@ def _teacher(finished: Sequence[_Finished], metric: str) -> dict[str, float | No
     folders = [Path(name) for name in names]
     if len(folders) != 1:
         return None
-    _, examples = _contributions(folders[0], metric)
+    _, examples = contributions_of(folders[0], metric)
     if examples is None or examples != finished[0].examples:
         return None
     (teacher,) = reports.read_runs(folders, metric)

@@ -1,22 +1,30 @@
 """`ckd-trainer export-subnets` and `search`: plain models out of a dynamic run, and the best one for a budget."""
 
 import json
+import os
+import re
 import shutil
 
 import pytest
 import torch
-from helpers.files import sentences, write_tsv
+import yaml
+from helpers.files import WORDS, sentences, write_questions, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_glue_ckd
 from ckd_trainer.cli import main
+from ckd_trainer.commands import search
+from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.export import subnetworks
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
+from ckd_trainer.export.validation_texts import batches
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.utils.errors import InputError
 
 QUICK = "--per_device_train_batch_size 8 --logging_steps 1 --report_to none --disable_tqdm true --max_steps 3"
@@ -181,13 +189,113 @@ def test_search_refuses_what_it_cannot_read(runs, tmp_path, capsys):
     assert "is not a folder" in refused(capsys, "search", tmp_path / "nonesuch", "--metric", "accuracy", *new)
     words = ["--metric", "accuracy", "--batch_size", "0", *new]
     assert "batch_size is 0: give 1 or more" in refused(capsys, "search", runs / "dynamic", *words)
-    assert "all_results.json" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
+    assert "teacher has no recipe.yaml" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
 
 
 @pytest.mark.parametrize("metric", ["loss", "eval_rmse", "mean_rmse", "rmse_w0.5_d0.5", "mean_loss", "perplexity"])
 def test_metrics_of_which_less_is_better_are_refused(runs, tmp_path, capsys, metric):
     error = refused(capsys, "search", runs / "dynamic", "--metric", metric, "--output", tmp_path / "new")
     assert f"metric is {metric}, of which less is better" in error
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """Returns a function that copies the plain run and changes its recipe."""
+
+    def copy(name, **options):
+        folder = shutil.copytree(runs / "plain", tmp_path / name)
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | options))
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The batches of each model that search has timed, as its fixture cannot look into the models."""
+    found = []
+
+    def measure(candidates, models, batches):
+        found.extend(batches)
+        for one in candidates:
+            one.latency_ms = 1.0
+
+    monkeypatch.setattr(search, "measure", measure)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"task_name": "sst2", "validation_file": None, "train_file": None},
+            "task_name is not set in .*dynamic, but sst2 in .*other",
+        ),
+        ({"task_name": "squad", "text_column": "text"}, "task_name is not set in .*dynamic, but squad in .*other"),
+        ({"validation_file": "b.tsv"}, r"validation_file is .*validation.tsv in .*dynamic, but b.tsv in .*other"),
+        ({"max_eval_samples": 5}, "max_eval_samples is not set in .*dynamic, but 5 in .*other"),
+    ],
+)
+def test_runs_with_other_data_are_refused(runs, copied, tmp_path, capsys, options, message):
+    words = [runs / "dynamic", copied("other", **options), "--metric", "accuracy", "--output", tmp_path / "new"]
+    assert re.search(message, refused(capsys, "search", *words))
+
+
+def test_runs_that_read_other_rows_of_one_file_are_refused(runs, copied, tmp_path, capsys):
+    path = copied("other") / "eval_contributions.safetensors"
+    with safe_open(path, "numpy") as file:
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        examples = json.loads(file.metadata()["examples"])
+    save_file(values, path, {"examples": json.dumps(dict.fromkeys(examples, "changed"))})
+    words = [runs / "dynamic", tmp_path / "other", "--metric", "accuracy", "--output", tmp_path / "new"]
+    assert "the validation set has changed between" in refused(capsys, "search", *words)
+
+
+def test_each_student_gets_the_same_texts_in_its_own_tokens(runs, copied, tmp_path, timed):
+    other = copied("other", validation_file=os.path.relpath(runs / "validation.tsv"))
+    save_tokenizer(other, WORDS[::-1])
+    main(["search", str(runs / "dynamic"), str(other), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    texts = [
+        [AutoTokenizer.from_pretrained(folder).batch_decode(batch["input_ids"]) for batch in batches]
+        for folder, batches in ((runs / "dynamic", timed[0]), (other, timed[-1]))
+    ]
+    assert texts[0] == texts[1] and "[UNK]" not in str(texts)
+    assert not torch.equal(timed[0][0]["input_ids"], timed[-1][0]["input_ids"])
+
+
+@pytest.mark.parametrize("size", [1, 4, 40])  # 22 rows
+def test_every_batch_has_the_size_that_was_asked_for(runs, tmp_path, timed, size):
+    words = ["--metric", "accuracy", "--batch_size", str(size), "--output", str(tmp_path / "new")]
+    main(["search", str(runs / "plain"), *words])
+    assert [len(batch["input_ids"]) for batch in timed[0]] == [size] * 10
+
+
+def test_questions_have_batches_of_that_size_too(runs, tmp_path):
+    arguments = SquadArguments(
+        validation_file=str(write_questions(tmp_path / "questions.json", 6)),
+        max_seq_length=12,
+        max_question_length=4,
+        doc_stride=2,
+    )
+    task = QuestionAnswering(arguments, seed=0)
+    task.load(["validation"])
+    found = batches(task, AutoTokenizer.from_pretrained(runs / "plain"), 9)
+    assert [batch["input_ids"].shape for batch in found] == [(9, 12)] * 10
+    assert not {"answer_mask", "start_positions"} & found[0].keys()
+
+
+def test_runs_with_a_method_file_need_it_no_more(runs, copied, tmp_path):
+    """Nor do other options of the training matter."""
+    folder = copied("other", method_file="gone.py", own_weight=1.0, deepspeed="gone.json")
+    main(["search", str(folder), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    assert json.loads((tmp_path / "new" / "search.json").read_text())["best"] == "other"
+
+
+def test_language_models_are_refused_by_name(runs, copied, tmp_path, capsys):
+    folder = copied("language_model", mlm_probability=0.15)
+    error = refused(capsys, "search", runs / "dynamic", folder, "--metric", "accuracy", "--output", tmp_path / "new")
+    assert f"{folder} is a run of ckd-trainer mlm" in error
 
 
 def candidate(name, score, latency, parameters=10):
@@ -235,7 +343,7 @@ def test_measured_costs_are_those_of_each_model():
             return super().forward(x)
 
     found = [candidate("small", 0.5, 0.0), candidate("large", 0.5, 0.0)]
-    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [{"x": torch.ones(1, 4)}])
+    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [[{"x": torch.ones(1, 4)}]] * 2)
     assert [one.parameters for one in found] == [5, 2000]
     assert found[0].size_mb == pytest.approx(20e-6)
     assert found[1].latency_ms > found[0].latency_ms > 0
