@@ -80,7 +80,7 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
     assert exported.config.num_hidden_layers == 2 and exported.config.intermediate_size == 32
     assert "subnetworks" not in json.loads((tmp_path / "a" / "config.json").read_text())
     card = (tmp_path / "a" / "README.md").read_text()
-    assert "| 2 | 1 | 16 | 32 |" in card and "num_attention_heads 1, of 32\ndimensions each" in card
+    assert "| 2 | 1 | 16 | 32 |" in card and "number in `config.json` is 1, with 32 dimensions" in card
     assert "width 0.5, depth 0.5" in card and 'from_pretrained("a")' in card and str(tmp_path) not in card
     assert pipeline("text-classification", str(tmp_path / "a"))("the cat")[0]["label"] in whole.config.label2id
 
@@ -213,7 +213,7 @@ def copied(runs, tmp_path):
 
 @pytest.fixture
 def timed(monkeypatch):
-    """The batches of each model that search has timed, as its fixture cannot look into the models."""
+    """A list that receives the batches of each model, instead of timing them."""
     found = []
 
     def measure(candidates, models, batches):
@@ -285,8 +285,7 @@ def test_questions_have_batches_of_that_size_too(runs, tmp_path):
     assert not {"answer_mask", "start_positions"} & found[0].keys()
 
 
-def test_runs_with_a_method_file_need_it_no_more(runs, copied, tmp_path):
-    """Nor do other options of the training matter."""
+def test_files_of_the_training_may_be_gone(copied, tmp_path):
     folder = copied("other", method_file="gone.py", own_weight=1.0, deepspeed="gone.json")
     main(["search", str(folder), "--metric", "accuracy", "--output", str(tmp_path / "new")])
     assert json.loads((tmp_path / "new" / "search.json").read_text())["best"] == "other"
