@@ -39,8 +39,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = {architecture}.from_pretrained("{name}")
 ```
 """
-_PADDING = """In its files, the heads are padded with zeros: their number in `config.json` is {heads}, with {size} dimensions
-each, because transformers divides the hidden size evenly among the heads.
+_PADDING = """In its files, the heads are padded with zeros: their number in `config.json` is {heads}, with {size}
+dimensions each, because transformers divides the hidden size evenly among the heads.
 
 """
 # The largest difference between logits that is rounding, as a share of the largest logit. Weights are read in float32,

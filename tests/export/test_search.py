@@ -80,7 +80,7 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
     assert exported.config.num_hidden_layers == 2 and exported.config.intermediate_size == 32
     assert "subnetworks" not in json.loads((tmp_path / "a" / "config.json").read_text())
     card = (tmp_path / "a" / "README.md").read_text()
-    assert "| 2 | 1 | 16 | 32 |" in card and "number in `config.json` is 1, with 32 dimensions" in card
+    assert "| 2 | 1 | 16 | 32 |" in card and "number in `config.json` is 1, with 32\ndimensions each" in card
     assert "width 0.5, depth 0.5" in card and 'from_pretrained("a")' in card and str(tmp_path) not in card
     assert pipeline("text-classification", str(tmp_path / "a"))("the cat")[0]["label"] in whole.config.label2id
 
