@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.methods import MethodArguments, Term
+from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.importance import importance, rewire
 from ckd_trainer.models.sizes import head_size
@@ -380,6 +381,8 @@ class DynamicTrainer(DistillationTrainer):
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         whole = dict(output.metrics)
         for name, value in whole.items() if by_part else ():
+            if not is_score(name):
+                continue
             values = [value, *(metrics[name] for metrics in by_part.values())]
             score = name.removeprefix(f"{metric_key_prefix}_")
             output.metrics.update({f"{name}_{part}": metrics[name] for part, metrics in by_part.items()})

@@ -9,13 +9,13 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
+from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-_NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
 _RESULTS = re.compile(r"(?s)(?<=## Results\n\n).*?(?=\n\n## Training\n)")
 
 
@@ -84,7 +84,7 @@ def _results(folder: Path, log_history: list[dict]) -> str:
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
         for name, value in sorted(latest.items())
-        if name.startswith("eval_") and not name.endswith(_NO_SCORES)
+        if name.startswith("eval_") and is_score(name)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
 

@@ -245,6 +245,11 @@ def test_evaluation_scores_every_sub_network(tmp_path):
     )
 
 
+def test_timings_of_an_evaluation_are_not_scores_of_sub_networks(tmp_path):
+    found = dynamic(tmp_path).evaluate(examples(4))
+    assert [name for name in found if "preparation_time" in name] == ["eval_model_preparation_time"]
+
+
 def test_a_checkpoint_is_that_of_a_plain_model(tmp_path):
     run = dynamic(tmp_path, steps=2)
     run.train()

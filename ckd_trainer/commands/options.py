@@ -11,6 +11,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 from ckd_trainer.methods.own_file import methods_of_file
 from ckd_trainer.models.subnetworks import DynamicArguments
@@ -23,6 +24,14 @@ _TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
     False: ("glue", GlueArguments, TextClassification),
     True: ("squad", SquadArguments, QuestionAnswering),
 }
+_OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
+    option.name for kind in (GlueArguments, SquadArguments) for option in dataclasses.fields(kind)
+}
+
+
+def language_model_options(recipe: Mapping[str, Any]) -> list[str]:
+    """Returns the options of `ckd-trainer mlm` alone that a recipe sets; a recipe for a task has none."""
+    return [name for name in recipe if name in _OF_TEXT]
 
 
 def kind_of(recipe: Mapping[str, Any]) -> tuple[str, type[DataArguments], type[Any]]:
