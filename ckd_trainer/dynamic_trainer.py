@@ -124,9 +124,11 @@ class DynamicTrainer(DistillationTrainer):
         self.dynamic_args = dynamic_args
         if kwargs.get("model_init") is not None:
             raise InputError("model_init makes new students, which have no order of heads and neurons: give a model.")
+        self._is_ordered: bool | None = None
+        self._teaching: TeachingStudent | None = None  # if the whole student teaches
+        self._reading: dict[float, tuple[Any, dict[str, bool]]] = {}  # by depth
+        self._logged: list[Any] | None = None
         super().__init__(*args, **kwargs)
-        if self._will_rewire and self.train_dataset is not None:
-            self._examples_for_importance()  # raises if there are none
 
     def use_loss(
         self,
@@ -143,14 +145,13 @@ class DynamicTrainer(DistillationTrainer):
         self._check_options()
         model = inner_model(student)
         check_dynamic(model.config, self.subnetworks)
-        if not hasattr(self, "_is_ordered"):  # a model that has had several widths before
+        if self._is_ordered is None:  # a model that has had several widths before
             self._is_ordered = has_widths(subnetworks_of(model.config))
         self._dynamic = DynamicModel(model)
-        teaching: TeachingStudent | None = getattr(self, "_teaching", None)
-        if teaching is not None:
-            teaching.listener.close()
-        self._teaching: TeachingStudent | None = None
-        for listener, _ in getattr(self, "_reading", {}).values():
+        if self._teaching is not None:
+            self._teaching.listener.close()
+        self._teaching = None
+        for listener, _ in self._reading.values():
             listener.close()
         super()._fit_to(student)
         setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
@@ -161,6 +162,8 @@ class DynamicTrainer(DistillationTrainer):
                 listener = Listener(student, signals)
             self._reading[part.depth] = (listener, asked_for(student, signals) if signals else {})
         self._means = {part: RunningMeans(list(self._objectives[part].weights)) for part in self.subnetworks}
+        if self._will_rewire and self.train_dataset is not None:
+            self._examples_for_importance()  # raises if there are none
 
     def _check_options(self) -> None:
         args = self.dynamic_args
@@ -173,6 +176,11 @@ class DynamicTrainer(DistillationTrainer):
             raise InputError(
                 "whole_student_teaches is set, but labels_and_logits is off, so the whole student would learn "
                 "nothing: leave one of them out."
+            )
+        if args.whole_student_teaches and self.ckd_args.maps_scores:
+            raise InputError(
+                "whole_student_teaches is set, and teacher_score_scale or teacher_score_shift, but the whole student "
+                "has the scale of its sub-networks: leave these out."
             )
         if not args.is_dynamic:
             return
@@ -207,14 +215,30 @@ class DynamicTrainer(DistillationTrainer):
             by_depth[part.depth] = objective.with_terms(terms)
         self._objectives = {part: by_depth[part.depth] for part in self.subnetworks}
         if teaches:
+            if not objective.terms:
+                raise InputError(
+                    "whole_student_teaches is set, but no term of the loss has a weight, so it would teach nothing: "
+                    "give alpha or a term a weight, or leave it out."
+                )
+            if not self.head.label_columns and self.compute_loss_func is None:
+                raise InputError(
+                    "whole_student_teaches is set, but a bare encoder has no loss on labels to learn from: give a "
+                    "student with a head, or a teacher."
+                )
             self._objectives[SubNetwork()] = objective.of_labels()
         return objective
+
+    def describe_loss(self) -> str:
+        """Adds what is the teacher of what, where the whole student teaches."""
+        if not self.dynamic_args.whole_student_teaches:
+            return super().describe_loss()
+        return f"{super().describe_loss()}; the whole student learns from the labels alone, and teaches the others"
 
     def _log_plan(self, previous: Objective | None) -> None:
         super()._log_plan(previous)
         shallow = {part: self._objectives[part] for part in self.dynamic_args.at_full_width[1:]}
         plan = [self.dynamic_args, *(objective.describe() for objective in shallow.values())]
-        if not self.dynamic_args.is_dynamic or plan == getattr(self, "_logged", None):
+        if not self.dynamic_args.is_dynamic or plan == self._logged:
             return
         self._logged = plan
         for part, objective in shallow.items():
@@ -239,12 +263,17 @@ class DynamicTrainer(DistillationTrainer):
         return list(dict.fromkeys(signals))
 
     def _check_labels(self, batch: dict[str, Tensor]) -> None:
-        super()._check_labels(batch)
         if self._teaching is not None and self.compute_loss_func is None and not self.head.has_labels(batch):
             raise InputError(
                 f"the batches have no {' and '.join(self.head.label_columns)}, but the whole student learns from them "
                 "alone: give labeled examples, or a teacher instead of whole_student_teaches."
             )
+        super()._check_labels(batch)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether steps hold unlabeled examples: there are some, and a teacher of its own reads them."""
+        return super().mixes and not self.dynamic_args.whole_student_teaches
 
     @contextlib.contextmanager
     def running(self, part: SubNetwork) -> Iterator[None]:
@@ -288,11 +317,14 @@ class DynamicTrainer(DistillationTrainer):
         inputs = send_to_device(inputs, self.args.device)
         parts = self._parts_of_step()
         losses = []
-        with self._teacher_runs_once(inputs):
+        self._read_once(inputs)
+        try:
             for part in parts:
                 waits = part is not parts[-1]
                 with self.accelerator.no_sync(model) if waits else contextlib.nullcontext(), self.running(part):
                     losses.append(super().training_step(model, inputs, num_items_in_batch))
+        finally:
+            self._read = None
         return torch.stack(losses).mean()
 
     @property
@@ -346,20 +378,15 @@ class DynamicTrainer(DistillationTrainer):
 
     def _examples_for_importance(self) -> Dataset:
         """Returns the training examples that have labels, or those of the evaluation set if they have none."""
-        examples: Any = self.train_dataset
-        if examples is not None and not isinstance(examples, Dataset):
-            raise InputError(
-                f"the training set is a {type(examples).__name__}, but heads and neurons are ordered by their "
-                "importance for a sample of it: give a datasets.Dataset."
-            )
-        if examples is not None and self.mixture is not None:
-            examples = examples.select(range(self.mixture.labeled))
-        for found in (examples, self.eval_dataset):
+        training, held_out = self.train_dataset, self.eval_dataset
+        if isinstance(training, Dataset) and self.mixture is not None:
+            training = training.select(range(self.mixture.labeled))
+        for found in (training, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
             if isinstance(found, Dataset) and (self.compute_loss_func is not None or self._has_labels(found)):
                 return found
         raise InputError(
-            "neither the training nor the evaluation set has labels, but heads and neurons are ordered by their "
-            "importance for the loss on the labels: give labeled examples, or leave student_widths out."
+            "heads and neurons are ordered by their importance for the loss on the labels, but neither the training "
+            "nor the evaluation set is a datasets.Dataset with labels: give one, or leave student_widths out."
         )
 
     def _has_labels(self, examples: Dataset) -> bool:

@@ -62,7 +62,7 @@ def write_model_card(
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=_of_stages(stages) if stages else objective.describe(trainer.scales),
+        loss=_of_stages(stages) if stages else trainer.describe_loss(),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),

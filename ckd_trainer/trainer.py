@@ -484,6 +484,10 @@ class DistillationTrainer(Trainer):
             self.add_callback(self._balance)
         return self._balance
 
+    def describe_loss(self) -> str:
+        """Returns the loss in one line, with the scales of its weights once they are known."""
+        return self.distillation_objective.describe(self.scales)
+
     @property
     def scales(self) -> dict[str, float]:
         """{term: factor of its weight} for the balanced terms."""
@@ -717,18 +721,15 @@ class DistillationTrainer(Trainer):
     def _run_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
         return None if self.teacher is None else self.teacher(inputs)
 
-    @contextlib.contextmanager
-    def _teacher_runs_once(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Within the context, all passes over a batch read the same signals of the teacher."""
-        if self._read is not None and self._read[0] is inputs:
-            yield
-            return
-        with self.compute_loss_context_manager():
-            self._read = inputs, self._run_teacher(inputs)
-        try:
-            yield
-        finally:
-            self._read = None
+    def _read_once(self, inputs: dict[str, Any]) -> None:
+        """Runs the teacher on a batch, unless that was the last one: all passes over it read the same signals.
+
+        They are kept until `_read` is set to None.
+        """
+        if self._read is None or self._read[0] is not inputs:
+            self._read = None  # frees the signals of the last one
+            with self.compute_loss_context_manager():
+                self._read = inputs, self._run_teacher(inputs)
 
     def _measure(self, step: StepItems) -> None:
         """Measures the norms of a step's gradients and updates the balance."""
@@ -763,7 +764,8 @@ class DistillationTrainer(Trainer):
             mixture: Callable[[], dict[str, float]],
             model: torch.nn.Module,
         ) -> Iterator[Tensor]:
-            with self._teacher_runs_once(batch), context():
+            self._read_once(batch)
+            with context():
                 with self.compute_loss_context_manager():
                     terms, _ = self._terms(model, batch, step)
                     weights = mixture()
@@ -773,9 +775,10 @@ class DistillationTrainer(Trainer):
         passes = [(batch, context) for batch in batches for context in self._passes()]
         losses = [[functools.partial(loss, *each, mixture) for each in passes] for mixture in mixtures]
         seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
-        # For all losses at once, unless the signals of several batches would have to be kept.
-        with self._teacher_runs_once(batches[0]) if len(batches) == 1 else contextlib.nullcontext():
+        try:
             yield from gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
+        finally:
+            self._read = None
 
     def _passes(self) -> list[Callable[[], contextlib.AbstractContextManager]]:
         """Returns the contexts of a batch's forward passes in a step: here, of the only one."""

@@ -176,6 +176,11 @@ def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
     args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient", "log_gradient_norms": True})
     dynamic(tmp_path / "relations", steps=3, teacher_model=teacher, ckd_args=args).train()
     assert len(calls) == 8  # of three steps, two are measured, and gradients are logged after all three
+    calls.clear()
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient"})
+    dynamic(tmp_path / "accumulated", teacher_model=teacher, ckd_args=args, options=options).train()
+    assert len(calls) == 2 * (5 + 1)  # of each batch: for each of five gradients, and to train
 
 
 def test_every_weight_of_the_whole_student_is_trained(tmp_path):
@@ -302,6 +307,10 @@ def test_options_that_work(tmp_path, kwargs):
             {"dynamic_args": TEACHES, "ckd_args": CKDArguments(**LOSS | {"labels_and_logits": False})},
             "the whole student would learn nothing",
         ),
+        (
+            {"dynamic_args": TEACHES, "ckd_args": CKDArguments.fine_tuning()},
+            "no term of the loss has a weight, so it would teach nothing",
+        ),
     ],
 )
 def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
@@ -393,17 +402,42 @@ def test_labels_are_needed_to_order_heads(tmp_path):
     """Those of the evaluation set, where the training set has none."""
     data, args = examples(), CKDArguments(**LOSS | {"alpha": 1.0})
     unlabeled = data.remove_columns("labels")
-    with pytest.raises(InputError, match="neither the training nor the evaluation set has labels"):
+    with pytest.raises(InputError, match="neither the training nor the evaluation set is a datasets.Dataset"):
         dynamic(tmp_path, student_of(ordered=False), train=unlabeled, ckd_args=args)
-    found = []
+    found, before = [], student_of(ordered=False)
     for name, train in (("labeled", data), ("unlabeled", unlabeled)):
         student = student_of(ordered=False)
         run = dynamic(tmp_path / name, student, train=data, ckd_args=args, options={"learning_rate": 0.0})
         run.train_dataset = train
         run.train()
         found.append(student)
+    assert any(not torch.equal(*pair) for pair in zip(found[0].parameters(), before.parameters(), strict=True))
     for ours, theirs in zip(found[1].parameters(), found[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_student_teaches_without_dropout(tmp_path):
+    student = tiny_model(layers=4, seed=2, width=16)
+    student.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
+    assert student.config.hidden_dropout_prob > 0
+    run = dynamic(tmp_path, student, TEACHES, teacher_model=None)
+    student.train()
+    batch = pad(list(examples(8)))
+    signals = run._run_teacher(batch)
+    assert student.training
+    (logits,) = [value for signal, value in signals.items() if type(signal).__name__ == "Logits"]
+    with torch.no_grad():
+        assert torch.equal(logits, copy.deepcopy(student).eval()(**batch).logits)
+
+
+def test_texts_without_labels_are_not_drawn_where_the_whole_student_teaches(tmp_path):
+    texts = examples(48, seed=5).remove_columns("labels")
+    steps = []
+    for name, dynamic_args in (("teacher", FOUR), ("itself", TEACHES)):
+        run = dynamic(tmp_path / name, None, dynamic_args, unlabeled_dataset=texts)
+        assert run.mixes == (name == "teacher")
+        steps.append(len(run.get_train_dataloader()))
+    assert steps == [12, 6]
 
 
 def test_heads_are_ordered_before_the_first_training_with_several_widths(tmp_path):

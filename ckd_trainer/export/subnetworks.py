@@ -12,7 +12,7 @@ from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.loading import check_all_weights, load_config, load_weights
 from ckd_trainer.models.sizes import head_size
-from ckd_trainer.models.subnetworks import SUBNETWORKS, SubNetwork, check_dynamic
+from ckd_trainer.models.subnetworks import SUBNETWORKS, SubNetwork, check_dynamic, subnetworks_of
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import write_atomically
@@ -58,7 +58,7 @@ class Dynamic(NamedTuple):
 
 def trained_subnetworks(folder: Path) -> list[SubNetwork]:
     """Returns the sub-networks for which a student was trained, the whole one first; empty if it is not dynamic."""
-    return [SubNetwork(*each) for each in getattr(load_config(str(folder)), SUBNETWORKS, [])]
+    return subnetworks_of(load_config(str(folder)))
 
 
 def load_dynamic(folder: Path) -> Dynamic:

@@ -55,7 +55,10 @@ class DynamicModel:
 
     @contextlib.contextmanager
     def running(self, part: SubNetwork) -> Iterator[None]:
-        """Within the context, the model is this sub-network. Checkpointed layers need it in the backward pass too."""
+        """Within the context, the model is this sub-network. Checkpointed layers need it in the backward pass too.
+
+        Contexts do not nest.
+        """
         heads, neurons = part.heads(self.config), part.neurons(self.config)
         values: list[tuple[Any, str, Any]] = [(module, name, heads * size) for module, name, size in self._of_heads]
         values += [(module, name, neurons) for module, name in self._of_neurons]
@@ -70,7 +73,7 @@ class DynamicModel:
         finally:
             for module, name, _ in values:
                 delattr(module, name)
-                module.__class__ = type(module).__mro__[1]
+                module.__class__ = _PLAIN[type(module)]
             for attention in self._attentions:
                 attention.all_head_size = self.config.num_attention_heads * self._head_size
 
@@ -119,6 +122,7 @@ _SLICED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Embedding: _Embedding,
     nn.ModuleList: _Layers,
 }
+_PLAIN = {sliced: plain for plain, sliced in _SLICED.items()}
 
 
 def _check_plain(module: nn.Module) -> None:

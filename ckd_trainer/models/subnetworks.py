@@ -44,7 +44,7 @@ class DynamicArguments:
 
     whole_student_teaches: bool = option(
         False,
-        "The whole student teaches its sub-networks, in the place of a teacher. It learns from the labels alone.",
+        "The whole student teaches its sub-networks, in place of a teacher. It learns from the labels alone.",
     )
 
     def __post_init__(self) -> None:
@@ -150,7 +150,8 @@ def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None
             values = (other.width, part.width) if other.width != part.width else (other.depth, part.depth)
             raise InputError(
                 f"{name} has {values[0]:g} and {values[1]:g}, which are the same in a student of "
-                f"{config.num_hidden_layers} layers with {config.num_attention_heads} heads each: leave one out."
+                f"{config.num_hidden_layers} layers with {config.num_attention_heads} heads and "
+                f"{size_of(config, 'intermediate_size')} neurons each: leave one out."
             )
 
 

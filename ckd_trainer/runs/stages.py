@@ -81,7 +81,9 @@ class Stage:
 
     def without_teacher(self) -> "Stage":
         """Returns the stage for a call that does not train: with the loss on the labels alone."""
-        return dataclasses.replace(self, ckd_args=CKDArguments.fine_tuning(), methods=[], options=None)
+        dynamic_args = dataclasses.replace(self.dynamic_args, whole_student_teaches=False)
+        ckd_args = CKDArguments.fine_tuning()
+        return dataclasses.replace(self, ckd_args=ckd_args, methods=[], dynamic_args=dynamic_args, options=None)
 
     def log_options(self) -> None:
         """Logs the options that it sets."""
@@ -180,10 +182,22 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
 
 
 def _check_dynamic(stages: Sequence[Stage]) -> None:
-    """Raises InputError for options of dynamic students in a run whose student is not dynamic in any stage."""
-    if any(stage.dynamic_args.is_dynamic for stage in stages):
-        return
-    for option in dataclasses.fields(DynamicArguments):
+    """Raises InputError for options of dynamic students that have no effect."""
+    teaching = [stage for stage in stages if stage.dynamic_args.whole_student_teaches]
+    is_dynamic = any(stage.dynamic_args.is_dynamic for stage in stages)
+    for stage in teaching if is_dynamic else ():
+        with stage.naming_errors():
+            if not stage.dynamic_args.is_dynamic:
+                raise InputError(
+                    "whole_student_teaches is set, but the student has no other sub-networks: set it to false in this "
+                    "stage, or give student_widths or student_depths."
+                )
+            if not stage.has_terms:
+                raise InputError(
+                    "whole_student_teaches is set, but no term of the loss has a weight, so it would teach nothing: "
+                    "give alpha or a term a weight, or set it to false."
+                )
+    for option in () if is_dynamic else dataclasses.fields(DynamicArguments):
         if any(getattr(stage.dynamic_args, option.name) != option.default for stage in stages):
             raise InputError(
                 f"{option.name} is set, but the student has no other sub-networks: give student_widths or "

@@ -15,7 +15,6 @@ from ckd_trainer.data.masking import MaskingCollator
 from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
-from ckd_trainer.utils.errors import InputError
 
 
 class _Progress(TrainerCallback):
@@ -73,6 +72,14 @@ class LanguageModelTrainer(DistillationTrainer):
         finally:
             self.data_collator, self.accelerator.even_batches = collator, even
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Runs the teacher, even if it is cached: the cache holds the training set."""
+        self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
+
     def evaluation_loop(
         self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
@@ -82,12 +89,10 @@ class LanguageModelTrainer(DistillationTrainer):
         self._held_out = {
             term: torch.zeros(2, device=self.args.device) for term in self.distillation_objective.weights
         }
-        self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
         try:
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self.distillation_objective = objective
-            self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
         sums = {term: self.accelerator.reduce(pair, reduction="sum").tolist() for term, pair in self._held_out.items()}
         means = {term: total / count for term, (total, count) in sums.items() if count}
         metrics = {f"loss_{term}": mean for term, mean in means.items()}
@@ -127,11 +132,3 @@ class DynamicLanguageModelTrainer(DynamicTrainer, LanguageModelTrainer):
 
     Heads and neurons are ordered by their importance for the loss on masked tokens.
     """
-
-    def _check_options(self) -> None:
-        if self.dynamic_args.whole_student_teaches:
-            raise InputError(
-                "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it out, and "
-                "give teacher_model_name_or_path."
-            )
-        super()._check_options()

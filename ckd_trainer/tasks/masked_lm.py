@@ -114,6 +114,13 @@ class MaskedLanguageModeling(Task):
         self.model_class = AutoModelForMaskedLM if self.reads_head else AutoModel
         always = all(stage.ckd_args.labels_and_logits for stage in stages)
         self.metrics = ("perplexity",) if always and masks else ()
+        for stage in stages:
+            if stage.dynamic_args.whole_student_teaches:
+                with stage.naming_errors():
+                    raise InputError(
+                        "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it "
+                        "out, and give teacher_model_name_or_path."
+                    )
         if orders is not None and not (masks and self.reads_head):
             with orders.naming_errors():
                 raise InputError(
@@ -130,7 +137,7 @@ class MaskedLanguageModeling(Task):
                         "loss, but mlm_probability is 0: set mlm_probability to 0.15, or alpha to 1 to compare the "
                         "logits of all tokens, or labels_and_logits to false to train with relations alone."
                     )
-                if not loss.labels_and_logits and not stage.distills:
+                if not loss.labels_and_logits and not stage.has_terms:
                     raise InputError(
                         "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
                         "mlm_probability to 0.15 to train on masked tokens."

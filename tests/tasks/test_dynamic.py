@@ -1,6 +1,7 @@
 """Dynamic students through the scripts: stages, exact resume, scores of every sub-network, and what is refused."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -154,7 +155,7 @@ def test_an_unknown_score_is_refused(once, tmp_path, capsys):
         (["--whole_student_teaches"], "whole_student_teaches is set, but the student has no other sub-networks"),
         (
             ["--student_widths", "1.0,0.5", "--tinybert_attention_weight", "1"],
-            "tinybert_attention does not work with several widths",
+            "tinybert_attention does not work with width 0.5",
         ),
     ],
 )
@@ -209,6 +210,39 @@ def test_the_whole_student_teaches_without_a_teacher(once, tmp_path):
     (tmp_path / "run" / "all_results.json").unlink()
     again = run_glue_ckd.main(options)
     assert again["eval_mean_accuracy"] == results["eval_mean_accuracy"]
+
+
+def test_a_student_that_teaches_itself_learns_from_labels(once, tmp_path, capsys):
+    (tmp_path / "more.tsv").write_text("text\n" + "\n".join(text for text, _ in sentences(30, seed=3)))
+    options = [
+        "--validation_file",
+        str(once / "validation.tsv"),
+        "--model_name_or_path",
+        str(once / "teacher"),
+        *QUICK,
+    ]
+    options += ["--unlabeled_file", str(tmp_path / "more.tsv"), "--output_dir", str(tmp_path / "run"), *BOTH]
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*options, "--alpha", "1", "--whole_student_teaches"])
+    assert "with whole_student_teaches the whole student learns from the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"student_widths": "1.0,0.5"}, {"max_steps": 2}], "stage 2: whole_student_teaches .* no other sub-networks"),
+        (
+            [{"student_widths": "1.0,0.5"}, {"student_depths": "1.0,0.5", "alpha": 0.0}],
+            "stage 2: .* it would teach nothing",
+        ),
+    ],
+)
+def test_stages_in_which_a_student_cannot_teach(once, tmp_path, capsys, stages, message):
+    recipe = {"whole_student_teaches": True, "stages": stages}
+    recipe |= {f"{relation}_{kind}_weight": 0.0 for relation in ("wr", "ltr") for kind in ("distance", "angle")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert re.search(message, refused(capsys, once, tmp_path / "run", str(tmp_path / "recipe.yaml")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_sub_networks_that_were_not_trained_are_not_evaluated(once, tmp_path, capsys):
