@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
+import logging
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +16,32 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.methods import MethodArguments
+from ckd_trainer.methods import MethodArguments, Term
+from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.importance import importance, rewire
+from ckd_trainer.models.sizes import head_size
 from ckd_trainer.models.subnetworks import (
     SUBNETWORKS,
     DynamicArguments,
     SubNetwork,
+    at_depth,
     check_dynamic,
     config_at_depth,
+    has_widths,
+    subnetworks_of,
 )
 from ckd_trainer.objective import Objective
+from ckd_trainer.teacher.live import TeachingStudent
 from ckd_trainer.teacher.signals import Attentions, Listener, ProjectedStates, QueryKeyValue, Signal
 from ckd_trainer.trainer import DistillationTrainer, StepItems
+from ckd_trainer.training.gradients import updates_in_backward
+from ckd_trainer.training.projections import projected
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import asked_for, config_of, inner_model
+
+logger = logging.getLogger(__name__)
 
 # Importance is measured on this many examples, in batches of DynaBERT's size: a sum of absolute values depends on it.
 _EXAMPLES, _BATCH = 1024, 8
@@ -40,6 +51,31 @@ def scores_of(parts: Sequence[SubNetwork], metrics: Sequence[str]) -> list[str]:
     """Returns the names of the scores that an evaluation of these sub-networks reports, the whole student first."""
     means = [f"mean_{name}" for name in metrics]
     return [*metrics, *means, *(f"{name}_{part}" for part in parts[1:] for name in metrics)]
+
+
+def check_terms(terms: Iterable[Term], args: DynamicArguments, config: PreTrainedConfig) -> None:
+    """Raises InputError for a term that cannot compare the teacher with all sub-networks of a student."""
+    for term in terms:
+        signal = term.student_signal
+        if isinstance(signal, ProjectedStates) and args.whole_student_teaches:
+            raise InputError(
+                f"the term {term.name} learns a projection, but the student has its teacher's width with "
+                "whole_student_teaches: set its weight to 0, or tinybert_projection to identity."
+            )
+        if not isinstance(signal, Attentions | QueryKeyValue):
+            continue
+        for part in args.subnetworks:
+            heads, width = term.relation_heads, part.heads(config) * head_size(config)
+            if part.width == 1 or (heads is not None and width % heads == 0):
+                continue
+            if heads is None:
+                reason = f"it compares attention heads, and {part} has fewer than the teacher"
+            else:
+                reason = f"its {heads} relation heads do not divide the {width} dimensions of {part}"
+            raise InputError(
+                f"the term {term.name} does not work with width {part.width:g}, because {reason}: set its weight to "
+                "0, or leave this width out."
+            )
 
 
 class DynamicTrainer(DistillationTrainer):
@@ -53,12 +89,17 @@ class DynamicTrainer(DistillationTrainer):
     computed once per batch. Weights that are shares of the gradient are scaled alike for all sub-networks, by the
     gradients of their sums.
 
-    Before the first step, the heads and neurons of each layer are reordered by their importance for the loss on the
-    labels, which leaves the outputs as they are. So the narrow sub-networks have the most important ones.
+    With `whole_student_teaches`, the loss of the whole student is task alone, at weight 1, and it is the teacher of
+    the other sub-networks: it runs once more per batch, in eval mode, without gradients.
+
+    Before the first step with several widths, the heads and neurons of each layer are reordered by their importance
+    for the loss on the labels, which leaves the outputs as they are. So the narrow sub-networks have the most
+    important ones. Importance is measured on training examples, or on those of `eval_dataset` if the training set has
+    no labels.
 
     The log holds the mean over sub-networks of each term (`loss_task`), and the term of each (`loss_task_w0.5_d0.5`).
-    `loss` is the mean over sub-networks, too. Evaluation reports the metrics of the whole student (`eval_accuracy`),
-    of each other sub-network (`eval_accuracy_w0.5_d0.5`), and their mean (`eval_mean_accuracy`).
+    `loss` is the mean over the sub-networks of each step. Evaluation reports the metrics of the whole student
+    (`eval_accuracy`), of each other sub-network (`eval_accuracy_w0.5_d0.5`), and their mean (`eval_mean_accuracy`).
 
     Args:
         dynamic_args: the widths and depths.
@@ -83,6 +124,10 @@ class DynamicTrainer(DistillationTrainer):
         self.dynamic_args = dynamic_args
         if kwargs.get("model_init") is not None:
             raise InputError("model_init makes new students, which have no order of heads and neurons: give a model.")
+        self._is_ordered: bool | None = None
+        self._teaching: TeachingStudent | None = None  # if the whole student teaches
+        self._reading: dict[float, tuple[Any, dict[str, bool]]] = {}  # by depth
+        self._logged: list[Any] | None = None
         super().__init__(*args, **kwargs)
 
     def use_loss(
@@ -96,27 +141,54 @@ class DynamicTrainer(DistillationTrainer):
         super().use_loss(ckd_args, methods)
 
     def _fit_to(self, student: torch.nn.Module) -> None:
-        self._check_launcher()
         self.subnetworks = self.dynamic_args.subnetworks
-        self._signals_of_batch: dict[Signal, Any] | None = None  # of the teacher, while a step runs
+        self._check_options()
         model = inner_model(student)
         check_dynamic(model.config, self.subnetworks)
-        if not hasattr(self, "_is_ordered"):  # a model that has been dynamic before
-            self._is_ordered = hasattr(model.config, SUBNETWORKS)
+        if self._is_ordered is None:  # a model that has had several widths before
+            self._is_ordered = has_widths(subnetworks_of(model.config))
         self._dynamic = DynamicModel(model)
-        for listener, _ in getattr(self, "_reading", {}).values():
+        if self._teaching is not None:
+            self._teaching.listener.close()
+        self._teaching = None
+        for listener, _ in self._reading.values():
             listener.close()
         super()._fit_to(student)
         setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
         self._reading = {1.0: (self._listener, self._student_options)}
         for part in self.dynamic_args.at_full_width[1:]:
-            signals = self._objectives[part.depth].student_signals
+            signals = self._objectives[part].student_signals
             with self._dynamic.running(part):
                 listener = Listener(student, signals)
             self._reading[part.depth] = (listener, asked_for(student, signals) if signals else {})
-        self._means = {part: RunningMeans(list(self.distillation_objective.weights)) for part in self.subnetworks}
+        self._means = {part: RunningMeans(list(self._objectives[part].weights)) for part in self.subnetworks}
+        if self._will_rewire and self.train_dataset is not None:
+            self._examples_for_importance()  # raises if there are none
 
-    def _check_launcher(self) -> None:
+    def _check_options(self) -> None:
+        args = self.dynamic_args
+        if args.whole_student_teaches and not args.is_dynamic:
+            raise InputError(
+                "whole_student_teaches is set, but the student has no other sub-networks: give student_widths or "
+                "student_depths."
+            )
+        if args.whole_student_teaches and not self.ckd_args.labels_and_logits:
+            raise InputError(
+                "whole_student_teaches is set, but labels_and_logits is off, so the whole student would learn "
+                "nothing: leave one of them out."
+            )
+        if args.whole_student_teaches and self.ckd_args.maps_scores:
+            raise InputError(
+                "whole_student_teaches is set, and teacher_score_scale or teacher_score_shift, but the whole student "
+                "has the scale of its sub-networks: leave these out."
+            )
+        if not args.is_dynamic:
+            return
+        if updates_in_backward(self.args):
+            raise InputError(
+                f"optim is {self.args.optim.value}, which changes weights in every backward pass, but a step of a "
+                "dynamic student has one for each sub-network: choose another optimizer."
+            )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError(
                 "a student of several widths and depths needs all of its weights on each device: leave out FSDP and "
@@ -129,51 +201,103 @@ class DynamicTrainer(DistillationTrainer):
             )
 
     def _objective(self, config: PreTrainedConfig, teacher: Any) -> Objective:
-        """Returns the loss of the whole student, and keeps that of each depth."""
+        """Returns the loss at full depth, and keeps that of each sub-network."""
+        teaches = self.dynamic_args.whole_student_teaches
+        if teaches:
+            teacher = self.model
         objective = super()._objective(config, teacher)
-        for name, term in objective.terms.items():
-            self._check_term(name, term.student_signal)
-        self._objectives = {1.0: objective}
+        check_terms(objective.terms.values(), self.dynamic_args, config)
+        by_depth = {1.0: objective}
         for part in self.dynamic_args.at_full_width[1:]:
-            shallow = config_at_depth(config, part)
-            terms = self._terms_between(shallow, config_of(teacher)) if objective.terms else []
-            self._objectives[part.depth] = objective.with_terms(terms)
+            with at_depth(part):
+                shallow = config_at_depth(config, part)
+                terms = self._terms_between(shallow, config_of(teacher)) if objective.terms else []
+            by_depth[part.depth] = objective.with_terms(terms)
+        self._objectives = {part: by_depth[part.depth] for part in self.subnetworks}
+        if teaches:
+            if not objective.terms:
+                raise InputError(
+                    "whole_student_teaches is set, but no term of the loss has a weight, so it would teach nothing: "
+                    "give alpha or a term a weight, or leave it out."
+                )
+            if not self.head.label_columns and self.compute_loss_func is None:
+                raise InputError(
+                    "whole_student_teaches is set, but a bare encoder has no loss on labels to learn from: give a "
+                    "student with a head, or a teacher."
+                )
+            self._objectives[SubNetwork()] = objective.of_labels()
         return objective
 
-    def _check_term(self, name: str, signal: Signal) -> None:
-        reason = None
-        if isinstance(signal, ProjectedStates):
-            reason = "it learns projections, for a single depth"
-        elif isinstance(signal, Attentions | QueryKeyValue) and len({part.width for part in self.subnetworks}) > 1:
-            reason = "it compares attention heads, and narrow sub-networks have fewer than the teacher"
-        if reason is not None:
-            raise InputError(
-                f"the term {name} does not work with several widths and depths, because {reason}: set its weight to "
-                "0, or leave student_widths and student_depths out."
-            )
+    def describe_loss(self) -> str:
+        """Adds what is the teacher of what, where the whole student teaches."""
+        if not self.dynamic_args.whole_student_teaches:
+            return super().describe_loss()
+        return f"{super().describe_loss()}; the whole student learns from the labels alone, and teaches the others"
+
+    def _log_plan(self, previous: Objective | None) -> None:
+        super()._log_plan(previous)
+        shallow = {part: self._objectives[part] for part in self.dynamic_args.at_full_width[1:]}
+        plan = [self.dynamic_args, *(objective.describe() for objective in shallow.values())]
+        if not self.dynamic_args.is_dynamic or plan == self._logged:
+            return
+        self._logged = plan
+        for part, objective in shallow.items():
+            objective.log_plan(f"at depth {part.depth:g}: ")
+        config = inner_model(self.model).config
+        logger.info("Sub-networks: %s.", "; ".join(f"{part}, {part.describe(config)}" for part in self.subnetworks))
+        if self.dynamic_args.whole_student_teaches:
+            logger.info("The whole student learns from the labels alone, and teaches the others.")
+
+    def _read_from(self, teacher: Any, student: torch.nn.Module) -> None:
+        if self.dynamic_args.whole_student_teaches:
+            self._teaching = TeachingStudent(student, self._teacher_signals())
+        else:
+            super()._read_from(teacher, student)
+
+    def _run_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
+        return super()._run_teacher(inputs) if self._teaching is None else self._teaching(inputs)
 
     def _teacher_signals(self) -> list[Signal]:
         """Returns the signals that the terms of any depth read."""
         signals = [signal for objective in self._objectives.values() for signal in objective.teacher_signals]
         return list(dict.fromkeys(signals))
 
+    def _check_labels(self, batch: dict[str, Tensor]) -> None:
+        if self._teaching is not None and self.compute_loss_func is None and not self.head.has_labels(batch):
+            raise InputError(
+                f"the batches have no {' and '.join(self.head.label_columns)}, but the whole student learns from them "
+                "alone: give labeled examples, or a teacher instead of whole_student_teaches."
+            )
+        super()._check_labels(batch)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether steps hold unlabeled examples: there are some, and a teacher of its own reads them."""
+        return super().mixes and not self.dynamic_args.whole_student_teaches
+
     @contextlib.contextmanager
     def running(self, part: SubNetwork) -> Iterator[None]:
         """Within the context, the student is this sub-network, with its own terms and means."""
         whole = self.distillation_objective, self._running_means, self._listener, self._student_options
-        self.distillation_objective, self._running_means = self._objectives[part.depth], self._means[part]
+        self.distillation_objective, self._running_means = self._objectives[part], self._means[part]
         self._listener, self._student_options = self._reading[part.depth]
         try:
-            with self._dynamic.running(part):
+            with self._dynamic.running(part), self._projecting(part):
                 yield
         finally:
             self.distillation_objective, self._running_means, self._listener, self._student_options = whole
+
+    def _projecting(self, part: SubNetwork) -> contextlib.AbstractContextManager:
+        """Returns the context in which learned projections are applied to a sub-network's own layers."""
+        if self._projections is None:
+            return contextlib.nullcontext()
+        return self._projections.reading(projected(self._objectives[part].student_signals))
 
     def _parts_of_step(self) -> list[SubNetwork]:
         """Returns the sub-networks of a step, the largest last: DDP waits for all gradients in the last one."""
         largest, *others = self.subnetworks
         count = self.dynamic_args.subnetworks_per_step
-        if count is not None:
+        if count is not None and count < len(self.subnetworks):
             # The same in all processes, and after a resume.
             draws = random.Random(f"{self.args.seed} {self.state.global_step}")
             smallest = others.pop()
@@ -193,31 +317,25 @@ class DynamicTrainer(DistillationTrainer):
         inputs = send_to_device(inputs, self.args.device)
         parts = self._parts_of_step()
         losses = []
-        with self._teacher_runs_once(inputs):
+        self._read_once(inputs)
+        try:
             for part in parts:
                 waits = part is not parts[-1]
                 with self.accelerator.no_sync(model) if waits else contextlib.nullcontext(), self.running(part):
                     losses.append(super().training_step(model, inputs, num_items_in_batch))
+        finally:
+            self._read = None
         return torch.stack(losses).mean()
 
-    @contextlib.contextmanager
-    def _teacher_runs_once(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Within the context, all sub-networks read the same signals of the teacher for a batch."""
-        with self.compute_loss_context_manager():
-            self._signals_of_batch = self._read_teacher(inputs)
-        try:
-            yield
-        finally:
-            self._signals_of_batch = None
-
-    def _read_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
-        return super()._read_teacher(inputs) if self._signals_of_batch is None else self._signals_of_batch
+    @property
+    def _will_rewire(self) -> bool:
+        return has_widths(self.subnetworks) and not self._is_ordered
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Reorders heads and neurons before the first step, unless the student has been dynamic before."""
-        if not (self._is_ordered or resume_from_checkpoint):
+        """Reorders heads and neurons before the first step, unless the student has had several widths before."""
+        if self._will_rewire and not resume_from_checkpoint:
             self._rewire()
-        self._is_ordered = True
+        self._is_ordered = self._is_ordered or has_widths(self.subnetworks)
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _drained_means(self) -> dict[str, float]:
@@ -229,21 +347,18 @@ class DynamicTrainer(DistillationTrainer):
         if not drained:
             return {}
         skipped = max(found.pop("nonfinite_steps") for found in drained.values())
-        names = next(iter(drained.values()))
-        overall = {name: statistics.fmean(found[name] for found in drained.values()) for name in names}
+        names = dict.fromkeys(name for found in drained.values() for name in found)
+        overall = {
+            name: statistics.fmean(found[name] for found in drained.values() if name in found) for name in names
+        }
         by_part = {f"{name}_{part}": value for part, found in drained.items() for name, value in found.items()}
         return overall | (by_part if len(self.subnetworks) > 1 else {}) | {"nonfinite_steps": skipped}
 
     def _rewire(self) -> None:
-        """Orders heads and neurons by their importance for a sample of the training examples."""
-        examples, model = self.train_dataset, self.model
-        if not isinstance(examples, Dataset):
-            raise InputError(
-                f"the training set is a {type(examples).__name__}, but heads and neurons are ordered by their "
-                "importance for a sample of it: give a datasets.Dataset."
-            )
-        labeled = len(examples) if self.mixture is None else self.mixture.labeled
-        rows = random.Random(self.args.seed).sample(range(labeled), min(_EXAMPLES, labeled))
+        """Orders heads and neurons by their importance for a sample of the examples."""
+        examples, model = self._examples_for_importance(), self.model
+        rows = random.Random(self.args.seed).sample(range(len(examples)), min(_EXAMPLES, len(examples)))
+        logger.info("Heads and neurons are ordered by their importance for %d examples.", len(rows))
         loader = DataLoader(
             self._columns_read(examples.select(rows)),
             batch_size=_BATCH,
@@ -253,11 +368,6 @@ class DynamicTrainer(DistillationTrainer):
 
         def loss(batch: dict[str, Any]) -> Tensor:
             inputs = send_to_device(batch, self.args.device)
-            if self.compute_loss_func is None and not self.head.has_labels(inputs):
-                raise InputError(
-                    "the training examples have no labels, but heads and neurons are ordered by their importance for "
-                    "the loss on the labels: give labeled examples, or leave student_widths and student_depths out."
-                )
             with self.compute_loss_context_manager():
                 return self._task_loss(model, inputs, {}, None)[0]
 
@@ -265,6 +375,24 @@ class DynamicTrainer(DistillationTrainer):
         rewire(
             inner_model(model), importance(inner_model(model), (functools.partial(loss, batch) for batch in loader))
         )
+
+    def _examples_for_importance(self) -> Dataset:
+        """Returns the training examples that have labels, or those of the evaluation set if they have none."""
+        training, held_out = self.train_dataset, self.eval_dataset
+        if isinstance(training, Dataset) and self.mixture is not None:
+            training = training.select(range(self.mixture.labeled))
+        for found in (training, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
+            if isinstance(found, Dataset) and (self.compute_loss_func is not None or self._has_labels(found)):
+                return found
+        raise InputError(
+            "heads and neurons are ordered by their importance for the loss on the labels, but neither the training "
+            "nor the evaluation set is a datasets.Dataset with labels: give one, or leave student_widths out."
+        )
+
+    def _has_labels(self, examples: Dataset) -> bool:
+        if not len(examples):
+            return False
+        return self.head.has_labels(self.data_collator([self._columns_read(examples.select([0]))[0]]))
 
     def evaluation_loop(
         self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
@@ -280,6 +408,8 @@ class DynamicTrainer(DistillationTrainer):
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         whole = dict(output.metrics)
         for name, value in whole.items() if by_part else ():
+            if not is_score(name):
+                continue
             values = [value, *(metrics[name] for metrics in by_part.values())]
             score = name.removeprefix(f"{metric_key_prefix}_")
             output.metrics.update({f"{name}_{part}": metrics[name] for part, metrics in by_part.items()})

@@ -9,13 +9,13 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
+from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-_NO_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
 _RESULTS = re.compile(r"(?s)(?<=## Results\n\n).*?(?=\n\n## Training\n)")
 
 
@@ -62,7 +62,7 @@ def write_model_card(
         model_id=trainer.hub_model_id or model_name,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
-        loss=_of_stages(stages) if stages else objective.describe(trainer.scales),
+        loss=_of_stages(stages) if stages else trainer.describe_loss(),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
         usage=trainer.head.usage(trainer.hub_model_id or model_name),
@@ -84,7 +84,7 @@ def _results(folder: Path, log_history: list[dict]) -> str:
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
         for name, value in sorted(latest.items())
-        if name.startswith("eval_") and not name.endswith(_NO_SCORES)
+        if name.startswith("eval_") and is_score(name)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
 

@@ -79,6 +79,12 @@ class Objective:
         other._read_signals()
         return other
 
+    def of_labels(self) -> "Objective":
+        """Returns the objective with the loss on the labels alone, at weight 1."""
+        other = self.with_terms([])
+        other.weights = {"task": 1.0}
+        return other
+
     def without_projections(self) -> "Objective":
         """Returns the objective without the terms that learn a projection, which exists only in training."""
         other = copy.copy(self)
@@ -126,11 +132,11 @@ class Objective:
             notes = {f"{other} are shares of the gradient of {self.yardstick}": None} | notes
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
-    def log_plan(self) -> None:
-        """Logs the loss and the warnings of its terms."""
-        logger.info(self.describe())
+    def log_plan(self, prefix: str = "") -> None:
+        """Logs the loss and the warnings of its terms, each after `prefix`."""
+        logger.info("%s%s", prefix, self.describe())
         for warning in dict.fromkeys(warning for term in self.terms.values() for warning in term.warnings()):
-            logger.warning(warning)
+            logger.warning("%s%s", prefix, warning)
 
     def __call__(
         self, outputs: Mapping[str, Any], teacher: Mapping[Signal, Any], batch: Mapping[str, Tensor]

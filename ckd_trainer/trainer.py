@@ -23,7 +23,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -43,11 +43,11 @@ from ckd_trainer.models.tokenizers import local_tokenizer
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
-from ckd_trainer.teacher.signals import Listener, Logits, ProjectedStates, Signal
+from ckd_trainer.teacher.signals import Listener, Logits, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.double_backward import check_double_backward
-from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
-from ckd_trainer.training.projections import Projections, use_learning_rate
+from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines, updates_in_backward
+from ckd_trainer.training.projections import Projections, projected, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
@@ -74,12 +74,12 @@ class StepItems(NamedTuple):
     """The number of items in the batches of a step.
 
     Attributes:
-        terms: for each term the mean number over the batches and all processes, in the order of the weights.
+        terms: {term: the mean number over the batches and all processes}.
         labels: the number that `Trainer` passes to a `compute_loss_func`; None without one, or without labels.
         batches: the batches of this process.
     """
 
-    terms: Tensor
+    terms: dict[str, Tensor]
     labels: Tensor | int | None
     batches: list[dict[str, Tensor]]
 
@@ -186,6 +186,7 @@ class DistillationTrainer(Trainer):
         self._listener: Listener | None = None
         self._projections: Projections | None = None
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
+        self._read: tuple[dict[str, Any], dict[Signal, Any] | None] | None = None  # a batch and its teacher signals
         self._fit_to(self.model)
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
@@ -238,6 +239,11 @@ class DistillationTrainer(Trainer):
         self._project(student, objective.student_signals)
         self._balance_with(objective.balanced)
         self._running_means = RunningMeans(list(objective.weights))
+        self._log_plan(previous)
+
+    def _log_plan(self, previous: Objective | None) -> None:
+        """Logs the loss, unless it is the `previous` one."""
+        objective = self.distillation_objective
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
 
@@ -381,9 +387,9 @@ class DistillationTrainer(Trainer):
         """Makes the projections that a student's signals need; `train` puts them into the student."""
         if self._projections is not None:
             self._projections.detach()
-        projected = [signal for signal in signals if isinstance(signal, ProjectedStates)]
-        self._projections = Projections(student, projected, self.args.seed) if projected else None
-        if signals and not projected and self.ckd_args.projection_learning_rate is not None:
+        found = projected(signals)
+        self._projections = Projections(student, found, self.args.seed) if found else None
+        if signals and not found and self.ckd_args.projection_learning_rate is not None:
             raise InputError(
                 "projection_learning_rate is set, but no term of the loss learns a projection, as "
                 "tinybert_hidden_weight does: leave it out."
@@ -436,10 +442,10 @@ class DistillationTrainer(Trainer):
         self.remove_callback(TermBalance)
         if not weights:
             return
-        if "layerwise" in self.args.optim:
+        if updates_in_backward(self.args):
             raise InputError(
                 f"optim is {self.args.optim.value}, which changes weights in every backward pass, but balancing "
-                "terms needs backward passes that change nothing: choose an optimizer that is not layerwise."
+                "terms needs backward passes that change nothing: choose another optimizer."
             )
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise InputError(
@@ -477,6 +483,10 @@ class DistillationTrainer(Trainer):
             self.remove_callback(TermBalance)
             self.add_callback(self._balance)
         return self._balance
+
+    def describe_loss(self) -> str:
+        """Returns the loss in one line, with the scales of its weights once they are known."""
+        return self.distillation_objective.describe(self.scales)
 
     @property
     def scales(self) -> dict[str, float]:
@@ -605,7 +615,9 @@ class DistillationTrainer(Trainer):
         self._check_labels(batches[0])
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
         counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
-        step = StepItems(counts / (len(batches) * self.accelerator.num_processes), labels, batches)
+        means = counts / (len(batches) * self.accelerator.num_processes)
+        terms = dict(zip(self.distillation_objective.weights, means, strict=True))
+        step = StepItems(terms, labels, batches)
         if self.balance is not None and self.balance.is_due(self.state.global_step):
             self._measure(step)
         self._last_step = step if self.ckd_args.log_gradient_norms else None
@@ -692,7 +704,8 @@ class DistillationTrainer(Trainer):
             zero = sum((0 * output).sum() for output in dict(outputs).values() if isinstance(output, Tensor))
             terms = {term: value + zero for term, value in terms.items()}
         if step:
-            shares = dict(zip(weights, self._counts(inputs) / step.terms, strict=True))
+            counts = dict(zip(weights, self._counts(inputs), strict=True))
+            shares = {term: count / step.terms[term] for term, count in counts.items()}
             if step.labels is not None:  # a `compute_loss_func` has already divided by the labels of the step
                 shares["task"] = torch.full_like(shares["task"], len(step.batches))
             # The mean over zero items is NaN: leave it out.
@@ -700,20 +713,46 @@ class DistillationTrainer(Trainer):
         return terms, outputs
 
     def _read_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
-        """Returns the teacher's signals of a training batch; None in the control run."""
+        """Returns the teacher's signals of a training batch; None if no term reads any."""
+        if not self.distillation_objective.terms:
+            return None
+        return self._run_teacher(inputs) if self._read is None else self._read[1]
+
+    def _run_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
         return None if self.teacher is None else self.teacher(inputs)
+
+    def _read_once(self, inputs: dict[str, Any]) -> None:
+        """Runs the teacher on a batch, unless that was the last one: all passes over it read the same signals.
+
+        They are kept until `_read` is set to None.
+        """
+        if self._read is None or self._read[0] is not inputs:
+            self._read = None  # frees the signals of the last one
+            with self.compute_loss_context_manager():
+                self._read = inputs, self._run_teacher(inputs)
 
     def _measure(self, step: StepItems) -> None:
         """Measures the norms of a step's gradients and updates the balance."""
-        balance, weights = self.balance, self.distillation_objective.weights
-        alone = [{term: 1.0} for term in balance.weights]
+        balance = self.balance
+
+        def rest() -> dict[str, float]:
+            weights = self.distillation_objective.weights
+            return {term: weight for term, weight in weights.items() if term not in balance.weights}
+
+        def alone(term: str) -> dict[str, float]:
+            return {term: 1.0}
+
+        each = [functools.partial(alone, term) for term in balance.weights]
         # Without labels and logits, the first term is the yardstick for the others.
-        rest = {term: weight for term, weight in weights.items() if term not in balance.weights} or alone[0]
-        norm_of_rest, *norms = map(norm, self._gradients(step, [rest, *alone]))
+        norm_of_rest, *norms = map(norm, self._gradients(step, [rest if rest() else each[0], *each]))
         balance.add(self.state.global_step, norm_of_rest, dict(zip(balance.weights, norms, strict=True)))
 
-    def _gradients(self, step: StepItems, mixtures: list[dict[str, float]]) -> Iterator[list[Tensor]]:
-        """Yields the gradient of each weighted sum of terms in a step, see `gradients`."""
+    def _gradients(self, step: StepItems, mixtures: list[Callable[[], dict[str, float]]]) -> Iterator[list[Tensor]]:
+        """Yields the gradient of each weighted sum of terms in a step, see `gradients`.
+
+        Args:
+            mixtures: each returns {term: weight} for the current pass.
+        """
         batches = [self._prepare_inputs(batch) for batch in step.batches]
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()  # as before every training step: schedule-free optimizers need it
@@ -722,19 +761,24 @@ class DistillationTrainer(Trainer):
         def loss(
             batch: dict[str, Any],
             context: Callable[[], contextlib.AbstractContextManager],
-            mixture: Mapping[str, float],
+            mixture: Callable[[], dict[str, float]],
             model: torch.nn.Module,
         ) -> Iterator[Tensor]:
+            self._read_once(batch)
             with context():
                 with self.compute_loss_context_manager():
                     terms, _ = self._terms(model, batch, step)
-                    total: Any = sum(mixture.get(term, 0.0) * value for term, value in terms.items())
+                    weights = mixture()
+                    total: Any = sum(weights.get(term, 0.0) * value for term, value in terms.items())
                 yield total / len(batches)
 
         passes = [(batch, context) for batch in batches for context in self._passes()]
         losses = [[functools.partial(loss, *each, mixture) for each in passes] for mixture in mixtures]
         seed = self.args.seed + self.state.global_step * self.args.world_size + self.args.process_index
-        return gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
+        try:
+            yield from gradients(self.model_wrapped, losses, self.accelerator, seed=seed)
+        finally:
+            self._read = None
 
     def _passes(self) -> list[Callable[[], contextlib.AbstractContextManager]]:
         """Returns the contexts of a batch's forward passes in a step: here, of the only one."""
@@ -759,10 +803,13 @@ class DistillationTrainer(Trainer):
             logs = logs | self._drained_means()
             logs |= {f"scale_{term}": scale for term, scale in self.scales.items()}
             if self._last_step is not None:
-                weighted = {term: {term: weight} for term, weight in self.term_weights.items() if weight}
-                found = self._gradients(self._last_step, list(weighted.values()))
-                logs |= norms_and_cosines(dict(zip(weighted, found, strict=True)))
+                terms = [term for term, weight in self.term_weights.items() if weight]
+                found = self._gradients(self._last_step, [functools.partial(self._weighted, term) for term in terms])
+                logs |= norms_and_cosines(dict(zip(terms, found, strict=True)))
         super().log(logs, start_time)
+
+    def _weighted(self, term: str) -> dict[str, float]:
+        return {term: self.term_weights.get(term, 0.0)}
 
     def _drained_means(self) -> dict[str, float]:
         """Returns the means of the terms since the last log, see `RunningMeans.drain`."""

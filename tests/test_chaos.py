@@ -36,8 +36,10 @@ def test_twenty_kills_of_fresh_interpreters(tmp_path, seed):
 
 # Moments that are easily missed by chance.
 EARLY_STOPPING = ("--max_steps", "-1", "--num_train_epochs", "4", "--early_stopping_patience", "2")
+DYNAMIC = ("--student_widths", "1.0,0.75,0.5,0.25", "--subnetworks_per_step", "3")
 MOMENTS = {
     "in the second epoch": ((), "step 22: begins"),
+    "in a dynamic student": (DYNAMIC, "step 12: begins"),
     "between two logs": (("--logging_steps", "2"), "step 17: begins"),
     "after the last checkpoint": ((), rf"{OUTPUT}/\.?config.json.*: not written"),
     "after early stopping": (EARLY_STOPPING, rf"{OUTPUT}/\.?config.json.*: not written"),

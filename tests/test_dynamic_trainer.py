@@ -8,6 +8,8 @@ import statistics
 
 import pytest
 import torch
+from helpers.method_reference import attention_relation_loss as slow_attention_relation_loss
+from helpers.method_reference import state_loss as slow_state_loss
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
@@ -21,6 +23,7 @@ from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.utils.errors import InputError
 
 FOUR = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5")
+TEACHES = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5", whole_student_teaches=True)
 WEIGHTS = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
 LOSS = ALL_TERMS | {f"{term}_weight": weight for term, weight in WEIGHTS.items()}
 LOSS |= {"term_balance": "none", "alpha": 0.3, "temperature": 2.0, "window_size": 5}
@@ -28,10 +31,10 @@ DESCENT = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "lr_schedul
 
 
 def student_of(layers=4, ordered=True, **kwargs):
-    """A student without dropout; an ordered one counts as dynamic already, so that its heads and neurons stay."""
+    """A student without dropout; an ordered one has had several widths, so that its heads and neurons stay."""
     model = no_dropout(layers=layers, width=16, **kwargs)
     if ordered:
-        model.config.subnetworks = []
+        model.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
     return model
 
 
@@ -73,16 +76,18 @@ def masked(model, part):
     return lambda batch: torch.func.functional_call(Twin(), weights, (batch["input_ids"], batch["attention_mask"]))
 
 
-def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path):
+@pytest.mark.parametrize("whole_student_teaches", [False, True])
+def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path, whole_student_teaches):
     student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
     twin, data = copy.deepcopy(student), examples(8, seed=3)
-    run = dynamic(tmp_path, student, teacher_model=teacher, train=data, options=DESCENT)
+    dynamic_args = TEACHES if whole_student_teaches else FOUR
+    run = dynamic(tmp_path, student, dynamic_args, teacher_model=teacher, train=data, options=DESCENT)
     run.train()
 
     batch = pad(list(data))
     twin.set_attn_implementation("eager")
     with torch.no_grad():
-        theirs = teacher.eval()(**batch, output_hidden_states=True)
+        theirs = (copy.deepcopy(twin) if whole_student_teaches else teacher).eval()(**batch, output_hidden_states=True)
     losses = {}
     for part in FOUR.subnetworks:
         logits, hidden = masked(twin, part)(batch)
@@ -94,11 +99,15 @@ def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path):
         terms["logits"] = 4 * (p * (p.log() - q.log())).sum(-1).mean()
         losses[part] = sum(weight * terms[term] for term, weight in WEIGHTS.items())
         losses[part] += 0.7 * terms["task"] + 0.3 * terms["logits"]
+        if whole_student_teaches and part == SubNetwork():
+            losses[part] = terms["task"]
+            terms = {"task": terms["task"]}
         entry = logs(run)[0]
         for term, value in terms.items():
             assert entry[f"loss_{term}_{part}"] == pytest.approx(value.item(), rel=1e-5), (part, term)
+    assert ("loss_logits_w1_d1" in entry) != whole_student_teaches
     for term in terms:
-        each = [entry[f"loss_{term}_{part}"] for part in FOUR.subnetworks]
+        each = [entry[name] for part in FOUR.subnetworks if (name := f"loss_{term}_{part}") in entry]
         assert entry[f"loss_{term}"] == pytest.approx(statistics.fmean(each))
     assert entry["loss"] == pytest.approx(statistics.fmean(loss.item() for loss in losses.values()), rel=1e-5)
 
@@ -161,8 +170,17 @@ def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
     teacher, calls = tiny_model(layers=4, seed=1), []
     teacher.register_forward_hook(lambda *_: calls.append(1))
     args = CKDArguments.without_relations(alpha=0.5)  # without terms whose gradients are measured
-    dynamic(tmp_path, steps=3, teacher_model=teacher, ckd_args=args).train()
+    dynamic(tmp_path / "logits", steps=3, teacher_model=teacher, ckd_args=args).train()
     assert len(calls) == 3
+    calls.clear()
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient", "log_gradient_norms": True})
+    dynamic(tmp_path / "relations", steps=3, teacher_model=teacher, ckd_args=args).train()
+    assert len(calls) == 8  # of three steps, two are measured, and gradients are logged after all three
+    calls.clear()
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    args = CKDArguments(**ALL_TERMS | {"term_balance": "gradient"})
+    dynamic(tmp_path / "accumulated", teacher_model=teacher, ckd_args=args, options=options).train()
+    assert len(calls) == 2 * (5 + 1)  # of each batch: for each of five gradients, and to train
 
 
 def test_every_weight_of_the_whole_student_is_trained(tmp_path):
@@ -232,6 +250,11 @@ def test_evaluation_scores_every_sub_network(tmp_path):
     )
 
 
+def test_timings_of_an_evaluation_are_not_scores_of_sub_networks(tmp_path):
+    found = dynamic(tmp_path).evaluate(examples(4))
+    assert [name for name in found if "preparation_time" in name] == ["eval_model_preparation_time"]
+
+
 def test_a_checkpoint_is_that_of_a_plain_model(tmp_path):
     run = dynamic(tmp_path, steps=2)
     run.train()
@@ -262,12 +285,32 @@ def test_options_that_work(tmp_path, kwargs):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"methods": [TinyBERTArguments(tinybert_hidden_weight=1.0)]}, "tinybert_hidden does not work .* projections"),
-        ({"methods": [TinyBERTArguments(tinybert_attention_weight=1.0)]}, "tinybert_attention .* attention heads"),
-        ({"methods": [MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=2)]}, "minilmv2 .* attention heads"),
+        (
+            {"methods": [TinyBERTArguments(tinybert_attention_weight=1.0)], "student": no_dropout(layers=4, width=32)},
+            "tinybert_attention does not work with width 0.5, because it compares attention heads",
+        ),
+        (
+            {"methods": [MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=16)]},
+            "its 16 relation heads do not divide the 8 dimensions of w0.5_d1",
+        ),
+        (
+            {"methods": [TinyBERTArguments(tinybert_hidden_weight=1.0)], "dynamic_args": TEACHES},
+            "tinybert_hidden learns a projection, but the student has its teacher's width",
+        ),
         ({"options": {"torch_compile": True}}, "torch_compile"),
         ({"student": student_of(layers=2)}, "ltr_layer_mapping emb.skip matches 2 layers"),
         ({"dynamic_args": DynamicArguments("1.0,0.99")}, "student_widths has 1 and 0.99, which are the same"),
+        ({"options": {"optim": "galore_adamw_layerwise", "optim_target_modules": ["attn"]}}, "in every backward pass"),
+        ({"options": {"optim": "lomo"}}, "in every backward pass"),
+        ({"dynamic_args": DynamicArguments(whole_student_teaches=True)}, "the student has no other sub-networks"),
+        (
+            {"dynamic_args": TEACHES, "ckd_args": CKDArguments(**LOSS | {"labels_and_logits": False})},
+            "the whole student would learn nothing",
+        ),
+        (
+            {"dynamic_args": TEACHES, "ckd_args": CKDArguments.fine_tuning()},
+            "no term of the loss has a weight, so it would teach nothing",
+        ),
     ],
 )
 def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
@@ -285,6 +328,57 @@ def test_states_are_compared_without_projections(tmp_path):
     run.train()
     entry = logs(run)[0]
     assert all(entry[f"loss_tinybert_hidden_{part}"] > 0 for part in FOUR.subnetworks)
+
+
+def test_projections_are_shared_by_all_sub_networks(tmp_path):
+    """TinyBERT's, for a teacher of another width."""
+    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
+    states = TinyBERTArguments(tinybert_embedding_weight=1.0, tinybert_hidden_weight=1.0)
+    args, data = CKDArguments.without_relations(alpha=0.5, term_balance="none"), examples(8, seed=3)
+    more = {"teacher_model": teacher, "train": data, "ckd_args": args, "methods": [states]}
+    run = dynamic(tmp_path, student, options={"learning_rate": 0.0}, **more)
+    run.train()
+    entry, batch, (linear,) = logs(run)[0], pad(list(data)), run._projections.module
+    with torch.no_grad():
+        theirs = teacher.eval()(**batch, output_hidden_states=True).hidden_states
+        for part in FOUR.subnetworks:
+            ours = [linear.double()(state) for state in masked(student, part)(batch)[1]]
+            pairs = [(1, 1), (2, 2), (3, 3), (4, 4)] if part.depth == 1 else [(1, 2), (2, 4)]
+            losses = [slow_state_loss(ours[i], theirs[j], batch["attention_mask"]).item() for i, j in pairs]
+            assert entry[f"loss_tinybert_hidden_{part}"] == pytest.approx(sum(losses), rel=1e-5), part
+    trained = dynamic(tmp_path / "trained", options=DESCENT, **more | {"teacher_model": tiny_model(layers=4, seed=1)})
+    before = copy.deepcopy(trained._projections.module.state_dict())
+    trained.train()
+    after = trained._projections.module.state_dict()
+    assert not any(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_relation_heads_work_with_several_widths(tmp_path):
+    """MiniLMv2 splits the queries, keys and values of the kept heads into relation heads of its own."""
+    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
+    relations, data = MiniLMv2Arguments(minilmv2_weight=1.0, minilmv2_heads=4), examples(8, seed=3)
+    args = CKDArguments.without_relations(alpha=0.5, term_balance="none")
+    more = {"teacher_model": teacher, "train": data, "ckd_args": args, "methods": [relations]}
+    run = dynamic(tmp_path, student, options={"learning_rate": 0.0}, **more)
+    run.train()
+    entry, batch = logs(run)[0], pad(list(data))
+
+    def projections(model, layer, state, dims):
+        attention = model.bert.encoder.layer[layer - 1].attention.self
+        return [getattr(attention, name)(state)[..., :dims] for name in ("query", "key", "value")]
+
+    with torch.no_grad():
+        last = teacher.eval()(**batch, output_hidden_states=True).hidden_states[-2]
+        theirs = projections(teacher, 4, last, None)
+        for part in FOUR.subnetworks:
+            state = masked(student, part)(batch)[1][-2]
+            dims = 16 if part.width == 1 else 8
+            ours = projections(student, part.layers(student.config)[-1], state, dims)
+            losses = [
+                slow_attention_relation_loss((a, a), (b, b), batch["attention_mask"], 4).item()
+                for a, b in zip(ours, theirs, strict=True)
+            ]
+            assert entry[f"loss_minilmv2_{part}"] == pytest.approx(sum(losses), rel=1e-5), part
 
 
 def test_attentions_work_with_several_depths(tmp_path):
@@ -305,10 +399,56 @@ def test_attentions_work_with_several_depths(tmp_path):
 
 
 def test_labels_are_needed_to_order_heads(tmp_path):
-    data = examples().remove_columns("labels")
-    run = dynamic(tmp_path, student_of(ordered=False), train=data, ckd_args=CKDArguments(**LOSS | {"alpha": 1.0}))
-    with pytest.raises(InputError, match="the training examples have no labels"):
+    """Those of the evaluation set, where the training set has none."""
+    data, args = examples(), CKDArguments(**LOSS | {"alpha": 1.0})
+    unlabeled = data.remove_columns("labels")
+    with pytest.raises(InputError, match="neither the training nor the evaluation set is a datasets.Dataset"):
+        dynamic(tmp_path, student_of(ordered=False), train=unlabeled, ckd_args=args)
+    found, before = [], student_of(ordered=False)
+    for name, train in (("labeled", data), ("unlabeled", unlabeled)):
+        student = student_of(ordered=False)
+        run = dynamic(tmp_path / name, student, train=data, ckd_args=args, options={"learning_rate": 0.0})
+        run.train_dataset = train
         run.train()
+        found.append(student)
+    assert any(not torch.equal(*pair) for pair in zip(found[0].parameters(), before.parameters(), strict=True))
+    for ours, theirs in zip(found[1].parameters(), found[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_student_teaches_without_dropout(tmp_path):
+    student = tiny_model(layers=4, seed=2, width=16)
+    student.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
+    assert student.config.hidden_dropout_prob > 0
+    run = dynamic(tmp_path, student, TEACHES, teacher_model=None)
+    student.train()
+    batch = pad(list(examples(8)))
+    signals = run._run_teacher(batch)
+    assert student.training
+    (logits,) = [value for signal, value in signals.items() if type(signal).__name__ == "Logits"]
+    with torch.no_grad():
+        assert torch.equal(logits, copy.deepcopy(student).eval()(**batch).logits)
+
+
+def test_texts_without_labels_are_not_drawn_where_the_whole_student_teaches(tmp_path):
+    texts = examples(48, seed=5).remove_columns("labels")
+    steps = []
+    for name, dynamic_args in (("teacher", FOUR), ("itself", TEACHES)):
+        run = dynamic(tmp_path / name, None, dynamic_args, unlabeled_dataset=texts)
+        assert run.mixes == (name == "teacher")
+        steps.append(len(run.get_train_dataloader()))
+    assert steps == [12, 6]
+
+
+def test_heads_are_ordered_before_the_first_training_with_several_widths(tmp_path):
+    """Not before one of several depths, whose labels may be in another state by then."""
+    student, options = student_of(ordered=False), {"learning_rate": 0.0}
+    before = copy.deepcopy(student.state_dict())
+    for name, dynamic_args in (("plain", DynamicArguments()), ("depths", DynamicArguments("1.0", "1.0,0.5"))):
+        dynamic(tmp_path / name, student, dynamic_args, options=options).train()
+        assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    dynamic(tmp_path / "widths", student, options=options).train()
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_a_plain_training_of_a_dynamic_student_removes_its_sub_networks(tmp_path):

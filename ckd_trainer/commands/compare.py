@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.commands.options import kind_of, option_types
+from ckd_trainer.commands.options import kind_of, language_model_options, option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
 from ckd_trainer.comparison.plan import (
@@ -55,10 +55,6 @@ from ckd_trainer.comparison.variants import (
     weights_by_method,
 )
 from ckd_trainer.data.arguments import DataArguments
-from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.ner_arguments import NerArguments
-from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
@@ -66,10 +62,6 @@ from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, write_atomically
-
-_OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
-    option.name for kind in (GlueArguments, NerArguments, SquadArguments) for option in dataclasses.fields(kind)
-}
 
 # What a search cannot vary, beside the data and what it sets itself.
 _SAME_IN_TRIALS = ("push_to_hub", "stages", "teacher_cache_dir", "method_file", "data_seed", "save_only_model")
@@ -86,7 +78,7 @@ def main(argv: list[str]) -> None:
     if options.search:
         check_free(given, "the command line", EVALUATIONS, by="search")
     recipe = read_recipe(options.recipe) | given
-    if of_text := [name for name in recipe if name in _OF_TEXT]:
+    if of_text := language_model_options(recipe):
         raise InputError(
             f"{of_text[0]} is an option of language models, which are compared by what they learn next: give a recipe "
             "for a task, as recipes/quickstart_mlm_task.yaml does."

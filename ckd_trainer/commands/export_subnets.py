@@ -1,15 +1,17 @@
 """Writes sub-networks of a dynamic student as plain models: `ckd-trainer export-subnets`.
 
     ckd-trainer export-subnets runs/dynamic --widths 0.5 --depths 0.5 --output small
-    ckd-trainer export-subnets runs/dynamic --widths 0.5 0.25 --depths 1.0 0.5 --output students
+    ckd-trainer export-subnets runs/dynamic --widths 0.5,0.25 --depths 1.0,0.5 --output students
 
 A single sub-network is written to the output folder itself, several to folders such as w0.5_d1 in it. They load with
 transformers alone.
 """
 
+import argparse
+import itertools
 from pathlib import Path
 
-from ckd_trainer.export.subnetworks import chosen, export, largest_difference, load_dynamic
+from ckd_trainer.export.subnetworks import chosen, export, load_dynamic, plain_model
 from ckd_trainer.utils.errors import ArgumentParser, command_line
 from ckd_trainer.utils.files import check_new, expanded
 
@@ -20,22 +22,29 @@ def main(argv: list[str]) -> None:
         prog="ckd-trainer export-subnets", description="Writes sub-networks of a dynamic student as plain models."
     )
     parser.add_argument("run", metavar="RUN_DIR", type=expanded, help="output_dir of a run with student_widths")
-    parser.add_argument("--widths", nargs="+", type=float, default=[1.0], help="widths, such as 0.5 0.25 (default: 1)")
-    parser.add_argument("--depths", nargs="+", type=float, default=[1.0], help="depths, such as 1.0 0.5 (default: 1)")
+    for name, example in (("widths", "0.5,0.25"), ("depths", "1.0,0.5")):
+        help_text = f"{name}, such as {example} (default: 1)"
+        parser.add_argument(f"--{name}", nargs="+", type=_numbers, default=[[1.0]], metavar="SHARE", help=help_text)
     parser.add_argument("--output", required=True, type=expanded, help="a new folder for the models")
     options = parser.parse_args(argv)
     output = Path(options.output)
     check_new(output)
     dynamic = load_dynamic(Path(options.run))
-    parts = chosen(dynamic, options.widths, options.depths)
-    for part in parts:
+    widths, depths = (dict.fromkeys(itertools.chain(*words)) for words in (options.widths, options.depths))
+    parts = chosen(dynamic, list(widths), list(depths))
+    models = [plain_model(dynamic, part) for part in parts]  # all are checked before any is written
+    for part, plain in zip(parts, models, strict=True):
         folder = output if len(parts) == 1 else output / str(part)
-        plain = export(dynamic, part, folder)
-        difference = largest_difference(dynamic, part, plain)
-        print(
-            f"{folder}: {plain.num_parameters():,} parameters; its outputs differ from those of the sub-network by at "
-            f"most {difference:.0e}."
-        )
+        export(dynamic, part, plain, folder)
+        print(f"{folder}: {plain.num_parameters():,} parameters.")
+
+
+def _numbers(text: str) -> list[float]:
+    """Returns the numbers in a word of the command line, which commas may separate, too."""
+    try:
+        return [float(number) for number in text.split(",") if number]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers: give some such as 1.0,0.5.") from None
 
 
 if __name__ == "__main__":

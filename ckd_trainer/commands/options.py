@@ -12,6 +12,7 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NER, NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
 from ckd_trainer.methods.own_file import methods_of_file
 from ckd_trainer.models.subnetworks import DynamicArguments
@@ -27,6 +28,14 @@ _CLASSIFICATION: Kind = ("glue", GlueArguments, TextClassification)
 _TASKS: dict[str, Kind] = dict.fromkeys(SQUAD_TASKS, ("squad", SquadArguments, QuestionAnswering)) | {
     NER: ("ner", NerArguments, TokenClassification)
 }
+_OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
+    option.name for kind in (GlueArguments, NerArguments, SquadArguments) for option in dataclasses.fields(kind)
+}
+
+
+def language_model_options(recipe: Mapping[str, Any]) -> list[str]:
+    """Returns the options of `ckd-trainer mlm` alone that a recipe sets; a recipe for a task has none."""
+    return [name for name in recipe if name in _OF_TEXT]
 
 
 def kind_of(recipe: Mapping[str, Any]) -> Kind:

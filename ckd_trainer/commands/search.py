@@ -9,34 +9,33 @@ writes to the output folder:
 - model/: the best student within the budget, as a plain model
 - search.json, search.md and search.png: the table, and scores against latency
 
-Scores are those of the runs. Latency is measured here, on texts of the validation set of the first run.
+Scores are those of the runs, which must have the same validation set. Latency is measured here, on texts of that set.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
-from ckd_trainer.commands.options import kind_of, option_types
-from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.commands.options import kind_of, language_model_options
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
-from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain
-from ckd_trainer.models.extraction import extract
+from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
+from ckd_trainer.export.validation_texts import batches, check_same_data
+from ckd_trainer.metrics.names import less_is_better
+from ckd_trainer.models.loading import load_config
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.reports.frontier import Point, draw_frontier
 from ckd_trainer.reports.table import markdown_table
-from ckd_trainer.runs.recipe import one_of, parse_mapping
+from ckd_trainer.runs.recipe import parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
 from ckd_trainer.utils.files import RECIPE, check_new, expanded, write_atomically
-
-_BATCHES = 10  # of different texts, on which latency is measured
 
 
 @command_line
@@ -45,44 +44,60 @@ def main(argv: list[str]) -> None:
     budget = Budget(options.max_latency_ms, options.max_parameters, options.max_size_mb, options.min_score)
     output = Path(options.output)
     check_new(output)
-    if options.metric.removeprefix("eval_") in ("loss", "rmse"):
+    if less_is_better(options.metric):
         raise InputError(f"metric is {options.metric}, of which less is better: give a score of which more is better.")
+    tasks = {folder: _task_of(folder) for folder in map(Path, options.runs)}
+    check_same_data(tasks, options.metric.removeprefix("eval_"))
     candidates = read_candidates(options.runs, options.metric)
-    batches = _batches(Path(options.runs[0]), options.batch_size)
+    inputs = {folder: _inputs(folder, task, options.batch_size) for folder, task in tasks.items()}
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     dynamic = {one.folder: load_dynamic(one.folder) for one in candidates if one.part is not None}
     models = [
-        load_plain(one.folder) if one.part is None else extract(dynamic[one.folder].model, one.part)
+        load_plain(one.folder) if one.part is None else plain_model(dynamic[one.folder], one.part)
         for one in candidates
     ]
-    measure(candidates, models, batches)
+    measure(candidates, models, [inputs[one.folder] for one in candidates])
     print(f"\n{_table(candidates, options.metric)}\n")
     best = budget.best(candidates)
     if best.part is None:
         model = str(best.folder)
     else:
         model = str(output / "model")
-        export(dynamic[best.folder], best.part, output / "model")
+        export(dynamic[best.folder], best.part, models[candidates.index(best)], output / "model")
     print(f"The best within the budget is {best.name}; it is in {model}.")
     _write(candidates, best, options, model)
 
 
-def _batches(folder: Path, size: int) -> list[dict[str, Tensor]]:
-    """Returns batches of examples of a run's validation set."""
+def _task_of(folder: Path) -> Task:
+    """Returns the task of a run.
+
+    Its data options alone are read: other options may need files or devices that are gone.
+
+    Raises:
+        InputError: the folder holds no run, or one of `ckd-trainer mlm`.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give the output_dir of a finished run.")
+    load_config(str(folder))  # refuses adapters by name
     path = folder / RECIPE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {RECIPE}: give the output_dir of a finished run of ckd-trainer.")
     recipe = read_recipe(path)
+    if language_model_options(recipe):
+        raise InputError(
+            f"{folder} is a run of ckd-trainer mlm, whose model has no score on a task: fine-tune it with ckd-trainer "
+            "glue or squad, and give that run."
+        )
     _, data_arguments, task_class = kind_of(recipe)
-    groups = parse_mapping(option_types(data_arguments, [str(path)]), recipe, [], source=str(path))
-    task = task_class(one_of(DataArguments, groups), one_of(TrainingArguments, groups).seed)
+    names = [field.name for field in dataclasses.fields(data_arguments) if field.init and field.name in recipe]
+    (arguments,) = parse_mapping((data_arguments,), {name: recipe[name] for name in names}, [], source=str(path))
+    return task_class(arguments, seed=0)
+
+
+def _inputs(folder: Path, task: Task, size: int) -> list[dict[str, Tensor]]:
     task.load(["validation"])
-    tokenizer = load_tokenizer(str(folder))
-    examples = next(iter(task.encode(tokenizer).validation.values()))
-    rows = np.random.default_rng(0).permutation(len(examples))[: _BATCHES * size]
-    names = tokenizer.model_input_names
-    chosen = [{name: value for name, value in examples[int(row)].items() if name in names} for row in rows]
-    collate = task.collator(tokenizer)
-    return [dict(collate(chosen[start : start + size])) for start in range(0, len(chosen), size)]
+    return batches(task, load_tokenizer(str(folder)), size)
 
 
 def _table(candidates: Sequence[Candidate], metric: str) -> str:

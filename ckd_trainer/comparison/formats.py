@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckd_trainer.comparison.results import COSTS, Comparison, Row
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.reports.statistics import Difference
 from ckd_trainer.reports.table import duration, markdown_table
 
@@ -72,7 +73,7 @@ def as_table(comparison: Comparison) -> str:
 
 def digits_of(metric: str, scores: Sequence[float]) -> int:
     """Returns how many digits after the point scores are shown with: 4, or 2 for percentages."""
-    return 2 if metric != "rmse" and max(scores, default=0) > 1 else 4
+    return 2 if not less_is_better(metric) and max(scores, default=0) > 1 else 4
 
 
 def _difference_cells(found: Difference | None, digits: int) -> list[str]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.reports import runs as reports
 from ckd_trainer.reports.statistics import Difference, MethodScores, compare_with_baseline, holm
 from ckd_trainer.runs.recipe_file import read_recipe
@@ -98,7 +99,7 @@ def read_comparison(
     rows = []
     for variant, mine in by_variant.items():
         scores = _scores(variant.name, mine)
-        kept = scores.mean / best if best and best > 0 and metric != "rmse" else None
+        kept = scores.mean / best if best and best > 0 and not less_is_better(metric) else None
         rows.append(Row(variant, scores, _costs([one.report for one in mine]), differences.get(variant), kept))
     reasons = {str(run): reason for run, reason in failed.items()}
     notes = _notes(rows, finished, teacher, {run.variant for run in failed})
@@ -106,13 +107,13 @@ def read_comparison(
 
 
 def _read(run: Run, metric: str) -> _Finished:
-    values, examples = _contributions(run.folder, metric)
+    values, examples = contributions_of(run.folder, metric)
     record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
     report = reports.read_runs([run.folder], metric)[0]
     return _Finished(run, report, values, examples, read_recipe(run.folder / RECIPE), record)
 
 
-def _contributions(folder: Path, metric: str) -> tuple[np.ndarray | None, str | None]:
+def contributions_of(folder: Path, metric: str) -> tuple[np.ndarray | None, str | None]:
     """Returns what each example contributes to a score, and the fingerprint of the examples; None if not recorded."""
     path, name = folder / CONTRIBUTIONS, f"eval_{metric}"
     if not path.is_file():
@@ -122,7 +123,7 @@ def _contributions(folder: Path, metric: str) -> tuple[np.ndarray | None, str | 
             examples = json.loads(file.metadata()["examples"])
             return (file.get_tensor(name), examples[name]) if name in examples else (None, None)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete the folder, and it is run again.") from None
+        raise InputError(f"{path} is damaged ({error}): delete the folder, and run it again.") from None
 
 
 def _scores(name: str, finished: Sequence[_Finished]) -> MethodScores:
@@ -168,7 +169,7 @@ def _teacher(finished: Sequence[_Finished], metric: str) -> dict[str, float | No
     folders = [Path(name) for name in names]
     if len(folders) != 1:
         return None
-    _, examples = _contributions(folders[0], metric)
+    _, examples = contributions_of(folders[0], metric)
     if examples is None or examples != finished[0].examples:
         return None
     (teacher,) = reports.read_runs(folders, metric)

@@ -19,6 +19,7 @@ from ckd_trainer.comparison.plan import EVALUATIONS
 from ckd_trainer.comparison.ranges import draw_of
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Options
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.reports.runs import read_json
 from ckd_trainer.reports.table import markdown_table
 from ckd_trainer.runs.lock import is_locked
@@ -198,7 +199,7 @@ class Search:
 
     @property
     def _lower_is_better(self) -> bool:
-        return self.metric == "rmse"
+        return less_is_better(self.metric)
 
     def stop(self, run: Run) -> str | None:
         """Returns why a run should be stopped: after a part of its training, it is in the worse half so far."""

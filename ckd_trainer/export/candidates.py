@@ -108,8 +108,6 @@ def read_candidates(folders: Sequence[str], metric: str) -> list[Candidate]:
     """
     found = []
     for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder: give the output_dir of a finished run.")
         parts: Sequence[SubNetwork | None] = trained_subnetworks(folder) or [None]
         for part in parts:
             (run,) = read_runs([folder], metric if part in (None, SubNetwork()) else f"{metric}_{part}")
@@ -120,17 +118,19 @@ def read_candidates(folders: Sequence[str], metric: str) -> list[Candidate]:
 
 
 def measure(
-    candidates: Sequence[Candidate], models: Sequence[torch.nn.Module], batches: Sequence[Mapping[str, Tensor]]
+    candidates: Sequence[Candidate],
+    models: Sequence[torch.nn.Module],
+    batches: Sequence[Sequence[Mapping[str, Tensor]]],
 ) -> None:
-    """Sets the costs of candidates, whose plain models are given, on the CPU.
+    """Sets the costs of candidates, whose plain models and batches are given, on the CPU.
 
-    The models take turns, so a temporary slowdown affects all of them.
+    The models take turns, so a temporary slowdown affects all of them. Batches of one number hold the same texts.
     """
     times, draws = np.zeros((_ROUNDS, len(models))), np.random.default_rng(0)
     with torch.inference_mode():
         for turn in range(-2, _ROUNDS):  # two to warm up
-            batch = batches[turn % len(batches)]
             for place in draws.permutation(len(models)):
+                batch = batches[place][turn % len(batches[place])]
                 started = time.perf_counter()
                 models[place](**batch)
                 if turn >= 0:

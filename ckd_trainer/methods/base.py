@@ -30,11 +30,14 @@ class Term(torch.nn.Module, abc.ABC):
         weight: in the loss; a share of the gradient if the term is balanced, else a factor.
         is_balanced: whether its weight is a share with `term_balance: gradient`.
         student_signal, teacher_signal: the signals that it compares.
+        relation_heads: the number of heads into which it splits queries, keys and values; None if it reads none, or
+            compares the models' own attention heads.
     """
 
     name: str
     weight: float = 1.0
     is_balanced: bool = True
+    relation_heads: int | None = None
     student_signal: Signal
     teacher_signal: Signal
 

@@ -95,7 +95,7 @@ class MiniLMv2Arguments(MethodArguments):
                 )
         layers = _layers(self.minilmv2_teacher_layer, "minilmv2_teacher_layer", pair)
         relations = [(QUERY, QUERY), (KEY, KEY), (VALUE, VALUE)]
-        return [RelationTerm("minilmv2", self.minilmv2_weight, relations, self.minilmv2_heads, layers)]
+        return [RelationTerm("minilmv2", self.minilmv2_weight, relations, self.minilmv2_heads, layers, splits=True)]
 
 
 class RelationTerm(Term):
@@ -110,12 +110,21 @@ class RelationTerm(Term):
         relations: pairs of QUERY, KEY and VALUE.
         heads: h, the same for both models.
         layers: of student and teacher, from 1.
+        splits: whether h are relation heads; otherwise they are the models' own attention heads.
     """
 
     def __init__(
-        self, name: str, weight: float, relations: list[tuple[int, int]], heads: int, layers: tuple[int, int]
+        self,
+        name: str,
+        weight: float,
+        relations: list[tuple[int, int]],
+        heads: int,
+        layers: tuple[int, int],
+        *,
+        splits: bool = False,
     ) -> None:
         super().__init__()
+        self.relation_heads = heads if splits else None
         self.name, self.weight, self.relations, self.heads, self.layers = name, weight, relations, heads, layers
         self.student_signal, self.teacher_signal = (QueryKeyValue((layer,)) for layer in layers)
 

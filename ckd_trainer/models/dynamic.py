@@ -18,13 +18,14 @@ from ckd_trainer.utils.errors import InputError
 class DynamicModel:
     """Runs sub-networks of a model. They are slices of its weights, without copies.
 
-    The model itself stays as it is: it has the same weights under the same names, and outside `running` it runs whole.
+    Outside `running`, the model is as it was: it has the same weights under the same names, in layers of the same
+    classes.
 
     Args:
         model: of a family in `DYNAMIC`.
 
     Raises:
-        InputError: another family, or linear layers that are not plain, such as quantized ones.
+        InputError: another family, or linear layers that are not plain, such as quantized ones or adapters.
 
     Example::
 
@@ -37,42 +38,44 @@ class DynamicModel:
         check_dynamic(model.config, [])
         self.config = model.config
         self._layers: Any = model.get_submodule(layer_list(model))
-        _become(self._layers, nn.ModuleList, _Layers)
-        self._layers.kept = range(self.config.num_hidden_layers)
         self._of_heads: list[tuple[nn.Module, str, int]] = []  # module, attribute, and its size per head
         self._of_neurons: list[tuple[nn.Module, str]] = []
-        size = head_size(self.config)
+        self._attentions: list[Any] = []
+        self._head_size = size = head_size(self.config)
         for layer in linear_layers(model):
             projections = [model.get_submodule(name) for name in layer.projections]
             out, up, down = (model.get_submodule(name) for name in (layer.out, layer.up, layer.down))
-            for module in (*projections, out, up, down):
-                _become(module, nn.Linear, _Linear)
             self._of_heads += [*((module, "rows", size) for module in projections), (out, "columns", size)]
             self._of_neurons += [(up, "rows"), (down, "columns")]
         if self.config.model_type in SHARED_HEADS:
-            bias = model.base_model.encoder.relative_attention_bias
-            _become(bias, nn.Embedding, _Embedding)
-            self._of_heads.append((bias, "columns", 1))
-            # MPNet joins the heads by their whole size.
-            self._of_heads += [(layer.attention.attn, "all_head_size", size) for layer in self._layers]
-        self._use(SubNetwork())
+            self._of_heads.append((model.base_model.encoder.relative_attention_bias, "columns", 1))
+            self._attentions = [layer.attention.attn for layer in self._layers]
+        for module, *_ in (*self._of_heads, *self._of_neurons, (self._layers,)):
+            _check_plain(module)
 
     @contextlib.contextmanager
     def running(self, part: SubNetwork) -> Iterator[None]:
-        """Within the context, the model is this sub-network. Checkpointed layers need it in the backward pass too."""
-        self._use(part)
+        """Within the context, the model is this sub-network. Checkpointed layers need it in the backward pass too.
+
+        Contexts do not nest.
+        """
+        heads, neurons = part.heads(self.config), part.neurons(self.config)
+        values: list[tuple[Any, str, Any]] = [(module, name, heads * size) for module, name, size in self._of_heads]
+        values += [(module, name, neurons) for module, name in self._of_neurons]
+        values.append((self._layers, "kept", [layer - 1 for layer in part.layers(self.config)]))
+        for module, name, value in values:
+            module.__class__ = _SLICED[type(module)]
+            setattr(module, name, value)
+        for attention in self._attentions:
+            attention.all_head_size = heads * self._head_size  # by which MPNet joins the heads
         try:
             yield
         finally:
-            self._use(SubNetwork())
-
-    def _use(self, part: SubNetwork) -> None:
-        heads, neurons = part.heads(self.config), part.neurons(self.config)
-        for module, name, size in self._of_heads:
-            setattr(module, name, heads * size)
-        for module, name in self._of_neurons:
-            setattr(module, name, neurons)
-        self._layers.kept = [layer - 1 for layer in part.layers(self.config)]
+            for module, name, _ in values:
+                delattr(module, name)
+                module.__class__ = _PLAIN[type(module)]
+            for attention in self._attentions:
+                attention.all_head_size = self.config.num_attention_heads * self._head_size
 
 
 class _Linear(nn.Linear):
@@ -113,13 +116,20 @@ class _Layers(nn.ModuleList):
         return list(self)[index]
 
 
-def _become(module: Any, plain: type[nn.Module], kind: type[nn.Module]) -> None:
-    """Changes the class of a module, which keeps its weights, hooks and place in the model."""
-    if type(module) is kind:
-        return
-    if type(module) is not plain:
+# The class of a layer -> its class while a sub-network runs.
+_SLICED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: _Linear,
+    nn.Embedding: _Embedding,
+    nn.ModuleList: _Layers,
+}
+_PLAIN = {sliced: plain for plain, sliced in _SLICED.items()}
+
+
+def _check_plain(module: nn.Module) -> None:
+    if type(module) not in _SLICED:
+        kind = type(module)
         raise InputError(
-            f"a layer of the student is a {type(module).__name__}, not a plain {plain.__name__}, so it cannot have "
-            "several widths and depths: leave student_widths and student_depths out."
+            f"a layer of the student is a {kind.__module__}.{kind.__qualname__}, not a plain layer of torch, so it "
+            "cannot have several widths and depths: merge adapters into the model first and give one that is not "
+            "quantized, or leave student_widths and student_depths out."
         )
-    module.__class__ = kind

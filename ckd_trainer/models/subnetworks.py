@@ -1,8 +1,9 @@
 """The sizes of a dynamic student's sub-networks, as in DynaBERT (Hou et al., NeurIPS 2020, arXiv 2004.04037)."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
@@ -37,18 +38,22 @@ class DynamicArguments:
     student_depths: str = option("1.0", "The shares of layers of the student's sub-networks, such as 1.0,0.75,0.5.")
     subnetworks_per_step: int | None = option(
         None,
-        "Train this many sub-networks in each step: the largest, the smallest, and others drawn at random (the "
-        "sandwich rule). By default all of them.",
+        "Train at most this many sub-networks in each step: the largest, the smallest, and others drawn at random "
+        "(the sandwich rule). By default all of them.",
+    )
+
+    whole_student_teaches: bool = option(
+        False,
+        "The whole student teaches its sub-networks, in place of a teacher. It learns from the labels alone.",
     )
 
     def __post_init__(self) -> None:
         for name in ("student_widths", "student_depths"):
             _shares(name, getattr(self, name))
-        count, parts = self.subnetworks_per_step, len(self.subnetworks)
-        if count is not None and not 2 <= count <= parts:
+        if self.subnetworks_per_step is not None and self.subnetworks_per_step < 2:
             raise InputError(
-                f"subnetworks_per_step is {count}, but the student has {parts} sub-networks: "
-                + ("give student_widths or student_depths." if parts == 1 else f"give a number from 2 to {parts}.")
+                f"subnetworks_per_step is {self.subnetworks_per_step}, but the largest and the smallest are always "
+                "trained: give 2 or more."
             )
 
     @property
@@ -100,9 +105,30 @@ class SubNetwork:
         count = max(1, round(self.depth * config.num_hidden_layers))
         return [1 + math.floor(layer / self.depth + 1e-9) for layer in range(count)]  # 11 / 0.55 is 20 - 4e-15
 
+    def describe(self, config: PreTrainedConfig) -> str:
+        """Returns its sizes in words."""
+        layers = ", ".join(map(str, self.layers(config)))
+        return f"{self.heads(config)} heads and {self.neurons(config)} neurons in layers {layers}"
+
     def sizes(self, config: PreTrainedConfig) -> tuple[int, ...]:
         """Returns the numbers that define it: of heads and neurons, then the layers."""
         return (self.heads(config), self.neurons(config), *self.layers(config))
+
+
+def has_widths(parts: Sequence[SubNetwork]) -> bool:
+    """Returns whether sub-networks have several widths."""
+    return len({part.width for part in parts}) > 1
+
+
+@contextlib.contextmanager
+def at_depth(part: SubNetwork) -> Iterator[None]:
+    """Adds the depth of a sub-network to the messages of InputErrors."""
+    try:
+        yield
+    except InputError as error:
+        if part.depth == 1:
+            raise
+        raise InputError(f"at depth {part.depth:g}: {error}") from error
 
 
 def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None:
@@ -124,7 +150,25 @@ def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None
             values = (other.width, part.width) if other.width != part.width else (other.depth, part.depth)
             raise InputError(
                 f"{name} has {values[0]:g} and {values[1]:g}, which are the same in a student of "
-                f"{config.num_hidden_layers} layers with {config.num_attention_heads} heads each: leave one out."
+                f"{config.num_hidden_layers} layers with {config.num_attention_heads} heads and "
+                f"{size_of(config, 'intermediate_size')} neurons each: leave one out."
+            )
+
+
+def subnetworks_of(config: PreTrainedConfig) -> list[SubNetwork]:
+    """Returns the sub-networks for which a model was trained, the whole one first; empty if it is not dynamic."""
+    return [SubNetwork(*each) for each in getattr(config, SUBNETWORKS, [])]
+
+
+def check_trained(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None:
+    """Raises InputError for a sub-network for which a model was not trained."""
+    known = subnetworks_of(config)
+    for part in parts:
+        if part not in known:
+            there = f"its sub-networks are {', '.join(map(str, known))}" if known else "it is not dynamic"
+            raise InputError(
+                f"the student was not trained for {part}, width {part.width:g} and depth {part.depth:g} ({there}): "
+                "give other student_widths and student_depths, or set do_train."
             )
 
 

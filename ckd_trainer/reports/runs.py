@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckd_trainer.metrics.names import is_score
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import RECIPE, input_errors_about
@@ -54,7 +55,7 @@ def _read_run(folder: Path, metric: str) -> Run:
         raise InputError(f"{folder} cannot be reported: {reason}. Give the output_dir of a finished run.")
     key = f"eval_{metric}"
     if key not in results:
-        there = sorted(name.removeprefix("eval_") for name in results if name.startswith("eval_"))
+        there = sorted(name.removeprefix("eval_") for name in results if name.startswith("eval_") and is_score(name))
         raise InputError(
             f"{folder} has no metric {metric}; its metrics: {', '.join(there) or 'none, run it with --do_eval'}."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckd_trainer.metrics.names import without_subnetwork
 from ckd_trainer.reports.runs import Run, curve_of, read_json
 from ckd_trainer.reports.style import COLORS, TEXT_COLOR, check_matplotlib, label_axes, save_picture, set_up_axes
 from ckd_trainer.utils.errors import InputError
@@ -21,7 +22,7 @@ class Terms:
     """What a run logged about the terms of its loss.
 
     Attributes:
-        losses: {term: its value over the epochs}.
+        losses: {term: its value over the epochs}; of a dynamic student, the means over its sub-networks.
         norms: {term: the norm of its weighted gradient over the epochs}; empty without log_gradient_norms.
         cosines: {(term, term): the mean cosine between their gradients}.
     """
@@ -46,7 +47,8 @@ def read_terms(run: Run) -> Terms:
 
 
 def _curves(log: list[dict], prefix: str) -> dict[str, Curve]:
-    names = dict.fromkeys(name for entry in log for name in entry if name.startswith(prefix))
+    logged = dict.fromkeys(name for entry in log for name in entry if name.startswith(prefix))
+    names = [name for name in logged if without_subnetwork(name) == name]  # of a dynamic student, the means
     return {name.removeprefix(prefix): curve_of(log, name) for name in names}
 
 

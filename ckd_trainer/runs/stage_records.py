@@ -21,7 +21,7 @@ def record_stage(trainer: Any, stage: Stage, metrics: dict[str, float]) -> None:
     path, state = stage.output_dir / RECORD, trainer.state
     entry = {
         "options": stage.options,
-        "loss": trainer.distillation_objective.describe(trainer.scales),
+        "loss": trainer.describe_loss(),
         "weights": trainer.distillation_objective.weights,
         "steps": state.global_step,
         "epochs": state.epoch,

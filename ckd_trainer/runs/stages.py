@@ -12,8 +12,9 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, RunArguments
+from ckd_trainer.dynamic_trainer import check_terms
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
-from ckd_trainer.models.subnetworks import DynamicArguments, config_at_depth
+from ckd_trainer.models.subnetworks import DynamicArguments, at_depth, config_at_depth
 from ckd_trainer.runs.recipe import one_of, parse_options, unknown_option, with_options
 from ckd_trainer.utils.errors import InputError
 
@@ -71,11 +72,18 @@ class Stage:
     @property
     def distills(self) -> bool:
         """Whether a term of its loss reads the teacher."""
+        return self.has_terms and not self.dynamic_args.whole_student_teaches
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether its loss has terms beside the labels."""
         return bool(self.ckd_args.weights or any(method.weights for method in self.methods))
 
     def without_teacher(self) -> "Stage":
         """Returns the stage for a call that does not train: with the loss on the labels alone."""
-        return dataclasses.replace(self, ckd_args=CKDArguments.fine_tuning(), methods=[], options=None)
+        dynamic_args = dataclasses.replace(self.dynamic_args, whole_student_teaches=False)
+        ckd_args = CKDArguments.fine_tuning()
+        return dataclasses.replace(self, ckd_args=ckd_args, methods=[], dynamic_args=dynamic_args, options=None)
 
     def log_options(self) -> None:
         """Logs the options that it sets."""
@@ -94,10 +102,13 @@ def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:
     """Returns the terms of all stages; raises InputError if those of one do not fit the pair, at any depth."""
     terms: list[Term] = []
     for stage in stages:
+        teacher = pair.student if stage.dynamic_args.whole_student_teaches else pair.teacher
         for part in stage.dynamic_args.at_full_width:
-            at_depth = dataclasses.replace(pair, student=config_at_depth(pair.student, part))
-            with stage.naming_errors():
-                terms += terms_of(stage.ckd_args, stage.methods, at_depth)
+            with stage.naming_errors(), at_depth(part):
+                shallow = Pair(config_at_depth(pair.student, part), teacher, pair.head)
+                found = terms_of(stage.ckd_args, stage.methods, shallow)
+                check_terms(found, stage.dynamic_args, pair.student)
+                terms += found
     return terms
 
 
@@ -132,6 +143,7 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
         Path(args.output_dir),
     )
     if run_args.stages is None:
+        _check_dynamic([whole])
         return [whole]
     if str(args.resume_from_checkpoint or "no").lower() not in ("no", "false", "0"):
         raise InputError(
@@ -164,8 +176,33 @@ def stages_of(arguments: Sequence[Any]) -> list[Stage]:
                 len(run_args.stages),
             )
         )
+    _check_dynamic(stages)
     run_args.stages = [dict(stage.options or {}) for stage in stages]  # so 1e-4 and 0.0001 are recorded alike
     return stages
+
+
+def _check_dynamic(stages: Sequence[Stage]) -> None:
+    """Raises InputError for options of dynamic students that have no effect."""
+    teaching = [stage for stage in stages if stage.dynamic_args.whole_student_teaches]
+    is_dynamic = any(stage.dynamic_args.is_dynamic for stage in stages)
+    for stage in teaching if is_dynamic else ():
+        with stage.naming_errors():
+            if not stage.dynamic_args.is_dynamic:
+                raise InputError(
+                    "whole_student_teaches is set, but the student has no other sub-networks: set it to false in this "
+                    "stage, or give student_widths or student_depths."
+                )
+            if not stage.has_terms:
+                raise InputError(
+                    "whole_student_teaches is set, but no term of the loss has a weight, so it would teach nothing: "
+                    "give alpha or a term a weight, or set it to false."
+                )
+    for option in () if is_dynamic else dataclasses.fields(DynamicArguments):
+        if any(getattr(stage.dynamic_args, option.name) != option.default for stage in stages):
+            raise InputError(
+                f"{option.name} is set, but the student has no other sub-networks: give student_widths or "
+                "student_depths, or leave it out."
+            )
 
 
 @contextlib.contextmanager

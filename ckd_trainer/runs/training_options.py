@@ -13,6 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_liger_kernel_available
 
+from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
@@ -20,7 +21,6 @@ from ckd_trainer.utils.processes import check_one_device
 logger = logging.getLogger(__name__)
 
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # learning rate schedules that read validation scores
-_LOWER_IS_BETTER = ("loss", "rmse", "perplexity")
 _UNLISTED_TRACKERS = ("azure_ml", "flyte")  # transformers does not list these even if they are installed
 _COUNTS = (
     "per_device_train_batch_size",
@@ -118,8 +118,8 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
     if args.load_best_model_at_end and args.metric_for_best_model == "loss":
         args.metric_for_best_model, args.greater_is_better = best_metric, True
     name = args.metric_for_best_model.removeprefix("eval_")
-    if name in _LOWER_IS_BETTER:
-        args.greater_is_better = False  # TrainingArguments does this only if none is named
+    if less_is_better(name):
+        args.greater_is_better = False  # for TrainingArguments, more of anything but a loss is better
     if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
         raise InputError(
             f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "

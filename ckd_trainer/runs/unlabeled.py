@@ -49,6 +49,11 @@ def check_unlabeled_options(data_args: DataArguments, stages: Sequence[Stage], *
         with stage.naming_errors():
             if (share := mixed_share(data_args, distills=stage.distills)) is not None:
                 sizes_of(share, stage.args)
+            elif not data_args.has_labeled and stage.dynamic_args.whole_student_teaches:
+                raise InputError(
+                    "there are unlabeled texts alone, but with whole_student_teaches the whole student learns from "
+                    "the labels: set train_file, or give a teacher instead."
+                )
             elif not data_args.has_labeled and stage.ckd_args.labels_and_logits and stage.ckd_args.alpha < 1:
                 raise InputError(
                     f"there are unlabeled texts alone, but alpha is {stage.ckd_args.alpha:g}, with which the labels "

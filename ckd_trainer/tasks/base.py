@@ -29,7 +29,7 @@ from ckd_trainer.methods import MethodArguments, Pair
 from ckd_trainer.models.compatibility import check_encodings
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
-from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic
+from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic, check_trained
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
@@ -280,8 +280,10 @@ def _run_started(
         if _is_dynamic(stage):
             with stage.naming_errors():
                 check_dynamic(pair.student_config, stage.dynamic_args.subnetworks)
+                if not trains:
+                    check_trained(pair.student_config, stage.dynamic_args.subnetworks)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
-    if pair.distills:  # raises if a layer mapping does not fit
+    if any(stage.has_terms for stage in stages):  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
         terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
     if task.hub_dataset is not None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ckd_trainer.data.masking import MaskingCollator
+from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
 
@@ -71,19 +72,27 @@ class LanguageModelTrainer(DistillationTrainer):
         finally:
             self.data_collator, self.accelerator.even_batches = collator, even
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Runs the teacher, even if it is cached: the cache holds the training set."""
+        self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
+
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """Returns the terms on a set, instead of its logits, which a vocabulary makes too large to keep."""
         objective, weights = self.distillation_objective, self.term_weights
         self.distillation_objective = objective.without_projections()
         self._held_out = {
             term: torch.zeros(2, device=self.args.device) for term in self.distillation_objective.weights
         }
-        self._uncached_teacher = None if self.teacher is None else self.teacher.uncached()
         try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self.distillation_objective = objective
-            self._uncached_teacher = None  # frees a teacher that was loaded beside a cache
         sums = {term: self.accelerator.reduce(pair, reduction="sum").tolist() for term, pair in self._held_out.items()}
         means = {term: total / count for term, (total, count) in sums.items() if count}
         metrics = {f"loss_{term}": mean for term, mean in means.items()}
@@ -116,3 +125,10 @@ class LanguageModelTrainer(DistillationTrainer):
         folder = output_dir or self.args.output_dir
         if self.language_head is not None and folder == self.args.output_dir and self.args.should_save:
             attach(folder, self.model.config, self.language_head)
+
+
+class DynamicLanguageModelTrainer(DynamicTrainer, LanguageModelTrainer):
+    """A `LanguageModelTrainer` for a student of several widths and depths: it evaluates each sub-network.
+
+    Heads and neurons are ordered by their importance for the loss on masked tokens.
+    """

@@ -25,9 +25,10 @@ from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.language_head import fits, language_head
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.models.subnetworks import DynamicArguments, has_widths
 from ckd_trainer.runs.stages import Stage
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
-from ckd_trainer.tasks.language_model_trainer import LanguageModelTrainer
+from ckd_trainer.tasks.language_model_trainer import DynamicLanguageModelTrainer, LanguageModelTrainer
 from ckd_trainer.tasks.running_text import OpenText
 from ckd_trainer.tasks.stream_trainer import StreamTrainer
 from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream
@@ -46,12 +47,12 @@ def run_masked_lm(
     run_args: RunArguments,
     args: TrainingArguments,
     ckd_args: CKDArguments,
-    *methods: MethodArguments,
+    *more: MethodArguments | DynamicArguments,
 ) -> dict[str, float]:
     """Distills a language model as the arguments say, see `run_task`."""
     if args.include_num_input_tokens_seen == "no":
         args.include_num_input_tokens_seen = "non_padding"  # for the tokens per second in the log
-    return run_task(MaskedLanguageModeling(data_args, args), model_args, data_args, run_args, args, ckd_args, *methods)
+    return run_task(MaskedLanguageModeling(data_args, args), model_args, data_args, run_args, args, ckd_args, *more)
 
 
 class MaskedLanguageModeling(Task):
@@ -69,6 +70,7 @@ class MaskedLanguageModeling(Task):
     has_labels = False
     keeps_inputs = True
     trainer_class = LanguageModelTrainer
+    dynamic_trainer_class = DynamicLanguageModelTrainer
     best_metric = "loss"
 
     def __init__(self, data_args: TextArguments, args: TrainingArguments) -> None:
@@ -107,10 +109,25 @@ class MaskedLanguageModeling(Task):
                 with stage.naming_errors():
                     check_streamed_stage(stage)
         masks = self.args.mlm_probability > 0
+        orders = next((stage for stage in stages if has_widths(stage.dynamic_args.subnetworks)), None)
         self.reads_head = any(stage.ckd_args.labels_and_logits for stage in stages)
         self.model_class = AutoModelForMaskedLM if self.reads_head else AutoModel
         always = all(stage.ckd_args.labels_and_logits for stage in stages)
         self.metrics = ("perplexity",) if always and masks else ()
+        for stage in stages:
+            if stage.dynamic_args.whole_student_teaches:
+                with stage.naming_errors():
+                    raise InputError(
+                        "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it "
+                        "out, and give teacher_model_name_or_path."
+                    )
+        if orders is not None and not (masks and self.reads_head):
+            with orders.naming_errors():
+                raise InputError(
+                    "student_widths has several widths, for which heads and neurons are ordered by their importance "
+                    "for the loss on masked tokens: set labels_and_logits to true and mlm_probability to 0.15, or "
+                    "give student_depths alone."
+                )
         for stage in stages:
             loss = stage.ckd_args
             with stage.naming_errors():
@@ -120,7 +137,7 @@ class MaskedLanguageModeling(Task):
                         "loss, but mlm_probability is 0: set mlm_probability to 0.15, or alpha to 1 to compare the "
                         "logits of all tokens, or labels_and_logits to false to train with relations alone."
                     )
-                if not loss.labels_and_logits and not stage.distills:
+                if not loss.labels_and_logits and not stage.has_terms:
                     raise InputError(
                         "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
                         "mlm_probability to 0.15 to train on masked tokens."

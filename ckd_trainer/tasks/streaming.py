@@ -17,6 +17,11 @@ _IN_ORDER = ("random", "sequential")  # the default, and what a stream is in any
 def check_streamed_stage(stage: Stage) -> None:
     """Raises InputError for options of a stage that a stream of text cannot serve."""
     args = stage.args
+    if stage.dynamic_args.is_dynamic:
+        raise InputError(
+            "streaming is set, but a student of several widths and depths reads its text more than once: leave "
+            "student_widths and student_depths out, or streaming."
+        )
     if args.max_steps <= 0:
         raise InputError("streaming reads the text without end, but max_steps is not set: give a number of steps.")
     if args.dataloader_num_workers:

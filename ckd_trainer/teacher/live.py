@@ -13,19 +13,8 @@ from ckd_trainer.teacher.signals import Listener, Signal
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forward_arguments, use_eager_attention
 
 
-class LiveTeacher:
-    """Runs the teacher model on each batch and returns its signals.
-
-    Args:
-        model: the teacher, on the device of the batches. It is frozen and put in evaluation mode, permanently.
-        signals: the signals to read.
-        autocast: returns the context for the forward pass; not needed for a model prepared by Accelerate.
-
-    Example::
-
-        teacher = LiveTeacher(model, [WordGram((0, 2, 4, 6))])
-        teacher(batch)[WordGram((0, 2, 4, 6))]
-    """
+class _SignalReader:
+    """Runs a model on each batch and returns its signals, see `LiveTeacher`."""
 
     def __init__(
         self,
@@ -38,7 +27,7 @@ class LiveTeacher:
             signal.check(config_of(model))
         if any("attentions" in signal.model_outputs for signal in signals):
             use_eager_attention(model)
-        self.model, self.signals, self.autocast = model.eval().requires_grad_(False), list(signals), autocast
+        self.model, self.signals, self.autocast = model, list(signals), autocast
         self.differentiates = any(signal.differentiates for signal in signals)
         self.options = asked_for(model, signals)
         self.input_names = forward_arguments(model)
@@ -59,3 +48,35 @@ class LiveTeacher:
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
+
+
+class LiveTeacher(_SignalReader):
+    """Runs the teacher model on each batch and returns its signals.
+
+    Args:
+        model: the teacher, on the device of the batches. It is frozen and put in evaluation mode, permanently.
+        signals: the signals to read.
+        autocast: returns the context for the forward pass; not needed for a model prepared by Accelerate.
+
+    Example::
+
+        teacher = LiveTeacher(model, [WordGram((0, 2, 4, 6))])
+        teacher(batch)[WordGram((0, 2, 4, 6))]
+    """
+
+    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal], **kwargs: Any):
+        super().__init__(model, signals, **kwargs)
+        self.model.eval().requires_grad_(False)
+
+
+class TeachingStudent(_SignalReader):
+    """Runs a student that teaches its own sub-networks: it is in evaluation mode only while it runs."""
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return super().__call__(batch)
+        finally:
+            self.model.train(was_training)

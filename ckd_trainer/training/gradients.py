@@ -10,14 +10,21 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ckd_trainer.training.projections import MODULE
 from ckd_trainer.utils.wrapped_models import inner_models, unwrapped
 
-# A part of a loss: runs the model, and yields a loss whose backward pass may run within the context.
-Part = Callable[[torch.nn.Module], contextlib.AbstractContextManager[Tensor]]
+# Runs the model, and yields a part of a loss, whose backward pass may run within the context.
+ForwardPass = Callable[[torch.nn.Module], contextlib.AbstractContextManager[Tensor]]
 
 _DEEPSPEED_SCALE = 2.0**10  # avoids underflow of small gradients in half precision
+
+
+def updates_in_backward(args: TrainingArguments) -> bool:
+    """Returns whether the optimizer changes weights in backward passes, so that each of these is a step."""
+    return "layerwise" in args.optim or args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
 
 
 def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
@@ -37,7 +44,7 @@ def encoder_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def gradients(
     model: torch.nn.Module,
-    losses: Sequence[Sequence[Part]],
+    losses: Sequence[Sequence[ForwardPass]],
     accelerator: Accelerator,
     *,
     seed: int,
@@ -50,8 +57,8 @@ def gradients(
 
     Args:
         model: the student, prepared by Accelerate.
-        losses: for each loss its parts, such as one per batch of the step. The loss of the step is their sum,
-            averaged over the processes. A part runs the model that is passed to it. All weights of the model take part
+        losses: for each loss its forward passes, such as one per batch of the step. The loss of the step is their sum,
+            averaged over the processes. A pass runs the model that it is given. All weights of the model take part
             in the last one.
     """
     weights = encoder_weights(model)
@@ -63,9 +70,9 @@ def gradients(
     device = accelerator.device
     model.train()
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-        for parts in losses:
+        for passes in losses:
             torch.manual_seed(seed)
-            yield measure(model, weights, parts, accelerator)
+            yield measure(model, weights, passes, accelerator)
             model.zero_grad()
 
 
@@ -94,15 +101,15 @@ def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 def _backward_gradients(
     model: torch.nn.Module,
     weights: Sequence[Tensor],
-    parts: Sequence[Part],
+    passes: Sequence[ForwardPass],
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Runs the backward pass as training does, so that DDP and FSDP2 reduce gradients across processes."""
     scaler, is_ddp = accelerator.scaler, isinstance(model, DistributedDataParallel)
-    for number, part in enumerate(parts, start=1):
+    for number, forward in enumerate(passes, start=1):
         # DDP waits for the gradients of all weights.
-        waits = is_ddp and number < len(parts)
-        with accelerator.no_sync(model) if waits else contextlib.nullcontext(), part(model) as loss:
+        waits = is_ddp and number < len(passes)
+        with accelerator.no_sync(model) if waits else contextlib.nullcontext(), forward(model) as loss:
             (loss if scaler is None else scaler.scale(loss)).backward()
     factor = 1 if scaler is None else scaler.get_scale()
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad / factor for weight in weights]
@@ -111,13 +118,13 @@ def _backward_gradients(
 def _autograd_gradients(
     model: torch.nn.Module,
     weights: Sequence[Tensor],
-    parts: Sequence[Part],
+    passes: Sequence[ForwardPass],
     accelerator: Accelerator,
 ) -> list[Tensor]:
     """Does not touch `grad` of the weights, which DeepSpeed manages."""
     totals: list[Tensor] = []
-    for part in parts:
-        with part(model) as loss:
+    for forward in passes:
+        with forward(model) as loss:
             scaled = torch.autograd.grad(_DEEPSPEED_SCALE * loss, weights, allow_unused=True, materialize_grads=True)
         found = [gradient.float() / _DEEPSPEED_SCALE for gradient in scaled]
         totals = [total + new for total, new in zip(totals, found, strict=True)] if totals else found

@@ -4,7 +4,8 @@ They live in the student as the submodule `distillation` while it trains, so the
 FSDP2 treat them like any of its weights. The saved model does not contain them.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from ckd_trainer.teacher.signals import ProjectedStates
+from ckd_trainer.teacher.signals import ProjectedStates, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import has_adapters, unwrapped
 
 MODULE = "distillation"  # its name in the student
 FILE = "projections.safetensors"  # in a checkpoint
+
+
+def projected(signals: Sequence[Signal]) -> list[ProjectedStates]:
+    """Returns the signals that need a projection."""
+    return [signal for signal in signals if isinstance(signal, ProjectedStates)]
 
 
 class Projections:
@@ -66,6 +72,15 @@ class Projections:
             self._hook.remove()
             self._hook = None
             self.student._keys_to_ignore_on_save = self._before
+
+    @contextlib.contextmanager
+    def reading(self, signals: Sequence[ProjectedStates]) -> Iterator[None]:
+        """Within the context, the same projections are applied to other layers, those of `signals`."""
+        before, self.signals = self.signals, list(signals)
+        try:
+            yield
+        finally:
+            self.signals = before
 
     def _names(self) -> list[str]:
         return [f"{MODULE}.{name}" for name in self.module.state_dict()]

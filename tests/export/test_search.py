@@ -1,19 +1,30 @@
 """`ckd-trainer export-subnets` and `search`: plain models out of a dynamic run, and the best one for a budget."""
 
 import json
+import os
+import re
+import shutil
 
 import pytest
 import torch
-from helpers.files import sentences, write_tsv
+import yaml
+from helpers.files import WORDS, sentences, write_questions, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_glue_ckd
 from ckd_trainer.cli import main
+from ckd_trainer.commands import search
+from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.export import subnetworks
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
+from ckd_trainer.export.validation_texts import batches
 from ckd_trainer.models.dynamic import DynamicModel
+from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.utils.errors import InputError
 
 QUICK = "--per_device_train_batch_size 8 --logging_steps 1 --report_to none --disable_tqdm true --max_steps 3"
@@ -59,7 +70,7 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
             str(tmp_path / "a"),
         ]
     )
-    assert "differ from those of the sub-network by at most" in capsys.readouterr().out
+    assert "15,906 parameters" in capsys.readouterr().out
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
     whole = AutoModelForSequenceClassification.from_pretrained(runs / "dynamic").eval()
     batch = AutoTokenizer.from_pretrained(tmp_path / "a")(["the cat sees", "a dog"], padding=True, return_tensors="pt")
@@ -68,14 +79,55 @@ def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys
     torch.testing.assert_close(exported(**batch).logits, expected, rtol=1e-5, atol=1e-5)
     assert exported.config.num_hidden_layers == 2 and exported.config.intermediate_size == 32
     assert "subnetworks" not in json.loads((tmp_path / "a" / "config.json").read_text())
-    assert "width 0.5, depth 0.5" in (tmp_path / "a" / "README.md").read_text()
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| 2 | 1 | 16 | 32 |" in card and "number in `config.json` is 1, with 32\ndimensions each" in card
+    assert "width 0.5, depth 0.5" in card and 'from_pretrained("a")' in card and str(tmp_path) not in card
     assert pipeline("text-classification", str(tmp_path / "a"))("the cat")[0]["label"] in whole.config.label2id
 
 
-def test_several_are_exported_to_folders_of_their_own(runs, tmp_path):
-    words = ["--widths", "1", "0.5", "--depths", "0.5", "--output", str(tmp_path)]
-    main(["export-subnets", str(runs / "dynamic"), *words])
+@pytest.mark.parametrize("widths", [["1", "0.5"], ["1.0,0.5"], ["1.0,", "0.5,1"]], ids=str)
+def test_several_are_exported_to_folders_of_their_own(runs, tmp_path, widths):
+    main(["export-subnets", str(runs / "dynamic"), "--widths", *widths, "--depths", "0.5", "--output", str(tmp_path)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w0.5_d0.5", "w1_d0.5"]
+    card = (tmp_path / "w1_d0.5" / "README.md").read_text()
+    assert "| 2 | 2 | 16 | 64 |" in card and "padded" not in card
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"output_hidden_states": True}, {"output_attentions": True}, {"return_dict": False}, {"dtype": "bfloat16"}],
+    ids=str,
+)
+def test_a_student_with_another_config_is_exported(runs, tmp_path, option):
+    student = shutil.copytree(runs / "dynamic", tmp_path / "student")
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | option))
+    main(["export-subnets", str(student), "--widths", "0.5", "--output", str(tmp_path / "new")])
+    assert (tmp_path / "new" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", ["export-subnets", "search"])
+def test_a_wrong_copy_is_a_bug_and_leaves_nothing(runs, tmp_path, monkeypatch, command):
+    def wrong(model, part):
+        plain = extract(model, part)
+        if part == SubNetwork(0.5, 0.5):
+            with torch.no_grad():
+                plain.classifier.bias += 1e-3
+        return plain
+
+    monkeypatch.setattr(subnetworks, "extract", wrong)
+    options = {"export-subnets": ["--widths", "1", "0.5", "--depths", "0.5"], "search": ["--metric", "accuracy"]}
+    with pytest.raises(RuntimeError, match=r"w0\.5_d0\.5 .* its logits differ .* by 0\.001"):
+        main([command, str(runs / "dynamic"), *options[command], "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", [["export-subnets"], ["search", "--metric", "accuracy"]], ids=" ".join)
+def test_adapters_are_refused_by_name(runs, tmp_path, capsys, command):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    error = refused(capsys, *command, tmp_path / "adapter", "--output", tmp_path / "new")
+    assert "adapter holds an adapter (adapter_config.json" in error and "merge_and_unload()" in error
 
 
 def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
@@ -83,6 +135,8 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
     error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.75", *new)
     assert "was not trained for width 0.75 with depth 1: its sub-networks, width x depth, are 1 x 1, 1 x 0.5" in error
     assert "holds no dynamic student" in refused(capsys, "export-subnets", runs / "plain", *new)
+    error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.5;1", *new)
+    assert "argument --widths: '0.5;1' is not a list of numbers" in error
     assert "is not a folder" in refused(capsys, "export-subnets", tmp_path / "nonesuch", *new)
     assert "already exists and is not empty" in refused(capsys, "export-subnets", runs / "dynamic", "--output", runs)
     assert not (tmp_path / "new").exists()
@@ -135,7 +189,112 @@ def test_search_refuses_what_it_cannot_read(runs, tmp_path, capsys):
     assert "is not a folder" in refused(capsys, "search", tmp_path / "nonesuch", "--metric", "accuracy", *new)
     words = ["--metric", "accuracy", "--batch_size", "0", *new]
     assert "batch_size is 0: give 1 or more" in refused(capsys, "search", runs / "dynamic", *words)
-    assert "all_results.json" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
+    assert "teacher has no recipe.yaml" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_rmse", "mean_rmse", "rmse_w0.5_d0.5", "mean_loss", "perplexity"])
+def test_metrics_of_which_less_is_better_are_refused(runs, tmp_path, capsys, metric):
+    error = refused(capsys, "search", runs / "dynamic", "--metric", metric, "--output", tmp_path / "new")
+    assert f"metric is {metric}, of which less is better" in error
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """Returns a function that copies the plain run and changes its recipe."""
+
+    def copy(name, **options):
+        folder = shutil.copytree(runs / "plain", tmp_path / name)
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | options))
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A list that receives the batches of each model, instead of timing them."""
+    found = []
+
+    def measure(candidates, models, batches):
+        found.extend(batches)
+        for one in candidates:
+            one.latency_ms = 1.0
+
+    monkeypatch.setattr(search, "measure", measure)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"task_name": "sst2", "validation_file": None, "train_file": None},
+            "task_name is not set in .*dynamic, but sst2 in .*other",
+        ),
+        ({"task_name": "squad", "text_column": "text"}, "task_name is not set in .*dynamic, but squad in .*other"),
+        ({"validation_file": "b.tsv"}, r"validation_file is .*validation.tsv in .*dynamic, but b.tsv in .*other"),
+        ({"max_eval_samples": 5}, "max_eval_samples is not set in .*dynamic, but 5 in .*other"),
+    ],
+)
+def test_runs_with_other_data_are_refused(runs, copied, tmp_path, capsys, options, message):
+    words = [runs / "dynamic", copied("other", **options), "--metric", "accuracy", "--output", tmp_path / "new"]
+    assert re.search(message, refused(capsys, "search", *words))
+
+
+def test_runs_that_read_other_rows_of_one_file_are_refused(runs, copied, tmp_path, capsys):
+    path = copied("other") / "eval_contributions.safetensors"
+    with safe_open(path, "numpy") as file:
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        examples = json.loads(file.metadata()["examples"])
+    save_file(values, path, {"examples": json.dumps(dict.fromkeys(examples, "changed"))})
+    words = [runs / "dynamic", tmp_path / "other", "--metric", "accuracy", "--output", tmp_path / "new"]
+    assert "the validation set has changed between" in refused(capsys, "search", *words)
+
+
+def test_each_student_gets_the_same_texts_in_its_own_tokens(runs, copied, tmp_path, timed):
+    other = copied("other", validation_file=os.path.relpath(runs / "validation.tsv"))
+    save_tokenizer(other, WORDS[::-1])
+    main(["search", str(runs / "dynamic"), str(other), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    texts = [
+        [AutoTokenizer.from_pretrained(folder).batch_decode(batch["input_ids"]) for batch in batches]
+        for folder, batches in ((runs / "dynamic", timed[0]), (other, timed[-1]))
+    ]
+    assert texts[0] == texts[1] and "[UNK]" not in str(texts)
+    assert not torch.equal(timed[0][0]["input_ids"], timed[-1][0]["input_ids"])
+
+
+@pytest.mark.parametrize("size", [1, 4, 40])  # 22 rows
+def test_every_batch_has_the_size_that_was_asked_for(runs, tmp_path, timed, size):
+    words = ["--metric", "accuracy", "--batch_size", str(size), "--output", str(tmp_path / "new")]
+    main(["search", str(runs / "plain"), *words])
+    assert [len(batch["input_ids"]) for batch in timed[0]] == [size] * 10
+
+
+def test_questions_have_batches_of_that_size_too(runs, tmp_path):
+    arguments = SquadArguments(
+        validation_file=str(write_questions(tmp_path / "questions.json", 6)),
+        max_seq_length=12,
+        max_question_length=4,
+        doc_stride=2,
+    )
+    task = QuestionAnswering(arguments, seed=0)
+    task.load(["validation"])
+    found = batches(task, AutoTokenizer.from_pretrained(runs / "plain"), 9)
+    assert [batch["input_ids"].shape for batch in found] == [(9, 12)] * 10
+    assert not {"answer_mask", "start_positions"} & found[0].keys()
+
+
+def test_files_of_the_training_may_be_gone(copied, tmp_path):
+    folder = copied("other", method_file="gone.py", own_weight=1.0, deepspeed="gone.json")
+    main(["search", str(folder), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    assert json.loads((tmp_path / "new" / "search.json").read_text())["best"] == "other"
+
+
+def test_language_models_are_refused_by_name(runs, copied, tmp_path, capsys):
+    folder = copied("language_model", mlm_probability=0.15)
+    error = refused(capsys, "search", runs / "dynamic", folder, "--metric", "accuracy", "--output", tmp_path / "new")
+    assert f"{folder} is a run of ckd-trainer mlm" in error
 
 
 def candidate(name, score, latency, parameters=10):
@@ -183,7 +342,7 @@ def test_measured_costs_are_those_of_each_model():
             return super().forward(x)
 
     found = [candidate("small", 0.5, 0.0), candidate("large", 0.5, 0.0)]
-    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [{"x": torch.ones(1, 4)}])
+    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [[{"x": torch.ones(1, 4)}]] * 2)
     assert [one.parameters for one in found] == [5, 2000]
     assert found[0].size_mb == pytest.approx(20e-6)
     assert found[1].latency_ms > found[0].latency_ms > 0

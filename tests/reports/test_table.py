@@ -115,6 +115,9 @@ def test_bad_input_is_one_clear_error(folders, make_run, tmp_path, capsys):
         read_runs([tmp_path / "empty"], "accuracy")
     with pytest.raises(InputError, match="no metric matthews_correlation; its metrics: accuracy, f1"):
         read_runs(folders, "matthews_correlation")
+    timed = {"eval_accuracy": 1, "eval_runtime": 2, "eval_samples": 22, "eval_model_preparation_time_w0.5_d1": 0.1}
+    with pytest.raises(InputError, match="its metrics: accuracy.$"):
+        read_runs([make_run("timed", timed)], "f1")
     with pytest.raises(InputError, match="picture.docx cannot be drawn"):
         draw(read_runs(folders, "accuracy"), "accuracy", tmp_path / "picture.docx")
     with pytest.raises(InputError, match="untimed has no latency_ms"):

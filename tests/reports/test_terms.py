@@ -40,6 +40,12 @@ def test_reads_values_norms_and_cosines(make_run):
     )
 
 
+def test_of_a_dynamic_student_the_means_are_read(make_run):
+    values = {"loss_task_w1_d1": 1.0, "loss_task_w0.5_d0.5": 3.0, "gradient_norm_task_w0.5_d0.5": 1.0}
+    (run,) = read_runs([make_run("dynamic", {"epoch": 0.5, "loss_task": 2.0} | values)], "accuracy")
+    assert read_terms(run) == Terms(losses={"task": [(0.5, 2.0)]}, norms={}, cosines={})
+
+
 def test_draws_a_row_per_run_with_gradients_where_they_are_logged(make_run, tmp_path, capsys):
     import matplotlib
 

@@ -67,6 +67,22 @@ def test_schedules_by_a_metric_know_which_way_is_better(tmp_path, schedule, metr
     assert args.lr_scheduler_kwargs == {"mode": mode}
 
 
+@pytest.mark.parametrize("metric", ["rmse", "mean_rmse", "rmse_w0.5_d1", "eval_mean_rmse", "eval_loss"])
+@pytest.mark.parametrize("schedule", ["linear", "reduce_lr_on_plateau"])
+def test_the_best_checkpoint_has_the_smallest_error(tmp_path, metric, schedule):
+    args = TrainingArguments(
+        str(tmp_path),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model=metric,
+        lr_scheduler_type=schedule,
+    )
+    use_best_metric(args, "mean_pearson", ["pearson", "rmse", "mean_rmse", "rmse_w0.5_d1"])
+    assert args.greater_is_better is False
+    assert schedule == "linear" or args.lr_scheduler_kwargs == {"mode": "min"}
+
+
 def test_accuracy_that_rises_leaves_the_learning_rate(command, tmp_path):
     command += ["--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "accuracy"]
     command += [

@@ -1,6 +1,7 @@
 """Dynamic students through the scripts: stages, exact resume, scores of every sub-network, and what is refused."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -146,11 +147,16 @@ def test_an_unknown_score_is_refused(once, tmp_path, capsys):
     [
         (
             ["--student_widths", "1.0,0.5", "--student_depths", "1.0,0.25"],
-            "ltr_layer_mapping emb+skip matches 2 layers",
+            "at depth 0.25: ltr_layer_mapping emb+skip matches 2 layers",
         ),
         (["--student_widths", "1.0,0.999"], "student_widths has 1 and 0.999, which are the same"),
         (["--student_widths", "0.5"], "add 1.0"),
-        (["--subnetworks_per_step", "2"], "the student has 1 sub-networks"),
+        (["--subnetworks_per_step", "2"], "subnetworks_per_step is set, but the student has no other sub-networks"),
+        (["--whole_student_teaches"], "whole_student_teaches is set, but the student has no other sub-networks"),
+        (
+            ["--student_widths", "1.0,0.5", "--tinybert_attention_weight", "1"],
+            "tinybert_attention does not work with width 0.5",
+        ),
     ],
 )
 def test_mistakes_are_found_before_any_weights_are_loaded(once, tmp_path, capsys, options, message):
@@ -176,9 +182,9 @@ def test_questions_have_scores_of_every_sub_network(tmp_path):
     assert found["eval_mean_f1"] == pytest.approx(mean)
 
 
-def test_two_processes_train_as_one(once, tmp_path):
-    options = ["--teacher_model_name_or_path", str(once / "teacher"), *SAME_DEPTH, *BOTH, *QUICK]
-    options += ["--subnetworks_per_step", "3"]
+@pytest.mark.parametrize("teaching", [["--subnetworks_per_step", "3"], ["--whole_student_teaches"]])
+def test_two_processes_train_as_one(once, tmp_path, teaching):
+    options = ["--teacher_model_name_or_path", str(once / "teacher"), *SAME_DEPTH, *BOTH, *QUICK, *teaching]
     for name in ("train", "validation"):
         options += [f"--{name}_file", str(once / f"{name}.tsv")]
     options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_grad_norm", "0", "--max_steps", "5"]
@@ -191,6 +197,66 @@ def test_two_processes_train_as_one(once, tmp_path):
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
     results = [read(folder / "all_results.json") for folder in (one, two)]
     assert results[1]["eval_mean_accuracy"] == pytest.approx(results[0]["eval_mean_accuracy"])
+
+
+def test_the_whole_student_teaches_without_a_teacher(once, tmp_path):
+    files = [word for name in ("train", "validation") for word in (f"--{name}_file", str(once / f"{name}.tsv"))]
+    start = ["--model_name_or_path", str(once / "teacher"), "--output_dir", str(tmp_path / "run")]
+    options = [*files, *start, *QUICK, *BOTH, "--whole_student_teaches", "--max_steps", "3", "--alpha", "1"]
+    run_glue_ckd.main(options)
+    log = read(tmp_path / "run" / "trainer_state.json")["log_history"]
+    assert log[0]["loss_logits_w0.5_d1"] > 0 and "loss_logits_w1_d1" not in log[0]
+    results = read(tmp_path / "run" / "all_results.json")
+    (tmp_path / "run" / "all_results.json").unlink()
+    again = run_glue_ckd.main(options)
+    assert again["eval_mean_accuracy"] == results["eval_mean_accuracy"]
+
+
+def test_a_student_that_teaches_itself_learns_from_labels(once, tmp_path, capsys):
+    (tmp_path / "more.tsv").write_text("text\n" + "\n".join(text for text, _ in sentences(30, seed=3)))
+    options = [
+        "--validation_file",
+        str(once / "validation.tsv"),
+        "--model_name_or_path",
+        str(once / "teacher"),
+        *QUICK,
+    ]
+    options += ["--unlabeled_file", str(tmp_path / "more.tsv"), "--output_dir", str(tmp_path / "run"), *BOTH]
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*options, "--alpha", "1", "--whole_student_teaches"])
+    assert "with whole_student_teaches the whole student learns from the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"student_widths": "1.0,0.5"}, {"max_steps": 2}], "stage 2: whole_student_teaches .* no other sub-networks"),
+        (
+            [{"student_widths": "1.0,0.5"}, {"student_depths": "1.0,0.5", "alpha": 0.0}],
+            "stage 2: .* it would teach nothing",
+        ),
+    ],
+)
+def test_stages_in_which_a_student_cannot_teach(once, tmp_path, capsys, stages, message):
+    recipe = {"whole_student_teaches": True, "stages": stages}
+    recipe |= {f"{relation}_{kind}_weight": 0.0 for relation in ("wr", "ltr") for kind in ("distance", "angle")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert re.search(message, refused(capsys, once, tmp_path / "run", str(tmp_path / "recipe.yaml")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sub_networks_that_were_not_trained_are_not_evaluated(once, tmp_path, capsys):
+    files = [word for name in ("train", "validation") for word in (f"--{name}_file", str(once / f"{name}.tsv"))]
+    options = [*files, "--do_eval", "--max_seq_length", "32", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*options, "--model_name_or_path", str(once / "teacher"), "--alpha", "0", *BOTH])
+    assert "the student was not trained for w1_d1, width 1 and depth 1 (it is not dynamic)" in capsys.readouterr().err
+    model = ["--model_name_or_path", str(once / "whole")]
+    with pytest.raises(SystemExit):
+        run_glue_ckd.main([*options, *model, "--student_widths", "1.0,0.25"])
+    error = capsys.readouterr().err
+    assert "not trained for w0.25_d1" in error and "its sub-networks are w1_d1, w1_d0.5, w0.5_d1, w0.5_d0.5" in error
+    assert run_glue_ckd.main([*options, *model, *BOTH])["eval_mean_accuracy"] > 0
 
 
 def test_a_student_that_is_not_dynamic_any_more_does_not_say_so(once, tmp_path):

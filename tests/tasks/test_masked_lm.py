@@ -41,6 +41,8 @@ from ckd_trainer.data.blocks import BlockOptions, blocks_of
 from ckd_trainer.data.demo import agreement
 from ckd_trainer.data.masking import MaskingCollator
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.models.dynamic import DynamicModel
+from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 from ckd_trainer.utils.errors import InputError
 
@@ -383,7 +385,58 @@ def test_held_out_blocks(command, tmp_path):
     assert len(few) == 4 and {*few} < {*held} and few != held[:4]
 
 
+DYNAMIC = [*MASKS, "--student_num_layers", "4", "--student_widths", "1.0,0.5", "--student_depths", "1.0,0.5"]
+
+
+def test_every_sub_network_is_evaluated(command, teacher, tmp_path):
+    """Against a loop, and the run resumes exactly."""
+    found = run(command, tmp_path / "out", *DYNAMIC, "--alpha", "0.5")
+    student = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    collate = MaskingCollator(tokenizer, 0.3, seed=0)
+    collate.epoch = None
+    path = command[command.index("--train_file") + 1]
+    task = MaskedLanguageModeling(
+        TextArguments(train_file=path, max_seq_length=16, validation_share=0.2),
+        TrainingArguments("unused", use_cpu=True),
+    )
+    task.load(["validation"])
+    held_out = task.encode(tokenizer).validation[""]
+    parts = DynamicArguments("1.0,0.5", "1.0,0.5").subnetworks
+    for part in parts:
+        name = "" if part == parts[0] else f"_{part}"
+        errors = []
+        with DynamicModel(student).running(part), torch.no_grad():
+            for number in range(len(held_out)):
+                batch = collate([held_out[number]])
+                logits, labels = student(batch["input_ids"]).logits[0], batch["labels"][0]
+                errors += torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100].tolist()
+        assert found[f"eval_loss_task{name}"] == pytest.approx(sum(errors) / len(errors), rel=1e-4), part
+    perplexities = [value for name, value in found.items() if name.startswith("eval_perplexity")]
+    assert len(perplexities) == 4 and found["eval_mean_perplexity"] == pytest.approx(sum(perplexities) / 4)
+    run(command, killed_after(tmp_path / "out", tmp_path / "killed", 3), *DYNAMIC, "--alpha", "0.5")
+    assert same_weights(tmp_path / "killed", tmp_path / "out")
+
+
+def test_relations_alone_at_several_depths(command, tmp_path):
+    depths = [
+        "--student_num_layers",
+        "4",
+        "--student_depths",
+        "1.0,0.5",
+        "--wr_layer_mapping",
+        "uniform",
+        "--ltr_layer_mapping",
+        "uniform",
+    ]
+    found = run(command, tmp_path / "out", *depths)
+    assert found["eval_loss_wr_distance_w1_d0.5"] != found["eval_loss_wr_distance"]
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)[1]["missing_keys"] == set()
+
+
 BAD = [
+    (["--student_widths", "1.0,0.5"], "ordered by their importance for the loss on masked tokens"),
+    ([*DYNAMIC, "--alpha", "0.5", "--whole_student_teaches"], "a language model is evaluated against a teacher"),
     (["--labels_and_logits", "true"], "but mlm_probability is 0"),
     (
         ["--mlm_probability", "0.15", "--dataloader_persistent_workers", "true", "--dataloader_num_workers", "1"],

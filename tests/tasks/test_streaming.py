@@ -288,6 +288,7 @@ BAD = [
     (["--validation_share", "0.1"], "validation_share is 0.1, but with streaming .*give a validation_file"),
     (["--max_train_samples", "9"], "max_train_samples is 9, but with streaming .*limit the training with max_steps"),
     (["--dataloader_num_workers", "2"], "dataloader_num_workers is 2, but with streaming a thread reads ahead"),
+    (["--student_depths", "1.0,0.5"], "reads its text more than once"),
     (["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy is group_by_length, but streamed"),
     (["--save_strategy", "epoch"], "save_strategy is epoch, but with streaming"),
     (["--logging_strategy", "epoch"], "logging_strategy is epoch, but with streaming"),
