@@ -3,9 +3,9 @@
 The counterpart of `ckd_trainer.data.demo.agreement` for named entities. Sentences name people, places, dates and email
 addresses::
 
-    Doriva and Lumeko Tasi, two friends from Nalefo, met on 3 May 2021.
-    Doriva and Lumeko Tasi, two towns near Nalefo, grew before May 2021.
-    Write to lumeko.tasi@mail.org, or ask May in room 3.
+    Dosiva and Lameko Pasi, two friends from Nalefo, met on 3 May 2021.
+    Dosiva and Lameko Pasi, two towns near Nalefo, grew before May 2021.
+    Write to lameko.pasi@mail.org, or ask May in room 3.
 
 People and places have names of the same syllables, and some people are called like a month. So a name alone says
 nothing: only a model that reads the words around it, some of them far away, solves the task.
@@ -32,7 +32,8 @@ from ckd_trainer.data.demo.agreement import (
 from ckd_trainer.data.demo.reading import READING_CONFIG
 from ckd_trainer.utils.errors import InputError, command_line
 
-SYLLABLES = [first + second for first in "dfklmnrstv" for second in "aeio"]
+# No other word of the vocabulary begins a name of these syllables, so a tokenizer cuts names into syllables.
+SYLLABLES = [first + second for first in "dfklmnpsvz" for second in "aeio"]
 MONTHS = "January February March April May June July August September October November December".split()
 NAMES_TOO = ["April", "May", "June", "August"]  # people are called so, too
 DOMAINS = "mail post letter web".split()
