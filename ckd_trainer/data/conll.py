@@ -39,7 +39,7 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
 
     Raises:
         InputError: no such file, not UTF-8, no sentences, a line with another number of columns than the first one, no
-            such column, an empty token, a word that is not a tag. The message names the line.
+            such column, one column for tokens and tags, an empty token, a word that is not a tag. The message names the line.
 
     Example::
 
@@ -96,6 +96,11 @@ def _check_columns(
         )
     if labeled and tag_column is None and len(columns) == 1:
         raise InputError(f"{place}: the line {short(columns[0])} has one column, so there are no tags: add them.")
+    if labeled and token_column == (tag_column or len(columns)) <= len(columns) > 1:
+        raise InputError(
+            f"{place}: column {token_column} of {len(columns)} would hold both the tokens and the tags: give another "
+            "token_column_number, or tag_column_number."
+        )
     wanted = {"token_column_number": token_column} | ({"tag_column_number": tag_column} if labeled else {})
     for option, number in wanted.items():
         if number is not None and number > len(columns):

@@ -68,7 +68,7 @@ def read_tags(sentences: Sequence[Sequence[str]], place: Callable[[int, int], st
         before = tags[word - 1] if word else "the beginning of the sentence"
         tag = tags[word] if word < len(tags) else "the end of the sentence"
         logger.warning(
-            "%s: %s cannot follow %s (%d such places in all). An entity begins where none of its type is open, and "
+            "%s: %s cannot follow %s (places like this: %d). An entity begins where none of its type is open, and "
             "ends before another tag, as for conlleval.",
             place(row, min(word, len(tags) - 1)),
             tag,

@@ -110,7 +110,7 @@ def tags_of_spans(
     if inside:
         row, span = inside[0]
         logger.warning(
-            "%s: the span %s begins or ends inside a word (%d such spans in all). The whole word counts, and it "
+            "%s: the span %s begins or ends inside a word (spans like this: %d). The whole word counts, and it "
             "belongs to the first span that has a part of it.",
             table.place(row),
             _described(texts[row], span),

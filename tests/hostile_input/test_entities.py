@@ -18,6 +18,12 @@ ROWS = [
     entities("a type alone", "cat PER\n", "line 1: 'PER' is not a tag"),
     entities("no token", "cat O\n\tO\n", "line 2: the token is empty | an empty line between sentences"),
     entities("no such column", "cat O\n", "tag_column_number is 7 | 2 columns", options="--tag_column_number 7"),
+    entities(
+        "tokens are tags",
+        "cat O\n",
+        "line 1: column 2 of 2 would hold both | another token_column_number",
+        options="--token_column_number 2",
+    ),
     entities("no entities", "cat O\n", "line 1: there is no entity from here | nothing to learn"),
     entities("other types", "cat B-cat\n", "the teacher has 5 labels, but the data has 3"),
     entities("a table as CoNLL", FINE, "line 1: 'label' is not a tag"),
