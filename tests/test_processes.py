@@ -233,7 +233,10 @@ def test_entities_in_two_processes(tmp_path):
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
-    assert results(two) == pytest.approx(results(one), rel=1e-5)
+    found = [results(folder) for folder in (one, two)]
+    # The windows of an epoch are no multiple of a batch, which each process rounds up for itself.
+    assert all(0.25 < left.pop("epoch") < 0.3 for left in found)
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
     said = [(folder / "predictions" / "predictions.conll").read_text() for folder in (one, two)]
     assert said[0] == said[1] and said[0].count("\n\n") == 23
 

@@ -11,7 +11,7 @@ from helpers.files import PROJECT, sentences, tagged_sentences, write_tagged
 from helpers.tiny import save_base, save_tokenizer, tiny_config
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
-from transformers import AutoModelForTokenClassification, BertForTokenClassification, pipeline
+from transformers import AutoConfig, AutoModelForTokenClassification, BertForTokenClassification, pipeline
 
 import run_glue_ckd
 import run_ner_ckd
@@ -99,8 +99,21 @@ def test_teacher_then_student_end_to_end(teacher, files, tmp_path, caplog):
             assert row["text"][span["start"] : span["end"]] == span["text"] and 0 < span["score"] <= 1
 
     card = (output / "README.md").read_text()
-    assert 'pipeline("token-classification"' in card and f"| f1 | {left['eval_f1']:.4f} |" in card
+    assert 'model = pipeline("token-classification", model=' in card and 'aggregation_strategy="first")' in card
+    assert f"| f1 | {left['eval_f1']:.4f} |" in card
     assert str(tmp_path) not in card
+
+
+def check_pipeline(folder, strategy):
+    """Asserts that a pipeline finds the spans of predictions.jsonl, with their scores; returns their number."""
+    model = pipeline("token-classification", model=str(folder), aggregation_strategy=strategy)
+    rows = json_lines(folder / "predictions" / "predictions.jsonl")
+    for row in rows:
+        found = model(row["text"])
+        said = [(one["start"], one["end"], one["entity_group"]) for one in found]
+        assert said == [(span["start"], span["end"], span["label"]) for span in row["spans"]]
+        assert [one["score"] for one in found] == pytest.approx([span["score"] for span in row["spans"]], abs=1e-5)
+    return sum(len(row["spans"]) for row in rows)
 
 
 def test_a_pipeline_finds_what_is_predicted(teacher, files, tmp_path):
@@ -108,14 +121,22 @@ def test_a_pipeline_finds_what_is_predicted(teacher, files, tmp_path):
     test.write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in sentences(12, seed=3)))
     options = [*files, "--max_seq_length", "32", "--test_file", str(test), "--do_train", "--do_predict", *SHORT_RUN]
     distill(teacher, tmp_path / "student", *options, "--num_train_epochs", "4")
-    model = pipeline("token-classification", model=str(tmp_path / "student"), aggregation_strategy="simple")
-    for row in json_lines(tmp_path / "student" / "predictions" / "predictions.jsonl"):
-        found = [(one["start"], one["end"], one["entity_group"]) for one in model(row["text"])]
-        assert found == [(span["start"], span["end"], span["label"]) for span in row["spans"]]
-        scores = [one["score"] for one in model(row["text"])]
-        assert scores == pytest.approx([span["score"] for span in row["spans"]], abs=1e-5)
+    assert check_pipeline(tmp_path / "student", "simple") >= 12
     config = AutoModelForTokenClassification.from_pretrained(tmp_path / "student").config
     assert config.id2label == {0: "O", 1: "B-bad", 2: "I-bad", 3: "B-good", 4: "I-good"}
+
+
+def test_in_a_pipeline_the_first_pieces_decide_too(tmp_path):
+    """Names of several pieces, by a model that was not trained and contradicts itself."""
+    entities.write_task(tmp_path, train=60, validation=1, test=30)
+    config = AutoConfig.from_pretrained(tmp_path / "base", num_labels=9, initializer_range=0.3)
+    names = ["O", *(f"{prefix}-{kind}" for kind in sorted(entities.TYPES) for prefix in "BI")]
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "base")
+    files = [f"--{name}_file={tmp_path / name}.jsonl" for name in ("train", "test")]
+    fine_tune(tmp_path / "base", tmp_path / "out", *files, "--do_predict")
+    shutil.copytree(tmp_path / "out" / "predictions", tmp_path / "base" / "predictions")
+    assert check_pipeline(tmp_path / "base", "first") >= 30
 
 
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(teacher, files, tmp_path):
