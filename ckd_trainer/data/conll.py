@@ -39,7 +39,8 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
 
     Raises:
         InputError: no such file, not UTF-8, no sentences, a line with another number of columns than the first one, no
-            such column, one column for tokens and tags, an empty token, a word that is not a tag. The message names the line.
+            such column, one column for tokens and tags, an empty token, a word that is not a tag. The message names
+            the line.
 
     Example::
 

