@@ -126,7 +126,10 @@ def test_spans_inside_words_are_warned_of(tmp_path, caplog):
     task = load(lines(tmp_path / "a.jsonl", rows))
     names = [[task.label_names[tag] for tag in row] for row in task.train["tags"]]
     assert names == [["O", "B-NUMBER", "O"], ["O", "B-NAME"], ["B-NAME", "O"]]
-    assert "a.jsonl, line 1: the span '20' (4 to 6, NUMBER) begins or ends inside a word (3 such" in caplog.text
+    assert (
+        "a.jsonl, line 1: the span '20' (4 to 6, NUMBER) begins or ends inside a word (spans like this: 3)"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
