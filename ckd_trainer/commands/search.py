@@ -145,7 +145,11 @@ def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.N
         return
     points = {
         one.name: Point(
-            one.name if one.part is None else str(one.part), one.folder.name, one.latency_ms, one.score, one is best
+            one.name if one.part is None else str(one.part),
+            "students of one size" if one.part is None else one.folder.name,
+            one.latency_ms,
+            one.score,
+            one is best,
         )
         for one in candidates
     }

@@ -12,7 +12,7 @@ class Point(NamedTuple):
 
     Attributes:
         name: beside its point.
-        group: its run; the points of a run have one color.
+        group: its run, if that has several students; the points of a group have one color.
         is_best: whether it is the one that was found.
     """
 

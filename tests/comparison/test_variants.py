@@ -55,6 +55,12 @@ def test_weights_of_the_recipe_are_kept():
     assert weights(gram) == {"gram_weight": TOTAL_SHARE} and gram.recipe["term_balance"] == "gradient"
 
 
+def test_other_methods_have_the_share_of_the_recipes_relations():
+    one = CKDArguments(alpha=0.5, wr_distance_weight=0.4, wr_angle_weight=0, ltr_distance_weight=0, ltr_angle_weight=0)
+    ckd, gram = variants("ckd", "gram", options=groups(one))
+    assert weights(ckd) == {"wr_distance_weight": 0.4} and weights(gram) == {"gram_weight": 0.4}
+
+
 def test_ckd_has_its_defaults_where_the_recipe_turns_it_off():
     (variant,) = variants("ckd", options=groups(CKDArguments.without_relations(alpha=0.5)))
     assert weights(variant) == {name: 0.3 for name in weight_names(CKDArguments)}

@@ -148,10 +148,11 @@ def test_glue_recipes_share_one_way_of_training(path):
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "best"], ids=str)
 def test_best_recipes_have_the_loss_of_the_defaults(path):
-    """And train as the published ones do, so that the two can be compared."""
+    """But for three relations, which are off; they train as the published ones do, so that the two can be compared."""
     task = path.stem
     ours, published = parse(path), parse(Path(f"recipes/{task if task == 'squad' else f'glue_{task}'}_ckd.yaml"))
     loss, defaults = dataclasses.asdict(ours[CKDArguments]), dataclasses.asdict(CKDArguments())
+    defaults |= {"wr_angle_weight": 0.0, "ltr_distance_weight": 0.0, "ltr_angle_weight": 0.0}
     if task == "stsb":  # a score is no distribution to soften
         defaults["temperature"] = 1.0
     assert loss == defaults
