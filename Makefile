@@ -1,5 +1,6 @@
 # make quickstart      a teacher and students that learn in four ways, compared in a table and a picture
 # make quickstart-qa   the same for question answering
+# make quickstart-ner  the same for names, dates and addresses in sentences
 # make quickstart-mlm  a small language model, distilled before it is fine-tuned with few labels
 # make quickstart-dynamic  six students in one, and the fastest of them that is good enough
 # make test            the tests, but for variants of slow ones
@@ -28,7 +29,7 @@ SENTENCE := The poets opposite the boy truly and still succeed.
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
 ALL_CORES := --numprocesses auto --dist worksteal
 
-.PHONY: help quickstart quickstart-qa quickstart-mlm quickstart-dynamic test test-all test-lowest lint clean
+.PHONY: help quickstart quickstart-qa quickstart-ner quickstart-mlm quickstart-dynamic test test-all test-lowest lint clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -59,6 +60,12 @@ quickstart-qa: $(INSTALLED)
 	$(CKD) teacher recipes/quickstart_qa_teacher.yaml
 	$(CKD) compare recipes/quickstart_qa_ckd.yaml --methods fine_tuned logits ckd gram --seeds 42 \
 	    --output runs/quickstart_qa/compare
+
+quickstart-ner: $(INSTALLED)
+	$(CKD) demo entities runs/quickstart_ner/data
+	$(CKD) teacher recipes/quickstart_ner_teacher.yaml
+	$(CKD) compare recipes/quickstart_ner_ckd.yaml --methods fine_tuned logits ckd --seeds 1 2 3 --jobs 2 \
+	    --output runs/quickstart_ner/compare
 
 quickstart-mlm: $(INSTALLED)
 	$(CKD) demo agreement runs/quickstart_mlm/data

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
     from ckd_trainer.data.glue_arguments import GlueArguments
+    from ckd_trainer.data.ner_arguments import NerArguments
     from ckd_trainer.data.squad_arguments import SquadArguments
     from ckd_trainer.dynamic_trainer import DynamicTrainer
     from ckd_trainer.models.subnetworks import DynamicArguments
@@ -18,6 +19,7 @@ __all__ = [
     "DynamicTrainer",
     "GlueArguments",
     "ModelArguments",
+    "NerArguments",
     "RunArguments",
     "SquadArguments",
 ]
@@ -26,6 +28,7 @@ _MODULES = {
     "DynamicArguments": "models.subnetworks",
     "DynamicTrainer": "dynamic_trainer",
     "GlueArguments": "data.glue_arguments",
+    "NerArguments": "data.ner_arguments",
     "SquadArguments": "data.squad_arguments",
 }
 

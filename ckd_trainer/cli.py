@@ -43,12 +43,14 @@ class Group(NamedTuple):
 
 DEMOS = {
     "agreement": Command("sentences to classify as grammatical or ungrammatical", "ckd_trainer.data.demo.agreement"),
+    "entities": Command("names, places, dates and email addresses in sentences", "ckd_trainer.data.demo.entities"),
     "reading": Command("questions about texts, as SQuAD files", "ckd_trainer.data.demo.reading"),
 }
 COMMANDS: dict[str, Command | Group] = {
     "teacher": Command("fine-tune a pre-trained encoder: the teacher", "ckd_trainer.commands.teacher", trains=True),
     "glue": Command("distill a student on GLUE or your own labeled texts", "ckd_trainer.commands.glue", trains=True),
     "squad": Command("distill a student on SQuAD or your own questions", "ckd_trainer.commands.squad", trains=True),
+    "ner": Command("distill a student that finds named entities", "ckd_trainer.commands.ner", trains=True),
     "mlm": Command(
         "distill a language model into a small general-purpose encoder", "ckd_trainer.commands.mlm", trains=True
     ),

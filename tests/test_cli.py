@@ -13,6 +13,7 @@ from setuptools import Distribution
 
 import run_glue_ckd
 import run_mlm_ckd
+import run_ner_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer import cli
@@ -43,6 +44,7 @@ def test_help_has_one_line_for_each_command(capsys, argv):
         "teacher",
         "glue",
         "squad",
+        "ner",
         "mlm",
         "compare",
         "report",
@@ -69,7 +71,7 @@ def test_demo_lists_its_tasks(capsys):
         (["gleu"], "error: ckd-trainer has no command 'gleu': did you mean glue?"),
         (
             ["--versoin"],
-            "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, mlm, compare, report, ",
+            "error: ckd-trainer has no command '--versoin': choose from teacher, glue, squad, ner, mlm, compare, ",
         ),
         (["demo", "agrement", "data"], "error: ckd-trainer demo has no command 'agrement': did you mean agreement?"),
     ],
@@ -88,7 +90,13 @@ def test_a_command_calls_the_main_of_its_module(monkeypatch, name):
 
 
 def test_scripts_have_the_main_of_their_command():
-    scripts = {"teacher": run_teacher, "glue": run_glue_ckd, "squad": run_squad_ckd, "mlm": run_mlm_ckd}
+    scripts = {
+        "teacher": run_teacher,
+        "glue": run_glue_ckd,
+        "squad": run_squad_ckd,
+        "ner": run_ner_ckd,
+        "mlm": run_mlm_ckd,
+    }
     assert scripts.keys() == {name for name, command in LEAVES.items() if command.trains}
     for name, script in scripts.items():
         assert script.main is importlib.import_module(LEAVES[name].module).main

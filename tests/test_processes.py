@@ -13,13 +13,14 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.commands import SHORT_RUN, STUDENT
-from helpers.files import PROJECT, sentences, write_questions, write_tsv
+from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
 from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, resumes, without_dropout
-from helpers.tiny import ARGUMENTS, qa_model, save_base
+from helpers.tiny import ARGUMENTS, qa_model, save_base, tiny_config
 from safetensors.torch import load_file
-from transformers import TrainerControl
+from transformers import BertForTokenClassification, TrainerControl
 
 import run_glue_ckd
+import run_ner_ckd
 import run_squad_ckd
 import run_teacher
 from ckd_trainer.data.demo import agreement, reading
@@ -212,6 +213,32 @@ def test_questions_in_two_processes(tmp_path):
     ]
     assert files[0]["predictions.json"] == files[1]["predictions.json"] and len(files[0]["predictions.json"]) == 23
     assert files[0]["null_odds.json"] == pytest.approx(files[1]["null_odds.json"], rel=1e-4, abs=1e-5)
+
+
+def test_entities_in_two_processes(tmp_path):
+    """Several windows a sentence, 23 sentences, grouped by length: one student, and every word is found once."""
+    teacher = save_base(tmp_path / "teacher")
+    labels = ("O", "B-bad", "I-bad", "B-good", "I-good")
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    BertForTokenClassification(tiny_config(labels=labels, **plain)).save_pretrained(teacher)
+    train, test = write_tagged(tmp_path / "train.conll", 96), write_tagged(tmp_path / "test.conll", 23, seed=1)
+    options = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--validation_file", str(test), "--test_file", str(test), "--max_seq_length", "8", "--doc_stride", "2"]
+    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "6", "--optim", "sgd"]
+    options += ["--learning_rate", "0.1", "--max_grad_norm", "0", "--train_sampling_strategy", "group_by_length"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_ner_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
+    batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    launch("run_ner_ckd.py", *options, *batches, "--per_device_eval_batch_size", "3", "--output_dir", str(two))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    found = [results(folder) for folder in (one, two)]
+    # The windows of an epoch are no multiple of a batch, which each process rounds up for itself.
+    assert all(0.25 < left.pop("epoch") < 0.3 for left in found)
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    said = [(folder / "predictions" / "predictions.conll").read_text() for folder in (one, two)]
+    assert said[0] == said[1] and said[0].count("\n\n") == 23
 
 
 EMBEDDED = {

@@ -6,7 +6,7 @@
 Trains every method with every seed, with the options of one recipe, and writes to the output folder:
 
 - compare.json, compare.md and compare.png: scores, differences to the baseline with intervals, and costs
-- recipes/: the recipe of each method, for `ckd-trainer glue` or `squad`
+- recipes/: the recipe of each method, for `ckd-trainer glue`, `ner` or `squad`
 - runs/: the output folder and the log of each run
 - teacher_cache/: the teacher's outputs, computed once for all runs that can be trained from them
 
@@ -257,7 +257,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "passed on to every run.",
         allow_abbrev=False,
     )
-    parser.add_argument("recipe", help="recipe of ckd-trainer glue or squad, which all runs share; the first argument")
+    parser.add_argument(
+        "recipe", help="recipe of ckd-trainer glue, ner or squad, which all runs share; the first argument"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NER, NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
@@ -18,14 +19,17 @@ from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.recipe import value_of
 from ckd_trainer.tasks.question_answering import QuestionAnswering
 from ckd_trainer.tasks.text_classification import TextClassification
+from ckd_trainer.tasks.token_classification import TokenClassification
 
-# By whether a recipe answers questions: the command, its data options and its task.
-_TASKS: dict[bool, tuple[str, type[DataArguments], type[Any]]] = {
-    False: ("glue", GlueArguments, TextClassification),
-    True: ("squad", SquadArguments, QuestionAnswering),
+Kind = tuple[str, type[DataArguments], type[Any]]  # a command, its data options and its task
+
+_CLASSIFICATION: Kind = ("glue", GlueArguments, TextClassification)
+# By task_name; all other names are those of classification.
+_TASKS: dict[str, Kind] = dict.fromkeys(SQUAD_TASKS, ("squad", SquadArguments, QuestionAnswering)) | {
+    NER: ("ner", NerArguments, TokenClassification)
 }
 _OF_TEXT = {option.name for option in dataclasses.fields(TextArguments)} - {
-    option.name for kind in (GlueArguments, SquadArguments) for option in dataclasses.fields(kind)
+    option.name for kind in (GlueArguments, NerArguments, SquadArguments) for option in dataclasses.fields(kind)
 }
 
 
@@ -34,9 +38,9 @@ def language_model_options(recipe: Mapping[str, Any]) -> list[str]:
     return [name for name in recipe if name in _OF_TEXT]
 
 
-def kind_of(recipe: Mapping[str, Any]) -> tuple[str, type[DataArguments], type[Any]]:
+def kind_of(recipe: Mapping[str, Any]) -> Kind:
     """Returns the command of a recipe for a task, its data options, and the class of its task."""
-    return _TASKS[recipe.get("task_name") in SQUAD_TASKS]
+    return _TASKS.get(str(recipe.get("task_name")), _CLASSIFICATION)
 
 
 def option_types(

@@ -87,7 +87,7 @@ def _task_of(folder: Path) -> Task:
     if language_model_options(recipe):
         raise InputError(
             f"{folder} is a run of ckd-trainer mlm, whose model has no score on a task: fine-tune it with ckd-trainer "
-            "glue or squad, and give that run."
+            "glue, ner or squad, and give that run."
         )
     _, data_arguments, task_class = kind_of(recipe)
     names = [field.name for field in dataclasses.fields(data_arguments) if field.init and field.name in recipe]

@@ -14,10 +14,12 @@ from ckd_trainer.comparison.variants import SET_BY_COMPARISON, Options, Variant,
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue import metrics_of
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import Pair
+from ckd_trainer.metrics.entities import SCORES
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.stages import stages_of, terms_of_stages
@@ -62,6 +64,8 @@ def metric_of(name: str | None, groups: Sequence[Any]) -> str:
     if isinstance(data, SquadArguments):
         task = SQUAD_TASKS[data.task_name]
         best, known = task.best_metric, task.metrics[:2]
+    elif isinstance(data, NerArguments):
+        best, known = SCORES[0], SCORES[:4]
     else:
         data = one_of(GlueArguments, groups)
         best, known = metrics_of(data)

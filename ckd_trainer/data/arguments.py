@@ -1,4 +1,4 @@
-"""The data options that all tasks share. `glue_arguments.py` and `squad_arguments.py` add those of each task."""
+"""The data options that all tasks share. Files such as `squad_arguments.py` add those of each task."""
 
 import random
 from dataclasses import dataclass

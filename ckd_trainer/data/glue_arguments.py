@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ckd_trainer.arguments import option
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
+from ckd_trainer.data.ner_arguments import NER
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError
 
@@ -50,8 +51,10 @@ class GlueArguments(DataArguments):
     def __post_init__(self) -> None:
         if self.task_name in SQUAD_TASKS:
             raise InputError(f"task_name is {self.task_name}, which is question answering: use run_squad_ckd.py.")
+        if self.task_name == NER:
+            raise InputError(f"task_name is {NER}, which is named entities: use run_ner_ckd.py.")
         if self.task_name and self.task_name not in GLUE_TASKS:
-            names = [*GLUE_TASKS, *SQUAD_TASKS]
+            names = [*GLUE_TASKS, *SQUAD_TASKS, NER]
             nearest = difflib.get_close_matches(self.task_name.lower(), names, n=1, cutoff=0.0)[0]
             raise InputError(
                 f"task_name is {self.task_name!r}, which is not a task; the nearest is {nearest} (the "

@@ -100,7 +100,14 @@ class NamedDataset:
             )
         return list(feature.names)
 
-    def table(self, split: str, *, texts: Sequence[str], label: str | None, advice: str) -> Table:
+    def columns(self, split: str) -> list[str]:
+        """Returns the names of the columns of a split; raises InputError if there is no such split."""
+        data, _ = self._checked(split, [], [], "")
+        return list(data.features)
+
+    def table(
+        self, split: str, *, texts: Sequence[str], label: str | None, advice: str, others: Sequence[str] = ()
+    ) -> Table:
         """Reads columns of the split for training, evaluation or prediction.
 
         Args:
@@ -108,11 +115,12 @@ class NamedDataset:
             texts: the columns of texts.
             label: one more column, of any type; None to read no label.
             advice: the end of error messages about columns.
+            others: more columns, of any type.
 
         Raises:
             InputError: no such split or column, a text column that does not hold texts, no rows, damaged data.
         """
-        columns = list(dict.fromkeys([*texts, *([label] if label else [])]))
+        columns = list(dict.fromkeys([*texts, *others, *([label] if label else [])]))
         data, source = self._checked(split, columns, texts, advice)
         if len(data) == 0:
             raise InputError(f"{source} has no rows: give a split with data.")

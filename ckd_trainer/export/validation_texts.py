@@ -24,6 +24,11 @@ _OPTIONS = (
     "text_column",
     "text_pair_column",
     "label_column",
+    "token_column_number",
+    "tag_column_number",
+    "tokens_column",
+    "tags_column",
+    "spans_column",
     "regression",
     "max_eval_samples",
 )

@@ -199,7 +199,8 @@ class Tokens(_Labels):
         return self._counts(batch).sum()
 
     def usage(self, model_id: str) -> str:
-        return pipeline_usage("token-classification", model_id)
+        # The first piece of a word decides: usually it alone has a label in training.
+        return pipeline_usage("token-classification", model_id, ', aggregation_strategy="first"')
 
 
 class Spans(Head):

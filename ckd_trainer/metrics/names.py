@@ -4,7 +4,7 @@ import re
 
 _ERRORS = {"loss", "rmse", "perplexity"}
 _SUBNETWORK = re.compile(r"_w[\d.e-]+_d[\d.e-]+$")
-_NOT_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples")
+_NOT_SCORES = ("_runtime", "_per_second", "_preparation_time", "_samples", "_number")
 
 
 def less_is_better(name: str) -> bool:

@@ -37,7 +37,7 @@ def read_terms(run: Run) -> Terms:
     log = (read_json(run.folder / "trainer_state.json") or {}).get("log_history", [])
     losses, norms = _curves(log, _LOSS), _curves(log, _NORM)
     if not losses:
-        raise InputError(f"{run.folder} logged no terms of a loss: give runs of ckd-trainer glue or squad.")
+        raise InputError(f"{run.folder} logged no terms of a loss: give runs of ckd-trainer glue, ner or squad.")
     cosines = {}
     for pair in itertools.combinations(norms, 2):
         values = [entry[f"{_COSINE}{pair[0]}_{pair[1]}"] for entry in log if f"{_COSINE}{pair[0]}_{pair[1]}" in entry]

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
@@ -99,6 +100,7 @@ _ARGUMENTS = (
     ModelArguments,
     TextArguments,
     GlueArguments,
+    NerArguments,
     SquadArguments,
     CKDArguments,
     RunArguments,

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.files import PROJECT, sentences, write_questions, write_tsv
-from helpers.tiny import save_base
+from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
+from helpers.tiny import save_base, tiny_config
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
+from transformers import BertForTokenClassification
 
 import run_glue_ckd
 import run_teacher
@@ -101,6 +102,25 @@ def test_questions(in_process, tmp_path):
         results = json.loads((folder / "eval_results.json").read_text())
         values = load_arrays(folder / "eval_contributions.safetensors")
         assert values.keys() == {"eval_exact_match", "eval_f1"}
+        assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
+
+
+def test_entities(in_process, tmp_path):
+    """F1 is not a mean over sentences, but what they contribute has that mean."""
+    labels = ("O", "B-bad", "I-bad", "B-good", "I-good")
+    BertForTokenClassification(tiny_config(labels=labels)).save_pretrained(save_base(tmp_path / "teacher"))
+    files = [write_tagged(tmp_path / f"{split}.conll", 12) for split in ("train", "validation")]
+    recipe = tmp_path / "recipe.yaml"
+    options = {"task_name": "ner", "train_file": str(files[0]), "validation_file": str(files[1])}
+    options |= {"teacher_model_name_or_path": str(tmp_path / "teacher"), "student_init": "teacher_layers"}
+    options |= {"student_num_layers": 2, "max_seq_length": 12, "doc_stride": 4, "max_steps": 8, "report_to": "none"}
+    recipe.write_text(yaml.safe_dump(options | {"disable_tqdm": True, "save_strategy": "no", "learning_rate": 3e-3}))
+    found = run(recipe, tmp_path / "out", seeds=[1])
+    assert found["metric"] == "f1" and [row["method"] for row in found["methods"]] == ["fine_tuned", "ckd"]
+    for folder in (tmp_path / "out" / "runs").glob("*/seed_1"):
+        results = json.loads((folder / "eval_results.json").read_text())
+        values = load_arrays(folder / "eval_contributions.safetensors")
+        assert values.keys() == {"eval_accuracy", "eval_f1", "eval_precision", "eval_recall"}
         assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
 
 

@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.commands.augment import AugmentArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.methods import METHODS
@@ -57,7 +58,7 @@ def test_links(page):
 def test_options_and_code(page):
     text = page.read_text()
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS, DynamicArguments)
-    data = (GlueArguments, SquadArguments, TextArguments)
+    data = (GlueArguments, NerArguments, SquadArguments, TextArguments)
     known = set().union(*(options_of(*groups, kind) for kind in data))
     known |= options_of(AugmentArguments) | {f"--{name}" for name in OTHERS}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))

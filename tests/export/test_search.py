@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from helpers.files import WORDS, sentences, write_questions, write_tsv
+from helpers.files import WORDS, sentences, write_questions, write_tagged, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import run_glue_ckd
 from ckd_trainer.cli import main
 from ckd_trainer.commands import search
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.export import subnetworks
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
@@ -25,6 +26,7 @@ from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.tasks.question_answering import QuestionAnswering
+from ckd_trainer.tasks.token_classification import TokenClassification
 from ckd_trainer.utils.errors import InputError
 
 QUICK = "--per_device_train_batch_size 8 --logging_steps 1 --report_to none --disable_tqdm true --max_steps 3"
@@ -283,6 +285,15 @@ def test_questions_have_batches_of_that_size_too(runs, tmp_path):
     found = batches(task, AutoTokenizer.from_pretrained(runs / "plain"), 9)
     assert [batch["input_ids"].shape for batch in found] == [(9, 12)] * 10
     assert not {"answer_mask", "start_positions"} & found[0].keys()
+
+
+def test_entities_have_batches_of_that_size_too(runs, tmp_path):
+    files = {f"{name}_file": str(write_tagged(tmp_path / f"{name}.conll", 6)) for name in ("train", "validation")}
+    task = TokenClassification(NerArguments(**files, max_seq_length=8, doc_stride=2), seed=0)
+    task.load(["validation"])
+    found = batches(task, AutoTokenizer.from_pretrained(runs / "plain"), 9)
+    assert [batch["input_ids"].shape for batch in found] == [(9, 8)] * 10
+    assert not {"labels", "words"} & found[0].keys()
 
 
 def test_files_of_the_training_may_be_gone(copied, tmp_path):

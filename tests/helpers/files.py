@@ -44,6 +44,29 @@ def write_questions(path, count, seed=0, unanswerable=0):
     return path
 
 
+def tagged_sentences(count, seed=0):
+    """Returns (words, tags): "good" or "good fine" is an entity of the type good, "bad" or "bad ugly" one of bad."""
+    rows = []
+    for index, (text, label) in enumerate(sentences(count, seed)):
+        words = [word for word in text.split() if word not in ("fine", "ugly")]
+        tags, first = ["O"] * len(words), words.index(label)
+        tags[first] = f"B-{label}"
+        if index % 3:
+            words.insert(first + 1, {"good": "fine", "bad": "ugly"}[label])
+            tags.insert(first + 1, f"I-{label}")
+        rows.append((words, tags))
+    return rows
+
+
+def write_tagged(path, count, seed=0):
+    """Writes `tagged_sentences` as a CoNLL file."""
+    blocks = [
+        "".join(f"{word}\t{tag}\n" for word, tag in zip(*row, strict=True)) for row in tagged_sentences(count, seed)
+    ]
+    path.write_text("\n".join(blocks))
+    return path
+
+
 def question_file(path):
     """Writes twelve questions about a context that is far longer than a model supports."""
     answers = [{"text": "good", "answer_start": 11}]

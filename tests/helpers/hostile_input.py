@@ -13,24 +13,29 @@ import pyarrow.parquet as pq
 
 import ckd_trainer.commands.report
 import ckd_trainer.data.demo.agreement
+import ckd_trainer.data.demo.entities
 import ckd_trainer.data.demo.reading
 import ckd_trainer.data.submission
 import run_glue_ckd
+import run_ner_ckd
 import run_squad_ckd
 import run_teacher
 from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 
-TEACHER, GLUE, SQUAD = run_teacher.main, run_glue_ckd.main, run_squad_ckd.main
+TEACHER, GLUE, SQUAD, NER = run_teacher.main, run_glue_ckd.main, run_squad_ckd.main, run_ner_ckd.main
 AGREEMENT, READING = ckd_trainer.data.demo.agreement.main, ckd_trainer.data.demo.reading.main
+ENTITIES = ckd_trainer.data.demo.entities.main
 SUBMISSION, REPORT = ckd_trainer.data.submission.main, ckd_trainer.commands.report.main
 
 QUICK = "--do_train --max_steps 1 --report_to none --disable_tqdm true --output_dir HERE/out"
 STUDENT = "--student_init teacher_layers --student_num_layers 2"
 TEXTS = "--train_file GOOD/train.tsv --validation_file GOOD/validation.tsv --max_seq_length 32"
 QUESTIONS = "--train_file GOOD/train.json --max_seq_length 14 --doc_stride 3 --max_question_length 4"
+TAGGED = "--train_file GOOD/train.conll --max_seq_length 32"
 COMMANDS = {
     TEACHER: f"--model_name_or_path GOOD/teacher {TEXTS} {QUICK}",
     GLUE: f"--teacher_model_name_or_path GOOD/teacher {STUDENT} {TEXTS} {QUICK}",
+    NER: f"--teacher_model_name_or_path GOOD/entities {STUDENT} {TAGGED} {QUICK}",
     SQUAD: f"--teacher_model_name_or_path GOOD/answers {STUDENT} {QUESTIONS} {QUICK}",
 }
 ALONE = "model_name_or_path: GOOD/teacher\ntrain_file: GOOD/train.tsv\nmax_seq_length: 32\n"
@@ -83,6 +88,10 @@ def texts(name, content, words="", file="bad.tsv", options=""):
 
 def questions(name, content, words="", file="bad.json", options=""):
     return Row(f"questions: {name}", SQUAD, words, f"--train_file HERE/{file} {options}", {file: content})
+
+
+def entities(name, content, words="", file="bad.conll", options=""):
+    return Row(f"entities: {name}", NER, words, f"--train_file HERE/{file} {options}", {file: content})
 
 
 def teacher(name, make, words="", main=GLUE, options="", kind="model"):
@@ -164,6 +173,12 @@ def parquet(change=None, **columns):
         pq.write_table(change(table) if change else table, path)
 
     return make
+
+
+def spans(*rows, text="the cat is good"):
+    """Returns a line of JSON with a text and spans."""
+    named = [dict(zip(("start", "end", "label"), row, strict=True)) for row in rows]
+    return json.dumps({"text": text, "spans": named}) + "\n"
 
 
 def question(id="1", text="good", start=11, **more):

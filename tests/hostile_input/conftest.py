@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import SHORT_RUN
-from helpers.files import sentences, snapshot, write_tsv
+from helpers.files import sentences, snapshot, write_tagged, write_tsv
 from helpers.hostile_input import FINE, GLUE, TEACHER, Row, modelled, named, question, squad
-from transformers import BertForQuestionAnswering
+from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 
 @contextlib.contextmanager
@@ -34,6 +34,10 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     modelled()(folder / "teacher", None)
     modelled(kind=BertForQuestionAnswering)(folder / "answers", None)
+    modelled(kind=BertForTokenClassification, labels=("O", "B-bad", "I-bad", "B-good", "I-good"))(
+        folder / "entities", None
+    )
+    write_tagged(folder / "train.conll", 12)
     write_tsv(folder / "train.tsv", sentences(16))
     write_tsv(folder / "validation.tsv", sentences(4, seed=1))
     (folder / "upper.tsv").write_text(FINE.replace("cat", "Cat"))

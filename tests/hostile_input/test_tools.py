@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.hostile_input import AGREEMENT, NOISE, READING, REPORT, SUBMISSION, Row, folder
+from helpers.hostile_input import AGREEMENT, ENTITIES, NOISE, READING, REPORT, SUBMISSION, Row, folder
 
 
 def command(name, main, options, files, words):
@@ -38,6 +38,14 @@ ROWS = [
         "data",
         {"data/base/config.json": "{}"},
         "config.json already exists | other content | give another folder",
+    ),
+    command("no folder", ENTITIES, "", {}, "folder | required"),
+    command(
+        "other content",
+        ENTITIES,
+        "data",
+        {"data/train.jsonl": "{}"},
+        "train.jsonl already exists | other content | give another folder",
     ),
     command("no folder", SUBMISSION, "", {}, "DIR | required"),
     command("unknown option", SUBMISSION, "run --ouput a.zip", {}, "--ouput"),

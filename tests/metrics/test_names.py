@@ -19,7 +19,7 @@ def test_more_of_a_score_is_better(name, pattern):
     assert is_score(pattern.format(name))
 
 
-@pytest.mark.parametrize("name", ["runtime", "samples", "samples_per_second", "model_preparation_time"])
+@pytest.mark.parametrize("name", ["runtime", "samples", "samples_per_second", "model_preparation_time", "PER_number"])
 @pytest.mark.parametrize("pattern", ["eval_{}", "eval_mismatched_{}", "eval_mean_{}", "eval_{}_w0.5_d1"])
 def test_timings_and_counts_are_not_scores(name, pattern):
     assert not is_score(pattern.format(name))

@@ -10,8 +10,10 @@ from helpers.files import PROJECT
 from transformers import AutoModelForSequenceClassification, BertConfig, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, LanguageModelCKDArguments, ModelArguments, RunArguments
+from ckd_trainer.commands.options import kind_of
 from ckd_trainer.data.glue import GLUE_TASKS
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
@@ -40,6 +42,7 @@ RECIPES = [path for path in FILES if path not in CLUSTERS and PROJECT / path not
 COMMON = (ModelArguments, RunArguments, TrainingArguments)
 STUDENT_SCRIPTS = {
     GlueArguments: "run_glue_ckd.py",
+    NerArguments: "run_ner_ckd.py",
     SquadArguments: "run_squad_ckd.py",
     TextArguments: "run_mlm_ckd.py",
 }
@@ -66,7 +69,7 @@ def launch_command(path):
 def parse(path):
     """Returns the options of a recipe, parsed for the script that its first line launches, in one namespace each."""
     script, recipe = launch_command(path)[2], [str(PROJECT / path)]
-    data = SquadArguments if value_of("task_name", recipe) in SQUAD_TASKS else GlueArguments
+    _, data, _ = kind_of({"task_name": value_of("task_name", recipe)})
     data, loss = (TextArguments, LanguageModelCKDArguments) if script == "run_mlm_ckd.py" else (data, CKDArguments)
     kinds = (*COMMON, data) if script == "run_teacher.py" else (*COMMON, data, loss, *METHODS, DynamicArguments)
     assert script in ("run_teacher.py", STUDENT_SCRIPTS[data])
@@ -88,7 +91,9 @@ def test_language_model_recipes(path):
 
 def test_all_recipes_are_found():
     glue = {f"glue_{task}_{role}.yaml" for task in GLUE_TASKS for role in ("teacher", "ckd")}
-    quickstart = {f"quickstart_{task}{role}.yaml" for task in ("", "qa_", "mlm_") for role in ("teacher", "ckd")}
+    quickstart = {
+        f"quickstart_{task}{role}.yaml" for task in ("", "qa_", "mlm_", "ner_") for role in ("teacher", "ckd")
+    }
     assert len(glue) == 18
     squad = {f"{task}_{role}.yaml" for task in SQUAD_TASKS for role in ("teacher", "ckd")}
     best = {f"best/{task}.yaml" for task in (*GLUE_TASKS.keys() - {"wnli"}, "squad")}
@@ -98,7 +103,9 @@ def test_all_recipes_are_found():
     quickstart.add("quickstart_dynamic.yaml")
     methods |= {"dynamic/sst2.yaml", "dynamic/dynabert.yaml"}
     mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
-    assert names == glue | squad | mlm | quickstart | best | methods
+    ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
+    ner.add("ner_personal_ckd.yaml")
+    assert names == glue | squad | ner | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
@@ -254,6 +261,22 @@ def test_squad_weights_are_those_of_qnli_per_item(task):
     assert ckd.ltr_distance_weight == pytest.approx(qnli.ltr_distance_weight / 7, rel=0.03)
     assert (ckd.wr_angle_weight, ckd.ltr_angle_weight) == (qnli.wr_angle_weight, qnli.ltr_angle_weight)
     assert (ckd.alpha, ckd.temperature) == (qnli.alpha, qnli.temperature)
+
+
+@pytest.mark.parametrize("name", ["conll2003", "wnut17", "personal"])
+def test_ner_recipes(name):
+    student = parse(Path(f"recipes/ner_{name}_ckd.yaml"))
+    data, args, best = student[NerArguments], student[TrainingArguments], parse(Path("recipes/best/mrpc.yaml"))
+    assert student[CKDArguments] == best[CKDArguments]
+    assert student[ModelArguments].student_num_layers == 6 and args.metric_for_best_model == "f1"
+    assert student[ModelArguments].teacher_model_name_or_path == f"runs/ner_{name}_teacher"
+    if name == "personal":
+        assert (data.train_file, data.text_column, data.spans_column) == ("train.jsonl", "text", "spans")
+        return
+    teacher = parse(Path(f"recipes/ner_{name}_teacher.yaml"))
+    assert teacher[NerArguments] == data and data.dataset_revision == "refs/convert/parquet"
+    assert teacher[TrainingArguments].output_dir == f"runs/ner_{name}_teacher"
+    assert (teacher[TrainingArguments].learning_rate, teacher[TrainingArguments].weight_decay) == (2e-5, 0.01)
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=str)
