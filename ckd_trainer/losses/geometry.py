@@ -30,7 +30,7 @@ class Gram(NamedTuple):
     """
 
     products: Tensor  # (..., N, N)  <c_i, c_j>
-    offsets: Tensor  # (..., N)  <c_i, m> + |m|^2 / 2, of valid items
+    offsets: Tensor  # (..., N)  <c_i, m> + |m|^2 / 2, and 0 of masked items
 
 
 def gram(vectors: Tensor, mask: Tensor) -> Gram:
@@ -100,7 +100,8 @@ class _InnerProducts(torch.autograd.Function):
                 center = weights.mT @ items / weights.sum(-2, keepdim=True).clamp_min(torch.finfo(items.dtype).tiny)
                 items.addcmul_(valid.to(items.dtype), center, value=-1)
                 size = center.square().sum(-1, keepdim=True)
-                offsets = (items @ center.mT).add_(size, alpha=0.5)
+                # Not |m|^2 / 2 of masked items: |m|^2 may be so small that 1 / |m|^2 overflows.
+                offsets = (items @ center.mT).addcmul_(valid.to(items.dtype), size, value=0.5)
                 products = items @ items.mT
                 _clear_rounding(products, size)
                 parts.append((products, offsets.squeeze(-1), center))

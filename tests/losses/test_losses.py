@@ -684,3 +684,14 @@ def test_masked_positions_lose_against_any_logit(dtype):
     student = torch.tensor([[-60000, -59008, 60000]], dtype=dtype)
     teacher = torch.tensor([[-59008, -60000, 60000]], dtype=dtype)
     assert losses.span_logit_loss(student, student, teacher, teacher, mask).item() == pytest.approx(992)
+
+
+def test_padding_has_no_gradient_where_the_center_nearly_vanishes():
+    """Two tiny opposite vectors, whose center is rounding: 1 / |center|^2 is infinite in float32."""
+    rng = torch.Generator().manual_seed(0)
+    student = 1e-15 * (1 + torch.rand(200, 3, 1, generator=rng))
+    student[:, 1] *= -1
+    teacher, mask = torch.randn(200, 3, 4, generator=rng), torch.tensor([True, True, False]).expand(200, 3)
+    student.requires_grad_()
+    fast_pair(student, teacher, mask).backward()
+    assert torch.equal(student.grad[:, 2], torch.zeros(200, 1))
