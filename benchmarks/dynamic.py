@@ -127,7 +127,7 @@ def trained_step(folder, student, teacher, loss, dynamic_args, batch):
         "teacher_model": teacher,
         "ckd_args": loss,
         "args": TrainingArguments(folder, report_to="none"),
-        "train_dataset": datasets.Dataset.from_dict({"input_ids": batch["input_ids"].tolist()}),
+        "train_dataset": datasets.Dataset.from_dict({name: value.tolist() for name, value in batch.items()}),
     }
     if dynamic_args.is_dynamic:
         trainer = DynamicTrainer(dynamic_args=dynamic_args, **kwargs)
