@@ -90,7 +90,7 @@ def read_answers(
         questions: With the columns id and context.
         features: The features of these questions, from `ckd_trainer.data.squad.encode` with offsets.
         start_logits, end_logits: (features, length or more), in token positions (see `ckd_trainer.utils.padding`), as
-            `QuestionAnsweringTrainer.predict` returns them. If padding is on the right, those of any trainer will do.
+            `TokenPositionsTrainer.predict` returns them. If padding is on the right, those of any trainer will do.
             Logits that are not finite count as lowest.
         n_best: The number of spans in an n-best list.
         max_answer_length: In tokens.

@@ -16,15 +16,13 @@ from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.squad import SquadMetric, question_scores
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
-from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.tasks.token_positions import DynamicTokenPositionsTrainer, TokenPositionsTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of, by_token
 
 logger = logging.getLogger(__name__)
 
@@ -43,32 +41,6 @@ def run_question_answering(
     return run_task(QuestionAnswering(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *more)
 
 
-class QuestionAnsweringTrainer(DistillationTrainer):
-    """A `DistillationTrainer` with predictions in token positions (`ckd_trainer.utils.padding`), for `read_answers`.
-
-    `Trainer` aligns batches of different lengths at their first column. With padding on the left, the columns of a
-    feature's tokens would then depend on the other features of its batch.
-    """
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Returns start and end logits; those of a feature's tokens come first, in order."""
-        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if logits is not None:
-            mask = attention_mask_of(inputs)
-            logits = tuple(by_token(part, mask.to(part.device)) for part in logits[:2])  # starts and ends
-        return loss, logits, labels
-
-
-class DynamicQuestionAnsweringTrainer(DynamicTrainer, QuestionAnsweringTrainer):
-    """A `QuestionAnsweringTrainer` for students of several widths and depths."""
-
-
 class QuestionAnswering(Task):
     """SQuAD v1.1 or v2.0, a data set by name, or the user's files.
 
@@ -79,8 +51,8 @@ class QuestionAnswering(Task):
     args: SquadArguments
     classifies = False
     model_class = AutoModelForQuestionAnswering
-    trainer_class = QuestionAnsweringTrainer
-    dynamic_trainer_class = DynamicQuestionAnsweringTrainer
+    trainer_class = TokenPositionsTrainer
+    dynamic_trainer_class = DynamicTokenPositionsTrainer
 
     def __init__(self, data_args: SquadArguments, seed: int) -> None:
         self.args, self.seed = data_args, seed

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from ckd_trainer.data.found_entities import write_entities
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.windows import WindowCollator, check_windows, encode, read_decisions
-from ckd_trainer.dynamic_trainer import DynamicTrainer
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.entities import SCORES, EntityMetric, scores_of_counts, sentence_counts
 from ckd_trainer.models.pair import ModelPair
@@ -24,8 +22,7 @@ from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes
-from ckd_trainer.trainer import DistillationTrainer
-from ckd_trainer.utils.padding import attention_mask_of, by_token
+from ckd_trainer.tasks.token_positions import DynamicTokenPositionsTrainer, TokenPositionsTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,32 +39,6 @@ def run_token_classification(
     return run_task(TokenClassification(data_args, args.seed), model_args, data_args, run_args, args, ckd_args, *more)
 
 
-class TokenClassificationTrainer(DistillationTrainer):
-    """A `DistillationTrainer` with predictions in token positions, for `read_decisions`.
-
-    `Trainer` aligns batches of different lengths at their first column. With padding on the left, the columns of a
-    window's tokens would then depend on the other windows of its batch.
-    """
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Any, Any, Any]:
-        """Returns logits (windows, length, labels); those of a window's tokens come first, in order."""
-        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if logits is not None:
-            mask = attention_mask_of(inputs).to(logits.device)
-            logits = by_token(logits.transpose(1, 2), mask).transpose(1, 2)
-        return loss, logits, labels
-
-
-class DynamicTokenClassificationTrainer(DynamicTrainer, TokenClassificationTrainer):
-    """A `TokenClassificationTrainer` for students of several widths and depths."""
-
-
 class TokenClassification(Task):
     """A data set by name, or the user's files.
 
@@ -78,8 +49,8 @@ class TokenClassification(Task):
     args: NerArguments
     classifies = False  # a text as a whole has no class
     model_class = AutoModelForTokenClassification
-    trainer_class = TokenClassificationTrainer
-    dynamic_trainer_class = DynamicTokenClassificationTrainer
+    trainer_class = TokenPositionsTrainer
+    dynamic_trainer_class = DynamicTokenPositionsTrainer
     best_metric = "f1"
     metrics = SCORES
 

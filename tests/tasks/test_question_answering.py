@@ -30,7 +30,7 @@ from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad import SpanCollator, encode, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.metrics.squad import SquadMetric
-from ckd_trainer.tasks.question_answering import QuestionAnsweringTrainer
+from ckd_trainer.tasks.token_positions import TokenPositionsTrainer
 from ckd_trainer.utils.errors import InputError
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
@@ -347,7 +347,7 @@ def test_evaluation_is_one_feature_at_a_time(tmp_path, side, seed):
     """Whatever the batches, the padding, and the order in which training groups them."""
     tokenizer, questions, data = features(tmp_path, side, seed=seed, unanswerable=5)
     model = without_positions(qa_model(seed, layers=2)).eval()
-    run = trainer(tmp_path / "out", tokenizer, data, student=model, cls=QuestionAnsweringTrainer)
+    run = trainer(tmp_path / "out", tokenizer, data, student=model, cls=TokenPositionsTrainer)
     seen = []
     run.compute_metrics = lambda prediction: seen.append(prediction) or {}
     run.evaluate(data)

@@ -32,7 +32,7 @@ import run_squad_ckd
 import run_teacher
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.loading import call
-from ckd_trainer.tasks.question_answering import QuestionAnsweringTrainer
+from ckd_trainer.tasks.token_positions import TokenPositionsTrainer
 from ckd_trainer.teacher.writer import SignalWriter
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError, command_line
@@ -81,7 +81,7 @@ SEAMS = {
     | {
         "data": (ckd_trainer.data.squad_files, "_articles"),
         "model": (AutoModelForQuestionAnswering, "from_pretrained"),
-        "constructor": (QuestionAnsweringTrainer, "__init__"),
+        "constructor": (TokenPositionsTrainer, "__init__"),
     },
 }
 BUGS = {
