@@ -95,7 +95,8 @@ def measured(options, dynamic_args):
 
     with tempfile.TemporaryDirectory() as folder:
         mapping = {"wr_layer_mapping": "uniform", "ltr_layer_mapping": "uniform"}  # exists at every depth
-        losses = {"labels": CKDArguments.fine_tuning(), "ckd": CKDArguments(term_balance="none", **mapping)}
+        ckd = CKDArguments(term_balance="none", **measure.ALL_RELATIONS, **mapping)
+        losses = {"labels": CKDArguments.fine_tuning(), "ckd": ckd}
         steps = {
             name: trained_step(folder, model(), model(), loss, dynamic_args, batch) for name, loss in losses.items()
         }

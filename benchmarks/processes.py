@@ -66,7 +66,7 @@ def worker(options):
         trainer = DistillationTrainer(
             model=make_model(3),
             teacher_model=make_model(6),
-            ckd_args=CKDArguments(),
+            ckd_args=CKDArguments(**measure.ALL_RELATIONS),
             args=TrainingArguments(
                 folder,
                 per_device_train_batch_size=options.batch // options.processes,

@@ -92,9 +92,9 @@ def ckd_arguments(side, cache):
     if side == "logits" or side in METHODS:
         return CKDArguments.without_relations(alpha=0.7)
     if side in ("ckd_live", "ckd_measured"):
-        return CKDArguments(alpha=0.7)
+        return CKDArguments(alpha=0.7, **measure.ALL_RELATIONS)
     if side == "ckd_cached":
-        return CKDArguments(alpha=0.7, teacher_cache_dir=str(cache))
+        return CKDArguments(alpha=0.7, **measure.ALL_RELATIONS, teacher_cache_dir=str(cache))
     return CKDArguments.fine_tuning()
 
 

@@ -7,6 +7,7 @@ import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
+from ckd_trainer.arguments import LanguageModelCKDArguments
 from ckd_trainer.runs.recipe import parse_recipe, resolved_recipe, value_of
 from ckd_trainer.utils.errors import InputError
 
@@ -189,7 +190,9 @@ def test_squared_distances_are_means_over_pairs(tmp_path):
 
 def test_control_run_has_no_weights():
     assert CKDArguments.fine_tuning().weights == {}
-    assert set(CKDArguments().weights) == {"logits", "wr_distance", "wr_angle", "ltr_distance", "ltr_angle"}
+    assert CKDArguments().weights == {"logits": 0.7, "wr_distance": 0.3}
+    relations = ("wr_distance", "wr_angle", "ltr_distance", "ltr_angle")
+    assert LanguageModelCKDArguments().weights == dict.fromkeys(relations, 0.3)
 
 
 def test_negative_numbers_with_exponents(tmp_path):

@@ -137,7 +137,7 @@ def test_a_teacher_in_parts_is_put_together_by_deepspeed(monkeypatch):
 WITH_A_TEACHER_IN_PARTS = """
 import sys
 import torch
-from helpers.training import examples, pad
+from helpers.training import ALL_TERMS, examples, pad
 from transformers import BertForSequenceClassification, TrainingArguments
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.utils.processes import destroy_process_group
@@ -147,7 +147,7 @@ args = TrainingArguments(sys.argv[2], report_to="none", disable_tqdm=True, save_
 teacher = BertForSequenceClassification.from_pretrained(sys.argv[1])
 student = BertForSequenceClassification.from_pretrained(sys.argv[1], num_hidden_layers=2)
 assert all(parameter.numel() == 0 for parameter in teacher.parameters()) == (sys.argv[3] == "parts")
-models = {"model": student, "teacher_model": teacher, "ckd_args": CKDArguments()}
+models = {"model": student, "teacher_model": teacher, "ckd_args": CKDArguments(**ALL_TERMS)}
 trainer = DistillationTrainer(**models, args=args, train_dataset=examples(), data_collator=pad)
 trainer.train()
 if trainer.is_world_process_zero():

@@ -14,6 +14,7 @@ from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 FINE_TUNED, LOGITS = "fine_tuned", "logits"
+CKD = "ckd"
 # All methods have the same part of the gradient: that of CKD's terms together, in the recipe or by default.
 TOTAL_SHARE = sum(weights_of(CKDArguments()).values())
 SET_BY_COMPARISON = ("output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval")
@@ -100,8 +101,9 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
     """Returns the changes to the recipe that make it train with one method.
 
     fine_tuned learns from the labels alone, logits also from the teacher's logits. The others add their own terms to
-    these. If the recipe has weights for them, they are kept. Otherwise the terms share the gradient that CKD's have in
-    the recipe (or by default, where these are factors or off), in equal parts. The terms of all other methods are off.
+    these. If the recipe has weights for them, they are kept. Otherwise CKD's terms have their default weights, and
+    those of another method share the gradient that CKD's have in the recipe (or by default, where these are factors or
+    off), in equal parts. The terms of all other methods are off.
     """
     if one_of(RunArguments, groups).stages:
         raise InputError(
@@ -125,9 +127,13 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
         raise InputError(f"{method} has no option that ends in _weight, so it cannot be turned on: give it one.")
     if any(own.values()):
         return off | own
-    balances = one_of(CKDArguments, groups).term_balance == "gradient"
-    total = (sum(weights["ckd"].values()) if balances else 0) or TOTAL_SHARE
-    return off | dict.fromkeys(own, round(total / len(own), 4)) | {"term_balance": "gradient"}
+    if method == CKD:
+        own = {name: getattr(CKDArguments(), name) for name in own}
+    else:
+        balances = one_of(CKDArguments, groups).term_balance == "gradient"
+        total = (sum(weights[CKD].values()) if balances else 0) or TOTAL_SHARE
+        own = dict.fromkeys(own, round(total / len(own), 4))
+    return off | own | {"term_balance": "gradient"}
 
 
 def _is_file(word: str) -> bool:

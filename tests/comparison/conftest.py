@@ -6,7 +6,8 @@ import pytest
 import yaml
 from helpers.files import sentences, write_tsv
 
-from ckd_trainer import cli
+from ckd_trainer import CKDArguments, cli
+from ckd_trainer.arguments import weight_names
 from ckd_trainer.comparison import schedule
 
 
@@ -43,6 +44,7 @@ def recipe(tmp_path, tiny_teacher):
         "train_file": str(write_tsv(tmp_path / "train.tsv", sentences(40))),
         "validation_file": str(write_tsv(tmp_path / "validation.tsv", sentences(22, seed=1))),
         "max_seq_length": 32,
+        **dict.fromkeys(weight_names(CKDArguments), 0.3),  # all four relations
         "max_steps": 2,
         "save_strategy": "no",
         "per_device_train_batch_size": 8,

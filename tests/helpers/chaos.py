@@ -52,6 +52,8 @@ def make_task(folder: Path) -> list[str]:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+    from ckd_trainer import CKDArguments
+    from ckd_trainer.arguments import weight_names
     from ckd_trainer.data.demo import agreement
 
     agreement.write_task(folder, seed=0, train=240, validation=48, test=30)
@@ -77,6 +79,7 @@ def make_task(folder: Path) -> list[str]:
         "test_file": folder / "unlabeled.tsv",
         "max_seq_length": 40,
         "window_size": 7,
+        **dict.fromkeys(weight_names(CKDArguments), 0.3),  # all four relations
         "teacher_cache_dir": CACHE,
         "output_dir": OUTPUT,
         "max_steps": STEPS,

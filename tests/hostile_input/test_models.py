@@ -277,7 +277,7 @@ PAIRS = [
         "layer-transforming relation of two pairs",
         copied("teacher"),
         "ltr_layer_mapping | 2 | three",
-        options="--ltr_layer_mapping 0:0,1:2",
+        options="--ltr_angle_weight 0.3 --ltr_layer_mapping 0:0,1:2",
     ),
     teacher(
         "other labels than the texts",

@@ -23,8 +23,9 @@ from ckd_trainer.utils.errors import InputError
 QUICK = "--per_device_train_batch_size 8 --save_steps 2 --logging_steps 1 --report_to none --disable_tqdm true"
 QUICK = [*QUICK.split(), "--do_train", "--do_eval", "--weight_decay", "0.01", "--eval_strategy", "steps"]
 QUICK += ["--eval_steps", "2"]
-FROM_TEACHER = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
 RELATIONS = {f"{term}_{kind}_weight": 0 for term in ("wr", "ltr") for kind in ("distance", "angle")}
+FROM_TEACHER = ["--student_init", "teacher_layers", "--student_num_layers", "2"]
+FROM_TEACHER += [f"--{name}=0.3" for name in RELATIONS]
 FIRST = {"labels_and_logits": False, "max_steps": 6, "learning_rate": "3e-3"}
 SECOND = {**RELATIONS, "alpha": 0, "max_steps": 4, "load_best_model_at_end": True}
 TIMES = ("runtime", "per_second", "_time", "train_loss")

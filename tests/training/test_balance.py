@@ -596,7 +596,7 @@ def test_the_scripts_leave_the_scales(tiny_teacher, text_files, tmp_path):
     options = ["--teacher_model_name_or_path", str(tiny_teacher), "--student_init", "teacher_layers", *text_files]
     options += ["--student_num_layers", "2", "--max_steps", "3", "--logging_steps", "1", "--do_train"]
     options += ["--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(out)]
-    run_glue_ckd.main([*options, "--wr_angle_weight", "2", "--ltr_distance_weight", "0", "--do_eval"])
+    run_glue_ckd.main([*options, "--wr_angle_weight", "2", "--ltr_angle_weight", "0.3", "--do_eval"])
     terms = ("wr_distance", "wr_angle", "ltr_angle")
     results = json.loads((out / "train_results.json").read_text())
     rows = json.loads((out / "trainer_state.json").read_text())["log_history"]
