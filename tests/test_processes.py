@@ -14,10 +14,11 @@ import torch
 from filelock import FileLock
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
+from helpers.label_sets import LABELS, write_label_sets
 from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, resumes, without_dropout
 from helpers.tiny import ARGUMENTS, qa_model, save_base, tiny_config
 from safetensors.torch import load_file
-from transformers import BertForTokenClassification, TrainerControl
+from transformers import BertForSequenceClassification, BertForTokenClassification, TrainerControl
 
 import run_glue_ckd
 import run_ner_ckd
@@ -239,6 +240,32 @@ def test_entities_in_two_processes(tmp_path):
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     said = [(folder / "predictions" / "predictions.conll").read_text() for folder in (one, two)]
     assert said[0] == said[1] and said[0].count("\n\n") == 23
+
+
+def test_several_labels_in_two_processes(tmp_path):
+    """One student, with the same thresholds and predictions."""
+    teacher = save_base(tmp_path / "teacher")
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = tiny_config(labels=LABELS, problem_type="multi_label_classification", **plain)
+    BertForSequenceClassification(config).save_pretrained(teacher)
+    train, test = write_label_sets(tmp_path / "train.tsv", 96), write_label_sets(tmp_path / "test.tsv", 23, seed=1)
+    options = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--validation_file", str(test), "--test_file", str(test), "--multi_label", "--max_seq_length", "32"]
+    options += ["--do_train", "--do_eval", "--do_predict", "--max_steps", "6", "--optim", "sgd"]
+    options += ["--learning_rate", "0.1", "--max_grad_norm", "0", "--train_sampling_strategy", "group_by_length"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_glue_ckd.main([*options, "--per_device_train_batch_size", "8", "--output_dir", str(one)])
+    batches = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    launch("run_glue_ckd.py", *options, *batches, "--per_device_eval_batch_size", "3", "--output_dir", str(two))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6)
+    assert results(two) == pytest.approx(results(one), rel=1e-5)
+    thresholds = [json.loads((folder / "config.json").read_text())["label_thresholds"] for folder in (one, two)]
+    assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-4) and list(thresholds[0]) == list(LABELS)
+    said = [(folder / "predictions" / "predictions.jsonl").read_text().splitlines() for folder in (one, two)]
+    labels = [[json.loads(line)["label"] for line in lines] for lines in said]
+    assert labels[0] == labels[1] and len(labels[0]) == 23
 
 
 EMBEDDED = {

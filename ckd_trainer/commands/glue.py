@@ -3,7 +3,7 @@
 from ckd_trainer.commands.options import option_types
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.runs.recipe import parse_recipe
-from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.tasks.texts import run_text_classification
 from ckd_trainer.utils.errors import command_line
 
 

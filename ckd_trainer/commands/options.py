@@ -1,7 +1,7 @@
 """What a recipe is for, and the dataclasses whose fields are the options of a command that distills."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainingArguments
@@ -17,13 +17,15 @@ from ckd_trainer.methods import METHODS
 from ckd_trainer.methods.own_file import methods_of_file
 from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.runs.recipe import value_of
+from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.question_answering import QuestionAnswering
-from ckd_trainer.tasks.text_classification import TextClassification
+from ckd_trainer.tasks.texts import text_task
 from ckd_trainer.tasks.token_classification import TokenClassification
 
-Kind = tuple[str, type[DataArguments], type[Any]]  # a command, its data options and its task
+# A command, its data options, and what makes its task of these and a seed.
+Kind = tuple[str, type[DataArguments], Callable[..., Task]]
 
-_CLASSIFICATION: Kind = ("glue", GlueArguments, TextClassification)
+_CLASSIFICATION: Kind = ("glue", GlueArguments, text_task)
 # By task_name; all other names are those of classification.
 _TASKS: dict[str, Kind] = dict.fromkeys(SQUAD_TASKS, ("squad", SquadArguments, QuestionAnswering)) | {
     NER: ("ner", NerArguments, TokenClassification)
@@ -39,7 +41,7 @@ def language_model_options(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def kind_of(recipe: Mapping[str, Any]) -> Kind:
-    """Returns the command of a recipe for a task, its data options, and the class of its task."""
+    """Returns the command of a recipe for a task, its data options, and what makes its task."""
     return _TASKS.get(str(recipe.get("task_name")), _CLASSIFICATION)
 
 

@@ -89,10 +89,10 @@ def _task_of(folder: Path) -> Task:
             f"{folder} is a run of ckd-trainer mlm, whose model has no score on a task: fine-tune it with ckd-trainer "
             "glue, ner or squad, and give that run."
         )
-    _, data_arguments, task_class = kind_of(recipe)
+    _, data_arguments, make_task = kind_of(recipe)
     names = [field.name for field in dataclasses.fields(data_arguments) if field.init and field.name in recipe]
     (arguments,) = parse_mapping((data_arguments,), {name: recipe[name] for name in names}, [], source=str(path))
-    return task_class(arguments, seed=0)
+    return make_task(arguments, seed=0)
 
 
 def _inputs(folder: Path, task: Task, size: int) -> list[dict[str, Tensor]]:

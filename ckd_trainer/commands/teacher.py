@@ -8,7 +8,7 @@ from ckd_trainer.arguments import ModelArguments, RunArguments
 from ckd_trainer.commands.options import kind_of
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 from ckd_trainer.tasks.question_answering import run_question_answering
-from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.tasks.texts import run_text_classification
 from ckd_trainer.tasks.token_classification import run_token_classification
 from ckd_trainer.utils.errors import command_line
 

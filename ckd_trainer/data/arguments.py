@@ -104,6 +104,11 @@ class DataArguments:
         check_positive(self, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
 
     @property
+    def header(self) -> list[str] | None:
+        """The names of the columns of csv and tsv files without a header line; None if the files have one."""
+        return None
+
+    @property
     def has_labeled(self) -> bool:
         """Whether there are labeled texts to train on."""
         return bool(self.dataset_name or self.train_file)

@@ -35,14 +35,23 @@ def class_names(table: Table, column: str) -> list[str]:
         class_names(open_table("train.csv"), "label")  # ["negative", "neutral", "positive"]
     """
     words = table.words(column)
-    counts = Counter(words)
+    if len(set(words)) == 1:
+        raise InputError(f"{table.source}: every label ({column!r}) is {short(words[0])}: give two classes or more.")
+    return sorted_names(table, column, Counter(words), rows=len(words))
+
+
+def sorted_names(table: Table, column: str, counts: Mapping[str, int], *, rows: int) -> list[str]:
+    """Returns the names of labels as `class_names` does, with its warnings and its error for too many.
+
+    Args:
+        counts: {name: the number of rows that have it}.
+        rows: their number.
+    """
     names = sorted(counts)
-    if len(names) == 1:
-        raise InputError(f"{table.source}: every label ({column!r}) is {short(names[0])}: give two classes or more.")
     has_fractions = _has_fractions(names)
-    if 2 * len(names) > len(words) and (len(names) > MANY or has_fractions):
+    if 2 * len(names) > rows and (len(names) > MANY or has_fractions):
         raise InputError(
-            f"{table.source}: the labels ({column!r}) of {len(words)} rows name {len(names)} classes "
+            f"{table.source}: the labels ({column!r}) of {rows} rows name {len(names)} classes "
             f"({first_of(names)}): set regression if they are numbers to predict, name the column of the classes with "
             "label_column, or give more rows of each class."
         )

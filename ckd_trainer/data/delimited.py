@@ -67,6 +67,10 @@ def split_rows(
             remedy += f", or set quoting to {other}, with which every row can be read"
         raise InputError(f"{path}, line {line}: {what}: {remedy}.")
     names = rows[0] if header is None else list(header)
+    if header is not None and first_line == 1 and rows and rows[0] == names:
+        raise InputError(
+            f"{path}, line {lines[0]}: the file has a header line ({first_of(names)}): leave column_names out."
+        )
     if (header is None or first_line > 1) and len(names) > 1:
         first = 1 if header is None else 0
         for row, line in zip(rows[first:], lines[first:], strict=True):

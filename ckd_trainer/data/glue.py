@@ -16,8 +16,10 @@ from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.hub import NamedDataset, loaded
+from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.submission import write_predictions
 from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.metrics import multi_label
 from ckd_trainer.metrics.glue import GlueMetric
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
@@ -42,8 +44,9 @@ GLUE_ON_HUB = "nyu-mll/glue"
 class TextTask:
     """Texts with labels to train and evaluate on. Each set holds the text columns and, except test sets, `label`.
 
-    The label is an index into `label_names`, or a number if those are None (regression). `validation` and `test` hold
-    sets by key: "" for the only or first one, "mismatched" for MNLI's second.
+    The label is an index into `label_names`, or a number if those are None (regression), or with `multi_label` a list
+    of 0 and 1 for all names. `validation` and `test` hold sets by key: "" for the only or first one, "mismatched" for
+    MNLI's second.
     """
 
     name: str
@@ -52,6 +55,7 @@ class TextTask:
     test: dict[str, Dataset]
     text_columns: tuple[str, ...]
     label_names: list[str] | None
+    multi_label: bool = False
 
     @property
     def is_regression(self) -> bool:
@@ -63,13 +67,16 @@ def metrics_of(arguments: GlueArguments) -> tuple[str, tuple[str, ...]]:
     if arguments.task_name:
         task = GLUE_TASKS[arguments.task_name]
         return task.best_metric, task.metrics
+    if arguments.multi_label:
+        return multi_label.SCORES[0], multi_label.SCORES
     return ("pearson", ("pearson", "spearmanr", "rmse")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
 
 
 def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
     """Returns the files of labeled sets by the option that names them; empty if they come from the Hub."""
     if arguments.task_name is None:
-        files = {f"{split}_file": getattr(arguments, f"{split}_file") for split in splits}
+        options = [*(f"{split}_file" for split in splits), "label_names_file"]
+        files = {option: getattr(arguments, option) for option in options}
         return {option: [user_path(path)] for option, path in files.items() if path}
     if not arguments.data_dir:
         return {}
@@ -202,24 +209,29 @@ def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
 def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     """Loads a data set by name or the user's files."""
     texts, label, named = text_columns_of(arguments), arguments.label_column, None
+    sets = LabelSets(arguments) if arguments.multi_label else None
+    labels = [label] if sets is None else sets.columns
     if arguments.dataset_name:
         named = NamedDataset(arguments)
-        open_split = _dataset_opener(named, list(texts.values()), label)
+        open_split = _dataset_opener(named, list(texts.values()), labels, of_lists=sets is not None)
     else:
-        open_split = _file_opener(arguments, list(texts.values()), label, splits)
+        open_split = _file_opener(arguments, list(texts.values()), labels, splits)
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     labeled = "validation" if is_unlabeled else "train"
     names = known = None
     if not arguments.regression:
-        names = None if named is None else named.class_names(label)
+        names = None if named is None or sets is not None else named.class_names(label)
         if names is None:
             known = open_split(labeled)
-            names = class_names(known, label)
+            names = class_names(known, label) if sets is None else sets.names(known)
 
     def read(split: str) -> Dataset:
         table = known if split == labeled and known is not None else open_split(split)
-        return _encode(table, texts, None if split == "test" else label, names, "the training data have")
+        if sets is None or split == "test":
+            return _encode(table, texts, None if split == "test" else label, names, "the training data have")
+        data = {name: table.texts(column) for name, column in texts.items()}
+        return Dataset.from_dict({**data, "label": sets.read(table, names or [])})
 
     return TextTask(
         name="own_files",
@@ -228,34 +240,43 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         test={"": read("test")} if "test" in splits else {},
         text_columns=tuple(texts),
         label_names=names,
+        multi_label=arguments.multi_label,
     )
 
 
 def _file_opener(
-    arguments: GlueArguments, texts: Sequence[str], label: str, splits: Sequence[str]
+    arguments: GlueArguments, texts: Sequence[str], labels: Sequence[str], splits: Sequence[str]
 ) -> Callable[[str], Table]:
     def open_split(split: str) -> Table:
         path = getattr(arguments, f"{split}_file")
         if not path:
             why = f"the {split} set is needed" if split in splits else "its labels define the classes"
             raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
-        usecols = [*texts, None if split == "test" else label]
-        return open_table(path, usecols=usecols, quoting=arguments.quoting)
+        usecols = [*texts, *(labels if split != "test" else ())]
+        table = open_table(path, columns=arguments.header, usecols=usecols, quoting=arguments.quoting)
+        has_header = user_path(path).suffix.lower() in (".csv", ".tsv") and arguments.header is None
+        for column in usecols:
+            table.require(column, "; give column_names if that is a row, not a header line" if has_header else "")
+        return table
 
     return open_split
 
 
-def _dataset_opener(data: NamedDataset, texts: Sequence[str], label: str) -> Callable[[str], Table]:
+def _dataset_opener(
+    data: NamedDataset, texts: Sequence[str], labels: Sequence[str], *, of_lists: bool
+) -> Callable[[str], Table]:
     advice = "name the columns with text_column, text_pair_column and label_column"
 
     def open_split(split: str) -> Table:
-        table = data.table(split, texts=texts, label=None if split == "test" else label, advice=advice)
-        kind = table.data.features.get(label)
-        if split != "test" and not isinstance(kind, Value | ClassLabel):
-            raise InputError(
-                f"{table.source}: the label ({label!r}) is a {type(kind).__name__}: name a column of words or numbers "
-                "with label_column."
-            )
+        others = () if split == "test" else labels
+        table = data.table(split, texts=texts, label=None, others=others, advice=advice)
+        for label in others:
+            kind = table.data.features[label]
+            if not of_lists and not isinstance(kind, Value | ClassLabel):
+                raise InputError(
+                    f"{table.source}: the label ({label!r}) is a {type(kind).__name__}: name a column of words or "
+                    "numbers with label_column, or set multi_label if texts have several labels."
+                )
         return table
 
     return open_split
@@ -297,7 +318,11 @@ def tokenize(
             max_length=arguments.max_seq_length,
             padding="max_length" if arguments.pad_to_max_length else False,
         )
-        return {**inputs, "labels": batch["label"]} if "label" in batch else dict(inputs)
+        if "label" not in batch:
+            return dict(inputs)
+        # The binary cross entropy of torch reads floats.
+        labels = [list(map(float, row)) for row in batch["label"]] if task.multi_label else batch["label"]
+        return {**inputs, "labels": labels}
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
 

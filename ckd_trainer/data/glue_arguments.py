@@ -40,6 +40,29 @@ class GlueArguments(DataArguments):
     text_pair_column: str | None = option(None, "The column of your data that holds the second text of a pair.")
     label_column: str = option("label", "The column of your data that holds the label.")
     regression: bool = option(False, "The label of your data is a number to predict, not a class.")
+    multi_label: bool = option(
+        False,
+        "A text of your data has any number of labels, or none. label_column holds lists, or texts with a separator, "
+        "of names or of ids from 0; or there is a column for each label, see label_columns.",
+    )
+    label_separator: str = option(
+        ",", "With multi_label: what separates labels, where label_column holds texts and not lists."
+    )
+    label_columns: str | None = option(
+        None,
+        "With multi_label: the names of the columns that hold 0 or 1, one for each label, separated by commas. They "
+        "take the place of label_column.",
+    )
+    label_names_file: str | None = option(
+        None,
+        "With multi_label: a text file with the name of a label on each line, in the order of the ids. By default the "
+        "labels are those of the training data.",
+    )
+    column_names: str | None = option(
+        None,
+        "The names of all columns, separated by commas, if your csv and tsv files have no header line; unlabeled_file "
+        "included.",
+    )
     max_seq_length: int | None = option(
         None, "Longer texts are cut to this many tokens. By default 128, or fewer if the models read fewer."
     )
@@ -73,7 +96,62 @@ class GlueArguments(DataArguments):
                 f"regression is for your own data, but task_name is {self.task_name}, which already decides it: leave "
                 "regression out."
             )
+        if self.task_name and self.column_names:
+            raise InputError(
+                f"column_names is for your own data, but task_name is {self.task_name}, whose files are known: leave "
+                "it out."
+            )
+        self._check_multi_label()
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
+        for name in ("label_columns", "column_names"):
+            _names(name, getattr(self, name))
         self.fill_in(max_seq_length=128)
         super().__post_init__()
+
+    def _check_multi_label(self) -> None:
+        """Raises InputError for options about labels that contradict each other."""
+        of_lists = ["label_separator"] if self.label_separator != "," else []
+        of_lists += self.given("label_names_file")
+        if not self.multi_label:
+            for name in (*of_lists, *self.given("label_columns")):
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but multi_label is not set: set it, or leave {name} out."
+                )
+            return
+        if self.task_name:
+            raise InputError(
+                f"multi_label is for your own data, but the texts of task_name {self.task_name} have one label each: "
+                "leave multi_label out."
+            )
+        if self.regression:
+            raise InputError(
+                "multi_label and regression are both set, but a text has labels or a number: leave one out."
+            )
+        if not self.label_separator:
+            raise InputError("label_separator is empty: give the text between two labels, such as ; or a comma.")
+        if self.label_columns is not None:
+            for name in (*of_lists, *(["label_column"] if self.label_column != "label" else [])):
+                raise InputError(
+                    f"label_columns is {self.label_columns!r}, but {name} is set as well: give one or the other."
+                )
+
+    @property
+    def label_column_names(self) -> list[str]:
+        """The columns that hold 0 or 1; empty if there are none."""
+        return _names("label_columns", self.label_columns)
+
+    @property
+    def header(self) -> list[str] | None:
+        """The names of the columns of files without a header line; None if the files have one."""
+        return _names("column_names", self.column_names) or None
+
+
+def _names(option: str, text: str | None) -> list[str]:
+    """Returns the names of columns that an option lists."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    for name in names:
+        if not name or names.count(name) > 1:
+            what = f"{name!r} twice" if name else "an empty name"
+            raise InputError(f"{option} is {text!r}, which holds {what}: separate different names by commas.")
+    return names

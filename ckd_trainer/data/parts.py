@@ -3,7 +3,7 @@
 import codecs
 import csv
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ckd_trainer.data.delimited import delimiter_of, rule_of
@@ -17,13 +17,18 @@ _MARK = codecs.BOM_UTF8.decode("latin-1")
 
 
 def read_parts(
-    path: str | Path, *, usecols: Collection[str | None], quoting: str = "auto", size: int = _BYTES
+    path: str | Path,
+    *,
+    usecols: Collection[str | None],
+    quoting: str = "auto",
+    columns: Sequence[str] | None = None,
+    size: int = _BYTES,
 ) -> Iterator[Table]:
     """Yields the rows of a table in parts, each a `Table` in memory.
 
     Args:
-        path, usecols, quoting: as for `ckd_trainer.data.tables.read_table`. Whether the quotes of a file contradict
-            its suffix is judged by its first part.
+        path, usecols, quoting, columns: as for `ckd_trainer.data.tables.read_table`. Whether the quotes of a file
+            contradict its suffix is judged by its first part.
         size: the bytes of text in a part; a row that is longer is a part of its own.
 
     Raises:
@@ -40,7 +45,7 @@ def read_parts(
         return
     is_json = path.suffix.lower() in (".json", ".jsonl")
     rule = "none" if is_json else rule_of(path, quoting)
-    delimiter = None if is_json else _delimiter_in(path, rule, size)
+    delimiter = None if is_json else _delimiter_in(path, rule, size, columns)
     names = None
     for line, text in _texts(path, size, delimiter if rule == "csv" else None, "\n" if is_json else ""):
         if not text.strip():
@@ -48,7 +53,7 @@ def read_parts(
         if is_json:
             part = table_of(path, text, usecols=usecols, line=line)
         elif names is None:
-            part = table_of(path, text, usecols=usecols, quoting=quoting)
+            part = table_of(path, text, columns=columns, usecols=usecols, quoting=quoting)
         else:
             part = table_of(path, text, columns=names, usecols=usecols, quoting=rule, delimiter=delimiter, line=line)
         names = part.names
@@ -57,9 +62,9 @@ def read_parts(
         raise InputError(f"{path} has no rows: give a file with data.")
 
 
-def _delimiter_in(path: Path, rule: str, size: int) -> str:
+def _delimiter_in(path: Path, rule: str, size: int, columns: Sequence[str] | None) -> str:
     with input_errors_about(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return delimiter_of(path, file.read(max(size, 2**16)), rule, None)[0]
+        return delimiter_of(path, file.read(max(size, 2**16)), rule, columns)[0]
 
 
 def _texts(path: Path, size: int, quoted_by: str | None, newline: str) -> Iterator[tuple[int, str]]:

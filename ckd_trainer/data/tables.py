@@ -45,7 +45,7 @@ class Table:
 
     def texts(self, column: str) -> list[str]:
         """Returns a column of texts as a list of str. InputError: no such column, a value that is not text."""
-        values = self._values(column)
+        values = self.values(column)
         for row, value in enumerate(values):
             if value is None:
                 raise InputError(f"{self.place(row)}: there is no {column!r} (null or missing): give a text.")
@@ -120,13 +120,14 @@ class Table:
             part = range(start, min(start + rows, len(self.data)))
             yield dataclasses.replace(self, data=self.data.select(part), lines=self.lines[start : part.stop])
 
-    def _values(self, column: str) -> list:
+    def values(self, column: str) -> list:
+        """Returns a column as it is. InputError: no such column."""
         self.require(column)
         return self.data[column][:]
 
     def _labels(self, column: str) -> list:
         """Returns the labels in a column, for a `ClassLabel` their names; raises InputError if one is blank."""
-        values = self._values(column)
+        values = self.values(column)
         feature = self.data.features[column]
         names = feature.names if isinstance(feature, ClassLabel) else None
         for row, value in enumerate(values):

@@ -15,7 +15,7 @@ from ckd_trainer.data.tables import Table
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
     """Reads the first part of unlabeled_file; raises InputError if it is malformed or lacks a column."""
     if arguments.unlabeled_file:
-        part = next(read_parts(arguments.unlabeled_file, usecols=columns.values(), quoting=arguments.quoting))
+        part = next(_parts(arguments, columns))
         for column in columns.values():
             part.texts(column)
 
@@ -42,7 +42,9 @@ def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder:
 def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Table]:
     names = list(columns.values())
     if arguments.unlabeled_file:
-        yield from read_parts(arguments.unlabeled_file, usecols=names, quoting=arguments.quoting)
+        yield from read_parts(
+            arguments.unlabeled_file, usecols=names, quoting=arguments.quoting, columns=arguments.header
+        )
         return
     named = NamedDataset(arguments, "unlabeled_")
     table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")

@@ -15,7 +15,7 @@ from ckd_trainer.utils.files import user_path
 
 _BATCHES = 10  # of different texts
 # The options that define a task and its validation set. Other runs may name the paths among them from other folders.
-_PATHS = ("data_dir", "dataset_name", "validation_file")
+_PATHS = ("data_dir", "dataset_name", "validation_file", "label_names_file")
 _OPTIONS = (
     "task_name",
     *_PATHS,
@@ -24,6 +24,9 @@ _OPTIONS = (
     "text_column",
     "text_pair_column",
     "label_column",
+    "multi_label",
+    "label_separator",
+    "label_columns",
     "token_column_number",
     "tag_column_number",
     "tokens_column",

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ckd_trainer.heads.base import Batch, Head, mean_where, pipeline_usage
-from ckd_trainer.heads.labels import label_order, warn_of_label_order
+from ckd_trainer.heads.labels import THRESHOLDS, label_order, warn_of_label_order
 from ckd_trainer.losses import (
     classification_logit_loss,
     multilabel_logit_loss,
@@ -110,7 +110,12 @@ class MultiLabel(_Labels):
         return math.log(2)
 
     def usage(self, model_id: str) -> str:
-        return pipeline_usage("text-classification", model_id, ", top_k=None")
+        return (
+            f"{pipeline_usage('text-classification', model_id, ', top_k=None')}\n\n"
+            "# Each label has its own threshold, if the model was evaluated.\n"
+            f'thresholds = getattr(model.model.config, "{THRESHOLDS}", {{}})\n'
+            '[one for one in model([text])[0] if one["score"] >= thresholds.get(one["label"], 0.5)]'
+        )
 
 
 class Score(Head):

@@ -1,12 +1,17 @@
 """Matches a model's labels with the data's: by name, or by position if one side has only numbers."""
 
 import logging
+from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
+
+# The entry of a model's configuration with the threshold of each of several labels, {name: probability}. Models that
+# were trained elsewhere lack it.
+THRESHOLDS = "label_thresholds"
 
 
 def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str = "the teacher") -> list[int] | None:
@@ -69,6 +74,24 @@ def warn_of_label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, who
         logger.warning(
             "%s has its labels in another order than the data. They are matched by name.", whose.capitalize()
         )
+
+
+def thresholds_of(config: PreTrainedConfig) -> list[float] | None:
+    """Returns the threshold of each label, in the order of the labels; None if the model has none.
+
+    Raises:
+        InputError: there is no threshold for one of the labels.
+    """
+    thresholds = getattr(config, THRESHOLDS, None)
+    if thresholds is None:
+        return None
+    names = _names(config)
+    if not isinstance(thresholds, Mapping) or any(not isinstance(thresholds.get(name), float) for name in names):
+        raise InputError(
+            f"a model's {THRESHOLDS} are {short(thresholds)}, which are not thresholds of its labels "
+            f"({first_of(names)}): correct its config.json, or delete the entry."
+        )
+    return [thresholds[name] for name in names]
 
 
 def _names(config: PreTrainedConfig) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ckd_trainer.heads.labels import THRESHOLDS
 from ckd_trainer.models.linear_layers import linear_layers
 from ckd_trainer.models.sizes import SHARED_HEADS, head_size, set_size
 from ckd_trainer.models.student import student_from_layers
@@ -27,6 +28,8 @@ def extract(model: PreTrainedModel, part: SubNetwork) -> PreTrainedModel:
     """
     config = config_at_depth(model.config, part)
     vars(config).pop(SUBNETWORKS, None)
+    if part != SubNetwork():
+        vars(config).pop(THRESHOLDS, None)  # those of the whole student
     heads = padded_heads(model.config, part)
     narrow = copy.deepcopy(config)
     narrow.num_attention_heads = heads

@@ -15,7 +15,8 @@ from transformers import (
 
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.data.arguments import DataArguments
-from ckd_trainer.heads.labels import label_order, warn_of_label_order
+from ckd_trainer.heads.labels import THRESHOLDS, label_order, thresholds_of, warn_of_label_order
+from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
     check_embeddings,
     check_encoder,
@@ -119,6 +120,8 @@ class ModelPair:
             self.student_config = override_config(config, args)
         if from_teacher and hasattr(self.student_config, SUBNETWORKS):
             delattr(self.student_config, SUBNETWORKS)  # those of the teacher
+        if trains:
+            vars(self.student_config).pop(THRESHOLDS, None)  # those of the model before training
         if self.student_config.output_attentions:  # each forward pass requests the outputs that it needs
             logger.info(
                 "The student's configuration sets output_attentions, with which it cannot be saved: turned off."
@@ -144,23 +147,43 @@ class ModelPair:
         check_encoder(config)
         return config
 
-    def set_labels(self, label_names: Sequence[str] | None) -> None:
+    def set_labels(self, label_names: Sequence[str] | None, *, several: bool = False) -> None:
         """Sets the student's labels to those of the data (None: a score), and checks that the teacher has them too.
 
         If the student's head has the same labels in another order, it will be reordered.
+
+        Args:
+            several: whether a text can have several labels.
         """
         source = copy.deepcopy(self.student_config)
-        self.student_config.update(label_config(label_names))
+        self.student_config.update(label_config(label_names, several=several))
         if self.args.student_init != "random":
             try:
                 self.head_order = label_order(source, self.student_config, whose="the model")
                 if not self.trains:
+                    self._check_head(source, "the model")
                     warn_of_label_order(source, self.student_config, whose="the model")
             except InputError as error:  # in training, a head with other labels is replaced or renamed
                 if not self.trains:
                     raise InputError(f"the model cannot be evaluated on this data: {error}") from None
+        thresholds = thresholds_of(source)
+        if thresholds is not None:
+            order = self.head_order or range(len(thresholds))
+            ordered = {name: thresholds[place] for name, place in zip(label_names or (), order, strict=True)}
+            setattr(self.student_config, THRESHOLDS, ordered)
         if self.distills:
             label_order(self.teacher_config, self.student_config)
+            self._check_head(self.teacher_config, "the teacher")
+
+    def _check_head(self, config: PreTrainedConfig, whose: str) -> None:
+        """Raises InputError if a model has one of several labels per text, and the data any number, or vice versa."""
+        theirs, ours = (head_of_auto_class(self.model_class, one).name for one in (config, self.student_config))
+        if theirs != ours:
+            raise InputError(
+                f"the head of {whose} is {theirs}, but the data needs {ours}: fine-tune one on this data with "
+                "ckd-trainer teacher. If the model was trained for several labels per text, set problem_type to "
+                "multi_label_classification in its config.json."
+            )
 
     def set_span_head(self) -> None:
         """Sets the student's outputs to two per token, the start and end of an answer.
@@ -275,14 +298,18 @@ class ModelPair:
         return narrow(student, config, {name: value for name, value in encoded.items() if name in reads})
 
 
-def label_config(label_names: Sequence[str] | None) -> dict:
-    """Returns the head's configuration for these class names, or for a score (None)."""
+def label_config(label_names: Sequence[str] | None, *, several: bool = False) -> dict:
+    """Returns the head's configuration for these class names, or for a score (None).
+
+    Args:
+        several: whether a text can have several of them.
+    """
     if label_names is None:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'multi' if several else 'single'}_label_classification",
     }
 
 

@@ -5,17 +5,20 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import torch
 from datasets import Dataset
 from transformers import EvalPrediction
+from transformers.utils import CONFIG_NAME
 
 from ckd_trainer.models.sizes import size_of_weights
 from ckd_trainer.runs.inputs import rows_fingerprint
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.files import CONTRIBUTIONS, write_atomically
+from ckd_trainer.utils.wrapped_models import inner_model
 
 Contributions = Callable[[EvalPrediction], Mapping[str, np.ndarray]]
 
@@ -25,11 +28,15 @@ def evaluate(
     evaluation: dict[str, Dataset],
     contributions: Contributions,
     examples: Mapping[str, Dataset],
+    settle: Callable[[EvalPrediction], Mapping[str, Any]],
+    *,
+    saves_settled: bool,
 ) -> dict[str, float]:
     """Evaluates the model and writes its results, and what each example contributes to its scores.
 
     Args:
-        evaluation, contributions, examples: see `ckd_trainer.runs.run.run`.
+        evaluation, contributions, examples, settle: see `ckd_trainer.runs.run.run`.
+        saves_settled: whether the output folder holds the model: what `settle` returns is saved there.
     """
     metrics: dict[str, float] = {}
     values: dict[str, np.ndarray] = {}
@@ -38,6 +45,8 @@ def evaluate(
         prefix = f"eval_{name}" if name else "eval"
         with _kept_predictions(trainer) as kept:
             metrics |= trainer.evaluate(dataset, metric_key_prefix=prefix)
+        if kept and not name and (settled := settle(kept[-1])) and saves_settled:
+            _save_settled(trainer, settled)
         metrics[f"{prefix}_samples"] = len(dataset)
         metrics.pop("num_input_tokens_seen", None)  # `Trainer` adds that of the last training
         if trainer.is_world_process_zero():
@@ -53,6 +62,13 @@ def evaluate(
         write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, content)
     save_results(trainer, "eval", metrics)
     return metrics
+
+
+def _save_settled(trainer: DistillationTrainer, settled: Mapping[str, Any]) -> None:
+    config = inner_model(trainer.model).config
+    config.update(settled)
+    if trainer.args.should_save:
+        write_atomically(Path(trainer.args.output_dir) / CONFIG_NAME, config.to_json_string())
 
 
 def save_results(trainer: DistillationTrainer, split: str, metrics: dict[str, float]) -> None:

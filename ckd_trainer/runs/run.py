@@ -18,6 +18,7 @@ from datasets import Dataset
 from safetensors.torch import load_model
 from transformers import (
     EarlyStoppingCallback,
+    EvalPrediction,
     TrainerState,
     TrainingArguments,
     set_seed,
@@ -104,6 +105,7 @@ def run(
     start: Start,
     evaluation: dict[str, Dataset],
     contributions: Contributions,
+    settle: Callable[[EvalPrediction], Mapping[str, Any]],
     examples: Mapping[str, Dataset],
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
@@ -119,6 +121,8 @@ def run(
         evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
         contributions: called with the predictions for a labeled dataset; returns what each example contributes to the
             scores, by their names.
+        settle: called with the predictions for the first of these datasets; returns entries of the model's
+            configuration.
         examples: the rows that became `evaluation`, by its names.
         prediction: datasets to predict, by name.
         write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
@@ -153,7 +157,14 @@ def run(
                     trainer, start = next(trainers), start.at_next_stage()
                 metrics |= _train(trainer, start, stages[-1], dataset_tags)
         if args.do_eval:
-            metrics |= evaluate(trainer, evaluation, contributions, examples)
+            metrics |= evaluate(
+                trainer,
+                evaluation,
+                contributions,
+                examples,
+                settle,
+                saves_settled=start.is_trained or args.do_train,
+            )
         for name, dataset in prediction.items() if args.do_predict else ():
             logits = trainer.predict(dataset).predictions
             if args.should_save:

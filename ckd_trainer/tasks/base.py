@@ -86,6 +86,7 @@ class Task(abc.ABC):
         data: the sets `train`, `validation` and `test` as in `ModelInputs`, and the names of its `text_columns`; set
             by `load`.
         inputs: the encoded data, set once `encode` is done.
+        evaluates_own: whether the model that is evaluated was trained by this run, in this call or an earlier one.
     """
 
     args: DataArguments
@@ -101,6 +102,7 @@ class Task(abc.ABC):
     hub_dataset: str | None
     data: Any
     inputs: ModelInputs
+    evaluates_own: bool = True
 
     def use_stages(self, stages: Sequence[Stage]) -> None:
         """Fits the task to the losses of the run, before it is used; raises InputError if they do not fit it."""
@@ -162,6 +164,13 @@ class Task(abc.ABC):
         The mean of a score's values is the score, see `ckd_trainer.reports.statistics`. Scores may be left out.
         """
         raise NotImplementedError
+
+    def settle(self, prediction: EvalPrediction) -> dict[str, Any]:
+        """Returns entries of the model's configuration that follow from its predictions for the validation set.
+
+        The run saves them with the model, unless it only evaluates a model from elsewhere.
+        """
+        return {}
 
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """Warns loudly if a teacher's answers to a sample of encoded examples have nothing to do with the labels.
@@ -239,6 +248,7 @@ def _run_started(
     method_file: str | None,
 ) -> dict[str, float]:
     trains = args.do_train and not begin.is_trained
+    task.evaluates_own = args.do_train or begin.is_trained
     own_files = {"method_file": method_file, "unlabeled_file": data_args.unlabeled_file}
     read = TrainingInputs(args, begin, model_args, stages, holds_out=task.holds_out)
     read.check_files(task.files(read.splits) | {name: [user_path(path)] for name, path in own_files.items() if path})
@@ -321,6 +331,7 @@ def _run_started(
             start=begin,
             evaluation=inputs.validation,
             contributions=task.contributions,
+            settle=task.settle,
             examples=task.data.validation,
             prediction=inputs.test,
             write_predictions=task.write_predictions,

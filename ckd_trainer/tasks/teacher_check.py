@@ -76,6 +76,78 @@ def permutation(labels: np.ndarray, answers: np.ndarray, classes: int) -> list[i
     return None
 
 
+def check_label_sets(labels: ArrayLike, logits: ArrayLike, names: Sequence[str], split: str) -> None:
+    """Warns if the teacher of several labels scores at chance; raises if its labels are in another order.
+
+    With z_a the standardized logit of label a and y_l the label l minus its mean, C_al is the mean of z_a y_l. That is
+    the correlation times the standard deviation of y_l. The teacher scores at chance if sum_l C_ll is below two
+    standard errors. Its variance by chance is sum_lm cov(z_l, z_m) cov(y_l, y_m) / n. The best assignment of logits to
+    labels is found on one half of the sample and judged on the other, as in `permutation`.
+
+    Args:
+        labels: 0 or 1 for each label of each example, (examples, labels).
+        logits: of the teacher, (examples, labels).
+        names: of the labels.
+        split: the name of the set that the examples are from, such as "validation".
+
+    Raises:
+        InputError: the labels are in another order. The message names the order that fits.
+    """
+    labels, logits = np.asarray(labels, float), np.asarray(logits, float)
+    spread = labels.std(0)
+    if len(labels) < _SMALLEST or not spread.any():
+        return
+    agreement = np.trace(_agreement(labels, logits))
+    result = f"correlation {agreement / spread.sum():.3f} of logits and labels"
+    best = _order_of_label_sets(labels, logits)
+    if best is not None:
+        pairs = [f"{short(names[a])} means {short(names[label])}" for a, label in enumerate(best) if a != label]
+        raise InputError(
+            f"the teacher's labels are in another order than the data's: {result} on {len(labels)} {split} examples. "
+            f"It is higher if in its answers {', '.join(pairs[:10])}{', ...' * (len(pairs) > 10)}. If that is right, "
+            "correct id2label and label2id in its config.json; if not, fine-tune a teacher on this data with "
+            "ckd-trainer teacher."
+        )
+    error = ((np.cov(_standardized(logits).T, bias=True) * np.cov(labels.T, bias=True)).sum() / len(labels)) ** 0.5
+    _report(agreement > 2 * error, result, len(labels), split)
+
+
+def _order_of_label_sets(labels: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+    """Returns the label that each logit means; None if they fit best as they are.
+
+    As in `permutation`, another order must gain at least twice as much as the given one on the labels that it moves,
+    by four standard errors. It must also agree well as a whole (a correlation of 0.3).
+    """
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    gain = given = variance = agreed = possible = 0.0
+    places = np.arange(labels.shape[1])
+
+    def assigned(rows: slice) -> np.ndarray:
+        return linear_sum_assignment(_agreement(labels[rows], logits[rows]) + 1e-9 * np.eye(len(places)), True)[1]
+
+    for found, judged in (halves, halves[::-1]):
+        best, agreement = assigned(found), _agreement(labels[judged], logits[judged])
+        moved, spread = np.flatnonzero(best != places), labels[judged].std(0)
+        gain += agreement[moved, best[moved]].sum()
+        given += agreement[moved, moved].sum()
+        variance += (spread[best[moved]] ** 2 + spread[moved] ** 2).sum() / len(labels[judged])
+        agreed += agreement[places, best].sum()
+        possible += spread.sum()
+    if gain > max(0.0, 2 * given) and gain - given > 4 * variance**0.5 and agreed > 0.3 * possible:
+        return assigned(slice(None))
+    return None
+
+
+def _agreement(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Returns C, (logits, labels)."""
+    return _standardized(logits).T @ (labels - labels.mean(0)) / len(labels)
+
+
+def _standardized(logits: np.ndarray) -> np.ndarray:
+    spread = logits.std(0)
+    return (logits - logits.mean(0)) / np.where(spread > 0, spread, 1)
+
+
 def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
     """Warns if the teacher scores at chance; raises if its scores are on another scale.
 

@@ -1,4 +1,4 @@
-"""Text classification and regression, for run_teacher.py and run_glue_ckd.py."""
+"""Text classification with one class per text, and regression."""
 
 import functools
 from collections.abc import Sequence
@@ -12,10 +12,8 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedTokenizerBase,
-    TrainingArguments,
 )
 
-from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue import (
     GLUE_ON_HUB,
     GLUE_TASKS,
@@ -31,30 +29,12 @@ from ckd_trainer.data.glue import (
 )
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
-from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.models.pair import ModelPair
-from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.reports.statistics import contributions
-from ckd_trainer.tasks.base import ModelInputs, Task, run_task
+from ckd_trainer.tasks.base import ModelInputs, Task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
-from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import longest_first
-
-
-def run_text_classification(
-    model_args: ModelArguments,
-    data_args: GlueArguments,
-    run_args: RunArguments,
-    args: TrainingArguments,
-    ckd_args: CKDArguments | None = None,
-    *more: MethodArguments | DynamicArguments,
-) -> dict[str, float]:
-    """Distills as the arguments say, or fine-tunes if no CKDArguments are given, see `run_task`."""
-    task = TextClassification(data_args, args.seed)
-    if args.label_smoothing_factor and not task.classifies:
-        raise InputError("label_smoothing_factor is set, but the label is a number, not a class: leave it out.")
-    return run_task(task, model_args, data_args, run_args, args, ckd_args, *more)
 
 
 class TextClassification(Task):
@@ -71,7 +51,8 @@ class TextClassification(Task):
         self.args, self.seed = data_args, seed
         self.best_metric, self.metrics = metrics_of(data_args)
         glue_task = GLUE_TASKS.get(data_args.task_name or "")
-        self.classifies = glue_task.label_names is not None if glue_task else not data_args.regression
+        own_classes = not (data_args.regression or data_args.multi_label)
+        self.classifies = glue_task.label_names is not None if glue_task else own_classes
         glue = GLUE_ON_HUB if data_args.task_name and not data_args.data_dir else None
         self.hub_dataset = glue or hub_name(data_args)
 

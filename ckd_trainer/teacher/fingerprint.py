@@ -14,17 +14,18 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ckd_trainer.heads.labels import THRESHOLDS
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import has_adapters, unwrapped
 
-# Configuration entries about a model's origin, which do not affect what it computes.
-_ORIGIN = {"_name_or_path", "transformers_version"}
+# Configuration entries about a model's origin and the use of its outputs, which do not affect what it computes.
+_NOT_COMPUTED_WITH = {"_name_or_path", "transformers_version", THRESHOLDS}
 
 
 def model_fingerprint(model: Any) -> str:
     """Returns a fingerprint of a model's configuration, weights and PEFT adapters, whether compiled or not."""
     model = unwrapped(model)
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _ORIGIN}
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_COMPUTED_WITH}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     if has_adapters(model):
         digest.update(json.dumps(_adapter_state(model), sort_keys=True, default=_listed).encode())

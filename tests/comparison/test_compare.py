@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
+from helpers.label_sets import LABELS, write_label_sets
 from helpers.tiny import save_base, tiny_config
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
-from transformers import BertForTokenClassification
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
 import run_glue_ckd
 import run_teacher
 from ckd_trainer.commands import compare
+from ckd_trainer.metrics.multi_label import SCORES
 
 
 def own_method():
@@ -122,6 +124,31 @@ def test_entities(in_process, tmp_path):
         values = load_arrays(folder / "eval_contributions.safetensors")
         assert values.keys() == {"eval_accuracy", "eval_f1", "eval_precision", "eval_recall"}
         assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
+
+
+def test_several_labels(in_process, tmp_path):
+    """No score is a mean over texts, but what they contribute has it; the teacher is scored on the same texts."""
+    config = tiny_config(labels=LABELS, problem_type="multi_label_classification")
+    BertForSequenceClassification(config).save_pretrained(save_base(tmp_path / "base"))
+    files = [write_label_sets(tmp_path / f"{name}.tsv", 24, seed) for seed, name in enumerate(("train", "validation"))]
+    data = {"train_file": str(files[0]), "validation_file": str(files[1]), "multi_label": True, "max_seq_length": 32}
+    data |= {"max_steps": 8, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "learning_rate": 3e-3}
+    words = [f"--{name}={value}" for name, value in data.items()]
+    teacher = ["--model_name_or_path", str(tmp_path / "base"), "--output_dir", str(tmp_path / "teacher")]
+    run_teacher.main([*words, *teacher, "--do_train", "--do_eval"])
+    student = {"student_init": "teacher_layers", "student_num_layers": 2}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(data | student | {"teacher_model_name_or_path": str(tmp_path / "teacher")}))
+    found = run(recipe, tmp_path / "out")
+    assert found["metric"] == "average_precision" and found["teacher"]["score"] > 0
+    assert found["methods"][1]["difference"]["counted"] == "seeds and examples"
+    for folder in (tmp_path / "out" / "runs").glob("*/seed_[12]"):
+        results = json.loads((folder / "eval_results.json").read_text())
+        values = load_arrays(folder / "eval_contributions.safetensors")
+        assert values.keys() == {f"eval_{score}" for score in SCORES}
+        assert all(value.mean() == pytest.approx(results[name]) for name, value in values.items())
+    found = run(recipe, tmp_path / "out", "--metric", "f1_micro_tuned")
+    assert found["metric"] == "f1_micro_tuned"
 
 
 def test_students_from_scratch(in_process, recipe, tmp_path):

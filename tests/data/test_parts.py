@@ -45,6 +45,16 @@ def test_parts_are_the_whole(tmp_path, name, size):
     assert parts <= 2 if size == 10**6 else parts > 2
 
 
+@pytest.mark.parametrize("size", [1, 30, 10**6])
+@pytest.mark.parametrize("name", ["a.csv", "bom.tsv"])
+def test_files_without_a_header_line(tmp_path, name, size):
+    path = tmp_path / name
+    path.write_text(FILES[name].split("other\n", 1)[1], encoding="utf-8", newline="")
+    rows, parts = in_parts(path, size, columns=["text", "other"])
+    assert rows == whole(path, columns=["text", "other"]) and len(rows) == 60
+    assert parts == 1 if size == 10**6 else parts > 2
+
+
 @given(
     rows=st.lists(st.text(st.sampled_from('ab",\n\r é'), max_size=6), min_size=1, max_size=20),
     size=st.integers(1, 60),

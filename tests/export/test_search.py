@@ -236,6 +236,7 @@ def timed(monkeypatch):
         ),
         ({"task_name": "squad", "text_column": "text"}, "task_name is not set in .*dynamic, but squad in .*other"),
         ({"validation_file": "b.tsv"}, r"validation_file is .*validation.tsv in .*dynamic, but b.tsv in .*other"),
+        ({"multi_label": True}, "multi_label is False in .*dynamic, but True in .*other"),
         ({"max_eval_samples": 5}, "max_eval_samples is not set in .*dynamic, but 5 in .*other"),
     ],
 )

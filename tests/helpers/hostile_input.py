@@ -94,6 +94,11 @@ def entities(name, content, words="", file="bad.conll", options=""):
     return Row(f"entities: {name}", NER, words, f"--train_file HERE/{file} {options}", {file: content})
 
 
+def label_sets(name, content, words="", file="bad.tsv", options="", names=None):
+    files = {file: content} | ({} if names is None else {"names.txt": names})
+    return Row(f"label sets: {name}", GLUE, words, f"--train_file HERE/{file} --multi_label {options}", files)
+
+
 def teacher(name, make, words="", main=GLUE, options="", kind="model"):
     which = "model_name_or_path" if main is TEACHER else "teacher_model_name_or_path"
     return Row(f"{kind}: {name}", main, words, f"--{which} HERE/model {options}", {"model": make})

@@ -19,6 +19,7 @@ from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.methods import METHODS, Pair
+from ckd_trainer.metrics.multi_label import SCORES
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 from ckd_trainer.runs.stages import stages_of, terms_of_stages
@@ -105,7 +106,8 @@ def test_all_recipes_are_found():
     mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
     ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
     ner.add("ner_personal_ckd.yaml")
-    assert names == glue | squad | ner | mlm | quickstart | best | methods
+    goemotions = {f"goemotions_{role}.yaml" for role in ("teacher", "ckd")}
+    assert names == glue | squad | ner | goemotions | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
     assert {path.stem for path in CLUSTERS} == gpus | {"cpu", "cpu_processes"}
 
@@ -276,6 +278,19 @@ def test_ner_recipes(name):
     assert teacher[NerArguments] == data and data.dataset_revision == "refs/convert/parquet"
     assert teacher[TrainingArguments].output_dir == f"runs/ner_{name}_teacher"
     assert (teacher[TrainingArguments].learning_rate, teacher[TrainingArguments].weight_decay) == (2e-5, 0.01)
+
+
+def test_goemotions_recipes():
+    teacher, student = (parse(Path(f"recipes/goemotions_{role}.yaml")) for role in ("teacher", "ckd"))
+    assert student[GlueArguments] == teacher[GlueArguments] and student[GlueArguments].multi_label
+    assert student[CKDArguments] == parse(Path("recipes/best/mrpc.yaml"))[CKDArguments]
+    assert student[ModelArguments].student_num_layers == 6
+    assert student[ModelArguments].teacher_model_name_or_path == teacher[TrainingArguments].output_dir
+    for options in (teacher, student):
+        args = options[TrainingArguments]
+        assert args.metric_for_best_model == SCORES[0] and args.greater_is_better and args.load_best_model_at_end
+    args = teacher[TrainingArguments]
+    assert (args.learning_rate, args.num_train_epochs, args.per_device_train_batch_size) == (5e-5, 4, 16)
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=str)

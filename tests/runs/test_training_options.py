@@ -12,7 +12,7 @@ import run_glue_ckd
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.runs.training_options import check_options, check_steps, use_best_metric
-from ckd_trainer.tasks.text_classification import run_text_classification
+from ckd_trainer.tasks.texts import run_text_classification
 from ckd_trainer.utils.errors import InputError
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train", "--max_steps", "4"]

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from ckd_trainer.tasks.teacher_check import check_classes, check_scores, permutation
+from ckd_trainer.tasks.teacher_check import check_classes, check_label_sets, check_scores, permutation
 from ckd_trainer.utils.errors import InputError
 
 SWAPPED = [1, 0]
@@ -145,3 +145,55 @@ def test_another_scale_is_refused_and_the_options_named_map_it(scale, shift, noi
 def test_one_score_for_all_knows_nothing(caplog):
     check_scores(np.linspace(0, 1, 20), np.full(20, 0.5), "training")
     assert "AT CHANCE: the score 0.500 for each of them on 20 training examples" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------- several labels
+
+
+def sample_of_sets(labels, count, knows, seed=0, share=0.2):
+    """Returns labels of which each applies to this share of the texts, and logits that know as much of each."""
+    draw = np.random.default_rng(seed)
+    flags = (draw.random((count, labels)) < share).astype(int)
+    return flags, knows * flags + draw.normal(size=(count, labels)) - 2
+
+
+def names(count):
+    return [f"label {number}" for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("order", "knows"), [([1, 0], 2.0), ([2, 0, 1], 2.0), ([*range(1, 28), 0], 3.0), ([1, 0, *range(2, 28)], 3.0)]
+)
+def test_another_order_of_several_labels_is_found(order, knows):
+    flags, logits = sample_of_sets(len(order), 280, knows)
+    with pytest.raises(InputError, match="the teacher's labels are in another order than the data's") as error:
+        check_label_sets(flags, logits[:, order], names(len(order)), "validation")
+    assert f"'label 0' means 'label {order[0]}'" in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
+@pytest.mark.parametrize(("labels", "count"), [(2, 12), (2, 256), (6, 256), (28, 280)])
+@pytest.mark.parametrize("knows", [0.0, 0.3, 2.0])
+def test_chance_is_no_other_order_of_several_labels(labels, count, share, knows):
+    for seed in range(10):
+        flags, logits = sample_of_sets(labels, count, knows, seed, share)
+        check_label_sets(flags, logits, names(labels), "validation")
+
+
+def test_chance_is_warned_of_as_often_as_two_standard_errors_say(caplog):
+    """Labels that go together, and so do logits: a rule that took them as independent would often let chance pass."""
+    draw = np.random.default_rng(0)
+    warned = 0
+    for _ in range(200):
+        common, other = draw.normal(size=(2, 100, 1))
+        flags = (common + 0.5 * draw.normal(size=(100, 8)) > 0.5).astype(int)
+        caplog.clear()
+        check_label_sets(flags, other + 0.5 * draw.normal(size=(100, 8)), names(8), "validation")
+        warned += "AT CHANCE" in caplog.text
+    assert 185 <= warned <= 200  # 97.7 %, one-sided
+
+
+def test_a_teacher_that_knows_several_labels_is_reported(caplog):
+    with caplog.at_level(logging.INFO, "ckd_trainer"):
+        check_label_sets(*sample_of_sets(28, 280, 1.0), names(28), "validation")
+    assert "The teacher on 280 validation examples: correlation 0.3" in caplog.text
