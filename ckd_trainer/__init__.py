@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ckd_trainer.data.glue_arguments import GlueArguments
     from ckd_trainer.data.ner_arguments import NerArguments
     from ckd_trainer.data.squad_arguments import SquadArguments
+    from ckd_trainer.data.tokenizer_pair import TokenizerPair
     from ckd_trainer.dynamic_trainer import DynamicTrainer
     from ckd_trainer.models.subnetworks import DynamicArguments
     from ckd_trainer.trainer import DistillationTrainer
@@ -22,6 +23,7 @@ __all__ = [
     "NerArguments",
     "RunArguments",
     "SquadArguments",
+    "TokenizerPair",
 ]
 _MODULES = {
     "DistillationTrainer": "trainer",
@@ -30,6 +32,7 @@ _MODULES = {
     "GlueArguments": "data.glue_arguments",
     "NerArguments": "data.ner_arguments",
     "SquadArguments": "data.squad_arguments",
+    "TokenizerPair": "data.tokenizer_pair",
 }
 
 

@@ -7,12 +7,27 @@ from typing import Any
 
 from torch import Tensor
 
+from ckd_trainer.data.tokenizer_pair import TokenizerPair
 from ckd_trainer.heads import Head
 from ckd_trainer.methods import Term
 from ckd_trainer.teacher.signals import ProjectedStates, Signal
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def check_aligned(terms: Sequence[Term], tokenizers: TokenizerPair) -> None:
+    """Raises InputError if a term reads what models with different tokenizers do not have in common."""
+    for term in terms:
+        reason = term.teacher_signal.unaligned_because or term.student_signal.unaligned_because
+        if term.teacher_signal.reads_first_token and not tokenizers.begins_with_special:
+            reason = "it is about the special token that begins a text, such as [CLS], which one of them lacks"
+        if reason is not None:
+            raise InputError(
+                f"teacher and student have different tokenizers, so {term.name} cannot compare them: {reason}. Set "
+                f"{'alpha' if term.name == 'logits' else 'the weight of the term'} to 0, or give a student with the "
+                "teacher's tokenizer."
+            )
 
 
 class Objective:
@@ -23,6 +38,7 @@ class Objective:
         task_weight: the weight of the loss on the labels, 1 - alpha; None if there is no such loss.
         counts_examples: whether the loss on the labels is the user's function, which may not read the head's labels.
         balances: whether the weights of balanced terms are shares of the gradient.
+        tokenizers: those of student and teacher, if they differ.
 
     Attributes:
         terms: by name.
@@ -30,7 +46,8 @@ class Objective:
         student_signals, teacher_signals: the signals that the terms read, without duplicates.
 
     Raises:
-        InputError: two terms with the same name, a term with parameters, or no loss at all.
+        InputError: two terms with the same name, a term with parameters, or no loss at all; what `check_aligned`
+            refuses.
     """
 
     def __init__(
@@ -41,8 +58,12 @@ class Objective:
         task_weight: float | None,
         counts_examples: bool,
         balances: bool,
+        tokenizers: TokenizerPair | None = None,
     ):
         self.head, self.counts_examples, self.balances = head, counts_examples, balances
+        self.aligns = tokenizers is not None
+        if tokenizers is not None:
+            check_aligned(terms, tokenizers)
         self.terms = {term.name: term for term in terms}
         names = [term.name for term in terms]
         duplicates = [name for name in [*names, "task"] if [*names, "task"].count(name) > 1]
@@ -130,6 +151,8 @@ class Objective:
         if self.balances and self.balanced:
             other = "other weights" if self.yardstick not in self.balanced else "weights"
             notes = {f"{other} are shares of the gradient of {self.yardstick}": None} | notes
+        if self.aligns and self.terms:
+            notes |= {"teacher and student have different tokenizers: relations compare words": None}
         return "; ".join([f"loss = {' + '.join(parts)}", *notes])
 
     def log_plan(self, prefix: str = "") -> None:

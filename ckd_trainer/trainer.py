@@ -33,10 +33,11 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.data.tokenizer_pair import TokenizerPair
 from ckd_trainer.heads import Head, head_of
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models.compatibility import check_encoder, check_savable, check_token_ids
+from ckd_trainer.models.compatibility import check_embeddings, check_encoder, check_savable, check_token_ids
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import SUBNETWORKS
 from ckd_trainer.models.tokenizers import local_tokenizer
@@ -54,6 +55,7 @@ from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
 from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed, sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
+from ckd_trainer.utils.units import UNITS, check_has_units, is_of_units
 from ckd_trainer.utils.wrapped_models import (
     LABELS,
     asked_for,
@@ -222,6 +224,7 @@ class DistillationTrainer(Trainer):
         arguments = forward_arguments(student)
         if self.args.label_names is None and not self.label_names:  # the class of a wrapper does not show them
             self.label_names = [name for name in LABELS if name in arguments]
+        self.tokenizers = self._tokenizer_pair()
         tokenizer = self._tokenizer()
         if tokenizer is not None:
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
@@ -263,9 +266,15 @@ class DistillationTrainer(Trainer):
             logits=self._teachers_logits,
             label_order=self.label_order,
             cache_dir=cache_dir,
+            has_tokenizer=self.tokenizers is not None,
         )
         self.teacher = self._source
-        if not cache_dir:
+        if self.tokenizers is not None:
+            self._teacher_only_inputs = {*self.teacher.columns, UNITS}
+            columns = getattr(self.train_dataset, "column_names", None)
+            if columns:
+                check_has_units(columns)
+        elif not cache_dir:
             self._teacher_only_inputs = self.teacher.input_names - forward_arguments(student) - {*LABELS}
 
     def _teacher_signals(self) -> list[Signal]:
@@ -318,6 +327,7 @@ class DistillationTrainer(Trainer):
             task_weight=1 - args.alpha if reads_labels else None,
             counts_examples=has_function,
             balances=args.term_balance == "gradient",
+            tokenizers=self.tokenizers,
         )
 
     def _terms_between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> list[Term]:
@@ -431,10 +441,17 @@ class DistillationTrainer(Trainer):
         return optimizer
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
-        for tokenizer in (self.processing_class, getattr(self.data_collator, "tokenizer", None)):
+        """Returns the student's tokenizer, if it is known."""
+        ours = None if self.tokenizers is None else self.tokenizers.student
+        for tokenizer in (self.processing_class, ours, getattr(self.data_collator, "tokenizer", None)):
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 return tokenizer
         return None
+
+    def _tokenizer_pair(self) -> TokenizerPair | None:
+        """Returns the tokenizers of student and teacher, if the batches hold an encoding of each."""
+        tokenizer = getattr(self.data_collator, "tokenizer", None)
+        return tokenizer if isinstance(tokenizer, TokenizerPair) else None
 
     def _balance_with(self, weights: dict[str, float]) -> None:
         """Makes the `TermBalance` of the balanced terms, {term: weight}."""
@@ -502,6 +519,10 @@ class DistillationTrainer(Trainer):
         return {term: weight * scales.get(term, 1.0) for term, weight in weights.items()}
 
     def _check_token_ids(self, config: PreTrainedConfig, teacher: PreTrainedModel | StoredTeacher) -> None:
+        if self.tokenizers is not None:
+            check_embeddings(config, self.tokenizers.student)
+            check_embeddings(config_of(teacher), self.tokenizers.teacher)
+            return
         tokenizer = self._tokenizer()
         options = teacher.options if isinstance(teacher, StoredTeacher) else {"trust_remote_code": False}
         stored = local_tokenizer(getattr(inner_model(teacher), "name_or_path", ""), **options) if tokenizer else None
@@ -522,7 +543,7 @@ class DistillationTrainer(Trainer):
         if not self.args.remove_unused_columns:
             return examples
         self._set_signature_columns_if_needed()
-        kept = {*self._signature_columns, *(self.teacher.input_names if self.teacher is not None else ())}
+        kept = {*self._signature_columns, *(self.teacher.columns if self.teacher is not None else ())}
         return examples.select_columns([name for name in examples.column_names if name in kept])
 
     def get_train_dataloader(self) -> DataLoader:
@@ -851,4 +872,5 @@ class DistillationTrainer(Trainer):
             if name not in self._teacher_only_inputs
             and name not in self.head.other_columns
             and not name.startswith(PREFIX)
+            and (self.tokenizers is None or not is_of_units(name))
         } | outputs_by_name(self.model)

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
-from transformers import EvalPrediction, PreTrainedTokenizerBase
+from transformers import EvalPrediction
 
 from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
@@ -19,6 +19,7 @@ from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.submission import write_predictions
 from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.metrics import multi_label
 from ckd_trainer.metrics.glue import GlueMetric
 from ckd_trainer.utils.errors import InputError, first_of, short
@@ -302,9 +303,7 @@ def _encode(
     return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
 
 
-def tokenize(
-    dataset: Dataset, task: TextTask, tokenizer: PreTrainedTokenizerBase, arguments: GlueArguments
-) -> Dataset:
+def tokenize(dataset: Dataset, task: TextTask, tokenizer: Tokenizer, arguments: GlueArguments) -> Dataset:
     """Turns a set of `task` into model inputs: `input_ids`, `attention_mask` and so on, and `labels` if it has labels.
 
     Texts are cut to `arguments.max_seq_length` tokens; of a pair, the longer text is cut first. The collator pads

@@ -20,9 +20,11 @@ from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair, check_gives_positions
 from ckd_trainer.utils.errors import InputError, first_of
 from ckd_trainer.utils.files import user_path
 from ckd_trainer.utils.padding import longest_first
+from ckd_trainer.utils.units import UNITS
 
 logger = logging.getLogger(__name__)
 
@@ -136,11 +138,7 @@ def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments)
         tokenizer: A fast tokenizer, as only those give the positions of tokens in the text.
         arguments: A `SquadArguments`.
     """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} does not give the positions of tokens in the text: use a model with a fast "
-            "tokenizer (tokenizer.json)."
-        )
+    check_gives_positions(tokenizer)
     pair = tokenizer("a", "b")
     special = {id for id, text in zip(pair["input_ids"], pair.sequence_ids(), strict=True) if text is None}
     if tokenizer.cls_token_id not in special:
@@ -158,9 +156,7 @@ def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments)
         )
 
 
-def encode(
-    questions: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments, *, with_offsets: bool
-) -> Dataset:
+def encode(questions: Dataset, tokenizer: Tokenizer, arguments: SquadArguments, *, with_offsets: bool) -> Dataset:
     """Turns questions into features.
 
     A question is cut to `max_question_length` tokens. A context that does not fit beside it into `max_seq_length` is
@@ -168,7 +164,8 @@ def encode(
 
     Args:
         questions: With the columns of a `QuestionTask`.
-        tokenizer: A tokenizer that `check_lengths` accepts.
+        tokenizer: A tokenizer that `check_lengths` accepts, or a pair of them. The student's tokenizer then cuts
+            questions and contexts.
         arguments: A `SquadArguments`.
         with_offsets: Add the columns that `ckd_trainer.data.spans` reads, and put long features first, so that
             batches need little padding.
@@ -183,15 +180,18 @@ def encode(
           each token in the context, -1 for tokens outside it.
     """
     columns = [name for name in ("question", "context", "answers") if name in questions.column_names]
+    pair = tokenizer if isinstance(tokenizer, TokenizerPair) else None
+    cuts = tokenizer if pair is None else pair.student
     cut = 0
     torn: list[int] = []
     lost: list[int] = []
+    unaligned: list[int] = []
 
     def features_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         nonlocal cut
-        texts, shortened = _cut_questions(batch["question"], tokenizer, arguments.max_question_length)
+        texts, shortened = _cut_questions(batch["question"], cuts, arguments.max_question_length)
         cut += shortened
-        encoded = tokenizer(
+        encoded = cuts(
             texts,
             batch["context"],
             truncation="only_second",
@@ -200,8 +200,11 @@ def encode(
             return_overflowing_tokens=True,
         )
         owners = encoded.pop("overflow_to_sample_mapping")
-        places = [_places(encoded, feature, tokenizer.cls_token_id) for feature in range(len(owners))]
+        places = [_places(encoded, feature, cuts.cls_token_id) for feature in range(len(owners))]
         features = dict(encoded) | {"answer_mask": [_mask(*place) for place in places]}
+        if pair is not None:
+            both = list(zip(texts, batch["context"], strict=True))
+            features |= pair.of_windows(encoded, owners, both, arguments.max_seq_length)
         if "answers" in batch:
             answers = _answer_places(encoded, owners, batch["answers"])
             spans = [
@@ -216,6 +219,12 @@ def encode(
                 if gold["text"] and not answer
             )
             features["start_positions"], features["end_positions"] = map(list, zip(*spans, strict=True))
+            if pair is not None:
+                unaligned.extend(
+                    rows[owner]
+                    for owner, span, units in zip(owners, spans, features[UNITS], strict=True)
+                    if min(units[span[0]], units[span[1]]) < 0
+                )
         if with_offsets:
             features["question"] = [rows[owner] for owner in owners]
             offsets = [_offsets(encoded, feature, place) for feature, place in enumerate(places)]
@@ -247,6 +256,14 @@ def encode(
             len(lost),
             len(questions),
             first_of(questions.select(lost)["id"][:]),
+        )
+    if unaligned:
+        logger.warning(
+            "The answers to %d of %d questions (%s) start or end in a word that one of the encodings of teacher and "
+            "student does not hold whole. The teacher says nothing about such words: only the labels do.",
+            len({*unaligned}),
+            len(questions),
+            first_of(questions.select(sorted({*unaligned}))["id"][:]),
         )
     return longest_first(features) if with_offsets else features
 
@@ -347,7 +364,7 @@ class SpanCollator:
         SpanCollator(tokenizer)([features[0], features[1]])["start_positions"]  # shifted by padding on the left
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, length: int | None = None) -> None:
         self.tokenizer, self.length = tokenizer, length
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> BatchEncoding:

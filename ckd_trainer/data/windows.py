@@ -16,6 +16,7 @@ from scipy.special import softmax
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ckd_trainer.data.ner_arguments import NerArguments
+from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair, check_gives_positions
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import longest_first
 
@@ -31,11 +32,7 @@ class Decisions(NamedTuple):
 
 def check_windows(tokenizer: PreTrainedTokenizerBase, arguments: NerArguments) -> None:
     """Raises InputError if windows would not move on, or if the tokenizer does not fit."""
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} does not give the positions of tokens in the text: use a model with a fast "
-            "tokenizer (tokenizer.json)."
-        )
+    check_gives_positions(tokenizer)
     room = arguments.max_seq_length - tokenizer.num_special_tokens_to_add()
     if room <= arguments.doc_stride:
         raise InputError(
@@ -44,14 +41,13 @@ def check_windows(tokenizer: PreTrainedTokenizerBase, arguments: NerArguments) -
         )
 
 
-def encode(
-    sentences: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: NerArguments, *, with_words: bool
-) -> Dataset:
+def encode(sentences: Dataset, tokenizer: Tokenizer, arguments: NerArguments, *, with_words: bool) -> Dataset:
     """Turns sentences into windows.
 
     Args:
         sentences: With the columns of an `EntityTask`; of unlabeled ones, the column text alone.
-        tokenizer: A tokenizer that `check_windows` accepts.
+        tokenizer: A tokenizer that `check_windows` accepts, or a pair of them. The student's tokenizer then cuts
+            sentences into windows.
         arguments: A `NerArguments`.
         with_words: Add the columns that `read_decisions` reads, and put long windows first, so that batches need
             little padding.
@@ -66,9 +62,11 @@ def encode(
     """
     columns = [name for name in ("text", "starts", "ends", "tags") if name in sentences.column_names]
     lost: list[str] = []
+    pair = tokenizer if isinstance(tokenizer, TokenizerPair) else None
+    cuts = tokenizer if pair is None else pair.student
 
     def windows_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-        encoded = tokenizer(
+        encoded = cuts(
             batch["text"],
             truncation=True,
             max_length=arguments.max_seq_length,
@@ -77,6 +75,9 @@ def encode(
         )
         owners = np.array(encoded.pop("overflow_to_sample_mapping"))
         windows = dict(encoded)
+        if pair is not None:
+            texts = [(text,) for text in batch["text"]]
+            windows |= pair.of_windows(encoded, owners.tolist(), texts, arguments.max_seq_length)
         if "starts" not in batch:
             return windows
         pieces = [_pieces(encoded, window) for window in range(len(owners))]
@@ -230,7 +231,7 @@ class WindowCollator:
         WindowCollator(tokenizer)([windows[0], windows[1]])["labels"]  # -100 at padding
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, length: int | None = None) -> None:
         self.tokenizer, self.length = tokenizer, length
 
     def __call__(self, windows: Sequence[Mapping[str, Any]]) -> BatchEncoding:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ckd_trainer.utils.padding import example_count
+from ckd_trainer.utils.units import at_first_tokens
 
 Batch = Mapping[str, Tensor]
 
@@ -26,6 +27,8 @@ class Head(abc.ABC):
         other_columns: columns that the losses read but the model does not.
         tokens_dim: the dimension of the logits that runs over the tokens of a text, or None.
         uncached_because: why the teacher cache cannot hold these logits; None if it can.
+        unaligned_because: why models with different tokenizers cannot be compared by their logits; None if they can.
+        reads_first_token: whether they are also about the special token that begins a text.
         is_score: whether the logits are a number that `CKDArguments.teacher_score_scale` can map.
         causal: whether a token sees only those before it.
     """
@@ -36,12 +39,24 @@ class Head(abc.ABC):
     other_columns: tuple[str, ...] = ()
     tokens_dim: int | None = None
     uncached_because: str | None = None
+    unaligned_because: str | None = None
+    reads_first_token: bool = False
     is_score: bool = False
     causal: bool = False
 
     def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the logits from the outputs of a forward pass."""
         return outputs["logits"]
+
+    def of_units(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Returns a teacher's logits for the units of a batch, see `ckd_trainer.utils.units`.
+
+        If teacher and student have different tokenizers, `logit_loss` and the cache get these. Logits per token
+        become logits per unit, here those of its first token. Other logits stay as they are.
+        """
+        if self.tokens_dim is None:
+            return logits
+        return at_first_tokens(logits.movedim(self.tokens_dim, 1), batch).movedim(1, self.tokens_dim)
 
     def has_labels(self, batch: Batch) -> bool:
         """Returns whether a batch has all label columns."""
@@ -77,7 +92,8 @@ class Head(abc.ABC):
         """Returns the loss between the student's and the teacher's logits, the mean over `logit_count` items.
 
         Args:
-            student, teacher: logits, in the student's order of labels.
+            student, teacher: logits, in the student's order of labels; the teacher's are those of units if the batch
+                has units.
             temperature: softens both.
             scale_by_temperature: multiply by temperature squared, if that preserves the size of the gradient.
             loss: one of `ckd_trainer.losses.logits.LOGIT_LOSSES`; passed only if it is not the default.

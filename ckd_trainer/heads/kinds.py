@@ -24,6 +24,7 @@ from ckd_trainer.losses import (
 from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import UNIT_MASK, UNITS, added_up, at_first_tokens, at_outer_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,8 @@ class Tokens(_Labels):
     """One class per token; logits (batch, length, classes).
 
     Task: cross entropy, mean over tokens whose label is not -100. Logits: T^2 KL, mean over tokens that are neither
-    padding nor special, labeled or not.
+    padding nor special, labeled or not. Between models with different tokenizers, the logits of a word are those of
+    its first token.
     """
 
     name = "a class for each token"
@@ -189,6 +191,11 @@ class Tokens(_Labels):
             )
 
     def _counts(self, batch: Batch) -> Tensor:
+        """Returns a mask of items, (batch, length) or (batch, units), true for those of the text itself."""
+        mask = self._of_text(batch)
+        return at_first_tokens(mask, batch) & batch[UNIT_MASK].bool() if UNIT_MASK in batch else mask
+
+    def _of_text(self, batch: Batch) -> Tensor:
         """Returns a mask (batch, length), true for the tokens of the text itself."""
         mask = attention_mask_of(batch).bool()
         if "special_tokens_mask" in batch:
@@ -198,7 +205,7 @@ class Tokens(_Labels):
         return mask & ~torch.isin(ids, self._special)
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
-        return token_logit_loss(student, teacher, self._counts(batch), **scale)
+        return token_logit_loss(at_first_tokens(student, batch), teacher, self._counts(batch), **scale)
 
     def logit_count(self, batch: Batch) -> Tensor:
         return self._counts(batch).sum()
@@ -212,7 +219,8 @@ class Spans(Head):
     """The start and end of an answer; logits (batch, 2, length).
 
     Task: cross entropy of starts and ends, mean over both. Logits: T^2 KL over the positions of `answer_mask`, mean
-    over starts and ends.
+    over starts and ends. Between models with different tokenizers, the probability that an answer starts in a word is
+    the sum over the teacher's tokens of it, and belongs to the student's first token of it; for ends, to the last.
     """
 
     name = "spans"
@@ -220,9 +228,13 @@ class Spans(Head):
     label_columns = ("start_positions", "end_positions")
     other_columns = (ANSWER_MASK,)
     tokens_dim = -1
+    reads_first_token = True  # "no answer"
 
     def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack((outputs["start_logits"], outputs["end_logits"]), dim=1)
+
+    def of_units(self, logits: Tensor, batch: Batch) -> Tensor:
+        return added_up(logits, batch)
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         first, last = (batch[name] for name in self.label_columns)
@@ -244,8 +256,11 @@ class Spans(Head):
             raise InputError(
                 f"the batch has no {ANSWER_MASK}: use ckd_trainer.data.squad.SpanCollator, or set alpha 0."
             )
+        mask = batch[ANSWER_MASK]
+        if UNIT_MASK in batch:
+            teacher, mask = at_outer_tokens(teacher, batch), mask * (batch[UNITS] >= 0)
         (start, end), (teacher_start, teacher_end) = student.unbind(1), teacher.unbind(1)
-        return span_logit_loss(start, end, teacher_start, teacher_end, batch[ANSWER_MASK], **scale)
+        return span_logit_loss(start, end, teacher_start, teacher_end, mask, **scale)
 
     def outputs(self, config: PreTrainedConfig) -> int:
         return 2
@@ -277,6 +292,7 @@ class Vocabulary(Head):
 
     tokens_dim = 1
     uncached_because = "the logits of a vocabulary are too large to store"
+    unaligned_because = "their vocabularies differ, and a logit is about one entry"
 
     def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal

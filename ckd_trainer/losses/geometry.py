@@ -46,8 +46,12 @@ def gram(vectors: Tensor, mask: Tensor) -> Gram:
     return Gram(sets.products.view(*mask.shape, mask.shape[-1]), sets.offsets.view(mask.shape))
 
 
-def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int) -> Gram:
+def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int, pooling: Tensor | None = None) -> Gram:
     """Returns the inner products within each set of `torch.stack(layers, dim)`, without building the whole stack.
+
+    With a matrix A (`pooling`), the items are not tokens but A times the tokens of a layer, such as their means over
+    words. If the items of a set are those of one layer, and K are the inner products of its tokens, the result is
+    A K A^T.
 
     The center of a set is the mean of its valid vectors, weighted by 1 / |x_i|. A vector that is far longer than the
     others therefore does not pull the center away from them, and their cosines keep their digits.
@@ -61,10 +65,11 @@ def stacked_gram(layers: Sequence[Tensor], mask: Tensor, dim: int) -> Gram:
 
     Args:
         layers: (batch, length, width) each.
-        mask: (batch, length).
+        mask: (batch, items). The items are tokens, so there are `length`, or those of `pooling`.
         dim: 1 for (batch, layers) sets of tokens; 2 for (batch, length) sets of layers.
+        pooling: A, (batch, items, length), with zeros for masked items. Tokens that are in no item may hold anything.
     """
-    return Gram(*_InnerProducts.apply(mask.bool(), dim, *layers))
+    return Gram(*_InnerProducts.apply(mask.bool(), pooling, dim, *layers))
 
 
 def raw_products(set_: Gram) -> Tensor:
@@ -83,17 +88,18 @@ def chunk_numel(device: torch.device) -> int:
 class _InnerProducts(torch.autograd.Function):
     """Saves its input layers for the backward pass, without a copy.
 
-    For incoming gradients A of the products and b of the offsets, the gradient of x_i is
-    sum_j (A_ij + A_ji) c_j + b_i m: one product of an N x N matrix with the vectors.
+    For incoming gradients B of the products and b of the offsets, the gradient of x_i is
+    sum_j (B_ij + B_ji) c_j + b_i m: one product of an N x N matrix with the vectors. With pooling, A^T times these is
+    the gradient of the tokens.
     """
 
     @staticmethod
-    def forward(ctx: Any, mask: Tensor, dim: int, *layers: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, mask: Tensor, pooling: Tensor | None, dim: int, *layers: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
         with torch.autocast(mask.device.type, enabled=False):
-            for valid, *chunk in _chunks(mask, layers):
+            for (valid, *others), chunk in _chunks(layers, mask, *_given(pooling)):
+                items = _items(chunk, valid, dim, *others)
                 valid = valid.unsqueeze(dim)[..., None]
-                items = _valid_items(chunk, valid, dim)
                 # 1 / |x_i|, and 0 for zero vectors, which include masked ones
                 weights = torch.linalg.vector_norm(items, dim=-1, keepdim=True).reciprocal_()
                 weights.nan_to_num_(nan=math.nan, posinf=0)
@@ -107,27 +113,30 @@ class _InnerProducts(torch.autograd.Function):
                 parts.append((products, offsets.squeeze(-1), center))
         products, offsets, centers = map(joined, zip(*parts, strict=True))
         ctx.dim = dim
-        ctx.save_for_backward(mask, centers, *layers)
+        ctx.save_for_backward(mask, pooling, centers, *layers)
         return products, offsets
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_products: Tensor, by_offsets: Tensor) -> tuple[Tensor | None, ...]:
-        mask, centers, *layers = ctx.saved_tensors
-        shape = [len(mask), mask.shape[-1], layers[0].shape[-1]]
+        mask, pooling, centers, *layers = ctx.saved_tensors
+        shape = list(layers[0].shape)
         shape.insert(ctx.dim, len(layers))
         gradient, first = centers.new_empty(shape), 0
         with torch.autocast(mask.device.type, enabled=False):
-            for valid, center, by_product, by_offset, *chunk in _chunks(
-                mask, layers, centers, by_products, by_offsets
+            for (valid, center, by_product, by_offset, *others), chunk in _chunks(
+                layers, mask, centers, by_products, by_offsets, *_given(pooling)
             ):
-                valid = valid.unsqueeze(ctx.dim)[..., None]
-                items = _valid_items(chunk, valid, ctx.dim).addcmul_(valid.to(center.dtype), center, value=-1)
+                items = _items(chunk, valid, ctx.dim, *others)
+                items.addcmul_(valid.unsqueeze(ctx.dim)[..., None].to(center.dtype), center, value=-1)
                 part, first = gradient[first : first + len(valid)], first + len(valid)
-                torch.matmul(by_product + by_product.mT, items, out=part)
-                part.addcmul_(by_offset[..., None], center)
+                by_item = part if pooling is None else torch.empty_like(items)
+                torch.matmul(by_product + by_product.mT, items, out=by_item)
+                by_item.addcmul_(by_offset[..., None], center)
+                if others:
+                    part.copy_(_times(others[0].mT, by_item, ctx.dim))
         parts = gradient.unbind(ctx.dim)
-        return None, None, *(part.to(layer.dtype) for part, layer in zip(parts, layers, strict=True))
+        return None, None, None, *(part.to(layer.dtype) for part, layer in zip(parts, layers, strict=True))
 
 
 def _clear_rounding(products: Tensor, size: Tensor) -> None:
@@ -140,12 +149,17 @@ def _clear_rounding(products: Tensor, size: Tensor) -> None:
     products.masked_fill_(at_center[..., None] | at_center[..., None, :], 0)
 
 
-def _chunks(mask: Tensor, layers: Sequence[Tensor], *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Returns chunks of a few examples each of the mask, the others and the layers."""
-    size = max(1, chunk_numel(mask.device) // max(1, len(layers) * layers[0][:1].numel()))
-    if size >= len(mask):
-        return iter([(mask, *others, *layers)])
-    return zip(*(tensor.split(size) for tensor in (mask, *others, *layers)), strict=True)
+def _given(pooling: Tensor | None) -> list[Tensor]:
+    return [] if pooling is None else [pooling]
+
+
+def _chunks(layers: Tensors, *others: Tensor) -> Iterator[tuple[Tensors, Tensors]]:
+    """Returns chunks of a few examples each of the others and of the layers."""
+    size = max(1, chunk_numel(layers[0].device) // max(1, len(layers) * layers[0][:1].numel()))
+    if size >= len(layers[0]):
+        return iter([(others, layers)])
+    parts = (zip(*(tensor.split(size) for tensor in tensors), strict=True) for tensors in (others, layers))
+    return zip(*parts, strict=True)
 
 
 def joined(parts: Tensors) -> Tensor:
@@ -153,8 +167,24 @@ def joined(parts: Tensors) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _valid_items(layers: Tensors, valid: Tensor, dim: int) -> Tensor:
-    """Returns a stacked copy in float32 or wider, with zeros at masked items."""
+def _items(layers: Tensors, valid: Tensor, dim: int, pooling: Tensor | None = None) -> Tensor:
+    """Returns the stacked items in float32 or wider, with zeros at masked ones."""
+    if pooling is None:
+        return _valid_vectors(layers, valid.unsqueeze(dim)[..., None], dim)
+    in_item = pooling.any(-2).unsqueeze(dim)[..., None]
+    return _times(pooling, _valid_vectors(layers, in_item, dim), dim)
+
+
+def _times(matrix: Tensor, stacked: Tensor, dim: int) -> Tensor:
+    """Returns a matrix (batch, n, m) times each layer of `torch.stack(layers, dim)`, whose length is m."""
+    matrix = matrix.to(stacked.dtype)
+    if dim == 1:
+        return matrix[:, None] @ stacked
+    return (matrix @ stacked.flatten(2)).unflatten(2, stacked.shape[2:])
+
+
+def _valid_vectors(layers: Tensors, valid: Tensor, dim: int) -> Tensor:
+    """Returns a stacked copy in float32 or wider, with zeros at masked vectors."""
     items = torch.stack(layers, dim)
     items = items.to(torch.promote_types(items.dtype, torch.float32))
     # A bitwise and with 0 clears any number, NaN included, four times as fast on a CPU as masked_fill_.

@@ -19,32 +19,30 @@ from ckd_trainer.losses.pairs import pair_loss
 from ckd_trainer.losses.triples import triple_loss
 
 
-def word_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Gram, Tensor]:
+def word_gram(hidden_states: Sequence[Tensor], mask: Tensor, pooling: Tensor | None = None) -> tuple[Gram, Tensor]:
     """Returns products and mask for the word relation: one set per example and layer, with its tokens as items.
 
     Args:
         hidden_states: M matched layers, (batch, length, width) each.
-        attention_mask: (batch, length).
+        mask: (batch, length), the attention mask; with pooling, (batch, words), 1 for the words of an example.
+        pooling: (batch, words, length), a matrix that turns tokens into words, which are then the items.
 
     Returns:
-        Gram of (batch, M) sets of `length` items, and the mask (batch, M, length).
+        Gram of (batch, M) sets of `length` (or `words`) items, and the mask (batch, M, length).
     """
-    mask = attention_mask[:, None, :].expand(-1, len(hidden_states), -1)
-    return stacked_gram(hidden_states, attention_mask, dim=1), mask
+    return stacked_gram(hidden_states, mask, 1, pooling), mask[:, None, :].expand(-1, len(hidden_states), -1)
 
 
-def layer_gram(hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Gram, Tensor]:
+def layer_gram(hidden_states: Sequence[Tensor], mask: Tensor, pooling: Tensor | None = None) -> tuple[Gram, Tensor]:
     """Returns products and mask for the layer-transforming relation: one set per token, with its layers as items.
 
     Args:
-        hidden_states: M matched layers, (batch, length, width) each.
-        attention_mask: (batch, length).
+        hidden_states, mask, pooling: as for `word_gram`; with pooling, a set is a word.
 
     Returns:
         Gram of (batch, length) sets of M items, and the mask (batch, length, M); a padded token's set is all masked.
     """
-    mask = attention_mask[:, :, None].expand(-1, -1, len(hidden_states))
-    return stacked_gram(hidden_states, attention_mask, dim=2), mask
+    return stacked_gram(hidden_states, mask, 2, pooling), mask[:, :, None].expand(-1, -1, len(hidden_states))
 
 
 def contextual_relation_losses(

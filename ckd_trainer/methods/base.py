@@ -48,7 +48,8 @@ class Term(torch.nn.Module, abc.ABC):
         Args:
             student, teacher: the values of `student_signal` and `teacher_signal`; the teacher's logits are in the
                 student's order of labels.
-            batch: the columns that the models read; padding is where `attention_mask` is 0.
+            batch: the columns that the models read; padding is where `attention_mask` is 0. The items of relations
+                are the valid ones of `ckd_trainer.utils.units.item_mask_of(batch)`.
         """
 
     @abc.abstractmethod

@@ -16,7 +16,7 @@ from ckd_trainer.losses.layer_mapping import Pairs, format_pairs, unmatched_laye
 from ckd_trainer.methods.base import Pair, Term
 from ckd_trainer.teacher.signals import LayerGram, WordGram
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import item_mask_of
 
 
 class Relation(Term):
@@ -40,7 +40,7 @@ class Relation(Term):
 
     def _mask(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the mask of valid items of each set, in the shape of the Gram matrices."""
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         count = len(self.layers)
         if self.relation == "wr":
             return mask[:, None, :].expand(-1, count, -1)
@@ -81,7 +81,7 @@ class Distances(Relation):
         )
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         if self.relation == "wr":
             return pair_count(mask, self.args.relation_normalization)
         return mask.count_nonzero()  # each token has the same number of pairs of layers
@@ -108,7 +108,7 @@ class Angles(Relation):
         )
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         return triple_count(mask, self.window_size) if self.relation == "wr" else mask.count_nonzero()
 
 

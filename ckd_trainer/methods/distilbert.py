@@ -9,7 +9,7 @@ from ckd_trainer.arguments import option
 from ckd_trainer.losses.states import cosine_loss
 from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import HiddenStates
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import item_mask_of
 
 
 @dataclass
@@ -43,7 +43,7 @@ class CosineTerm(Term):
         self.student_signal, self.teacher_signal = (HiddenStates((depth,)) for depth in pair.depths)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-        return cosine_loss(student[0], teacher[0], attention_mask_of(batch))
+        return cosine_loss(student[0], teacher[0], item_mask_of(batch))
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return attention_mask_of(batch).count_nonzero()
+        return item_mask_of(batch).count_nonzero()

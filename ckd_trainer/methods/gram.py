@@ -11,7 +11,8 @@ from ckd_trainer.losses.gram_matrices import gram_matrix_loss
 from ckd_trainer.losses.layer_mapping import Pairs, format_pairs
 from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import WordGram
-from ckd_trainer.utils.padding import attention_mask_of, example_count
+from ckd_trainer.utils.padding import example_count
+from ckd_trainer.utils.units import item_mask_of
 
 
 @dataclass
@@ -53,7 +54,7 @@ class GramTerm(Term):
         self.student_signal, self.teacher_signal = (WordGram(tuple(side)) for side in zip(*layers, strict=True))
 
     def forward(self, student: Gram, teacher: Gram, batch: Mapping[str, Tensor]) -> Tensor:
-        mask = attention_mask_of(batch)[:, None, :].expand(-1, len(self.layers), -1)
+        mask = item_mask_of(batch)[:, None, :].expand(-1, len(self.layers), -1)
         return gram_matrix_loss(student, teacher, mask, centered=self.centered)
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:

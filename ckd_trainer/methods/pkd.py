@@ -14,7 +14,8 @@ from ckd_trainer.losses.states import normalized_state_loss
 from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import FirstToken, HiddenStates
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of, example_count
+from ckd_trainer.utils.padding import example_count
+from ckd_trainer.utils.units import item_mask_of
 
 PATIENT_LAYERS = ("skip", "last")
 
@@ -102,12 +103,12 @@ class PatientTerm(Term):
     def forward(self, student: Any, teacher: Any, batch: Mapping[str, Tensor]) -> Tensor:
         if not self.reads_all:
             return normalized_state_loss(student, teacher, student.new_ones(student.shape[:2]))
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         losses = [normalized_state_loss(ours, theirs, mask) for ours, theirs in zip(student, teacher, strict=True)]
         return torch.stack(losses).mean()
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return attention_mask_of(batch).count_nonzero() if self.reads_all else example_count(batch)
+        return item_mask_of(batch).count_nonzero() if self.reads_all else example_count(batch)
 
     def notes(self) -> list[str]:
         return [f"PKD on layers {format_pairs(self.layers)}"]

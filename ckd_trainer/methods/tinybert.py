@@ -16,6 +16,7 @@ from ckd_trainer.methods.base import MethodArguments, Pair, Term
 from ckd_trainer.teacher.signals import HiddenStates, ProjectedStates, QueryKeyValue
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import item_mask_of
 
 EMBEDDING = (0, 0)  # the matched embeddings
 
@@ -104,11 +105,11 @@ class StateTerm(Term):
         self.teacher_signal = HiddenStates(theirs)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         return torch.stack([state_loss(student[index], teacher[index], mask) for index in self.indices]).sum()
 
     def count(self, batch: Mapping[str, Tensor]) -> Tensor:
-        return attention_mask_of(batch).count_nonzero()
+        return item_mask_of(batch).count_nonzero()
 
     def notes(self) -> list[str]:
         return [f"{self.name} on states {format_pairs(self.states)}"]

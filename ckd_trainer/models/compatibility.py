@@ -16,7 +16,7 @@ from ckd_trainer.utils.errors import InputError, short
 _PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # vocabularies are padded to such multiples for fast matrix products
 _ONE_ENCODING = (
     "both read the same token ids, and relations compare them token by token: give a student of the teacher's family, "
-    "or use student_init teacher_layers."
+    "use student_init teacher_layers, or encode the texts with both tokenizers (ckd_trainer.TokenizerPair)."
 )
 
 # Classifiers that do not have one hidden state per token.
@@ -145,16 +145,16 @@ def check_padding_sides(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
         )
 
 
-def check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
-    """Raises InputError unless both tokenizers have the same vocabulary, entry by entry."""
+def vocabulary_difference(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> str | None:
+    """Returns how the vocabularies of two tokenizers differ, a clause; None if they are the same, entry by entry."""
     ours, theirs = student.get_vocab(), teacher.get_vocab()
-    if ours != theirs:
-        example = min(token for token, _ in ours.items() ^ theirs.items())
-        raise InputError(
-            f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; "
-            f"{short(example)} is {theirs.get(example, 'missing')} and {ours.get(example, 'missing')}), but "
-            f"{_ONE_ENCODING}"
-        )
+    if ours == theirs:
+        return None
+    example = min(token for token, _ in ours.items() ^ theirs.items())
+    return (
+        f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} entries; {short(example)} is "
+        f"{theirs.get(example, 'missing')} and {ours.get(example, 'missing')})"
+    )
 
 
 def check_token_ids(
@@ -203,18 +203,23 @@ def _check_same_meaning(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
         )
 
 
-def check_encodings(
+def encoded_differently(
     student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, texts: Iterable[Sequence[str]]
-) -> None:
-    """Raises InputError unless both tokenizers encode the texts (or pairs of texts) in the same way."""
+) -> str | None:
+    """Returns which text (or pair of texts) two tokenizers encode differently, a clause; None if there is none.
+
+    Args:
+        teacher: with at least the columns of the student's.
+    """
     for row in texts:
-        theirs = teacher(*row)
-        for name, values in student(*row).items():
-            if values != theirs[name]:
-                raise InputError(
-                    f"teacher and student have the same vocabulary but encode {short(row[0])} differently ({name}; "
-                    f"the cause may be upper case, special tokens or token types), but {_ONE_ENCODING}"
-                )
+        ours, theirs = student(*row), teacher(*row)
+        name = next((name for name in ours if ours[name] != theirs[name]), None)
+        if name is not None:
+            return (
+                f"teacher and student have the same vocabulary but encode {short(row[0])} differently ({name}; the "
+                "cause may be upper case, special tokens or token types)"
+            )
+    return None
 
 
 def check_embeddings(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

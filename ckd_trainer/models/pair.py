@@ -15,6 +15,7 @@ from transformers import (
 
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair
 from ckd_trainer.heads.labels import THRESHOLDS, label_order, thresholds_of, warn_of_label_order
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
@@ -24,8 +25,9 @@ from ckd_trainer.models.compatibility import (
     check_padding_sides,
     check_savable,
     check_task,
-    check_vocabularies,
+    encoded_differently,
     max_length,
+    vocabulary_difference,
 )
 from ckd_trainer.models.loading import (
     check_all_weights,
@@ -66,14 +68,15 @@ class ModelPair:
     Attributes:
         student_config, teacher_config: configurations; the teacher's is None if it is not needed.
         tokenizer: the student's.
-        teacher_tokenizer: encodes the texts, with all inputs that either model reads; the student's if there is no
-            teacher.
+        teacher_tokenizer: the teacher's; the student's if there is no teacher.
+        tokenizers: both, if a loss reads the teacher and they encode texts differently; else None.
+        difference: how they differ, a clause.
         saved_tokenizer: the student's as it was loaded. A tokenizer that has encoded texts keeps the truncation and
             padding of its last call, and would be saved with them.
         folders: the local folders of the models.
 
     Raises:
-        InputError: a model is not named or cannot be loaded, or the vocabularies differ.
+        InputError: a model is not named or cannot be loaded, or the tokenizers differ and one is not fast.
 
     Example::
 
@@ -132,14 +135,36 @@ class ModelPair:
         self._student_name = self.student_config.name_or_path
         if self.teacher_tokenizer is None:
             self.teacher_tokenizer = self.tokenizer
-        # Such as token_type_ids, if the student reads them and the teacher does not.
-        names = [*self.teacher_tokenizer.model_input_names, *self.tokenizer.model_input_names]
-        self.teacher_tokenizer.model_input_names = list(dict.fromkeys(names))
         for config, tokenizer in self._models():
             check_embeddings(config, tokenizer)
-        if distills:
-            check_vocabularies(self.tokenizer, self.teacher_tokenizer)
+        self.tokenizers: TokenizerPair | None = None
+        self.difference = vocabulary_difference(self.tokenizer, self.teacher_tokenizer) if distills else None
+        if self.difference is not None:
+            self.tokenizers = TokenizerPair(self.tokenizer, self.teacher_tokenizer)
+        elif distills:
             check_padding_sides(self.tokenizer, self.teacher_tokenizer)
+
+    def compare_encodings(self, texts: Iterable[Sequence[str]]) -> None:
+        """Finds out whether tokenizers with the same vocabulary encode some texts differently, and sets `tokenizers`.
+
+        Args:
+            texts: or pairs of texts.
+        """
+        if self.tokenizers is None:
+            self.difference = encoded_differently(self.tokenizer, self.input_tokenizer, texts)
+            if self.difference is not None:
+                self.tokenizers = TokenizerPair(self.tokenizer, self.teacher_tokenizer)
+
+    @property
+    def input_tokenizer(self) -> Tokenizer:
+        """What encodes the texts, with all inputs that either model reads: one tokenizer, or both if they differ."""
+        if self.tokenizers is not None:
+            return self.tokenizers
+        tokenizer = copy.copy(self.teacher_tokenizer)
+        # Such as token_type_ids, if the student reads them and the teacher does not.
+        names = [*self.teacher_tokenizer.model_input_names, *self.tokenizer.model_input_names]
+        tokenizer.model_input_names = list(dict.fromkeys(names))
+        return tokenizer
 
     def _load_config(self, name: str) -> PreTrainedConfig:
         config = load_config(name, **self.options)
@@ -221,6 +246,11 @@ class ModelPair:
                 )
                 data_args.max_seq_length = limit
         self.check_max_length(data_args.max_seq_length)
+
+    @property
+    def cutting_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer whose tokens are counted where long texts are cut into pieces."""
+        return self.teacher_tokenizer if self.tokenizers is None else self.tokenizer
 
     def _models(self) -> list[tuple[PreTrainedConfig, PreTrainedTokenizerBase]]:
         models = [(self.student_config, self.tokenizer)]

@@ -16,20 +16,21 @@ import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import hub_name
+from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.data.unlabeled import check_unlabeled, load_unlabeled
 from ckd_trainer.dynamic_trainer import DynamicTrainer, scores_of
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import MethodArguments, Pair
-from ckd_trainer.models.compatibility import check_encodings
+from ckd_trainer.methods import MethodArguments, Pair, Term
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic, check_trained
+from ckd_trainer.objective import check_aligned
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.run import run, start
@@ -78,6 +79,7 @@ class Task(abc.ABC):
             terms of the loss, and the methods from `unlabeled_columns` to `write_predictions` are not called.
         classifies: whether it has classes.
         holds_out: whether the validation set is held out of the training data.
+        one_tokenizer_because: why teacher and student need the same tokenizer; None if they do not.
         keeps_inputs: whether `encode` keeps the inputs on disk and returns the same ones when it is called again.
         model_class: the Auto class of its models.
         trainer_class, dynamic_trainer_class: the trainers of its models, and of those with several widths or depths.
@@ -93,6 +95,7 @@ class Task(abc.ABC):
     has_labels: bool = True
     classifies: bool
     holds_out: bool = False
+    one_tokenizer_because: str | None = None
     keeps_inputs: bool = False
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
@@ -125,11 +128,11 @@ class Task(abc.ABC):
         """Gives the student the task's head and checks the teacher's."""
 
     @abc.abstractmethod
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+    def encode(self, tokenizer: Tokenizer) -> ModelInputs:
         """Turns the data into model inputs."""
 
     @abc.abstractmethod
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
+    def collator(self, tokenizer: Tokenizer) -> Callable[[list], Mapping[str, torch.Tensor]]:
         """Returns the function that makes a batch of encoded examples."""
 
     def prepare(self, trainer: DistillationTrainer, pair: ModelPair) -> None:
@@ -150,7 +153,7 @@ class Task(abc.ABC):
         """The columns of texts without labels: {its name in `data`: its name in the source}."""
         raise NotImplementedError
 
-    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def encode_unlabeled(self, texts: Dataset, tokenizer: Tokenizer) -> Dataset:
         """Turns texts without labels into model inputs."""
         raise NotImplementedError
 
@@ -227,6 +230,18 @@ def run_task(
         return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
 
 
+def _check_tokenizers(task: Task, pair: ModelPair, terms: Sequence[Term]) -> None:
+    """Raises InputError if teacher and student have different tokenizers, and the task or a term does not allow it."""
+    if pair.tokenizers is None:
+        return
+    if task.one_tokenizer_because is not None:
+        raise InputError(
+            f"{pair.difference}, but {task.one_tokenizer_because}: give a student of the teacher's family, or use "
+            "student_init teacher_layers."
+        )
+    check_aligned(terms, pair.tokenizers)
+
+
 def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
     """Returns the score that picks the best checkpoint of a stage, and the names of all scores."""
     if not _is_dynamic(stage):
@@ -293,9 +308,11 @@ def _run_started(
                 if not trains:
                     check_trained(pair.student_config, stage.dynamic_args.subnetworks)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
+    terms: list[Term] = []
     if any(stage.has_terms for stage in stages):  # raises if a layer mapping does not fit
         head = head_of_auto_class(task.model_class, pair.student_config)
-        terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
+        terms = terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
+    _check_tokenizers(task, pair, terms)
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(task.sets_by_name(read.splits))
@@ -311,15 +328,15 @@ def _run_started(
         sets = [*task.data.validation.values(), *task.data.test.values(), task.data.train, unlabeled]
         read_set = next(filter(None, sets), None)
         if read_set is not None and pair.distills and pair.tokenizer is not pair.teacher_tokenizer:
-            texts = _drawn_texts(task.data, read_set, args.seed, CHECKED_TEXTS)
-            check_encodings(pair.tokenizer, pair.teacher_tokenizer, texts)
+            pair.compare_encodings(_drawn_texts(task.data, read_set, args.seed, CHECKED_TEXTS))
+            _check_tokenizers(task, pair, terms)
 
         trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
         stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
         trained_on = task.data.train or unlabeled
         fitted = _drawn_texts(task.data, trained_on, args.seed, FITTED_TEXTS) if trains else ()
         student, teacher = pair.load(fitted, trained)
-        inputs = stack.enter_context(_inputs(task, pair.teacher_tokenizer, unlabeled))
+        inputs = stack.enter_context(_inputs(task, pair.input_tokenizer, unlabeled))
         for stage in stages if trains else ():
             with stage.naming_errors():
                 check_steps(stage.args, _examples_of_epoch(inputs, data_args, stage))
@@ -355,7 +372,7 @@ def _unlabeled_texts(task: Task) -> Iterator[Dataset]:
 
 
 @contextlib.contextmanager
-def _inputs(task: Task, tokenizer: PreTrainedTokenizerBase, unlabeled: Dataset | None) -> Iterator[ModelInputs]:
+def _inputs(task: Task, tokenizer: Tokenizer, unlabeled: Dataset | None) -> Iterator[ModelInputs]:
     """Encodes the task's data once on each machine."""
     if task.keeps_inputs:
         task.inputs = in_all_processes(lambda: task.encode(tokenizer))
@@ -409,7 +426,7 @@ def _trainers(
                 unlabeled_dataset=None if inputs.train is None else inputs.unlabeled,
                 unlabeled_share=None if inputs.unlabeled is None else task.args.unlabeled_share,
                 eval_dataset=inputs.validation.get(""),
-                data_collator=task.collator(pair.teacher_tokenizer),
+                data_collator=task.collator(pair.input_tokenizer),
                 processing_class=pair.saved_tokenizer,
                 compute_metrics=task.compute_metrics if task.has_labels else None,
             )

@@ -68,6 +68,9 @@ class MaskedLanguageModeling(Task):
     args: TextArguments
     classifies = False
     has_labels = False
+    one_tokenizer_because = (
+        "running text is cut into blocks of tokens, and words are masked by the tokens of one vocabulary"
+    )
     keeps_inputs = True
     trainer_class = LanguageModelTrainer
     dynamic_trainer_class = DynamicLanguageModelTrainer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.hub import hub_name
@@ -16,6 +16,7 @@ from ckd_trainer.data.spans import Answers, read_answers, write_answers
 from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.squad import SquadMetric, question_scores
 from ckd_trainer.models.pair import ModelPair
@@ -23,6 +24,7 @@ from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.token_positions import DynamicTokenPositionsTrainer, TokenPositionsTrainer
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.units import UNITS, first_places
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +72,17 @@ class QuestionAnswering(Task):
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)
-        special = pair.teacher_tokenizer.num_special_tokens_to_add(pair=True)
+        special = pair.cutting_tokenizer.num_special_tokens_to_add(pair=True)
         room = self.args.max_seq_length - self.args.max_question_length - special
         if "doc_stride" in self.args.by_default and 0 < room <= self.args.doc_stride:
             logger.info("doc_stride is %d, half of the %d tokens that a feature has for the context.", room // 2, room)
             self.args.doc_stride = room // 2
-        check_lengths(pair.teacher_tokenizer, self.args)
+        check_lengths(pair.cutting_tokenizer, self.args)
 
     def set_head(self, pair: ModelPair) -> None:
         pair.set_span_head()
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+    def encode(self, tokenizer: Tokenizer) -> ModelInputs:
         def features(questions: Dataset, with_offsets: bool) -> Dataset:
             return encode(questions, tokenizer, self.args, with_offsets=with_offsets)
 
@@ -98,10 +100,10 @@ class QuestionAnswering(Task):
     def unlabeled_columns(self) -> dict[str, str]:
         return {"question": "question", "context": "context"}
 
-    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def encode_unlabeled(self, texts: Dataset, tokenizer: Tokenizer) -> Dataset:
         return encode(texts, tokenizer, self.args, with_offsets=False)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> SpanCollator:
+    def collator(self, tokenizer: Tokenizer) -> SpanCollator:
         return SpanCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -154,11 +156,17 @@ class QuestionAnswering(Task):
         count: a teacher that always predicts "no answer" is right there. Fewer than 10 features are not judged.
         """
         length = logits.shape[-1]
+        answer_masks, positions = examples["answer_mask"], examples["start_positions"][:]
+        if UNITS in examples.column_names:
+            units = examples[UNITS]
+            answer_masks = [np.array(mask)[first_places(its)] for mask, its in zip(answer_masks, units, strict=True)]
+            # An answer in no unit is left out, like none.
+            positions = [max(0, its[position]) for position, its in zip(positions, units, strict=True)]
         masks = torch.zeros(len(examples), length, dtype=torch.bool)
-        for row, mask in enumerate(examples["answer_mask"]):
-            masks[row, : len(mask)] = torch.tensor(mask, dtype=torch.bool)
+        for row, mask in enumerate(answer_masks):
+            masks[row, : len(mask)] = torch.as_tensor(mask, dtype=torch.bool)
         cls = masks.int().argmax(-1)
-        starts = torch.tensor(examples["start_positions"][:])
+        starts = torch.tensor(positions)
         said = logits[:, 0].masked_fill(~masks, torch.finfo(logits.dtype).min).argmax(-1)
         said, starts = said[starts != cls], starts[starts != cls]
         count = len(starts)

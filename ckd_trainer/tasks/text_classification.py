@@ -11,7 +11,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     EvalPrediction,
-    PreTrainedTokenizerBase,
 )
 
 from ckd_trainer.data.glue import (
@@ -29,6 +28,7 @@ from ckd_trainer.data.glue import (
 )
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
+from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.reports.statistics import contributions
@@ -69,7 +69,7 @@ class TextClassification(Task):
     def set_head(self, pair: ModelPair) -> None:
         pair.set_labels(self.data.label_names)
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+    def encode(self, tokenizer: Tokenizer) -> ModelInputs:
         def tokenized(data: Dataset) -> Dataset:
             return tokenize(data, self.data, tokenizer, self.args)
 
@@ -83,10 +83,10 @@ class TextClassification(Task):
     def unlabeled_columns(self) -> dict[str, str]:
         return text_columns_of(self.args)
 
-    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def encode_unlabeled(self, texts: Dataset, tokenizer: Tokenizer) -> Dataset:
         return tokenize(texts, self.data, tokenizer, self.args)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    def collator(self, tokenizer: Tokenizer) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(tokenizer)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:

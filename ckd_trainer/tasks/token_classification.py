@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForTokenClassification, EvalPrediction, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoModelForTokenClassification, EvalPrediction, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.entities import files_of, load_entities
 from ckd_trainer.data.found_entities import write_entities
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.ner_arguments import NerArguments
+from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.data.windows import WindowCollator, check_windows, encode, read_decisions
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.entities import SCORES, EntityMetric, scores_of_counts, sentence_counts
@@ -23,6 +24,7 @@ from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.tasks.base import ModelInputs, Task, run_task
 from ckd_trainer.tasks.teacher_check import check_classes
 from ckd_trainer.tasks.token_positions import DynamicTokenPositionsTrainer, TokenPositionsTrainer
+from ckd_trainer.utils.units import UNITS, first_places
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +70,16 @@ class TokenClassification(Task):
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)
-        room = self.args.max_seq_length - pair.teacher_tokenizer.num_special_tokens_to_add()
+        room = self.args.max_seq_length - pair.cutting_tokenizer.num_special_tokens_to_add()
         if "doc_stride" in self.args.by_default and 1 < room <= self.args.doc_stride:
             logger.info("doc_stride is %d, half of the %d tokens that a window has for the text.", room // 2, room)
             self.args.doc_stride = room // 2
-        check_windows(pair.teacher_tokenizer, self.args)
+        check_windows(pair.cutting_tokenizer, self.args)
 
     def set_head(self, pair: ModelPair) -> None:
         pair.set_labels(self.data.label_names)
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase) -> ModelInputs:
+    def encode(self, tokenizer: Tokenizer) -> ModelInputs:
         def windows(sentences: Dataset, with_words: bool) -> Dataset:
             return encode(sentences, tokenizer, self.args, with_words=with_words)
 
@@ -91,10 +93,10 @@ class TokenClassification(Task):
     def unlabeled_columns(self) -> dict[str, str]:
         return {"text": self.args.text_column}
 
-    def encode_unlabeled(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def encode_unlabeled(self, texts: Dataset, tokenizer: Tokenizer) -> Dataset:
         return encode(texts, tokenizer, self.args, with_words=False)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list], Mapping[str, torch.Tensor]]:
+    def collator(self, tokenizer: Tokenizer) -> Callable[[list], Mapping[str, torch.Tensor]]:
         return WindowCollator(tokenizer, self.args.max_seq_length if self.args.pad_to_max_length else None)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -122,6 +124,8 @@ class TokenClassification(Task):
     def check_teacher(self, logits: torch.Tensor, examples: Dataset, split: str) -> None:
         """See `check_classes`; each labeled word is an example."""
         labels = [torch.tensor(row) for row in examples["labels"]]
+        if UNITS in examples.column_names:
+            labels = [row[first_places(units)] for row, units in zip(labels, examples[UNITS], strict=True)]
         answers = [row[:, : len(its)].argmax(0) for row, its in zip(logits, labels, strict=True)]
         wanted, found = torch.cat(labels), torch.cat(answers)
         given = wanted != -100

@@ -34,6 +34,7 @@ class Attributions(Signal):
     top_k: int | None = None
     model_outputs = frozenset(["hidden_states"])
     uncached_because = None
+    unaligned_because = "a word's share in a decision is not the mean of what its tokens contribute"
     reads_labels = True
     differentiates = True
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ckd_trainer.teacher.signals import Column, Signal
-from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import item_mask_of
 
 PREFIX = "cached_"  # prefix of the columns of cached signals in a batch
 
@@ -35,7 +35,7 @@ class CachedTeacher:
         self.signals = list(signals)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         return {signal: signal.unpack(self._columns(batch, signal), mask) for signal in self.signals}
 
     def _columns(self, batch: Mapping[str, Tensor], signal: Signal) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor
 
-from ckd_trainer.heads import Head
-from ckd_trainer.teacher.signals import Listener, Signal
+from ckd_trainer.teacher.signals import Listener, Logits, Signal
+from ckd_trainer.utils.units import teachers_view
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forward_arguments, use_eager_attention
 
 
@@ -38,13 +38,8 @@ class _SignalReader:
         with torch.set_grad_enabled(self.differentiates), self.autocast(), self.listener.capturing() as captured:
             outputs = self.model(**self._inputs(batch), **self.options)
         outputs = dict(outputs) | captured
-        values = {signal: signal.read(outputs, batch) for signal in self.signals}
+        values = {signal: signal.of_units(signal.read(outputs, batch), batch) for signal in self.signals}
         return recursively_apply(Tensor.detach, values) if self.differentiates else values
-
-    @torch.no_grad()
-    def logits(self, batch: Mapping[str, Tensor], head: Head) -> Tensor:
-        """Returns only the logits, in the teacher's own order of labels."""
-        return head.logits(self.model(**self._inputs(batch), **asked_for(self.model, [])))
 
     def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value for name, value in batch.items() if name in self.input_names and name not in LABELS}
@@ -67,6 +62,16 @@ class LiveTeacher(_SignalReader):
     def __init__(self, model: torch.nn.Module, signals: Sequence[Signal], **kwargs: Any):
         super().__init__(model, signals, **kwargs)
         self.model.eval().requires_grad_(False)
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
+        return super().__call__(teachers_view(batch))
+
+    @torch.no_grad()
+    def logits(self, batch: Mapping[str, Tensor], signal: Logits) -> Tensor:
+        """Returns only the logits, in the teacher's own order of labels."""
+        batch = teachers_view(batch)
+        outputs = self.model(**self._inputs(batch), **asked_for(self.model, []))
+        return signal.of_units(signal.read(outputs, batch), batch)
 
 
 class TeachingStudent(_SignalReader):

@@ -24,6 +24,7 @@ from ckd_trainer.teacher.compact_gram import CompactGram, pack_layers, pack_word
 from ckd_trainer.teacher.projections import projections_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of, by_token, to_positions
+from ckd_trainer.utils.units import item_mask_of, pooled, pooling_of
 from ckd_trainer.utils.wrapped_models import inner_model
 
 Outputs = Mapping[str, Any]
@@ -61,6 +62,10 @@ class Signal(abc.ABC):
     Attributes:
         model_outputs: outputs that the forward pass must return: "hidden_states", "attentions".
         uncached_because: why the teacher cache cannot hold it; None if it can.
+        unaligned_because: why it cannot be compared between models with different tokenizers; None if it can. Then
+            `read`, or for the teacher `of_units`, returns the value of each unit instead of each token, if the batch
+            has units (see `ckd_trainer.utils.units`).
+        reads_first_token: whether it is about the special token that begins a text.
         reads_labels: whether it reads logits, so that student and teacher need the same labels.
         differentiates: whether `read` takes gradients of outputs. The forward pass then records its operations from
             the embeddings on, even if no weight is trained, as in the teacher. Training differentiates the student's
@@ -69,6 +74,8 @@ class Signal(abc.ABC):
 
     model_outputs: ClassVar[frozenset[str]] = frozenset()
     uncached_because: ClassVar[str | None] = "it is too large to store"
+    unaligned_because: ClassVar[str | None] = "it is about tokens, and does not define how those of a word count"
+    reads_first_token: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
     differentiates: ClassVar[bool] = False
 
@@ -87,6 +94,10 @@ class Signal(abc.ABC):
     def check(self, config: PreTrainedConfig) -> None:
         """Raises InputError if a model lacks what is read, such as a layer."""
         return
+
+    def of_units(self, value: Any, batch: Mapping[str, Tensor]) -> Any:
+        """Returns a value of the teacher that `read` has left as one of tokens as one of units, if there are any."""
+        return value
 
     def in_order(self, value: Any, order: Sequence[int] | None) -> Any:
         """Returns a value of the teacher with its labels in the student's order, see `Head.label_order`."""
@@ -110,7 +121,7 @@ class Signal(abc.ABC):
         """Returns the columns of a batch, (batch, ...), with the values of valid tokens first.
 
         Args:
-            mask: (batch, length), true or 1 for valid tokens.
+            mask: (batch, length), true or 1 for valid tokens, or (batch, units) for units.
         """
         raise NotImplementedError(f"{type(self).__name__} is not cached")
 
@@ -137,12 +148,23 @@ class Logits(Signal):
         return self.head.uncached_because
 
     @property
+    def unaligned_because(self) -> str | None:  # type: ignore[override]
+        return self.head.unaligned_because
+
+    @property
+    def reads_first_token(self) -> bool:  # type: ignore[override]
+        return self.head.reads_first_token
+
+    @property
     def key(self) -> str:
         by_token = ", by token" if self.head.tokens_dim is not None else ""
         return f"Logits({self.outputs}{by_token})"
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return self.head.logits(outputs)
+
+    def of_units(self, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.head.of_units(value, batch)
 
     def in_order(self, value: Tensor, order: Sequence[int] | None) -> Tensor:
         return self.head.in_order(value, order)
@@ -194,10 +216,10 @@ class _OfStates(_OfLayers):
 class WordGram(_OfStates):
     """Inner products of an example's tokens in each layer: `Gram` of (batch, layers) sets of `length` items."""
 
-    uncached_because = None
+    uncached_because = unaligned_because = None
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Gram:
-        return word_gram(self.states(outputs), attention_mask_of(batch))[0]
+        return word_gram(self.states(outputs), item_mask_of(batch), pooling_of(batch))[0]
 
     def columns(self) -> dict[str, Column]:
         layers = len(self.layers)
@@ -215,10 +237,10 @@ class WordGram(_OfStates):
 class LayerGram(_OfStates):
     """Inner products of a token's states in all layers: `Gram` of (batch, length) sets of `layers` items."""
 
-    uncached_because = None
+    uncached_because = unaligned_because = None
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Gram:
-        return layer_gram(self.states(outputs), attention_mask_of(batch))[0]
+        return layer_gram(self.states(outputs), item_mask_of(batch), pooling_of(batch))[0]
 
     def columns(self) -> dict[str, Column]:
         layers = len(self.layers)
@@ -243,7 +265,8 @@ class FirstToken(_OfStates):
     """
 
     width: int
-    uncached_because = None
+    uncached_because = unaligned_because = None
+    reads_first_token = True
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         first = attention_mask_of(batch).bool().int().argmax(-1)
@@ -264,8 +287,11 @@ class FirstToken(_OfStates):
 class HiddenStates(_OfStates):
     """The hidden states themselves: a list of (batch, length, width)."""
 
+    unaligned_because = None
+
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        return self.states(outputs)
+        pooling = pooling_of(batch)
+        return [pooled(state, pooling) for state in self.states(outputs)]
 
 
 @dataclass(frozen=True)
@@ -283,13 +309,15 @@ class ProjectedStates(_OfStates):
 
     own_width: int
     width: int
+    unaligned_because = None
 
     def projection(self) -> torch.nn.Linear:
         """Returns the linear layer, newly initialized."""
         return torch.nn.Linear(self.own_width, self.width)
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        return [at_least_float32(state) for state in outputs["hidden_states"][-1][self.key]]
+        pooling = pooling_of(batch)
+        return [pooled(at_least_float32(state), pooling) for state in outputs["hidden_states"][-1][self.key]]
 
 
 @dataclass(frozen=True)
@@ -300,6 +328,7 @@ class Attentions(_OfLayers):
     """
 
     model_outputs = frozenset(["attentions"])
+    unaligned_because = "each token's attention is divided among the tokens of its own model"
 
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [outputs["attentions"][layer - 1] for layer in self.layers]
@@ -311,6 +340,8 @@ class QueryKeyValue(_OfLayers):
 
     They are outputs of the model's projection modules; `projections_of` knows these for some model families.
     """
+
+    unaligned_because = "queries and keys are about the attention between the tokens of one model"
 
     def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         return {

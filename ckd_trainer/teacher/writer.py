@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import files_fingerprint
 from ckd_trainer.utils.padding import attention_mask_of
+from ckd_trainer.utils.units import TEACHERS, UNITS, item_mask_of, teachers_view
 
 _FACTOR = 6364136223846793005  # odd; from Knuth's 64-bit generator
 _PART_ROWS, _PART_BYTES = 1024, 64e6  # a part is held in memory until it is written
@@ -56,15 +57,18 @@ def split(sizes: np.ndarray) -> list[Part]:
 
 
 def valid_lengths(examples: Dataset) -> np.ndarray:
-    """Returns the number of tokens of each example, without padding."""
-    name = "attention_mask" if "attention_mask" in examples.column_names else "input_ids"
+    """Returns the number of items of each example: its units, or its tokens without padding."""
+    known = (TEACHERS + UNITS, "attention_mask")
+    name = next((name for name in known if name in examples.column_names), "input_ids")
     lengths = []
     for table in examples.select_columns([name]).with_format("arrow").iter(batch_size=1000):
         column = table[name].combine_chunks()
         ends = np.cumsum(column.value_lengths().to_numpy())
-        counts = np.ones(ends[-1], dtype=np.int64)
-        if name == "attention_mask":
-            counts = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+        if name == TEACHERS + UNITS:
+            lengths.append(np.maximum.reduceat(values, np.concatenate([[0], ends[:-1]])) + 1)
+            continue
+        counts = values if name == "attention_mask" else np.ones_like(values)
         upto = np.concatenate([[0], np.cumsum(counts)])
         lengths.append(np.diff(upto[ends], prepend=0))
     return np.concatenate(lengths)
@@ -122,7 +126,7 @@ class SignalWriter:
         batch = self.collate([self.examples[int(index)] for index in chosen])
         device = next(self.teacher.model.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
-        mask = attention_mask_of(batch)
+        mask = item_mask_of(batch)
         parts: dict[str, np.ndarray] = {}
         for signal, value in self.teacher(batch).items():
             for name, packed in signal.pack(value, mask).items():
@@ -150,8 +154,9 @@ def _check_shape(signal: Signal, name: str, column: Column, part: Tensor) -> Non
         )
 
 
-def text_hashes(batch: dict[str, Tensor]) -> np.ndarray:
-    """Returns a 64-bit hash of each example's valid token ids, in order, wherever the padding is."""
+def text_hashes(batch: Mapping[str, Tensor]) -> np.ndarray:
+    """Returns a 64-bit hash of each example's valid token ids of the teacher, in order, wherever the padding is."""
+    batch = teachers_view(batch)
     ids, mask = batch["input_ids"].cpu().numpy(), attention_mask_of(batch).bool().cpu().numpy()
     factors = np.cumprod(np.full(ids.shape[-1] + 1, _FACTOR, np.uint64))  # modulo 2^64
     place = mask.cumsum(-1)

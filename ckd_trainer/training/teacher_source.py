@@ -19,8 +19,8 @@ from ckd_trainer.teacher.fingerprint import check_has_fingerprint, examples_fing
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.padding import attention_mask_of
 from ckd_trainer.utils.processes import broadcast_from_main, placed_for_evaluation, whole_models
+from ckd_trainer.utils.units import TEACHERS, UNITS, check_has_units, item_mask_of
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, forward_arguments
 
 
@@ -50,6 +50,7 @@ class TeacherSource:
         logits: Logits | None,
         label_order: Sequence[int] | None,
         cache_dir: str | None,
+        has_tokenizer: bool = False,
     ) -> None:
         """Sets what is read for a new student.
 
@@ -60,12 +61,13 @@ class TeacherSource:
                 the heads differ.
             label_order: for each of the student's labels, its index among the teacher's; None if they are the same.
             cache_dir: the folder of caches; None to run the model on each batch.
+            has_tokenizer: whether the teacher reads an encoding of its own, see `ckd_trainer.utils.units`.
 
         Raises:
             InputError: the model cannot be loaded, does not return what the signals read, or cannot be cached.
         """
         self.signals, self.head, self.logits, self.label_order = list(signals), head, logits, label_order
-        self.cache_dir = cache_dir
+        self.cache_dir, self.has_tokenizer = cache_dir, has_tokenizer
         self.cache: TeacherCache | None = None
         if self._live is not None:
             self._live.listener.close()
@@ -87,6 +89,11 @@ class TeacherSource:
         with whole_models(self.args):
             return self.model.input_names if isinstance(self.model, StoredTeacher) else forward_arguments(self.model)
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns of examples that the model and its signals read."""
+        return {TEACHERS + name for name in {*self.input_names, UNITS}} if self.has_tokenizer else self.input_names
+
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         """Returns the signals of a training batch."""
         return self._ordered(CachedTeacher(self.signals) if self.caches else self.live(), batch)
@@ -96,6 +103,8 @@ class TeacherSource:
         return functools.partial(self._ordered, self.live())
 
     def _ordered(self, read: CachedTeacher | LiveTeacher, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
+        if self.has_tokenizer:
+            check_has_units(batch)
         return {signal: signal.in_order(value, self.label_order) for signal, value in read(batch).items()}
 
     def live(self) -> LiveTeacher:
@@ -112,10 +121,11 @@ class TeacherSource:
     def live_logits(self, teacher: LiveTeacher, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns the logits of a batch, (batch, labels).
 
-        Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`).
+        Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`), or
+        (batch, labels, units) if the batch has units.
         """
-        logits = teacher.logits(batch, self.head)
-        return self._in_order(self.logits.pack(logits, attention_mask_of(batch))["logits"])
+        logits = teacher.logits(batch, self.logits)
+        return self._in_order(self.logits.pack(logits, item_mask_of(batch))["logits"])
 
     def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         """Returns the logits of some training examples from the open cache, as `live_logits` does."""
@@ -164,7 +174,7 @@ class TeacherSource:
 
     def _contents(self, examples: Dataset) -> Contents:
         check_has_rows(examples)
-        model, reads = self.model, self.input_names - {*LABELS}
+        model, reads = self.model, self.columns - {*LABELS}
         columns = [name for name in examples.column_names if name in reads]
         return broadcast_from_main(
             lambda: Contents(

@@ -43,9 +43,10 @@ def trainer(cls, folder, model, steps=1, train=None, **kwargs):
     options |= kwargs.pop("options", {})
     args = TrainingArguments(folder, report_to="none", use_cpu=True, disable_tqdm=True, **options)
     train = train or examples()
+    kwargs.setdefault("data_collator", pad)
     if issubclass(cls, DistillationTrainer):
         kwargs.setdefault("ckd_args", CKDArguments(**ALL_TERMS))
-    return cls(model=model, args=args, train_dataset=train, eval_dataset=train, data_collator=pad, **kwargs)
+    return cls(model=model, args=args, train_dataset=train, eval_dataset=train, **kwargs)
 
 
 def logs(trainer):

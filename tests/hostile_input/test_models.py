@@ -235,20 +235,16 @@ MODELS = [
 
 PAIRS = [
     pair(
-        "another vocabulary",
+        "another vocabulary and a term about tokens",
         modelled(words=[*WORDS[:-1], "new"]),
-        "different vocabularies | 'new' is missing and | teacher's family",
+        "different tokenizers | minilmv2 cannot compare them | queries and keys | the weight of the term to 0",
+        options="--minilmv2_weight 1 --minilmv2_heads 2",
     ),
     pair(
-        "a vocabulary in another order",
-        modelled(words=[*WORDS[1:], WORDS[0]]),
-        "different vocabularies | teacher's family",
-    ),
-    pair(
-        "upper case",
+        "upper case and a term about tokens",
         modelled(tokenizer={"do_lower_case": False}),
-        "encode | differently | upper case | teacher's family",
-        options="--train_file GOOD/upper.tsv",
+        "different tokenizers | attribution cannot compare them | the weight of the term to 0",
+        options="--train_file GOOD/upper.tsv --attribution_weight 1",
     ),
     pair(
         "padding sides",

@@ -10,7 +10,6 @@ from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
-    AutoTokenizer,
     BertModel,
     DebertaV2Config,
     DistilBertConfig,
@@ -23,7 +22,7 @@ from transformers import (
 
 from ckd_trainer import ModelArguments
 from ckd_trainer.heads.labels import label_order, warn_of_label_order
-from ckd_trainer.models.compatibility import check_encodings, check_max_length
+from ckd_trainer.models.compatibility import check_max_length
 from ckd_trainer.models.pair import ModelPair, label_config
 from ckd_trainer.models.student import config_of_layers, override_config, student_from_layers
 from ckd_trainer.utils.errors import InputError
@@ -232,20 +231,33 @@ def test_a_pickled_checkpoint_is_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("words", [[*WORDS[1:], WORDS[0]], WORDS[:-1], [*WORDS[:-1], "new"]])
-def test_vocabularies_must_be_one(tiny_teacher, tmp_path, words):
+def test_different_vocabularies_are_two_tokenizers(tiny_teacher, tmp_path, words):
     """Same size and other content included."""
     tiny_model(layers=2).save_pretrained(tmp_path / "student")
     save_tokenizer(tmp_path / "student", words=words)
-    with pytest.raises(InputError, match="different vocabularies"):
-        pair_of(tiny_teacher, student=tmp_path / "student")
+    pair = pair_of(tiny_teacher, student=tmp_path / "student")
+    assert "different vocabularies" in pair.difference and pair.input_tokenizer is pair.tokenizers
+    assert pair.tokenizers.student is pair.tokenizer is pair.cutting_tokenizer
+    assert pair.tokenizers.teacher is pair.teacher_tokenizer
 
 
-def test_one_vocabulary_read_in_two_ways_is_refused(tiny_teacher, tmp_path):
+def test_one_vocabulary_is_one_tokenizer(tiny_teacher, tmp_path):
+    tiny_model(layers=2).save_pretrained(tmp_path / "student")
+    save_tokenizer(tmp_path / "student")
+    pair = pair_of(tiny_teacher, student=tmp_path / "student")
+    pair.compare_encodings([("the cat",), ("a dog", "the bird")])
+    assert pair.tokenizers is None and pair.difference is None
+    assert pair.input_tokenizer.get_vocab() == pair.cutting_tokenizer.get_vocab() == pair.tokenizer.get_vocab()
+
+
+def test_one_vocabulary_read_in_two_ways_is_two_tokenizers(tiny_teacher, tmp_path):
+    tiny_model(layers=2).save_pretrained(tmp_path / "cased")
     save_tokenizer(tmp_path / "cased", do_lower_case=False)
-    cased, uncased = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "cased", tiny_teacher))
-    check_encodings(cased, uncased, [("the cat",), ("a dog", "the bird")])
-    with pytest.raises(InputError, match="encode 'The cat' differently"):
-        check_encodings(cased, uncased, [("the cat",), ("The cat",)])
+    pair = pair_of(tiny_teacher, student=tmp_path / "cased")
+    pair.compare_encodings([("the cat",), ("a dog", "the bird")])
+    assert pair.tokenizers is None
+    pair.compare_encodings([("the cat",), ("The cat",)])
+    assert pair.tokenizers is not None and "encode 'The cat' differently" in pair.difference
 
 
 def test_max_length_above_the_models(tiny_teacher):

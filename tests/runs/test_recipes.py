@@ -106,6 +106,7 @@ def test_all_recipes_are_found():
     mlm = {"mlm_ckd.yaml", "mlm_ckd_small.yaml", "mlm_ckd_domain.yaml"}
     ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
     ner.add("ner_personal_ckd.yaml")
+    glue.add("glue_mnli_roberta.yaml")
     goemotions = {f"goemotions_{role}.yaml" for role in ("teacher", "ckd")}
     assert names == glue | squad | ner | goemotions | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}

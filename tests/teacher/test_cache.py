@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers.chaos import context_of
 from helpers.launching import launch
 from helpers.tiny import no_dropout, tiny_model
@@ -21,9 +22,12 @@ import ckd_trainer.teacher.cache
 import ckd_trainer.teacher.writer
 import run_glue_ckd
 from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.heads import Classes, Tokens
 from ckd_trainer.methods import Term
+from ckd_trainer.teacher.cache import Contents
+from ckd_trainer.teacher.fingerprint import examples_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
-from ckd_trainer.teacher.signals import HiddenStates
+from ckd_trainer.teacher.signals import FirstToken, HiddenStates, LayerGram, Logits, WordGram
 from ckd_trainer.teacher.writer import check_texts_stay
 from ckd_trainer.utils.errors import InputError
 
@@ -68,6 +72,25 @@ def distill(folder, cache, *, teacher=None, ckd=None, student=None, **kwargs):
 
 def caches(folder):
     return sorted(path for path in Path(folder).iterdir() if path.is_dir())
+
+
+def test_caches_of_earlier_versions_stay_valid():
+    """The name of a cache follows from its contents alone, which mean the same as ever."""
+    examples = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, 3]], "attention_mask": [[1, 1, 1], [1, 1]]})
+    signals = [
+        Logits(Classes(), 2),
+        Logits(Tokens(), 3),
+        WordGram((0, 2)),
+        LayerGram((0, 1, 2)),
+        FirstToken((1,), width=4),
+    ]
+    contents = Contents(
+        teacher="t",
+        examples=examples_fingerprint(examples, examples.column_names),
+        precision="no",
+        signals=tuple(sorted(signal.key for signal in signals)),
+    )
+    assert contents.key == "3371cebef2a0e23fab2e"
 
 
 # ------------------------------------------------------------------------------------------------- cached = live
