@@ -44,10 +44,12 @@ class NerArguments(DataArguments):
         "The column of your data that holds the entities of a text: a list of mappings with start and end (in "
         "characters, the end is exclusive) and label.",
     )
+    # All: on WNUT-17, F1 is the same, and a pipeline with aggregation_strategy simple, which asks every piece, finds
+    # more (docs/entities.md).
     label_all_pieces: bool = option(
-        False,
-        "Train on all pieces of a word, the first with the word's tag and the others with its I- tag. By default only "
-        "the first piece has a label. The first piece decides in both cases.",
+        True,
+        "Train on all pieces of a word, the first with the word's tag and the others with its I- tag. false: only the "
+        "first piece has a label. The first piece decides in both cases.",
     )
     max_seq_length: int | None = option(
         None,
