@@ -46,8 +46,8 @@ class CKDArguments:
     labels_and_logits: bool = option(
         True,
         "Whether the loss has labels and logits, which alpha weighs. false: only the other terms train the student, "
-        "and nothing its head, as in TinyBERT's first stage. Shares are then relative to the gradient of the first "
-        "term.",
+        "as in TinyBERT's first stage, and its head only if they read its scores. Shares are then relative to the "
+        "gradient of the first term.",
     )
     temperature: float = option(
         3.0, "Divides the logits of teacher and student before they are compared, to soften them; above 0."

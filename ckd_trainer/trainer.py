@@ -7,7 +7,7 @@
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
-- `_get_train_sampler` shuffles batches of similar length, and mixes unlabeled examples into each step.
+- `_get_train_sampler` draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
 - `num_examples` counts the examples of an epoch.
 - `train` and `create_optimizer` train learned projections with the student.
 - `log` reports each term.
@@ -35,6 +35,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.data.tokenizer_pair import TokenizerPair
 from ckd_trainer.heads import Head, head_of
+from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.compatibility import check_embeddings, check_encoder, check_savable, check_token_ids
@@ -48,6 +49,7 @@ from ckd_trainer.teacher.signals import Listener, Logits, Signal
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines, updates_in_backward
+from ckd_trainer.training.groups import Groups, groups_of
 from ckd_trainer.training.projections import Projections, projected, use_learning_rate
 from ckd_trainer.training.running_means import RunningMeans
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
@@ -127,13 +129,15 @@ class DistillationTrainer(Trainer):
         unlabeled_dataset: more training examples, encoded like those of train_dataset but without labels. They count
             in every term but the loss on the labels, and are drawn only if a term reads the teacher.
         unlabeled_share: their share of each step, 0.5 by default. An epoch goes once through train_dataset.
+        group_size: draw whole groups: this many examples of each group, of which one has its highest label, see
+            `GroupSampler`. The column `group` of train_dataset numbers the groups.
         args, kwargs: as for `Trainer`. A `compute_loss_func` replaces the loss on the labels. As with `Trainer`, it
             receives the number of labels in the step, and its results are summed over the batches of the step.
 
     Raises:
         InputError: a term needs a teacher, but there is none; a model with unknown outputs or without access to them;
             labels, a vocabulary or a layer mapping that do not fit; teacher_cache_dir with a dataset, a teacher or a
-            term that cannot be cached; an unlabeled_dataset that does not fit the training set.
+            term that cannot be cached; an unlabeled_dataset or a group_size that does not fit the training set.
 
     Example::
 
@@ -167,10 +171,20 @@ class DistillationTrainer(Trainer):
         terms: Sequence[Term] = (),
         unlabeled_dataset: Dataset | None = None,
         unlabeled_share: float | None = None,
+        group_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         check_one_device(self.args)
+        self.group_size = group_size
+        self.groups: Groups | None = None
+        if group_size is not None and unlabeled_dataset is not None:
+            raise InputError(
+                "group_size and unlabeled_dataset are both given, but unlabeled examples are not mixed into groups: "
+                "leave one out."
+            )
+        if group_size is not None and self.train_dataset is not None:
+            self.groups = groups_of(self.train_dataset, group_size, self.args)
         self.mixture: Mixture | None = None
         if unlabeled_share is not None and unlabeled_dataset is None:
             raise InputError(
@@ -333,9 +347,16 @@ class DistillationTrainer(Trainer):
     def _terms_between(self, student: PreTrainedConfig, teacher: PreTrainedConfig) -> list[Term]:
         """Returns the terms that compare a student with a teacher; raises InputError if one does not fit them."""
         terms = [*terms_of(self.ckd_args, self.methods, Pair(student, teacher, self.head)), *self._given_terms]
+        columns = getattr(self.train_dataset, "column_names", None)
         for term in terms:
             term.student_signal.check(student)
             term.teacher_signal.check(teacher)
+            lacking = [name for name in term.columns if columns and name not in columns]
+            if lacking:
+                raise InputError(
+                    f"the term {term.name} reads the column {lacking[0]!r}, which the training set lacks: add it, or "
+                    f"set the weight of {term.name} to 0."
+                )
         return [term.to(self.args.device) for term in terms]
 
     def _match_heads(
@@ -560,10 +581,12 @@ class DistillationTrainer(Trainer):
             self.train_dataset, self.data_collator = examples, collator
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Shuffles batches of examples of similar length, and mixes unlabeled examples into each step.
+        """Draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
 
-        See `LengthGroupedSampler` and `MixedSampler`.
+        See `LengthGroupedSampler`, `GroupSampler` and `MixedSampler`.
         """
+        if self.groups is not None:
+            return self.groups.sampler(self.args, self._epoch)
         if self.mixture is not None and self.mixes:
             return self.mixture.sampler(self.train_dataset, self.args, self._epoch)
         examples = self.train_dataset if train_dataset is None else train_dataset
@@ -862,15 +885,22 @@ class DistillationTrainer(Trainer):
         # `Trainer` keeps the columns that the student's forward names. Keep the teacher's too, and those that a
         # wrapper passes on.
         super()._set_signature_columns_if_needed()
-        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, *self.head.other_columns}
+        read = {*forward_arguments(self.model), *self._teacher_only_inputs, ROW, *self._other_columns}
         self._signature_columns += sorted(read - set(self._signature_columns))
+
+    @property
+    def _other_columns(self) -> set[str]:
+        """Columns of a batch that the loss reads but the model does not."""
+        terms = self.distillation_objective.terms.values()
+        of_terms = [name for term in terms for name in term.columns]
+        return {*self.head.other_columns, *of_terms, *([] if self.group_size is None else [GROUP])}
 
     def _student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
             name: value
             for name, value in inputs.items()
             if name not in self._teacher_only_inputs
-            and name not in self.head.other_columns
+            and name not in self._other_columns
             and not name.startswith(PREFIX)
             and (self.tokenizers is None or not is_of_units(name))
         } | outputs_by_name(self.model)

@@ -16,6 +16,7 @@ from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
 from helpers.label_sets import LABELS, write_label_sets
 from helpers.launching import ENVIRONMENT, command, in_two_processes, launch, logged, resumes, without_dropout
+from helpers.rankings import write_rankings
 from helpers.tiny import ARGUMENTS, qa_model, save_base, tiny_config
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, BertForTokenClassification, TrainerControl
@@ -266,6 +267,30 @@ def test_several_labels_in_two_processes(tmp_path):
     said = [(folder / "predictions" / "predictions.jsonl").read_text().splitlines() for folder in (one, two)]
     labels = [[json.loads(line)["label"] for line in lines] for lines in said]
     assert labels[0] == labels[1] and len(labels[0]) == 23
+
+
+def test_rankings_in_two_processes(tmp_path):
+    """One student, with the same ranking: both processes draw the same groups, and neither gets a part of one."""
+    teacher = save_base(tmp_path / "teacher")
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    BertForSequenceClassification(tiny_config(labels=("0", "1"), **plain)).save_pretrained(teacher)
+    train, test = (write_rankings(tmp_path / f"{name}.tsv", *sizes) for name, sizes in
+                   (("train", (24, 5)), ("test", (7, 3, 1))))  # fmt: skip
+    options = ["--teacher_model_name_or_path", str(teacher), *STUDENT, *QUICK, "--train_file", str(train)]
+    options += ["--validation_file", str(test), "--text_column", "query", "--text_pair_column", "candidate"]
+    options += ["--group_column", "query_id", "--group_size", "4", "--max_seq_length", "32", "--do_train", "--do_eval"]
+    options += ["--listwise_weight", "0.5", "--margin_mse_weight", "0.5", "--max_steps", "10", "--optim", "sgd"]
+    options += ["--learning_rate", "0.1", "--max_grad_norm", "0", *SHORT_RUN]  # an epoch has 6 steps
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_glue_ckd.main([*options, "--per_device_train_batch_size", "16", "--output_dir", str(one)])
+    batches = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    launch("run_glue_ckd.py", *options, *batches, "--per_device_eval_batch_size", "2", "--output_dir", str(two))
+    terms = [[entry.get("loss_listwise") for entry in logged(folder)] for folder in (one, two)]
+    assert len(terms[0]) == 5 and terms[1] == pytest.approx(terms[0], rel=1e-4)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+    assert results(two) == pytest.approx(results(one), rel=1e-4)
 
 
 EMBEDDED = {

@@ -15,12 +15,14 @@ from transformers import EvalPrediction
 from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
+from ckd_trainer.data.groups import check_classes, limit_groups, with_groups
 from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.submission import write_predictions
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.data.tokenizer_pair import Tokenizer
-from ckd_trainer.metrics import multi_label
+from ckd_trainer.losses.ranking import GROUP
+from ckd_trainer.metrics import multi_label, ranking
 from ckd_trainer.metrics.glue import GlueMetric
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
@@ -46,7 +48,8 @@ class TextTask:
     """Texts with labels to train and evaluate on. Each set holds the text columns and, except test sets, `label`.
 
     The label is an index into `label_names`, or a number if those are None (regression), or with `multi_label` a list
-    of 0 and 1 for all names. `validation` and `test` hold sets by key: "" for the only or first one, "mismatched" for
+    of 0 and 1 for all names. With `group_column`, labeled sets also hold `group`, the number of the row's query.
+    `validation` and `test` hold sets by key: "" for the only or first one, "mismatched" for
     MNLI's second.
     """
 
@@ -70,7 +73,10 @@ def metrics_of(arguments: GlueArguments) -> tuple[str, tuple[str, ...]]:
         return task.best_metric, task.metrics
     if arguments.multi_label:
         return multi_label.SCORES[0], multi_label.SCORES
-    return ("pearson", ("pearson", "spearmanr", "rmse")) if arguments.regression else ("accuracy", ("accuracy", "f1"))
+    scores = ("pearson", "spearmanr", "rmse") if arguments.regression else ("accuracy", "f1")
+    if arguments.group_column:
+        return ranking.SCORES[0], (*ranking.SCORES, *scores)
+    return scores[0], scores
 
 
 def files_of(arguments: GlueArguments, splits: Sequence[str]) -> dict[str, list[Path]]:
@@ -121,6 +127,9 @@ def load_task(
         else:
             read = _hub_reader(glue)
         task = _load_glue(glue, read, splits)
+    if arguments.group_column:
+        limit_groups(task, arguments, seed)
+        return task
     if task.train is not None:
         task.train = arguments.sample(task.train, seed)
     for sets, limit in ((task.validation, arguments.max_eval_samples), (task.test, arguments.max_predict_samples)):
@@ -211,12 +220,13 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     """Loads a data set by name or the user's files."""
     texts, label, named = text_columns_of(arguments), arguments.label_column, None
     sets = LabelSets(arguments) if arguments.multi_label else None
-    labels = [label] if sets is None else sets.columns
+    labels, group = [label] if sets is None else sets.columns, arguments.group_column
+    groups = [group] if group else []
     if arguments.dataset_name:
         named = NamedDataset(arguments)
-        open_split = _dataset_opener(named, list(texts.values()), labels, of_lists=sets is not None)
+        open_split = _dataset_opener(named, list(texts.values()), labels, groups, of_lists=sets is not None)
     else:
-        open_split = _file_opener(arguments, list(texts.values()), labels, splits)
+        open_split = _file_opener(arguments, list(texts.values()), [*labels, *groups], splits)
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     labeled = "validation" if is_unlabeled else "train"
@@ -226,11 +236,14 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         if names is None:
             known = open_split(labeled)
             names = class_names(known, label) if sets is None else sets.names(known)
+    if group:
+        check_classes(names, "the training data")
 
     def read(split: str) -> Dataset:
         table = known if split == labeled and known is not None else open_split(split)
         if sets is None or split == "test":
-            return _encode(table, texts, None if split == "test" else label, names, "the training data have")
+            data = _encode(table, texts, None if split == "test" else label, names, "the training data have")
+            return with_groups(data, table, arguments) if group and split != "test" else data
         data = {name: table.texts(column) for name, column in texts.items()}
         return Dataset.from_dict({**data, "label": sets.read(table, names or [])})
 
@@ -246,14 +259,14 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
 
 
 def _file_opener(
-    arguments: GlueArguments, texts: Sequence[str], labels: Sequence[str], splits: Sequence[str]
+    arguments: GlueArguments, texts: Sequence[str], others: Sequence[str], splits: Sequence[str]
 ) -> Callable[[str], Table]:
     def open_split(split: str) -> Table:
         path = getattr(arguments, f"{split}_file")
         if not path:
             why = f"the {split} set is needed" if split in splits else "its labels define the classes"
             raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
-        usecols = [*texts, *(labels if split != "test" else ())]
+        usecols = [*texts, *(others if split != "test" else ())]
         table = open_table(path, columns=arguments.header, usecols=usecols, quoting=arguments.quoting)
         has_header = user_path(path).suffix.lower() in (".csv", ".tsv") and arguments.header is None
         for column in usecols:
@@ -264,14 +277,14 @@ def _file_opener(
 
 
 def _dataset_opener(
-    data: NamedDataset, texts: Sequence[str], labels: Sequence[str], *, of_lists: bool
+    data: NamedDataset, texts: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, of_lists: bool
 ) -> Callable[[str], Table]:
     advice = "name the columns with text_column, text_pair_column and label_column"
 
     def open_split(split: str) -> Table:
-        others = () if split == "test" else labels
+        others = () if split == "test" else (*labels, *groups)
         table = data.table(split, texts=texts, label=None, others=others, advice=advice)
-        for label in others:
+        for label in labels if others else ():
             kind = table.data.features[label]
             if not of_lists and not isinstance(kind, Value | ClassLabel):
                 raise InputError(
@@ -306,6 +319,8 @@ def _encode(
 def tokenize(dataset: Dataset, task: TextTask, tokenizer: Tokenizer, arguments: GlueArguments) -> Dataset:
     """Turns a set of `task` into model inputs: `input_ids`, `attention_mask` and so on, and `labels` if it has labels.
 
+    Groups are kept as `group`.
+
     Texts are cut to `arguments.max_seq_length` tokens; of a pair, the longer text is cut first. The collator pads
     them, unless `arguments.pad_to_max_length` is set.
     """
@@ -317,6 +332,8 @@ def tokenize(dataset: Dataset, task: TextTask, tokenizer: Tokenizer, arguments: 
             max_length=arguments.max_seq_length,
             padding="max_length" if arguments.pad_to_max_length else False,
         )
+        if GROUP in batch:
+            inputs[GROUP] = batch[GROUP]
         if "label" not in batch:
             return dict(inputs)
         # The binary cross entropy of torch reads floats.

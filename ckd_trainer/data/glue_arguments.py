@@ -10,6 +10,8 @@ from ckd_trainer.data.ner_arguments import NER
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError
 
+GROUP_SIZE = 8  # unless another is given
+
 
 @dataclass
 class GlueArguments(DataArguments):
@@ -58,6 +60,18 @@ class GlueArguments(DataArguments):
         "With multi_label: a text file with the name of a label on each line, in the order of the ids. By default the "
         "labels are those of the training data.",
     )
+    group_column: str | None = option(
+        None,
+        "The column of your data that names the query of each row, if rows are a query (text_column), a candidate "
+        "(text_pair_column) and whether it is relevant (label 0 or 1, or a number with regression). Batches then hold "
+        "whole groups of candidates, and the evaluation reports how the candidates of each query are ranked.",
+    )
+    # 8: train_group_size of Tevatron and FlagEmbedding.
+    group_size: int = option(
+        GROUP_SIZE,
+        "With group_column: how many candidates of each query an epoch draws at random, one of them among those with "
+        "the highest label. Queries with fewer candidates are left out of training.",
+    )
     column_names: str | None = option(
         None,
         "The names of all columns, separated by commas, if your csv and tsv files have no header line; unlabeled_file "
@@ -102,6 +116,7 @@ class GlueArguments(DataArguments):
                 "it out."
             )
         self._check_multi_label()
+        self._check_groups()
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
         for name in ("label_columns", "column_names"):
@@ -135,6 +150,38 @@ class GlueArguments(DataArguments):
                 raise InputError(
                     f"label_columns is {self.label_columns!r}, but {name} is set as well: give one or the other."
                 )
+
+    def _check_groups(self) -> None:
+        """Raises InputError for options about groups that contradict others."""
+        if not self.group_column:
+            if self.group_size != GROUP_SIZE:
+                raise InputError(
+                    f"group_size is {self.group_size}, but group_column is not set: set it, or leave group_size out."
+                )
+            return
+        if self.task_name:
+            raise InputError(
+                f"group_column is for your own data, but the texts of task_name {self.task_name} are in no groups: "
+                "leave group_column out."
+            )
+        if self.multi_label:
+            raise InputError(
+                "multi_label and group_column are both set, but candidates are ranked by one label: leave one out."
+            )
+        if not self.text_pair_column:
+            raise InputError(
+                f"group_column is {self.group_column}, but text_pair_column is not set: text_column names the query, "
+                "and text_pair_column the candidate."
+            )
+        for name in self.given("unlabeled_file", "unlabeled_dataset_name"):
+            raise InputError(
+                f"group_column is {self.group_column}, but {name} is set as well: texts without labels are not drawn "
+                "as groups. Leave one out."
+            )
+        if self.group_size < 2:
+            raise InputError(
+                f"group_size is {self.group_size}, but candidates are compared with each other: give 2 or more."
+            )
 
     @property
     def label_column_names(self) -> list[str]:

@@ -47,6 +47,14 @@ def write_predictions(task: Any, name: str, logits: ArrayLike, output_dir: str |
     return path
 
 
+def write_scores(scores: ArrayLike, output_dir: str | Path) -> Path:
+    """Writes `predictions.tsv` with the score of each text, in order, and returns its path."""
+    path = Path(output_dir) / "predictions.tsv"
+    lines = ["index\tscore", *(f"{index}\t{score:.6g}" for index, score in enumerate(np.asarray(scores).tolist()))]
+    write_atomically(path, "\n".join(lines) + "\n")
+    return path
+
+
 def zip_submission(
     folders: Iterable[str | Path], output: str | Path, names: Sequence[str], *, overwrite: bool = False
 ) -> tuple[list[str], list[str]]:

@@ -27,6 +27,7 @@ _OPTIONS = (
     "multi_label",
     "label_separator",
     "label_columns",
+    "group_column",
     "token_column_number",
     "tag_column_number",
     "tokens_column",

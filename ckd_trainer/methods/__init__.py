@@ -1,5 +1,6 @@
 """Distillation methods, one file each."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from ckd_trainer.arguments import CKDArguments
@@ -10,6 +11,7 @@ from ckd_trainer.methods.distilbert import DistilBERTArguments
 from ckd_trainer.methods.gram import GramArguments
 from ckd_trainer.methods.minilm import MiniLMArguments, MiniLMv2Arguments
 from ckd_trainer.methods.pkd import PKDArguments
+from ckd_trainer.methods.ranking import RankingArguments
 from ckd_trainer.methods.tinybert import TinyBERTArguments
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "MiniLMv2Arguments",
     "PKDArguments",
     "Pair",
+    "RankingArguments",
     "Term",
     "TinyBERTArguments",
     "terms_of",
@@ -36,11 +39,13 @@ METHODS: tuple[type[MethodArguments], ...] = (
     MiniLMv2Arguments,
     GramArguments,
     AttributionArguments,
+    RankingArguments,
 )
 
 
 def terms_of(args: CKDArguments, methods: Sequence[MethodArguments], pair: Pair) -> list[Term]:
     """Returns the terms with a weight above 0: the logits, CKD's, and those of the other methods."""
+    pair = dataclasses.replace(pair, teacher_score_scale=args.teacher_score_scale)
     return [
         *logits.terms(args, pair),
         *ckd.terms(args, pair),

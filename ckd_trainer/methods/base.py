@@ -30,6 +30,7 @@ class Term(torch.nn.Module, abc.ABC):
         weight: in the loss; a share of the gradient if the term is balanced, else a factor.
         is_balanced: whether its weight is a share with `term_balance: gradient`.
         student_signal, teacher_signal: the signals that it compares.
+        columns: columns of a batch that it reads, but no model does.
         relation_heads: the number of heads into which it splits queries, keys and values; None if it reads none, or
             compares the models' own attention heads.
     """
@@ -37,6 +38,7 @@ class Term(torch.nn.Module, abc.ABC):
     name: str
     weight: float = 1.0
     is_balanced: bool = True
+    columns: tuple[str, ...] = ()
     relation_heads: int | None = None
     student_signal: Signal
     teacher_signal: Signal
@@ -48,8 +50,8 @@ class Term(torch.nn.Module, abc.ABC):
         Args:
             student, teacher: the values of `student_signal` and `teacher_signal`; the teacher's logits are in the
                 student's order of labels.
-            batch: the columns that the models read; padding is where `attention_mask` is 0. The items of relations
-                are the valid ones of `ckd_trainer.utils.units.item_mask_of(batch)`.
+            batch: the columns that the models read, and `columns`; padding is where `attention_mask` is 0. The items
+                of relations are the valid ones of `ckd_trainer.utils.units.item_mask_of(batch)`.
         """
 
     @abc.abstractmethod
@@ -79,11 +81,13 @@ class Pair:
 
     Attributes:
         head: the student's head.
+        teacher_score_scale: the factor that puts differences of a regression teacher's scores on the student's scale.
     """
 
     student: PreTrainedConfig
     teacher: PreTrainedConfig
     head: Head
+    teacher_score_scale: float = 1.0
 
     @property
     def depths(self) -> tuple[int, int]:

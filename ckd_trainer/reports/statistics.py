@@ -39,7 +39,8 @@ subtracted for each method. The examples are always the same, and always paired.
 **Other metrics.** F1, Matthews' and other correlations are not means over examples. A jackknife turns them into values
 per example whose mean is the score, and these are treated as outcomes (Dorfman, Berbaum and Metz 1992).
 
-Examples count as independent. If they come in groups, such as questions about one article, intervals are too narrow.
+Examples count as independent. The candidates of a query are not, so queries take the place of examples in rankings. If
+examples come in other groups, such as questions about one article, intervals are too narrow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -309,22 +310,27 @@ def _interval(difference: float, components: list[Component], rounding: float) -
     return half_width(SIGNIFICANCE), p_value
 
 
-def contributions(metrics: Metrics, labels: np.ndarray, predictions: np.ndarray) -> dict[str, np.ndarray]:
+def contributions(
+    metrics: Metrics, labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Returns what each example contributes to the scores of one run: values whose mean is the score.
 
     They are the values that `MethodScores.from_predictions` explains. More than 500 examples with numbers as
-    predictions, or with more than 22 classes, are taken in 500 random groups.
+    predictions, or with more than 22 classes, are taken in 500 random groups. If the examples come in groups
+    themselves, the values are those of groups, or of 500 random sets of them.
 
     Args:
         metrics: called with labels and predictions, returns scores by name.
         labels, predictions: of shape (examples, ...), at least two examples.
+        groups: the number of each example's group, (examples,), with at least two groups; None for independent
+            examples.
 
     Returns:
         values by the name of the score, of shape (examples or groups,).
     """
     is_of_classes = predictions.ndim == labels.ndim == 1 and not np.issubdtype(predictions.dtype, np.floating)
     kinds, label_kinds = np.unique(labels, return_inverse=True) if is_of_classes else (labels, labels)
-    if is_of_classes and len(kinds) ** 2 <= _MOST_GROUPS:
+    if groups is None and is_of_classes and len(kinds) ** 2 <= _MOST_GROUPS:
         # Without either of two examples with the same label and prediction, the scores are the same.
         _, prediction_kinds = np.unique(predictions, return_inverse=True)
         _, left_out, place = np.unique(
@@ -332,8 +338,13 @@ def contributions(metrics: Metrics, labels: np.ndarray, predictions: np.ndarray)
         )
     else:
         # Random, as examples may be sorted; and the same for every run, as runs are compared by group.
-        order = np.random.default_rng(0).permutation(len(labels))
-        left_out = np.array_split(order, min(len(labels), _MOST_GROUPS))
+        units = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        order = np.random.default_rng(0).permutation(units.max() + 1)
+        parts = np.array_split(order, min(len(order), _MOST_GROUPS))
+        part_of = np.empty(len(order), int)
+        part_of[order] = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        in_part = part_of[units]
+        left_out = np.split(np.argsort(in_part, kind="stable"), np.bincount(in_part).cumsum()[:-1])
         place = slice(None)
     without = [metrics(np.delete(labels, rows, axis=0), np.delete(predictions, rows, axis=0)) for rows in left_out]
 

@@ -26,6 +26,7 @@ from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.data.unlabeled import check_unlabeled, load_unlabeled
 from ckd_trainer.dynamic_trainer import DynamicTrainer, scores_of
 from ckd_trainer.heads.recognition import head_of_auto_class
+from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.methods import MethodArguments, Pair, Term
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
@@ -81,6 +82,7 @@ class Task(abc.ABC):
         holds_out: whether the validation set is held out of the training data.
         one_tokenizer_because: why teacher and student need the same tokenizer; None if they do not.
         keeps_inputs: whether `encode` keeps the inputs on disk and returns the same ones when it is called again.
+        group_size: how many examples of each group a step takes; None if they are in no groups.
         model_class: the Auto class of its models.
         trainer_class, dynamic_trainer_class: the trainers of its models, and of those with several widths or depths.
         best_metric, metrics: the score that picks the best checkpoint, and the names of all scores.
@@ -97,6 +99,7 @@ class Task(abc.ABC):
     holds_out: bool = False
     one_tokenizer_because: str | None = None
     keeps_inputs: bool = False
+    group_size: int | None = None
     model_class: type[Any]
     trainer_class: type[DistillationTrainer] = DistillationTrainer
     dynamic_trainer_class: type[DynamicTrainer] = DynamicTrainer
@@ -339,7 +342,7 @@ def _run_started(
         inputs = stack.enter_context(_inputs(task, pair.input_tokenizer, unlabeled))
         for stage in stages if trains else ():
             with stage.naming_errors():
-                check_steps(stage.args, _examples_of_epoch(inputs, data_args, stage))
+                check_steps(stage.args, _examples_of_epoch(task, stage))
         trainers = _trainers(task, inputs, pair, student, teacher, stages)
         del student  # each stage has its own
         return run(
@@ -425,6 +428,7 @@ def _trainers(
                 train_dataset=inputs.unlabeled if inputs.train is None else inputs.train,
                 unlabeled_dataset=None if inputs.train is None else inputs.unlabeled,
                 unlabeled_share=None if inputs.unlabeled is None else task.args.unlabeled_share,
+                group_size=task.group_size,
                 eval_dataset=inputs.validation.get(""),
                 data_collator=task.collator(pair.input_tokenizer),
                 processing_class=pair.saved_tokenizer,
@@ -522,8 +526,11 @@ def _sure_of(trainer: DistillationTrainer, confidence: float) -> np.ndarray:
     return kept
 
 
-def _examples_of_epoch(inputs: ModelInputs, data_args: DataArguments, stage: Stage) -> int:
-    share = mixed_share(data_args, distills=stage.distills)
+def _examples_of_epoch(task: Task, stage: Stage) -> int:
+    inputs = task.inputs
+    if task.group_size is not None:
+        return task.group_size * len(set(inputs.train[GROUP][:]))
+    share = mixed_share(task.args, distills=stage.distills)
     if share is None:
         return len(inputs.unlabeled if inputs.train is None else inputs.train)
     labeled, unlabeled = sizes_of(share, stage.args)

@@ -192,6 +192,33 @@ def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
     _report(knows, result, len(labels), split)
 
 
+def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
+    """Warns if the scores of a teacher of rankings have nothing to do with the labels; raises if they are reversed.
+
+    Its classes say little: where few candidates are relevant, a teacher that ranks well may call none relevant.
+    The teacher scores at chance if the correlation of scores and labels is below two standard errors, 2 / sqrt(n).
+
+    Args:
+        labels, scores: of each example: 0 or 1, and the teacher's log odds of 1.
+        split: the name of the set that the examples are from, such as "validation".
+
+    Raises:
+        InputError: the correlation is below zero by four standard errors.
+    """
+    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
+    if len(labels) < _SMALLEST or np.ptp(labels) == 0:
+        return
+    correlation = 0.0 if np.ptp(scores) == 0 else float(np.corrcoef(scores, labels)[0, 1])
+    result = f"correlation {correlation:.3f} of scores and labels"
+    if correlation < -4 / len(labels) ** 0.5:
+        raise InputError(
+            f"the teacher scores relevant candidates lower than others: {result} on {len(labels)} {split} examples. "
+            "If its labels are in another order, correct id2label and label2id in its config.json; if not, fine-tune "
+            "a teacher on this data with ckd-trainer teacher."
+        )
+    _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)
+
+
 def _moments(values: np.ndarray) -> str:
     return f"mean {values.mean():.3g} and standard deviation {values.std():.3g}"
 

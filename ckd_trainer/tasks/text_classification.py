@@ -29,11 +29,14 @@ from ckd_trainer.data.glue import (
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.tokenizer_pair import Tokenizer
+from ckd_trainer.methods import RankingArguments
 from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.reports.statistics import contributions
+from ckd_trainer.runs.stages import Stage
 from ckd_trainer.tasks.base import ModelInputs, Task
 from ckd_trainer.tasks.teacher_check import check_classes, check_scores
+from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import longest_first
 
 
@@ -55,6 +58,16 @@ class TextClassification(Task):
         self.classifies = glue_task.label_names is not None if glue_task else own_classes
         glue = GLUE_ON_HUB if data_args.task_name and not data_args.data_dir else None
         self.hub_dataset = glue or hub_name(data_args)
+
+    def use_stages(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            ranking = [method for method in stage.methods if isinstance(method, RankingArguments) and method.weights]
+            for method in ranking:
+                with stage.naming_errors():
+                    raise InputError(
+                        f"{next(iter(method.weights))}_weight is set, which compares the candidates of a query, but "
+                        "group_column is not set: name the column of the query, or set the weight to 0."
+                    )
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         return files_of(self.args, splits)

@@ -1,4 +1,4 @@
-"""The tasks of run_teacher.py and run_glue_ckd.py: classes, any number of labels per text, or scores."""
+"""The tasks of run_teacher.py and run_glue_ckd.py: classes, any number of labels per text, scores, or rankings."""
 
 from transformers import TrainingArguments
 
@@ -8,13 +8,16 @@ from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.base import run_task
 from ckd_trainer.tasks.multi_label import MultiLabelClassification
+from ckd_trainer.tasks.ranking import Ranking
 from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import InputError
 
 
 def text_task(data_args: GlueArguments, seed: int) -> TextClassification:
     """Returns the task that the options name; `seed` selects the training examples if max_train_samples is set."""
-    return (MultiLabelClassification if data_args.multi_label else TextClassification)(data_args, seed)
+    if data_args.multi_label:
+        return MultiLabelClassification(data_args, seed)
+    return (Ranking if data_args.group_column else TextClassification)(data_args, seed)
 
 
 def run_text_classification(

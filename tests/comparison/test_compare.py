@@ -13,6 +13,7 @@ import pytest
 import yaml
 from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
 from helpers.label_sets import LABELS, write_label_sets
+from helpers.rankings import write_rankings
 from helpers.tiny import save_base, tiny_config
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
@@ -300,3 +301,23 @@ def test_killed_twice_it_ends_with_the_same_result(recipe, tmp_path):
     results = [json.loads((folder / "compare.json").read_text())["methods"] for folder in (whole, broken)]
     assert [row["scores"] for row in results[0]] == [row["scores"] for row in results[1]]
     assert Path(broken / "compare.md").is_file()
+
+
+def test_rankings(in_process, tmp_path):
+    """Queries take the place of examples, and the ranking terms are a method like any other."""
+    BertForSequenceClassification(tiny_config(labels=("0", "1"))).save_pretrained(save_base(tmp_path / "teacher"))
+    files = [write_rankings(tmp_path / f"{name}.tsv", 9, 4, seed) for seed, name in enumerate(("train", "validation"))]
+    data = {"train_file": str(files[0]), "validation_file": str(files[1]), "group_column": "query_id", "group_size": 4}
+    data |= {"text_column": "query", "text_pair_column": "candidate", "max_seq_length": 32, "max_steps": 2}
+    data |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "learning_rate": 3e-3}
+    student = {"student_init": "teacher_layers", "student_num_layers": 2}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(data | student | {"teacher_model_name_or_path": str(tmp_path / "teacher")}))
+    found = run(recipe, tmp_path / "out", methods=("logits", "ranking"))
+    assert found["metric"] == "ndcg_at_10"
+    assert found["methods"][1]["difference"]["counted"] == "seeds and examples"
+    options = yaml.safe_load((tmp_path / "out" / "recipes" / "ranking.yaml").read_text())
+    assert options["listwise_weight"] == options["margin_mse_weight"] > 0
+    for folder in (tmp_path / "out" / "runs").glob("*/seed_[12]"):
+        values = load_arrays(folder / "eval_contributions.safetensors")
+        assert {len(value) for value in values.values()} == {9}

@@ -117,3 +117,34 @@ def attribution_loss(student, teacher, mask):
             for one, other in zip(_unit(ours[valid]), _unit(theirs[valid]), strict=True):
                 total = total + (one - other) ** 2
     return total / max(1, int(mask.sum()))
+
+
+def _members(groups):
+    """The places of each group's scores."""
+    numbers = groups.tolist()
+    return [[place for place, number in enumerate(numbers) if number == one] for one in dict.fromkeys(numbers)]
+
+
+def listwise_loss(student, teacher, groups, temperature):
+    """For scores (texts,), with probabilities instead of log-softmax."""
+    total, count = student.new_zeros(()), 0
+    for places in _members(groups):
+        if len(places) < 2:
+            continue
+        powers = [[(scores[place] / temperature).exp() for place in places] for scores in (student, teacher)]
+        q, p = ([power / sum(side) for power in side] for side in powers)
+        total = total + sum(a * (a / b).log() for a, b in zip(p, q, strict=True))
+        count += 1
+    return total * temperature**2 / max(1, count)
+
+
+def margin_mse_loss(student, teacher, groups):
+    """For scores (texts,), over all pairs."""
+    errors = [
+        ((student[i] - student[j]) - (teacher[i] - teacher[j])) ** 2
+        for places in _members(groups)
+        for i in places
+        for j in places
+        if i < j
+    ]
+    return sum(errors, student.new_zeros(())) / max(1, len(errors))

@@ -31,7 +31,7 @@ def pad(rows):
     length = max(len(row["input_ids"]) for row in rows)
     return {
         name: torch.tensor(
-            [row[name] if name == "labels" else row[name] + [0] * (length - len(row[name])) for row in rows]
+            [row[name] + [0] * (length - len(row[name])) if isinstance(row[name], list) else row[name] for row in rows]
         )
         for name in rows[0]
     }

@@ -9,7 +9,7 @@ from helpers.simulated_scores import Setting, pearson_values, simulate, true_sco
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ckd_trainer.reports.statistics import Difference, MethodScores, compare_with_baseline, holm
+from ckd_trainer.reports.statistics import Difference, MethodScores, compare_with_baseline, contributions, holm
 from ckd_trainer.utils.errors import InputError
 
 from_scores, from_outcomes, from_predictions = (
@@ -225,6 +225,31 @@ def test_many_numbers_are_left_out_in_groups_which_say_the_same():
     [by_group], [by_example] = (compare_with_baseline([method], baseline) for method, baseline in (grouped, single))
     assert by_group.difference == pytest.approx(by_example.difference)
     assert by_group.high - by_group.low == pytest.approx(by_example.high - by_example.low, rel=0.1)
+
+
+def test_examples_of_a_group_are_left_out_together():
+    rng = np.random.default_rng(4)
+    labels, predictions, groups = rng.integers(0, 2, 40), rng.integers(0, 2, 40), rng.integers(10, 16, 40)
+    found = contributions(lambda *both: {"f1": f1_score(*both)}, labels, predictions, groups)["f1"]
+    whole = f1_score(labels, predictions)
+    without = np.array([f1_score(labels[groups != one], predictions[groups != one]) for one in np.unique(groups)])
+    # In a fixed order that is not that of the groups.
+    assert sorted(found) == pytest.approx(sorted(whole + 5 * (without.mean() - without)))
+    # Of accuracy, with groups of the same size, each is the accuracy of its group.
+    pairs = np.repeat(np.arange(20), 2)
+    found = contributions(lambda *both: {"accuracy": accuracy_score(*both)}, labels, predictions, pairs)["accuracy"]
+    assert sorted(found) == pytest.approx(sorted((labels == predictions).reshape(20, 2).mean(1)))
+
+
+def test_many_groups_are_left_out_in_sets():
+    rng = np.random.default_rng(5)
+    labels, predictions, groups = rng.integers(0, 2, 4000), rng.integers(0, 2, 4000), np.repeat(np.arange(1000), 4)
+    metrics = [lambda *both: {"accuracy": accuracy_score(*both)}, labels, predictions, groups]
+    found = contributions(*metrics)["accuracy"]
+    each = (labels == predictions).reshape(1000, 4).mean(1)
+    assert len(found) == 500 and found.mean() == pytest.approx(each.mean())
+    assert found.std() / 500**0.5 == pytest.approx(each.std() / 1000**0.5, rel=0.1)
+    assert (found == contributions(*metrics)["accuracy"]).all()
 
 
 def test_counts_per_example_make_any_metric_of_sums():

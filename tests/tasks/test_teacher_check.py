@@ -5,7 +5,13 @@ import logging
 import numpy as np
 import pytest
 
-from ckd_trainer.tasks.teacher_check import check_classes, check_label_sets, check_scores, permutation
+from ckd_trainer.tasks.teacher_check import (
+    check_classes,
+    check_label_sets,
+    check_ranks,
+    check_scores,
+    permutation,
+)
 from ckd_trainer.utils.errors import InputError
 
 SWAPPED = [1, 0]
@@ -197,3 +203,22 @@ def test_a_teacher_that_knows_several_labels_is_reported(caplog):
     with caplog.at_level(logging.INFO, "ckd_trainer"):
         check_label_sets(*sample_of_sets(28, 280, 1.0), names(28), "validation")
     assert "The teacher on 280 validation examples: correlation 0.3" in caplog.text
+
+
+def test_a_teacher_of_rankings_is_judged_by_its_scores(caplog):
+    """Not by its classes: this one calls no candidate relevant."""
+    labels = np.array([1, 0, 0, 0, 0, 0] * 20)
+    scores = labels - 5 + np.random.default_rng(0).normal(size=120) / 2
+    with caplog.at_level("INFO"):
+        check_ranks(labels, scores, "validation")
+    assert "AT CHANCE" not in caplog.text and "on 120 validation examples: correlation 0." in caplog.text
+    with pytest.raises(InputError, match="scores relevant candidates lower than others: correlation -0"):
+        check_ranks(labels, -scores, "validation")
+    for others in (np.zeros(120), np.random.default_rng(1).normal(size=120)):
+        caplog.clear()
+        check_ranks(labels, others, "training")
+        assert "THE TEACHER SCORES AT CHANCE: correlation" in caplog.text
+    caplog.clear()
+    check_ranks(labels[:6], scores[:6], "training")
+    check_ranks(np.zeros(120), scores, "training")
+    assert caplog.text == ""  # too few, and nothing to compare with
