@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from transformers.utils import is_peft_available
+
 from ckd_trainer.losses.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES
 from ckd_trainer.utils.errors import InputError, short
@@ -267,6 +269,21 @@ class ModelArguments:
         "Accept weights in a model's files that the model does not use, such as a teacher's second head. By default "
         "they are refused, as they may be layers that its configuration leaves out.",
     )
+    lora_rank: int | None = option(
+        None,
+        "Train LoRA adapters of this rank and the head, such as 8; all other weights of the student stay as they are. "
+        "By default all weights are trained. Needs peft: pip install 'ckd-trainer[lora]'.",
+    )
+    lora_target_modules: str | None = option(
+        None,
+        "The linear layers with adapters, by the last parts of their names, such as query,value. By default all "
+        "linear layers of the encoder.",
+    )
+    lora_merge: bool = option(
+        False,
+        "Add the adapters to the weights when training ends, and save an ordinary model. By default the folder holds "
+        "the adapter alone, to be loaded onto model_name_or_path.",
+    )
     trust_remote_code: bool = option(False, "Run the code that comes with a model on the Hub.")
 
     def __post_init__(self) -> None:
@@ -301,6 +318,27 @@ class ModelArguments:
                 raise InputError(
                     f"student_layers names {len(layers)} layers, but student_num_layers is {self.student_num_layers}."
                 )
+
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        check_positive(self, "lora_rank")
+        if self.lora_rank is None:
+            for name in ("lora_target_modules", "lora_merge"):
+                if getattr(self, name):
+                    raise InputError(f"{name} is set, but lora_rank is not: set it, such as to 8, to train adapters.")
+        elif not is_peft_available():
+            raise InputError("lora_rank is set, but peft is not installed: pip install 'ckd-trainer[lora]'.")
+        elif self.student_init != "pretrained" and not self.lora_merge:
+            raise InputError(
+                f"lora_rank is set, but student_init {self.student_init} makes a model that is in no folder, so that "
+                "an adapter could not be loaded onto it again: set lora_merge."
+            )
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether the run leaves an adapter, not a whole model."""
+        return self.lora_rank is not None and not self.lora_merge
 
     @property
     def student_is_from_teacher(self) -> bool:

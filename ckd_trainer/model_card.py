@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
 from ckd_trainer.metrics.names import is_score
+from ckd_trainer.models.adapters import adapter_facts
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.utils.files import RECIPE, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import versions
@@ -65,12 +66,37 @@ def write_model_card(
         loss=_of_stages(stages) if stages else trainer.describe_loss(),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
-        usage=trainer.head.usage(trainer.hub_model_id or model_name),
+        adapter=_adapter(student) if adapts else None,
+        usage=_adapter_usage(trainer, model_name)
+        if adapts
+        else trainer.head.usage(trainer.hub_model_id or model_name),
         results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {number}" for package, number in versions().items()),
     )
     write_atomically(path, str(card).rstrip() + "\n")
+
+
+def _adapter(student: Any) -> str:
+    """Returns what of a PEFT student is trained and saved."""
+    facts = adapter_facts(student)
+    name = public(str(student.name_or_path)) or "its base model"
+    return (
+        f"The files hold an adapter for `{name}`, not a whole model: {facts['trained_parameters']:,} trained "
+        f"parameters, {facts['adapter_size_mb']:.1f} MB."
+    )
+
+
+def _adapter_usage(trainer: Trainer, model_name: str) -> str:
+    """Returns Python code that loads an adapter onto its base model."""
+    auto_class, model_id = trainer.head.auto_class, trainer.hub_model_id or model_name
+    base = public(str(unwrapped(trainer.model).name_or_path)) or "base-model"
+    return (
+        f"from peft import PeftModel\nfrom transformers import AutoConfig, {auto_class}\n\n"
+        f'config = AutoConfig.from_pretrained("{model_id}")  # with the labels\n'
+        f'base = {auto_class}.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)\n'
+        f'model = PeftModel.from_pretrained(base, "{model_id}")  # .merge_and_unload() makes it an ordinary model'
+    )
 
 
 def _results(folder: Path, log_history: list[dict]) -> str:

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides sixteen methods of `Trainer`:
+`DistillationTrainer` overrides seventeen methods of `Trainer`:
 
 - `compute_loss` adds the terms that compare the student with the teacher.
 - `call_model_init` fits the terms to each new student.
@@ -13,6 +13,7 @@
 - `log` reports each term.
 - `prediction_step` keeps only logits.
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
+- `save_model` adds the configuration, with the labels, to a PEFT adapter.
 - `_save_rng_state` and `_load_from_checkpoint` add the projections to checkpoints; the first waits for all processes.
 - `create_model_card` describes the distillation.
 
@@ -38,7 +39,14 @@ from ckd_trainer.heads import Head, head_of
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
-from ckd_trainer.models.compatibility import check_embeddings, check_encoder, check_savable, check_token_ids
+from ckd_trainer.models.compatibility import (
+    check_embeddings,
+    check_encoder,
+    check_padding_token,
+    check_savable,
+    check_token_ids,
+    check_token_types,
+)
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import SUBNETWORKS
 from ckd_trainer.models.tokenizers import local_tokenizer
@@ -63,6 +71,7 @@ from ckd_trainer.utils.wrapped_models import (
     asked_for,
     config_of,
     forward_arguments,
+    has_adapters,
     inner_model,
     outputs_by_name,
     unwrapped,
@@ -240,6 +249,7 @@ class DistillationTrainer(Trainer):
             self.label_names = [name for name in LABELS if name in arguments]
         self.tokenizers = self._tokenizer_pair()
         tokenizer = self._tokenizer()
+        _check_padding_token(self.head, config, tokenizer)
         if tokenizer is not None:
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
         previous = getattr(self, "distillation_objective", None)
@@ -288,8 +298,18 @@ class DistillationTrainer(Trainer):
             columns = getattr(self.train_dataset, "column_names", None)
             if columns:
                 check_has_units(columns)
-        elif not cache_dir:
+            return
+        self._check_token_types(student, teacher)
+        if not cache_dir:
             self._teacher_only_inputs = self.teacher.input_names - forward_arguments(student) - {*LABELS}
+
+    def _check_token_types(self, student: torch.nn.Module, teacher: Any) -> None:
+        """Raises InputError if a model that reads the training set lacks embeddings for its token types."""
+        if "token_type_ids" in (getattr(self.train_dataset, "column_names", None) or ()):
+            types = self.train_dataset[0]["token_type_ids"]
+            for model, names in ((student, forward_arguments(student)), (teacher, self.teacher.input_names)):
+                if "token_type_ids" in names:
+                    check_token_types(config_of(model), types)
 
     def _teacher_signals(self) -> list[Signal]:
         """Returns the teacher's signals that a step reads."""
@@ -372,6 +392,9 @@ class DistillationTrainer(Trainer):
         except InputError:
             if reads_logits:
                 raise
+        if theirs is not None:
+            tokenizer = self._tokenizer() if self.tokenizers is None else self.tokenizers.teacher
+            _check_padding_token(theirs, config_of(teacher), tokenizer)
         if not reads_logits:
             return
         if self._teachers_logits is None:
@@ -859,6 +882,12 @@ class DistillationTrainer(Trainer):
         """Returns the means of the terms since the last log, see `RunningMeans.drain`."""
         return self._running_means.drain(self.accelerator)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the student; an adapter with the configuration of its model, which holds the labels."""
+        super().save_model(output_dir, _internal_call)
+        if has_adapters(self.model) and self.args.should_save:
+            config_of(self.model).save_pretrained(output_dir or self.args.output_dir)
+
     @property
     def _saves_projections(self) -> bool:
         # With FSDP and DeepSpeed, checkpoints hold all weights of the wrapped student, its projections included.
@@ -904,3 +933,8 @@ class DistillationTrainer(Trainer):
             and not name.startswith(PREFIX)
             and (self.tokenizers is None or not is_of_units(name))
         } | outputs_by_name(self.model)
+
+
+def _check_padding_token(head: Head, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    if head.label_columns and head.tokens_dim is None:  # one result per text
+        check_padding_token(config, tokenizer)

@@ -85,6 +85,6 @@ def test_adapters(tmp_path, task_type):
     student = lora(task_type)(named("org/base", tiny_model(layers=2)))
     data, text = card(tmp_path / "student", student, named("org/teacher"))
     assert data["base_model"] == "org/base" and data["library_name"] == "peft"
-    assert "Distilled from `org/teacher`" in text and 'pipeline("text-classification"' in text
+    assert "Distilled from `org/teacher`" in text and 'from_pretrained("org/base", config=config' in text
     data, text = card(tmp_path / "teacher", teacher=lora(task_type)(named("org/base")))
     assert f"Distilled from a `{type(student).__name__}` around `org/base` by ckd-trainer" in text

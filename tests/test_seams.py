@@ -165,7 +165,7 @@ SIGNATURES = [
     (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
     (Trainer.training_step, "self model inputs num_items_in_batch", "tests/helpers/chaos.py: kills in a step"),
     (Trainer.get_optimizer_cls_and_kwargs, "args model", "run.py: an optimizer that cannot be made is refused"),
-    (Trainer.save_model, "self output_dir", "run.py: the student"),
+    (Trainer.save_model, "self output_dir _internal_call", "trainer.py: adapters keep their labels; run.py"),
     (TrainerState.load_from_json, "json_path", "run.py: where a training stands"),
     (PreTrainedModel.set_attn_implementation, "self attn_implementation", "wrapped_models.py: eager attention"),
     (Accelerator.prepare_model, "self model device_placement evaluation_mode", "trainer.py: places the teacher"),

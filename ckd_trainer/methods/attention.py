@@ -12,8 +12,8 @@ def check_sees_all(pair: Pair, option: str) -> None:
     """Raises InputError for causal models: the terms compare each token with all others."""
     if pair.is_causal:
         raise InputError(
-            f"{option} is set, but it compares each token with those after it too, which a causal language model does "
-            "not see: set it to 0."
+            f"{option} is set, but it compares each token with those after it too, which a causal model does not "
+            "see: set it to 0."
         )
 
 
@@ -34,6 +34,6 @@ def check_plain_attention(pair: Pair, option: str) -> None:
     for config in (pair.student, pair.teacher):
         if config.model_type not in _PLAIN_ATTENTION:
             raise InputError(
-                f"{option} is set, but the attention of a {config.model_type} model also depends on positions, or is "
+                f"{option} is set, but the attention of {config.model_type} models also depends on positions, or is "
                 f"unknown: set it to 0, or use {', '.join(_PLAIN_ATTENTION)} models."
             )

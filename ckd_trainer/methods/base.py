@@ -17,6 +17,7 @@ from ckd_trainer.arguments import check_weights, weights_of
 from ckd_trainer.heads import Head
 from ckd_trainer.losses.layer_mapping import Pairs, resolve_layer_mapping
 from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.utils.decoders import is_decoder
 from ckd_trainer.utils.errors import InputError
 
 
@@ -98,7 +99,7 @@ class Pair:
     def is_causal(self) -> bool:
         """Whether a token sees only those before it, in either model."""
         configs = (self.student, self.teacher)
-        return self.head.causal or any(getattr(config, "is_decoder", False) for config in configs)
+        return self.head.causal or any(is_decoder(each) or getattr(each, "is_decoder", False) for each in configs)
 
     def check_equal_widths(self, option: str) -> None:
         """Raises InputError if student and teacher differ in width; `option` turns on what needs them to be equal."""

@@ -58,7 +58,7 @@ class PKDArguments(MethodArguments):
         pair.check_equal_widths("pkd_weight")
         if self.pkd_tokens == "first" and pair.is_causal:
             raise InputError(
-                "pkd_tokens is first, but the first token of a causal language model does not see the text: set "
+                "pkd_tokens is first, but the first token of a causal model does not see the text: set "
                 "pkd_tokens to all."
             )
         return [PatientTerm(self, self._layers(pair), pair.student.hidden_size)]

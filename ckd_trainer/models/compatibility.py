@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ckd_trainer.utils.decoders import is_decoder
 from ckd_trainer.utils.errors import InputError, short
 
 _PADDED_TO = (8, 16, 32, 64, 128, 256, 512)  # vocabularies are padded to such multiples for fast matrix products
@@ -45,7 +46,8 @@ def check_task(config: PreTrainedConfig, model_class: type[Any], name: str) -> N
     with_code = model_class.__name__ in (getattr(config, "auto_map", None) or {})
     if type(config) not in model_class._model_mapping and not with_code:
         raise InputError(
-            f"{name} is a {config.model_type} model, which {model_class.__name__} does not support: give {_SUPPORTED}."
+            f"{name} is a model of type {config.model_type}, which {model_class.__name__} does not support: give "
+            f"{_SUPPORTED}."
         )
 
 
@@ -58,6 +60,48 @@ def check_encoder(config: PreTrainedConfig) -> None:
         reason = "does not define its number of layers (num_hidden_layers)"
     if reason:
         raise InputError(f"the {config.model_type} model {reason}: give {_SUPPORTED}.")
+    if config.model_type == "big_bird" and config.attention_type == "block_sparse":
+        raise InputError(
+            "the big_bird model's hidden states of a long text are padded to whole blocks, and do not match its "
+            "tokens: set attention_type to original_full in its configuration."
+        )
+
+
+def check_padding_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raises InputError if a decoder that classifies texts does not know which tokens are padding.
+
+    Its logits are those of the last token that is not padding: one whose id is not `pad_token_id`.
+
+    Args:
+        tokenizer: the one that encodes the data; None if unknown.
+    """
+    if not is_decoder(config):
+        return
+    ours, theirs = getattr(config, "pad_token_id", None), tokenizer.pad_token_id if tokenizer is not None else None
+    if ours is None:
+        raise InputError(
+            f"the configuration of the {config.model_type} model has no pad_token_id, by which it finds the last "
+            f"token of a text: set it to that of the tokenizer{'' if theirs is None else f', {theirs}'}."
+        )
+    if theirs is not None and ours != theirs:
+        raise InputError(
+            f"pad_token_id is {ours} in the configuration of the {config.model_type} model, but {theirs} in the "
+            "tokenizer. The model would read padding as the last token of a text: set both to the same id."
+        )
+
+
+def check_token_types(config: PreTrainedConfig, types: Sequence[int]) -> None:
+    """Raises InputError if a text has token types for which a model has no embeddings.
+
+    Args:
+        types: those of a text's tokens, such as 0 in the first and 1 in the second text of a pair.
+    """
+    rows = getattr(config, "type_vocab_size", None)
+    if rows and max(types) >= rows:  # DeBERTa-v2 has 0, and does not read them
+        raise InputError(
+            f"the data have token_type_ids up to {max(types)}, but the {config.model_type} model has embeddings for "
+            f"{rows} (type_vocab_size): use a tokenizer whose model_input_names lack token_type_ids."
+        )
 
 
 def check_savable(config: PreTrainedConfig) -> None:

@@ -128,7 +128,7 @@ def _check_family(config: PreTrainedConfig) -> None:
     """Raises InputError for models that cannot be made narrower."""
     if config.model_type not in NARROWED:
         raise InputError(
-            f"student_config is set, but it is unknown how to make the layers of a {config.model_type} teacher "
+            f"student_config is set, but it is unknown how to make the layers of {config.model_type} models "
             f"narrower: leave it out, use student_init random, or give a teacher of one of {', '.join(NARROWED)}."
         )
     if getattr(config, "conv_kernel_size", 0):  # DeBERTa-v2, not v3

@@ -129,7 +129,7 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
             raise InputError(f"student_config contains {key}, which the task or the run sets: leave it out.")
         if key not in {*config.to_dict(), *config.attribute_map}:
             raise InputError(
-                f"student_config contains {key}, which is not a field of a {config.model_type} configuration."
+                f"student_config contains {key}, which is not a field of {config.model_type} configurations."
             )
         try:
             setattr(config, key, value)

@@ -135,7 +135,7 @@ def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None
     """Raises InputError if a model cannot be dynamic, or if two of these sub-networks would be the same."""
     if config.model_type not in DYNAMIC:
         raise InputError(
-            f"a {config.model_type} student cannot have several widths and depths: give one of {', '.join(DYNAMIC)}, "
+            f"{config.model_type} students cannot have several widths and depths: give one of {', '.join(DYNAMIC)}, "
             "or leave student_widths and student_depths out."
         )
     if getattr(config, "is_decoder", False):

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 
+from ckd_trainer.models.adapters import ADAPTER
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,16 @@ def what_is_missing(checkpoint: Path, args: TrainingArguments) -> str | None:
 
 def ends_training(checkpoint: str | Path) -> bool:
     """Returns whether training ended at this checkpoint: all steps were done, or it stopped early."""
-    if not (Path(checkpoint) / "model.safetensors").is_file():  # sharded weights, which `Trainer` gathers
+    if not is_whole(checkpoint):  # sharded weights, which `Trainer` gathers
         return False
     state = _state_of(Path(checkpoint))
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return state["global_step"] >= state["max_steps"] or control.get("should_training_stop", False)
+
+
+def is_whole(checkpoint: str | Path) -> bool:
+    """Returns whether a checkpoint has the weights of a model, or of an adapter, in one file."""
+    return any((Path(checkpoint) / name).is_file() for name in ("model.safetensors", ADAPTER))
 
 
 def best_of(checkpoint: str | Path) -> Path | None:

@@ -36,6 +36,7 @@ RESULTS = (
     "_stage_*",
     "config.json",
     "model*.safetensors*",
+    "adapter_*",
     "*_results.json",
     CONTRIBUTIONS,
     "trainer_state.json",

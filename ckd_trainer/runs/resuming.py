@@ -9,9 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerState, TrainingArguments
 
 from ckd_trainer.data.streams import BlockStream
+from ckd_trainer.models.adapters import ADAPTER, adapter_weights
 from ckd_trainer.runs.checkpoints import ends_training, sharded_by
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import broadcast_from_main
+from ckd_trainer.utils.wrapped_models import has_adapters
 
 # Configuration entries set by loading, training and saving, which do not affect the meaning of the weights.
 _OF_NO_MATTER = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "problem_type"}
@@ -63,9 +65,10 @@ def check_same_model(model: PreTrainedModel, checkpoint: str) -> None:
         for name, value in theirs.items()
         if ours.get(name) != value and name not in _OF_NO_MATTER and not name.endswith("_token_id")
     ]
-    weights = Path(checkpoint) / "model.safetensors"
+    adapts = has_adapters(model)
+    weights = Path(checkpoint) / (ADAPTER if adapts else "model.safetensors")
     if not different and weights.is_file():
-        different = _different_shapes(model.state_dict(), weights)
+        different = _different_shapes(adapter_weights(model) if adapts else model.state_dict(), weights)
     if different:
         raise InputError(
             f"{checkpoint} is from another model than the student ({', '.join(different[:3])}): resume with the "

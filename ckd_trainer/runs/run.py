@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from ckd_trainer.arguments import RunArguments
+from ckd_trainer.models.adapters import adapter_facts, load_adapter_weights
 from ckd_trainer.runs.best_model import SaveBestModel
-from ckd_trainer.runs.checkpoints import ends_training, step_of
+from ckd_trainer.runs.checkpoints import ends_training, is_whole, step_of
 from ckd_trainer.runs.folder import Start, check_place, look_into
 from ckd_trainer.runs.interruption import LogWhereSaved, StopOnDivergence, StopOnSignal
 from ckd_trainer.runs.lock import run_lock
@@ -42,6 +43,7 @@ from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room
 from ckd_trainer.utils.processes import broadcast_from_main
+from ckd_trainer.utils.wrapped_models import has_adapters
 
 Result = TypeVar("Result")
 
@@ -110,6 +112,7 @@ def run(
     prediction: dict[str, Dataset],
     write_predictions: Callable[[str, np.ndarray | tuple[np.ndarray, ...], Path], Path],
     dataset_tags: list[str],
+    merges_adapters: bool,
 ) -> dict[str, float]:
     """Trains, evaluates and predicts as requested, and leaves a complete run folder.
 
@@ -127,6 +130,7 @@ def run(
         prediction: datasets to predict, by name.
         write_predictions: called with a name, its logits in the dataset's order, and a folder; writes the file.
         dataset_tags: the names of data sets on the Hub, for the model card.
+        merges_adapters: whether the trained adapters are added to the weights.
 
     Returns:
         all metrics of this call, as in all_results.json.
@@ -151,11 +155,11 @@ def run(
                 write_record(args, start, stages[0])
             if args.do_train:
                 for stage in stages[:-1]:
-                    _train(trainer, start, stage, dataset_tags)
+                    _train(trainer, start, stage, dataset_tags, merges_adapters)
                     trainer.accelerator.wait_for_everyone()  # the main process has saved the model
                     del trainer  # frees its memory for the next
                     trainer, start = next(trainers), start.at_next_stage()
-                metrics |= _train(trainer, start, stages[-1], dataset_tags)
+                metrics |= _train(trainer, start, stages[-1], dataset_tags, merges_adapters)
         if args.do_eval:
             metrics |= evaluate(
                 trainer,
@@ -176,7 +180,9 @@ def run(
     return metrics
 
 
-def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: list[str]) -> dict[str, float]:
+def _train(
+    trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tags: list[str], merges_adapters: bool
+) -> dict[str, float]:
     """Trains a stage, and leaves its model and results in its folder."""
     if stage.options is not None:
         logger.info("Training stage %d of %d.", stage.number, stage.count)
@@ -220,6 +226,10 @@ def _train(trainer: DistillationTrainer, start: Start, stage: Stage, dataset_tag
     if mixture is not None and trainer.mixes:
         metrics["unlabeled_samples"] = len(mixture.unlabeled)
     metrics |= {f"scale_{term}": scale for term, scale in trainer.scales.items()}
+    if has_adapters(trainer.model):
+        metrics |= adapter_facts(trainer.model)
+        if merges_adapters:
+            trainer.model = trainer.model.merge_and_unload()
     with _whole_state(trainer):
         trainer.save_model()
     trainer.save_state()
@@ -270,8 +280,7 @@ def _is_ended(trainer: DistillationTrainer, start: Start) -> bool:
         return False
     if not start.trains_on:
         return ends_training(start.checkpoint)
-    is_whole = (Path(start.checkpoint) / "model.safetensors").is_file()
-    return is_whole and step_of(start.checkpoint) >= steps_of(trainer)[2]
+    return is_whole(start.checkpoint) and step_of(start.checkpoint) >= steps_of(trainer)[2]
 
 
 def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
@@ -279,7 +288,10 @@ def _end_of(trainer: DistillationTrainer, start: Start) -> dict[str, float]:
     trainer.state = state = TrainerState.load_from_json(str(Path(start.checkpoint) / "trainer_state.json"))
     if start.best is not None:
         state.best_model_checkpoint = os.path.join(trainer.args.output_dir, Path(start.best).name)
-    load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
+    if has_adapters(trainer.model):
+        load_adapter_weights(trainer.model, start.best or start.checkpoint)
+    else:
+        load_model(trainer.model, Path(start.best or start.checkpoint) / "model.safetensors")
     _place_whole(trainer)
     if trainer.balance is not None:
         trainer.balance.on_train_begin(trainer.args, state, trainer.control)

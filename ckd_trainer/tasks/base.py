@@ -28,6 +28,7 @@ from ckd_trainer.dynamic_trainer import DynamicTrainer, scores_of
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.methods import MethodArguments, Pair, Term
+from ckd_trainer.models.adapters import add_adapter, config_of_adapter, load_adapter
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic, check_trained
@@ -44,7 +45,7 @@ from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training.unlabeled import sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room, user_path
-from ckd_trainer.utils.processes import in_all_processes, made_once, scratch_folder
+from ckd_trainer.utils.processes import in_all_processes, is_sharded, made_once, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -229,6 +230,8 @@ def run_task(
     for stage in stages:
         with stage.naming_errors():
             use_best_metric(stage.args, *_scores(task, stage))
+    if model_args.lora_rank is not None:
+        _check_adapters(task, stages)
     with start(*arguments, stages=stages) as begin:
         return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
 
@@ -243,6 +246,21 @@ def _check_tokenizers(task: Task, pair: ModelPair, terms: Sequence[Term]) -> Non
             "student_init teacher_layers."
         )
     check_aligned(terms, pair.tokenizers)
+
+
+def _check_adapters(task: Task, stages: Sequence[Stage]) -> None:
+    """Raises InputError if a student with adapters cannot be trained in these stages."""
+    obstacle = None
+    if not task.has_labels:
+        obstacle = "a language model is saved whole"
+    elif len(stages) > 1:
+        obstacle = "each of the stages starts from a whole model"
+    elif _is_dynamic(stages[0]):
+        obstacle = "a student of several widths or depths has plain layers"
+    elif is_sharded(stages[0].args):
+        obstacle = "adapters are not supported with FSDP and DeepSpeed"
+    if obstacle is not None:
+        raise InputError(f"lora_rank is set, but {obstacle}: leave lora_rank out.")
 
 
 def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
@@ -270,16 +288,20 @@ def _run_started(
     own_files = {"method_file": method_file, "unlabeled_file": data_args.unlabeled_file}
     read = TrainingInputs(args, begin, model_args, stages, holds_out=task.holds_out)
     read.check_files(task.files(read.splits) | {name: [user_path(path)] for name, path in own_files.items() if path})
+    saves_adapter = model_args.saves_adapter
     if begin.is_trained:
         model_args = ModelArguments(
-            args.output_dir,
+            model_args.model_name_or_path if saves_adapter else args.output_dir,
             None if task.has_labels else model_args.teacher_model_name_or_path,
+            allow_unused_weights=saves_adapter and model_args.allow_unused_weights,
             trust_remote_code=model_args.trust_remote_code,
         )
         for name, value in begin.recorded.items():  # as in training, where a teacher may have lowered it
             if value != getattr(data_args, name):
                 logger.info("%s is %s, as when the run in %s was trained.", name, value, args.output_dir)
             setattr(data_args, name, value)
+    elif not args.do_train and model_args.lora_rank is not None:
+        raise InputError("do_train is off, but lora_rank makes a student with adapters that were never trained.")
     elif not args.do_train and model_args.student_init != "pretrained":
         raise InputError(
             f"do_train is off, but student_init {model_args.student_init} makes a student that was never trained."
@@ -299,8 +321,10 @@ def _run_started(
         model_args,
         model_class=task.model_class,
         distills=any(stage.distills for stage in stages),
-        trains=trains,
+        trains=trains or saves_adapter,  # an adapter brings the head of its base model
     )
+    if saves_adapter and begin.is_trained:  # with the labels of the training, and their thresholds
+        pair.student_config = config_of_adapter(args.output_dir, **pair.options)
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
     task.check(pair)
@@ -339,6 +363,10 @@ def _run_started(
         trained_on = task.data.train or unlabeled
         fitted = _drawn_texts(task.data, trained_on, args.seed, FITTED_TEXTS) if trains else ()
         student, teacher = pair.load(fitted, trained)
+        if saves_adapter and begin.is_trained:
+            student = load_adapter(student, args.output_dir)
+        elif model_args.lora_rank is not None:
+            student = add_adapter(student, model_args, task.model_class)
         inputs = stack.enter_context(_inputs(task, pair.input_tokenizer, unlabeled))
         for stage in stages if trains else ():
             with stage.naming_errors():
@@ -358,6 +386,7 @@ def _run_started(
             dataset_tags=[
                 name for name in (task.hub_dataset, unlabeled and hub_name(data_args, "unlabeled_")) if name
             ],
+            merges_adapters=model_args.lora_merge,
         )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, concatenate_datasets
 from transformers import (
     AutoModel,
@@ -34,11 +33,9 @@ from ckd_trainer.tasks.stream_trainer import StreamTrainer
 from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream
 from ckd_trainer.training.sampling import data_seed
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.processes import is_sharded
 
 logger = logging.getLogger(__name__)
-
-# FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a language-model head.
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by the launcher
 
 
 def run_masked_lm(
@@ -83,7 +80,8 @@ class MaskedLanguageModeling(Task):
         named: list[Any] = [source for source in data_args.training_sources if source.dataset_name]
         self.hub_dataset = next(filter(None, map(hub_name, named)), None)
         self.holds_out = args.do_eval and data_args.validation_share is not None
-        if args.do_train and (args.fsdp or args.deepspeed or any(map(parse_flag_from_env, _SHARDING))):
+        # FSDP2 does not return the hidden states of a bare encoder, and refuses the tied weights of a head.
+        if args.do_train and is_sharded(args):
             raise InputError(
                 "language models are trained whole on each device, but the launcher or TrainingArguments set FSDP or "
                 "DeepSpeed: launch with an accelerate recipe without FSDP or DeepSpeed, such as multi_gpu.yaml."

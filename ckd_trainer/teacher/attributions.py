@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ckd_trainer.heads import Head
 from ckd_trainer.losses.attributions import token_attributions
 from ckd_trainer.losses.logits import at_least_float32
 from ckd_trainer.teacher.signals import Column, Outputs, Signal
+from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import by_token, to_positions
 from ckd_trainer.utils.wrapped_models import inner_model
 
@@ -37,6 +39,13 @@ class Attributions(Signal):
     unaligned_because = "a word's share in a decision is not the mean of what its tokens contribute"
     reads_labels = True
     differentiates = True
+
+    def check(self, config: PreTrainedConfig) -> None:
+        if config.model_type == "longformer":
+            raise InputError(
+                "a term of the loss, such as attribution, takes gradients by the embeddings, but longformer models "
+                "return copies of them, cut to the length of the text: set the weight of the term to 0."
+            )
 
     @property
     def key(self) -> str:

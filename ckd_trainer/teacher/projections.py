@@ -34,7 +34,7 @@ def projections_of(model: torch.nn.Module, layer: int) -> dict[str, torch.nn.Mod
     family = config_of(model).model_type
     if family not in _PLACES:
         raise InputError(
-            f"a term of the loss reads queries, keys and values, but it is unknown which modules of a {family} model "
+            f"a term of the loss reads queries, keys and values, but it is unknown which modules of {family} models "
             f"compute them: give one of {', '.join(_PLACES)}."
         )
     layers, names = _PLACES[family]

@@ -330,6 +330,14 @@ class Attentions(_OfLayers):
     model_outputs = frozenset(["attentions"])
     unaligned_because = "each token's attention is divided among the tokens of its own model"
 
+    def check(self, config: PreTrainedConfig) -> None:
+        super().check(config)
+        if config.model_type == "longformer":
+            raise InputError(
+                "a term of the loss reads attentions, which longformer models return for a window around each token, "
+                "not for all pairs of tokens: set the weight of the term to 0."
+            )
+
     def read(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [outputs["attentions"][layer - 1] for layer in self.layers]
 

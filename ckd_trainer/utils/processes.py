@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import datasets
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -32,6 +32,12 @@ def check_one_device(args: TrainingArguments) -> None:
             f"per GPU with `accelerate launch --num_processes {args.n_gpu}` instead of `python`, or choose one with "
             "CUDA_VISIBLE_DEVICES=0."
         )
+
+
+def is_sharded(args: TrainingArguments) -> bool:
+    """Returns whether training shards models, by FSDP or DeepSpeed."""
+    by_launcher = any(map(parse_flag_from_env, ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")))
+    return bool(args.fsdp or args.deepspeed) or by_launcher
 
 
 def placed_for_evaluation(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:

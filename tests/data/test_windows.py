@@ -88,7 +88,7 @@ def test_round_trip(rng, kind, all_pieces, stride):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_decide_as_a_model_with_room_for_all(rng, kind):
-    """One window and many hold the same labels for the same first pieces; others may be behind the edge of a window."""
+    """One window and many hold the same labels for first pieces; the edge of a window may cut off others."""
     draw, tokenizer, options = drawer(rng), make_tokenizer(kind), {"label_all_pieces": False}
     data = sentences(draw)
     whole = encode(data, tokenizer, arguments(max_seq_length=512, **options), with_words=True)

@@ -273,7 +273,7 @@ def test_heads_are_padded_to_the_next_divisor_of_the_hidden_size(width, heads):
 
 def test_other_families_are_refused():
     config = ModernBertConfig(**SIZES, pad_token_id=0)
-    with pytest.raises(InputError, match="a modernbert student cannot have several widths and depths"):
+    with pytest.raises(InputError, match="modernbert students cannot have several widths and depths"):
         check_dynamic(config, [])
     with pytest.raises(InputError, match="modernbert"):
         DynamicModel(AutoModel.from_config(config))

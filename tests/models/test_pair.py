@@ -184,11 +184,11 @@ def test_control_run_reads_no_teacher(tmp_path):
         ({"student_init": "teacher_layers", "student_layers": "2,5"}, "student_layers is 2,5, but .* layers 1 to 4"),
         (
             {"student_init": "random", "student_config": {"hiden_size": 8}},
-            "hiden_size, which is not a field of a bert",
+            "hiden_size, which is not a field of bert",
         ),
         (
             {"student_init": "random", "student_config": {"to_dict": 1}},
-            "to_dict, which is not a field of a bert",
+            "to_dict, which is not a field of bert",
         ),
         ({"student_init": "random", "student_config": {"vocab_size": 5}}, "the tokenizer has 22 entries"),
         ({"student": "nowhere"}, "cannot load nowhere"),

@@ -103,7 +103,7 @@ def test_queries_and_keys_make_the_attentions(rng):
 def test_a_family_whose_modules_are_unknown():
     model = Auto.from_config(GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=60))
     with pytest.raises(
-        InputError, match="it is unknown which modules of a gpt2 model compute them: give one of bert, camembert"
+        InputError, match="it is unknown which modules of gpt2 models compute them: give one of bert, camembert"
     ):
         LiveTeacher(model, [QueryKeyValue((1,))])
 
