@@ -236,7 +236,7 @@ def run_task(
         return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
 
 
-def _check_tokenizers(task: Task, pair: ModelPair, terms: Sequence[Term]) -> None:
+def _check_tokenizers(task: Task, pair: ModelPair, terms: Sequence[Term] = ()) -> None:
     """Raises InputError if teacher and student have different tokenizers, and the task or a term does not allow it."""
     if pair.tokenizers is None:
         return
@@ -327,6 +327,7 @@ def _run_started(
         pair.student_config = config_of_adapter(args.output_dir, **pair.options)
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
+    _check_tokenizers(task, pair)
     task.check(pair)
     for stage in stages:
         if _is_dynamic(stage):
