@@ -440,7 +440,10 @@ def refused(capsys, *options, main=run_glue_ckd.main):
         (["--text_column", "sentence"], "it has 'text', 'label'"),
         (["--max_seq_length", "100"], "reads at most 32 tokens"),
         (["--student_num_layers", "9"], "student_num_layers is 9, but the teacher has only 4"),
-        (["--student_num_layers", "3", "--ltr_layer_mapping", "skip"], "ltr_layer_mapping skip matches 1 layers"),
+        (
+            ["--student_num_layers", "3", "--ltr_layer_mapping", "skip", "--ltr_angle_weight", "1"],
+            "ltr_layer_mapping skip matches 1 layers",
+        ),
         (["--metric_for_best_model", "bleu", *EPOCHS], "metric_for_best_model is bleu"),
         (["--early_stopping_patience", "2"], "load_best_model_at_end"),
         (["--resume_from_checkpoint", "true"], "no complete checkpoint"),

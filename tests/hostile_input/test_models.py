@@ -159,16 +159,21 @@ MODELS = [
     teacher("Funnel", configured(FunnelConfig), "funnel model pools tokens | give a text encoder"),
     teacher("CANINE", configured(CanineConfig), "canine model reads characters | give a text encoder", main=TEACHER),
     teacher(
-        "of images", configured(ViTConfig), "is a vit model | SequenceClassification does not support | a text encoder"
+        "of images",
+        configured(ViTConfig),
+        "is a model of type vit | SequenceClassification does not support | a text encoder",
     ),
     teacher(
         "of images, for questions",
         configured(ViTConfig),
-        "is a vit model | QuestionAnswering does not support | bert",
+        "is a model of type vit | QuestionAnswering does not support | bert",
         main=SQUAD,
     ),
     teacher(
-        "of sounds, to fine-tune", configured(Wav2Vec2Config), "is a wav2vec2 model | does not support", main=TEACHER
+        "of sounds, to fine-tune",
+        configured(Wav2Vec2Config),
+        "is a model of type wav2vec2 | does not support",
+        main=TEACHER,
     ),
     teacher("of images and text", configured(Gemma3Config), "gemma3 model | number of layers | a text encoder"),
     teacher("an adapter", adapter, "holds an adapter | merge_and_unload | new folder"),

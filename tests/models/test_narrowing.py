@@ -336,7 +336,7 @@ def test_sizes_that_cannot_be_made_are_refused(family, sizes, words):
 def test_other_families_are_refused_by_name():
     longformer = LongformerConfig(**SIZES, attention_window=4)
     assert narrowed_config(longformer, {"hidden_size": 32}).hidden_size == 32
-    with pytest.raises(InputError, match="longformer teacher narrower: .* one of bert, camembert, .*, xlm-roberta"):
+    with pytest.raises(InputError, match="longformer models narrower: .* one of bert, camembert, .*, xlm-roberta"):
         narrowed_config(longformer, {"hidden_size": 16})
     config = DebertaV2Config(**SIZES, conv_kernel_size=3)
     with pytest.raises(InputError, match="deberta-v2 teacher has a convolution"):

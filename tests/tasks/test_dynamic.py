@@ -146,7 +146,7 @@ def test_an_unknown_score_is_refused(once, tmp_path, capsys):
     ("options", "message"),
     [
         (
-            ["--student_widths", "1.0,0.5", "--student_depths", "1.0,0.25"],
+            ["--student_widths", "1.0,0.5", "--student_depths", "1.0,0.25", "--ltr_angle_weight", "1"],
             "at depth 0.25: ltr_layer_mapping emb+skip matches 2 layers",
         ),
         (["--student_widths", "1.0,0.999"], "student_widths has 1 and 0.999, which are the same"),
