@@ -331,8 +331,8 @@ class ModelArguments:
             raise InputError("lora_rank is set, but peft is not installed: pip install 'ckd-trainer[lora]'.")
         elif self.student_init != "pretrained" and not self.lora_merge:
             raise InputError(
-                f"lora_rank is set, but student_init {self.student_init} makes a model that is in no folder, so that "
-                "an adapter could not be loaded onto it again: set lora_merge."
+                f"lora_rank is set, but student_init {self.student_init} makes a model that is not saved anywhere, so "
+                "an adapter could not be loaded onto it later: set lora_merge."
             )
 
     @property

@@ -305,7 +305,7 @@ class DistillationTrainer(Trainer):
 
     def _check_token_types(self, student: torch.nn.Module, teacher: Any) -> None:
         """Raises InputError if a model that reads the training set lacks embeddings for its token types."""
-        if "token_type_ids" in (getattr(self.train_dataset, "column_names", None) or ()):
+        if isinstance(self.train_dataset, Dataset) and "token_type_ids" in self.train_dataset.column_names:
             types = self.train_dataset[0]["token_type_ids"]
             for model, names in ((student, forward_arguments(student)), (teacher, self.teacher.input_names)):
                 if "token_type_ids" in names:
@@ -884,9 +884,9 @@ class DistillationTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the student; an adapter with the configuration of its model, which holds the labels."""
-        super().save_model(output_dir, _internal_call)
-        if has_adapters(self.model) and self.args.should_save:
+        if has_adapters(self.model) and self.args.should_save:  # before a push to the Hub
             config_of(self.model).save_pretrained(output_dir or self.args.output_dir)
+        super().save_model(output_dir, _internal_call)
 
     @property
     def _saves_projections(self) -> bool:

@@ -69,7 +69,7 @@ class GlueArguments(DataArguments):
     # 8: train_group_size of Tevatron and FlagEmbedding.
     group_size: int = option(
         GROUP_SIZE,
-        "With group_column: how many candidates of each query an epoch draws at random, one of them among those with "
+        "With group_column: how many candidates of each query an epoch draws at random, including one with "
         "the highest label. Queries with fewer candidates are left out of training.",
     )
     column_names: str | None = option(
@@ -161,8 +161,8 @@ class GlueArguments(DataArguments):
             return
         if self.task_name:
             raise InputError(
-                f"group_column is for your own data, but the texts of task_name {self.task_name} are in no groups: "
-                "leave group_column out."
+                f"group_column is for your own data, but the texts of task_name {self.task_name} do not come in "
+                "groups: leave group_column out."
             )
         if self.multi_label:
             raise InputError(

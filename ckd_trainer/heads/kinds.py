@@ -115,7 +115,7 @@ class MultiLabel(_Labels):
             f"{pipeline_usage('text-classification', model_id, ', top_k=None')}\n\n"
             "# Each label has its own threshold, if the model was evaluated.\n"
             f'thresholds = getattr(model.model.config, "{THRESHOLDS}", {{}})\n'
-            '[one for one in model([text])[0] if one["score"] >= thresholds.get(one["label"], 0.5)]'
+            '[one for one in model(["Thank you!"])[0] if one["score"] >= thresholds.get(one["label"], 0.5)]'
         )
 
 

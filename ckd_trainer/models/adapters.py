@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.utils.errors import InputError
@@ -38,24 +39,28 @@ def add_adapter(model: PreTrainedModel, args: ModelArguments, model_class: type[
     import peft
 
     heads, rank = _head_modules(model), args.lora_rank or 0
-    names = args.lora_target_modules
+    given = args.lora_target_modules
+    names = given and [name.strip() for name in given.split(",")]
+    linear = {
+        name.rpartition(".")[2]
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear | Conv1D) and not set(name.split(".")) & set(heads)
+    }
+    if names and not linear.issuperset(names):
+        raise InputError(
+            f"lora_target_modules is {given}, but {model.config.model_type} models have no such linear layers in the "
+            f"encoder: give some of {', '.join(sorted(linear))}, or leave it out for all of them."
+        )
     config = peft.LoraConfig(
         task_type=_TASKS[model_class],
         r=rank,
         lora_alpha=2 * rank,  # a common choice: the learning rate then hardly depends on the rank
-        target_modules=[name.strip() for name in names.split(",")] if names else "all-linear",
+        target_modules=names or "all-linear",
         exclude_modules=rf"(.*\.)?({'|'.join(heads)})(\..*)?",
         # All of them are trained and saved: a new pooler or head is in no other file.
         modules_to_save=heads,
     )
-    try:
-        return peft.get_peft_model(model, config)
-    except ValueError as error:  # raised only for the names of modules
-        linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
-        raise InputError(
-            f"lora_target_modules is {names}, but the {model.config.model_type} model cannot have adapters there: "
-            f"give some of its linear layers, {', '.join(sorted(linear))}, or leave it out for all of them."
-        ) from error
+    return peft.get_peft_model(model, config)
 
 
 def config_of_adapter(folder: str, **options: Any) -> PreTrainedConfig:

@@ -16,6 +16,7 @@ from transformers import (
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair
+from ckd_trainer.heads import MultiLabel
 from ckd_trainer.heads.labels import THRESHOLDS, label_order, thresholds_of, warn_of_label_order
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
@@ -204,10 +205,15 @@ class ModelPair:
         """Raises InputError if a model has one of several labels per text, and the data any number, or vice versa."""
         theirs, ours = (head_of_auto_class(self.model_class, one).name for one in (config, self.student_config))
         if theirs != ours:
+            advice = (
+                "If it was trained for several labels per text, set problem_type to multi_label_classification in its "
+                "config.json."
+                if ours == MultiLabel.name
+                else "If the texts have several labels, set multi_label."
+            )
             raise InputError(
-                f"the head of {whose} is {theirs}, but the data needs {ours}: fine-tune one on this data with "
-                "ckd-trainer teacher. If the model was trained for several labels per text, set problem_type to "
-                "multi_label_classification in its config.json."
+                f"the head of {whose} is {theirs}, but the data needs {ours}: fine-tune a model on this data with "
+                f"ckd-trainer teacher. {advice}"
             )
 
     def set_span_head(self) -> None:

@@ -46,8 +46,11 @@ def head_size(config: PreTrainedConfig) -> int:
 
 
 def size_of_weights(model: nn.Module) -> tuple[int, float]:
-    """Returns the number of a model's parameters, and their size in MB (10^6 bytes)."""
-    parameters = list(model.parameters())
+    """Returns the number of a model's parameters, and their size in MB (10^6 bytes).
+
+    The untrained head that PEFT keeps beside the trained one is not counted.
+    """
+    parameters = [value for name, value in model.named_parameters() if ".original_module." not in name]
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     return sum(parameter.numel() for parameter in parameters), size / 1e6
 

@@ -73,7 +73,9 @@ class TrainingInputs:
         holds_out: bool = False,
     ) -> None:
         self.args, self.start, self.stages = args, start, stages
-        self._compares = args.do_train or (holds_out and start.is_trained)
+        # What a trained run needs to be evaluated: an adapter is added to the weights of its base model.
+        self._needs_base = start.is_trained and model_args.saves_adapter
+        self._compares = args.do_train or ((holds_out or self._needs_base) and start.is_trained)
         distills = any(stage.distills for stage in stages)
         start.inputs = broadcast_from_main(lambda: _recorded(args, start))
         from_teacher = model_args.student_is_from_teacher
@@ -147,7 +149,7 @@ class TrainingInputs:
             ways = ["restore it", "give another output_dir"]
             if not start.trains_on:
                 ways.append("set overwrite_output_dir to train from the beginning")
-            if start.is_trained and self.args.do_train:
+            if start.is_trained and self.args.do_train and not self._needs_base:
                 ways.append("leave do_train out to use the trained model as it is")
             raise InputError(
                 f"{', '.join(changed)} has changed since the run in output_dir {self.args.output_dir} was trained: "

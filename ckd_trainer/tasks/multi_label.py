@@ -25,8 +25,8 @@ from ckd_trainer.utils.errors import InputError
 class MultiLabelClassification(TextClassification):
     """A data set by name, or the user's files, with `multi_label`.
 
-    A label is predicted from its threshold on. The final evaluation tunes the thresholds on the validation set, and
-    saves them in the model's configuration. A model that was trained elsewhere keeps its own.
+    A label is predicted when its probability reaches its threshold. The final evaluation tunes the thresholds on the
+    validation set, and saves them in the model's configuration. A model that was trained elsewhere keeps its own.
     """
 
     _thresholds: Any = None  # an array with that of each label, if the model has them

@@ -93,7 +93,7 @@ def check_label_sets(labels: ArrayLike, logits: ArrayLike, names: Sequence[str],
     Raises:
         InputError: the labels are in another order. The message names the order that fits.
     """
-    labels, logits = np.asarray(labels, float), np.asarray(logits, float)
+    labels, logits = np.asarray(labels, float), _finite(logits, split)
     spread = labels.std(0)
     if len(labels) < _SMALLEST or not spread.any():
         return
@@ -165,9 +165,7 @@ def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
     Raises:
         InputError: the scores are on another scale. The message names the options that map them.
     """
-    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
-    if not np.isfinite(scores).all():
-        raise InputError(f"the teacher's scores for {split} examples are not finite: it is damaged, or has diverged.")
+    labels, scores = np.asarray(labels, float), _finite(scores, split)
     if len(labels) < _SMALLEST or np.ptp(labels) == 0:
         return
     if np.ptp(scores) == 0:
@@ -193,7 +191,7 @@ def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
 
 
 def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
-    """Warns if the scores of a teacher of rankings have nothing to do with the labels; raises if they are reversed.
+    """Warns if a reranking teacher's scores are unrelated to the labels; raises if they are reversed.
 
     Its classes say little: where few candidates are relevant, a teacher that ranks well may call none relevant.
     The teacher scores at chance if the correlation of scores and labels is below two standard errors, 2 / sqrt(n).
@@ -205,7 +203,7 @@ def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
     Raises:
         InputError: the correlation is below zero by four standard errors.
     """
-    labels, scores = np.asarray(labels, float), np.asarray(scores, float)
+    labels, scores = np.asarray(labels, float), _finite(scores, split)
     if len(labels) < _SMALLEST or np.ptp(labels) == 0:
         return
     correlation = 0.0 if np.ptp(scores) == 0 else float(np.corrcoef(scores, labels)[0, 1])
@@ -217,6 +215,14 @@ def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
             "a teacher on this data with ckd-trainer teacher."
         )
     _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)
+
+
+def _finite(scores: ArrayLike, split: str) -> np.ndarray:
+    """Returns a teacher's scores or logits; raises InputError if one is NaN or infinite."""
+    scores = np.asarray(scores, float)
+    if not np.isfinite(scores).all():
+        raise InputError(f"the teacher's scores for {split} examples are not finite: it is damaged, or has diverged.")
+    return scores
 
 
 def _moments(values: np.ndarray) -> str:

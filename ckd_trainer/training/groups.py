@@ -91,6 +91,8 @@ def groups_of(examples: Any, size: int, args: TrainingArguments) -> Groups:
             "with the number of each text's group, or leave group_size out."
         )
     groups = np.asarray(examples[GROUP][:])
+    if groups.dtype.kind not in "iu":
+        raise InputError(f"the column {GROUP!r} holds values that are not whole numbers: number the groups from 0.")
     counts = np.unique(groups, return_counts=True)[1]
     if len(counts) == 0 or counts.min() < size:
         raise InputError(
@@ -99,6 +101,8 @@ def groups_of(examples: Any, size: int, args: TrainingArguments) -> Groups:
         )
     label = next((name for name in ("labels", "label") if name in examples.column_names), None)
     labels = np.full(len(groups), np.nan) if label is None else np.asarray(examples[label][:], dtype=float)
+    if labels.ndim != 1:
+        raise InputError("group_size is set, but a text has several labels, and candidates are ranked by one.")
     return Groups(groups, labels, size)
 
 

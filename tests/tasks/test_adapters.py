@@ -103,6 +103,18 @@ def test_merged_adapters_are_an_ordinary_model(distill, base, tmp_path):
     assert distill("merged", "--do_eval", "--max_steps", "4", "--lora_merge")["eval_loss"] == merged["eval_loss"]
 
 
+def test_an_adapter_is_refused_on_another_base(distill, base, tmp_path, capsys):
+    """It would be evaluated with weights that it was not trained on."""
+    options = ["--do_eval", "--max_steps", "2"]
+    distill("student", "--do_train", *options)
+    tiny_model(layers=2, seed=4, labels=("x", "y", "z")).save_pretrained(base)
+    for more in ([], ["--do_train"]):
+        with pytest.raises(SystemExit):
+            distill("student", *options, *more)
+        error = capsys.readouterr().err
+        assert "model_name_or_path" in error and "has changed since the run" in error and "leave do_train" not in error
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_resumed_run_is_the_same_bit_for_bit(distill, tmp_path, merge):
     options = ["--do_train", "--do_eval", "--max_steps", "6", "--save_steps", "3"] + ["--lora_merge"] * merge
@@ -214,7 +226,7 @@ def test_thresholds_of_several_labels_are_those_of_the_training(base, tmp_path):
         ({"lora_target_modules": "query"}, "lora_target_modules is set, but lora_rank is not"),
         (
             {"lora_rank": 2, "student_init": "random"},
-            "student_init random makes a model that is in no folder, .* set lora_merge",
+            "student_init random makes a model that is not saved anywhere, .* set lora_merge",
         ),
     ],
 )
@@ -233,6 +245,8 @@ def test_peft_is_not_installed(monkeypatch):
     ("options", "words"),
     [
         (["--lora_target_modules", "querry"], "lora_target_modules is querry, .* key, query, value"),
+        (["--lora_target_modules", "query,foo"], "lora_target_modules is query,foo, .* give some of dense, key"),
+        (["--lora_target_modules", "classifier"], "classifier, but bert models have no such linear layers"),
         (["--stages", '[{"alpha": 0.5}, {"alpha": 0}]'], "each of the stages starts from a whole model"),
         (["--student_widths", "1.0,0.5"], "a student of several widths or depths has plain layers"),
         (["--fsdp", "full_shard"], "adapters are not supported with FSDP and DeepSpeed"),

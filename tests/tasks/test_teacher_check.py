@@ -68,9 +68,12 @@ def test_a_weak_teacher_that_leans_to_a_neighbor_is_no_permutation():
         assert permutation(labels, answers, 5) is None
 
 
-def test_scores_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("check", [check_scores, check_ranks])
+def test_scores_that_are_not_finite_are_refused(check):
     with pytest.raises(InputError, match="not finite"):
-        check_scores([0.0, 1.0], [float("nan"), 1.0], "training")
+        check([0.0, 1.0], [float("nan"), 1.0], "training")
+    with pytest.raises(InputError, match="not finite"):
+        check_label_sets([[0, 1], [1, 0]], [[float("inf"), 1.0], [0.0, 0.0]], ["a", "b"], "training")
 
 
 def test_another_order_is_refused_with_the_one_that_fits():

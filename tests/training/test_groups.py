@@ -79,5 +79,9 @@ def test_training_sets_that_have_no_such_groups(tmp_path):
         groups_of(Dataset.from_dict({"labels": [0, 1]}), 2, args)
     with pytest.raises(InputError, match="group_size is 4, but 1 of 2 groups of the training set have fewer texts"):
         groups_of(Dataset.from_dict({"group": [0] * 4 + [1] * 3}), 4, args)
+    with pytest.raises(InputError, match="not whole numbers"):
+        groups_of(Dataset.from_dict({"group": ["q", "q"]}), 2, args)
+    with pytest.raises(InputError, match="a text has several labels"):
+        groups_of(Dataset.from_dict({"group": [5, 5], "labels": [[0.0, 1.0], [1.0, 1.0]]}), 2, args)
     found = groups_of(Dataset.from_dict({"group": [5, 5]}), 2, args)  # without labels: all at random
     assert len({tuple(found.sampler(args, iter([number]).__next__)) for number in range(20)}) == 2
