@@ -207,3 +207,10 @@ def test_one_option_is_read_before_the_others(tmp_path):
     assert value_of("task_name", [str(recipe), "--task-name", "rte"]) == "rte"
     assert value_of("task_name", ["--task_name=cola"]) == "cola"
     assert value_of("task_name", ["--do_train"]) is None
+
+
+@pytest.mark.parametrize("source", [{"dataset_name": "me/data"}, {"train_file": "train.jsonl"}])
+def test_only_delimited_files_have_no_header(source):
+    with pytest.raises(InputError, match="column_names is set, but no csv or tsv file is given"):
+        GlueArguments(column_names="text,label", **source)
+    assert GlueArguments(column_names="text, label", train_file="a.TSV").header == ["text", "label"]

@@ -115,6 +115,9 @@ class GlueArguments(DataArguments):
                 f"column_names is for your own data, but task_name is {self.task_name}, whose files are known: leave "
                 "it out."
             )
+        files = self.given("train_file", "validation_file", "test_file", "unlabeled_file")
+        if self.column_names and not any(getattr(self, name).lower().endswith((".csv", ".tsv")) for name in files):
+            raise InputError("column_names is set, but no csv or tsv file is given: other data names its columns.")
         self._check_multi_label()
         self._check_groups()
         if self.data_dir and not self.task_name:
