@@ -176,6 +176,12 @@ def check_base_weights(model: PreTrainedModel, info: dict, name: str, *, allow_u
         _refuse_unused(model, name, [key for key in info["unexpected_keys"] if _in_base(key, model)])
 
 
+def lacks_head(model: PreTrainedModel, info: dict) -> bool:
+    """Returns whether the last layer of the head is new, because the files have none or one for other labels."""
+    head = [name for name, _ in model.named_parameters() if not _in_base(name, model)]
+    return bool(head) and head[-1] in _without_weights(info)
+
+
 def _without_weights(info: dict) -> list[str]:
     return sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
 

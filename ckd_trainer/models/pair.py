@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -30,9 +31,11 @@ from ckd_trainer.models.compatibility import (
     max_length,
     vocabulary_difference,
 )
+from ckd_trainer.models.head_bias import log_odds, start_at
 from ckd_trainer.models.loading import (
     check_all_weights,
     check_base_weights,
+    lacks_head,
     load_config,
     load_weights,
 )
@@ -109,6 +112,7 @@ class ModelPair:
         self.distills, self.trains = distills, trains
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order: Sequence[int] | None = None
+        self._first_logits: Sequence[float] | None = None
         self.teacher_config = self.teacher_tokenizer = None
         if distills or from_teacher:
             self.teacher_config = self._load_config(teacher)
@@ -173,14 +177,18 @@ class ModelPair:
         check_encoder(config)
         return config
 
-    def set_labels(self, label_names: Sequence[str] | None, *, several: bool = False) -> None:
+    def set_labels(
+        self, label_names: Sequence[str] | None, *, several: bool = False, examples: ArrayLike | None = None
+    ) -> None:
         """Sets the student's labels to those of the data (None: a score), and checks that the teacher has them too.
 
         If the student's head has the same labels in another order, it will be reordered.
 
         Args:
             several: whether a text can have several labels.
+            examples: the labels of the training set, if a new head is to start at their frequencies (see `start_at`).
         """
+        self._first_logits = None if examples is None else log_odds(examples)
         source = copy.deepcopy(self.student_config)
         self.student_config.update(label_config(label_names, several=several))
         if self.args.student_init != "random":
@@ -273,6 +281,7 @@ class ModelPair:
             trained: the folder in which an earlier stage of the run has left the student.
         """
         teacher = None
+        has_new_head = False
         if self.distills or self.layers:
             teacher = StoredTeacher(
                 self.args.teacher_model_name_or_path,
@@ -285,8 +294,10 @@ class ModelPair:
             student = self._load_trained(trained)
         elif self.layers:
             student = self._student_of_layers(teacher.load(), texts)
+            has_new_head = student.config.num_labels != self.teacher_config.num_labels
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
+            has_new_head = True
         else:
             # A head for other labels is replaced, for example when an MNLI model is fine-tuned on RTE.
             student, info = load_weights(
@@ -297,8 +308,11 @@ class ModelPair:
             )
             check_weights = check_base_weights if self.trains else check_all_weights
             check_weights(student, info, self.args.model_name_or_path, allow_unused=self.args.allow_unused_weights)
+            has_new_head = lacks_head(student, info)
         if self.head_order is not None and trained is None:
             permute_head(student, self.head_order)
+        if self._first_logits is not None and has_new_head:
+            start_at(student, self._first_logits)
         check_savable(student.config)
         return student, teacher if self.distills else None
 

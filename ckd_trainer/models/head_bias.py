@@ -1,0 +1,51 @@
+"""Starts a new head of several labels at the frequency of each label."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def log_odds(labels: ArrayLike) -> list[float]:
+    """Returns log((n + 1/2) / (N - n + 1/2)) of each label, which applies to n of N texts.
+
+    The halves keep it finite for labels that apply to no text, or to all.
+
+    Args:
+        labels: 0 and 1, of shape (texts, labels).
+    """
+    flags = np.asarray(labels)
+    counts = flags.sum(0)
+    return np.log((counts + 0.5) / (len(flags) - counts + 0.5)).tolist()
+
+
+def start_at(model: PreTrainedModel, logits: Sequence[float]) -> None:
+    """Sets the bias of the head's last layer, so that the first predictions are the labels' frequencies.
+
+    A new head predicts a probability of 1/2 for each label. If most labels are rare, the first steps lower all logits
+    at once. The quickest way is to saturate the pooler (tanh) in front of the last layer, after which all texts look
+    the same, and the model learns nothing more: all-MiniLM-L6-v2 on GoEmotions stays at an average precision of 0.06.
+    RetinaNet starts its classifier in the same way, for the same reason (Lin et al. 2017, arXiv 1708.02002, section
+    4.1).
+
+    Args:
+        model: a classifier with a new head. A last layer without a bias is left as it is.
+        logits: one for each label.
+    """
+    base = f"{model.base_model_prefix}."
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(base) and module.out_features == len(logits)
+    ]
+    if not layers or layers[-1].bias is None:
+        return
+    logger.info("The new head starts at the frequency of each label in the training set.")
+    with torch.no_grad():
+        layers[-1].bias.copy_(torch.tensor(logits))

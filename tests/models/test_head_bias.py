@@ -1,0 +1,69 @@
+"""A new head of several labels starts at their frequencies; a trained one is left as it is."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.families import FAMILIES, family_model
+from helpers.tiny import save_base, save_tokenizer, tiny_model
+from scipy.special import expit
+
+from ckd_trainer import ModelArguments
+from ckd_trainer.models.head_bias import log_odds, start_at
+from ckd_trainer.models.pair import ModelPair
+
+NAMES = ["anger", "joy", "fear"]
+EXAMPLES = [[1, 0, 0]] + [[0, 1, 0]] * 6 + [[0, 0, 0]] * 3  # 1, 6 and 0 of 10
+STARTS = [np.log(1.5 / 9.5), np.log(6.5 / 4.5), np.log(0.5 / 10.5)]
+IDS = torch.tensor([[2, 7, 9, 3], [2, 5, 8, 3]])
+
+
+def load(texts=(), *, labels=NAMES, examples=EXAMPLES, **models):
+    pair = ModelPair(ModelArguments(**models), distills=False, trains=True)
+    pair.set_labels(labels, several=True, examples=examples)
+    return pair.load(texts)[0].eval()
+
+
+def classifier(folder, labels=NAMES):
+    tiny_model(labels=labels, problem_type="multi_label_classification").save_pretrained(folder)
+    save_tokenizer(folder)
+    return str(folder)
+
+
+def test_log_odds_are_finite_and_give_the_frequencies():
+    np.testing.assert_allclose(log_odds(EXAMPLES), STARTS)
+    many = np.arange(10_000)[:, None] < [100, 2_500, 9_999]
+    np.testing.assert_allclose(expit(log_odds(many)), [0.01, 0.25, 0.9999], atol=1e-4)
+    assert np.isfinite(log_odds([[0, 1]])).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_logits_of_every_family_are_shifted(family):
+    model = family_model(family, layers=2, id2label=dict(enumerate(NAMES))).eval()
+    before = model(IDS).logits
+    start_at(model, STARTS)
+    shift = model(IDS).logits - before
+    wanted = torch.zeros(3) if family == "Llama" else torch.tensor(STARTS, dtype=torch.float32)  # it has no bias
+    torch.testing.assert_close(shift, wanted.expand(2, 3), atol=1e-5, rtol=1e-5)
+
+
+def test_new_heads_start_at_the_frequencies(tmp_path):
+    base = str(save_base(tmp_path / "base"))
+    other = classifier(tmp_path / "other", labels=["good", "bad"])
+    for models in (
+        {"model_name_or_path": base},
+        {"model_name_or_path": other},
+        {"model_name_or_path": base, "student_init": "random"},
+        {"teacher_model_name_or_path": other, "student_init": "teacher_layers", "student_num_layers": 2},
+    ):
+        np.testing.assert_allclose(load(**models).classifier.bias.detach(), STARTS, rtol=1e-6)
+        assert (load(examples=None, **models).classifier.bias == 0).all()
+
+
+def test_trained_heads_are_left_as_they_are(tmp_path):
+    trained = classifier(tmp_path / "trained", labels=["fear", "joy", "anger"])
+    for models in (
+        {"model_name_or_path": trained},
+        {"teacher_model_name_or_path": trained, "student_init": "teacher_layers", "student_num_layers": 2},
+    ):
+        ours, theirs = (load(examples=examples, **models).state_dict() for examples in (EXAMPLES, None))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
