@@ -15,7 +15,7 @@ from transformers import EvalPrediction
 from ckd_trainer.data.classes import class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
-from ckd_trainer.data.groups import check_classes, limit_groups, with_groups
+from ckd_trainer.data.groups import check_relevance, limit_groups, with_groups
 from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.submission import write_predictions
@@ -237,7 +237,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
             known = open_split(labeled)
             names = class_names(known, label) if sets is None else sets.names(known)
     if group:
-        check_classes(names, "the training data")
+        check_relevance(names, "the training data")
 
     def read(split: str) -> Dataset:
         table = known if split == labeled and known is not None else open_split(split)

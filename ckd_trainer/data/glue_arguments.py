@@ -181,10 +181,6 @@ class GlueArguments(DataArguments):
                 f"group_column is {self.group_column}, but {name} is set as well: texts without labels are not drawn "
                 "as groups. Leave one out."
             )
-        if self.group_size < 2:
-            raise InputError(
-                f"group_size is {self.group_size}, but candidates are compared with each other: give 2 or more."
-            )
 
     @property
     def label_column_names(self) -> list[str]:

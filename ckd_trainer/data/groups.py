@@ -13,7 +13,7 @@ from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 
-CLASSES = ["0", "1"]  # of which the second is relevant
+RELEVANCE = (["0", "1"], ["False", "True"], ["false", "true"])  # classes of which the second is relevant
 
 
 def group_numbers(table: Table, column: str) -> list[int]:
@@ -38,13 +38,13 @@ def group_numbers(table: Table, column: str) -> list[int]:
             raise InputError(
                 f"{table.place(row)}: the group ({column!r}) is {short(value)}: give a text or a whole number."
             )
-        found.append(numbers.setdefault(str(value), len(numbers)))
+        found.append(numbers.setdefault(str(value).strip(), len(numbers)))
     return found
 
 
-def check_classes(names: list[str] | None, source: str) -> None:
+def check_relevance(names: list[str] | None, source: str) -> None:
     """Raises InputError if it is unknown which of the classes is relevant; None for labels that are numbers."""
-    if names is not None and names != CLASSES:
+    if names is not None and names not in RELEVANCE:
         raise InputError(
             f"{source}: group_column is set, but the labels are {first_of(names)}, and it is unknown which of them a "
             "relevant candidate has: give 1 for relevant and 0 for others, or numbers with regression."

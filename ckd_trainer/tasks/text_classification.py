@@ -64,9 +64,10 @@ class TextClassification(Task):
             ranking = [method for method in stage.methods if isinstance(method, RankingArguments) and method.weights]
             for method in ranking:
                 with stage.naming_errors():
+                    advice = "" if self.args.multi_label else "name the column of the query, or "
                     raise InputError(
                         f"{next(iter(method.weights))}_weight is set, which compares the candidates of a query, but "
-                        "group_column is not set: name the column of the query, or set the weight to 0."
+                        f"group_column is not set: {advice}set the weight to 0."
                     )
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
