@@ -40,7 +40,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ckd_trainer.runs.recipe import resolved_recipe
-from ckd_trainer.tasks.base import REFUSED_BY_TRAINER
+from ckd_trainer.tasks.trainers import REFUSED_BY_TRAINER
 
 # ------------------------------------------------------------------------------------------------------ private names
 

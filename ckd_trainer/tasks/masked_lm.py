@@ -26,8 +26,9 @@ from ckd_trainer.models.language_head import fits, language_head
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.subnetworks import DynamicArguments, has_widths
 from ckd_trainer.runs.stages import Stage
-from ckd_trainer.tasks.base import ModelInputs, Task, run_task
+from ckd_trainer.tasks.base import ModelInputs, Task
 from ckd_trainer.tasks.language_model_trainer import DynamicLanguageModelTrainer, LanguageModelTrainer
+from ckd_trainer.tasks.pipeline import run_task
 from ckd_trainer.tasks.running_text import OpenText
 from ckd_trainer.tasks.stream_trainer import StreamTrainer
 from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream

@@ -6,8 +6,8 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.models.subnetworks import DynamicArguments
-from ckd_trainer.tasks.base import run_task
 from ckd_trainer.tasks.multi_label import MultiLabelClassification
+from ckd_trainer.tasks.pipeline import run_task
 from ckd_trainer.tasks.ranking import Ranking
 from ckd_trainer.tasks.text_classification import TextClassification
 from ckd_trainer.utils.errors import InputError

@@ -21,7 +21,8 @@ from ckd_trainer.metrics.entities import SCORES, EntityMetric, scores_of_counts,
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.reports.statistics import contributions
-from ckd_trainer.tasks.base import ModelInputs, Task, run_task
+from ckd_trainer.tasks.base import ModelInputs, Task
+from ckd_trainer.tasks.pipeline import run_task
 from ckd_trainer.tasks.teacher_check import check_classes
 from ckd_trainer.tasks.token_positions import DynamicTokenPositionsTrainer, TokenPositionsTrainer
 from ckd_trainer.utils.units import UNITS, first_places

@@ -109,7 +109,7 @@ def groups_of(examples: Any, size: int, args: TrainingArguments) -> Groups:
 def check_group_size(size: int, args: TrainingArguments) -> None:
     """Raises InputError if batches would cut groups, or are not drawn at random."""
     if size < 2:
-        raise InputError(f"group_size is {size}, but the texts of a group are compared with each other: give 2 or more.")
+        raise InputError(f"group_size is {size}, but a group holds texts to compare: give 2 or more.")
     if args.train_sampling_strategy != "random":
         raise InputError(
             f"train_sampling_strategy is {args.train_sampling_strategy}, but with group_size batches are drawn as "

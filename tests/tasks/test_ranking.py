@@ -239,7 +239,10 @@ def test_data_set_by_name(teacher, tmp_path):
         (["--train_sampling_strategy", "group_by_length"], "train_sampling_strategy is group_by_length"),
         (["--max_train_samples", "3"], "max_train_samples is 3, but a group has 5 candidates: give a higher number"),
         (["--metric_for_best_model", "mrr", *EPOCHS], "the evaluation reports ndcg_at_10, mrr_at_10, accuracy, f1"),
-        (["--group_size", "1"], "group_size is 1, but the texts of a group are compared with each other: give 2 or more"),
+        (
+            ["--group_size", "1"],
+            "group_size is 1, but a group holds texts to compare: give 2 or more",
+        ),
     ],
 )
 def test_mistakes_in_options(teacher, files, tmp_path, capsys, options, words):
