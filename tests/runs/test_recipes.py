@@ -18,12 +18,14 @@ from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.text_arguments import TextArguments
 from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import METHODS, Pair
+from ckd_trainer.methods import METHODS, Pair, RankingArguments
+from ckd_trainer.metrics import ranking
 from ckd_trainer.metrics.multi_label import SCORES
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic
 from ckd_trainer.runs.recipe import parse_recipe, value_of
 from ckd_trainer.runs.stages import stages_of, terms_of_stages
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
+from ckd_trainer.tasks.texts import text_task
 
 # Terms of the recipes in recipes/methods, beside those for labels and logits.
 METHOD_TERMS = {
@@ -107,6 +109,7 @@ def test_all_recipes_are_found():
     ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
     ner.add("ner_personal_ckd.yaml")
     glue.add("glue_mnli_roberta.yaml")
+    ner.add("reranker_ckd.yaml")
     goemotions = {f"goemotions_{role}.yaml" for role in ("teacher", "ckd")}
     assert names == glue | squad | ner | goemotions | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
@@ -279,6 +282,15 @@ def test_ner_recipes(name):
     assert teacher[NerArguments] == data and data.dataset_revision == "refs/convert/parquet"
     assert teacher[TrainingArguments].output_dir == f"runs/ner_{name}_teacher"
     assert (teacher[TrainingArguments].learning_rate, teacher[TrainingArguments].weight_decay) == (2e-5, 0.01)
+
+
+def test_the_reranker_recipe():
+    options = parse(Path("recipes/reranker_ckd.yaml"))
+    data, args = options[GlueArguments], options[TrainingArguments]
+    assert options[CKDArguments] == parse(Path("recipes/best/mrpc.yaml"))[CKDArguments]
+    assert options[RankingArguments].weights == {"listwise": 0.5, "margin_mse": 0.5}
+    text_task(data, seed=0).use_stages(stages_of(list(options.values())))  # raises if batches would cut groups
+    assert data.group_column == "query_id" and args.metric_for_best_model == ranking.SCORES[0]
 
 
 def test_goemotions_recipes():
