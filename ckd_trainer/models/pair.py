@@ -31,7 +31,7 @@ from ckd_trainer.models.compatibility import (
     max_length,
     vocabulary_difference,
 )
-from ckd_trainer.models.head_bias import log_odds, start_at
+from ckd_trainer.models.head_bias import log_frequencies, log_odds, start_at
 from ckd_trainer.models.loading import (
     check_all_weights,
     check_base_weights,
@@ -188,7 +188,8 @@ class ModelPair:
             several: whether a text can have several labels.
             examples: the labels of the training set, if a new head is to start at their frequencies (see `start_at`).
         """
-        self._first_logits = None if examples is None else log_odds(examples)
+        if examples is not None and label_names is not None:
+            self._first_logits = log_odds(examples) if several else log_frequencies(examples, len(label_names))
         source = copy.deepcopy(self.student_config)
         self.student_config.update(label_config(label_names, several=several))
         if self.args.student_init != "random":

@@ -36,8 +36,7 @@ class MultiLabelClassification(TextClassification):
         self.metric = MultiLabelMetric(keep_in_memory=True)
 
     def set_head(self, pair: ModelPair) -> None:
-        examples = None if self.data.train is None else self.data.train["label"][:]
-        pair.set_labels(self.data.label_names, several=True, examples=examples)
+        pair.set_labels(self.data.label_names, several=True, examples=self._train_labels)
         thresholds = thresholds_of(pair.student_config)
         if thresholds is not None:
             self._thresholds = np.array(thresholds)

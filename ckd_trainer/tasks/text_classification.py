@@ -81,7 +81,11 @@ class TextClassification(Task):
         pair.fit_max_length(self.args)
 
     def set_head(self, pair: ModelPair) -> None:
-        pair.set_labels(self.data.label_names)
+        pair.set_labels(self.data.label_names, examples=self._train_labels)
+
+    @property
+    def _train_labels(self) -> list | None:
+        return None if self.data.train is None else self.data.train["label"][:]
 
     def encode(self, tokenizer: Tokenizer) -> ModelInputs:
         def tokenized(data: Dataset) -> Dataset:

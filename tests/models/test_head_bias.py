@@ -1,14 +1,14 @@
-"""A new head of several labels starts at their frequencies; a trained one is left as it is."""
+"""A new head starts at the frequencies of the labels; a trained one is left as it is."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.families import FAMILIES, family_model
 from helpers.tiny import save_base, save_tokenizer, tiny_model
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from ckd_trainer import ModelArguments
-from ckd_trainer.models.head_bias import log_odds, start_at
+from ckd_trainer.models.head_bias import log_frequencies, log_odds, start_at
 from ckd_trainer.models.pair import ModelPair
 
 NAMES = ["anger", "joy", "fear"]
@@ -17,9 +17,9 @@ STARTS = [np.log(1.5 / 9.5), np.log(6.5 / 4.5), np.log(0.5 / 10.5)]
 IDS = torch.tensor([[2, 7, 9, 3], [2, 5, 8, 3]])
 
 
-def load(texts=(), *, labels=NAMES, examples=EXAMPLES, **models):
+def load(texts=(), *, labels=NAMES, examples=EXAMPLES, several=True, **models):
     pair = ModelPair(ModelArguments(**models), distills=False, trains=True)
-    pair.set_labels(labels, several=True, examples=examples)
+    pair.set_labels(labels, several=several, examples=examples)
     return pair.load(texts)[0].eval()
 
 
@@ -34,6 +34,13 @@ def test_log_odds_are_finite_and_give_the_frequencies():
     many = np.arange(10_000)[:, None] < [100, 2_500, 9_999]
     np.testing.assert_allclose(expit(log_odds(many)), [0.01, 0.25, 0.9999], atol=1e-4)
     assert np.isfinite(log_odds([[0, 1]])).all()
+
+
+def test_log_frequencies_are_finite_and_give_the_frequencies():
+    logits = log_frequencies(np.repeat([0, 1, 2], [6_000, 3_990, 10]), 4)
+    np.testing.assert_allclose(softmax(logits), [0.6, 0.399, 0.001, 0], atol=1e-4)
+    assert np.isfinite(logits).all() and np.mean(logits) == pytest.approx(0)
+    assert log_frequencies([0, 1, 1, 0], 2) == [0, 0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,6 +64,14 @@ def test_new_heads_start_at_the_frequencies(tmp_path):
     ):
         np.testing.assert_allclose(load(**models).classifier.bias.detach(), STARTS, rtol=1e-6)
         assert (load(examples=None, **models).classifier.bias == 0).all()
+
+
+def test_a_new_head_of_classes_starts_at_their_frequencies(tmp_path):
+    base = str(save_base(tmp_path / "base"))
+    start = load(model_name_or_path=base, examples=[0] * 7 + [2] * 3, several=False).classifier.bias.detach()
+    np.testing.assert_allclose(softmax(start), np.array([7.5, 0.5, 3.5]) / 11.5, rtol=1e-6)
+    score = load(model_name_or_path=base, examples=[4.0, 5.0], labels=None, several=False)
+    assert (score.classifier.bias == 0).all()
 
 
 def test_trained_heads_are_left_as_they_are(tmp_path):
