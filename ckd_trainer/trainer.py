@@ -65,7 +65,7 @@ from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
 from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed, sizes_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import check_one_device
-from ckd_trainer.utils.units import UNITS, check_has_units, is_of_units
+from ckd_trainer.utils.units import TEACHERS, UNITS, check_has_no_units, check_has_units, is_of_units
 from ckd_trainer.utils.wrapped_models import (
     LABELS,
     asked_for,
@@ -276,6 +276,9 @@ class DistillationTrainer(Trainer):
 
     def _read_from(self, teacher: PreTrainedModel | StoredTeacher, student: torch.nn.Module) -> None:
         """Sets the source of the teacher's signals for this student."""
+        columns = getattr(self.train_dataset, "column_names", None)
+        if columns:
+            (check_has_no_units if self.tokenizers is None else check_has_units)(columns)
         self._check_token_ids(config_of(student), teacher)
         cache_dir, objective = self.ckd_args.teacher_cache_dir, self.distillation_objective
         if cache_dir:
@@ -293,23 +296,24 @@ class DistillationTrainer(Trainer):
             has_tokenizer=self.tokenizers is not None,
         )
         self.teacher = self._source
+        self._check_token_types(student, teacher)
         if self.tokenizers is not None:
             self._teacher_only_inputs = {*self.teacher.columns, UNITS}
-            columns = getattr(self.train_dataset, "column_names", None)
-            if columns:
-                check_has_units(columns)
-            return
-        self._check_token_types(student, teacher)
-        if not cache_dir:
+        elif not cache_dir:
             self._teacher_only_inputs = self.teacher.input_names - forward_arguments(student) - {*LABELS}
 
     def _check_token_types(self, student: torch.nn.Module, teacher: Any) -> None:
         """Raises InputError if a model that reads the training set lacks embeddings for its token types."""
-        if isinstance(self.train_dataset, Dataset) and "token_type_ids" in self.train_dataset.column_names:
-            types = self.train_dataset[0]["token_type_ids"]
-            for model, names in ((student, forward_arguments(student)), (teacher, self.teacher.input_names)):
-                if "token_type_ids" in names:
-                    check_token_types(config_of(model), types)
+        if not isinstance(self.train_dataset, Dataset):
+            return
+        own = "" if self.tokenizers is None else TEACHERS
+        for model, names, prefix in (
+            (student, forward_arguments(student), ""),
+            (teacher, self.teacher.input_names, own),
+        ):
+            column = f"{prefix}token_type_ids"
+            if "token_type_ids" in names and column in self.train_dataset.column_names:
+                check_token_types(config_of(model), self.train_dataset[0][column])
 
     def _teacher_signals(self) -> list[Signal]:
         """Returns the teacher's signals that a step reads."""

@@ -9,10 +9,12 @@ from helpers.tiny import no_dropout
 from helpers.tokenizers import different_tokenizers, encoded_sentences, model_for
 from helpers.training import ALL_TERMS, CONTROL, logs, trainer
 from tokenizers.processors import TemplateProcessing
-from transformers import DataCollatorWithPadding
+from transformers import BertForQuestionAnswering, BertForTokenClassification, DataCollatorWithPadding
 
 import ckd_trainer.teacher.writer
 from ckd_trainer import CKDArguments, DistillationTrainer, TokenizerPair
+from ckd_trainer.data.squad import SpanCollator
+from ckd_trainer.data.windows import WindowCollator
 from ckd_trainer.methods.attribution import AttributionArguments
 from ckd_trainer.methods.distilbert import DistilBERTArguments
 from ckd_trainer.methods.gram import GramArguments
@@ -142,7 +144,6 @@ def test_a_step_does_not_depend_on_how_it_is_cut(make):
 
 
 def test_padding_does_not_matter(make, tokenizers):
-    """Neither how much there is, nor on which side of the teacher's encoding its tokens are found."""
     run = make()
     rows = list(encoded_sentences(tokenizers, 4))
     run.model.train()
@@ -164,6 +165,62 @@ def test_cached_is_live(make, tmp_path, monkeypatch):
     for ours, theirs in zip(logs(cached), logs(live), strict=True):
         for name in ("loss", *(f"loss_{term}" for term in ("logits", "wr_distance", "wr_angle", "ltr_distance"))):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3), name
+
+
+def tagged(pair):
+    """Sentences with a label for each token of the student's."""
+    columns = pair([text for text, _ in sentences(24)])
+    return Dataset.from_dict(
+        columns | {"labels": [[-100, *(token % 2 for token in row[1:-1]), -100] for row in columns["input_ids"]]}
+    )
+
+
+def answered(pair):
+    """Sentences with an answer: the first token after [CLS], which is the first of its word, up to the last one."""
+    columns = pair([text for text, _ in sentences(24)])
+    lengths = [len(row) for row in columns["input_ids"]]
+    columns["answer_mask"] = [[1] * (length - 1) + [0] for length in lengths]
+    return Dataset.from_dict(columns | {"start_positions": [1] * 24, "end_positions": [end - 2 for end in lengths]})
+
+
+HEADS = {
+    "tokens": (BertForTokenClassification, tagged, WindowCollator),
+    "spans": (BertForQuestionAnswering, answered, SpanCollator),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_cuts_and_caches_do_not_matter_to_logits_of_tokens(tmp_path, tokenizers, head):
+    model_class, data, collator = HEADS[head]
+    runs = {}
+    for name, batch in (("8", 8), ("4", 4), ("1", 1), ("cached", 4)):
+        student, teacher = (
+            model_for(tokenizer, seed, model_class, **sizes)
+            for tokenizer, seed, sizes in (
+                (tokenizers.student, 0, {"layers": 2, "width": 16}),
+                (tokenizers.teacher, 1, {"layers": 3}),
+            )
+        )
+        cache = {"teacher_cache_dir": str(tmp_path / "cache")} if name == "cached" else {}
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 8 // batch}
+        runs[name] = trainer(
+            DistillationTrainer,
+            tmp_path / name,
+            student,
+            steps=3,
+            teacher_model=teacher,
+            ckd_args=CKDArguments.without_relations(alpha=0.5, **cache),
+            train=data(tokenizers),
+            data_collator=collator(tokenizers),
+            options=options | {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0},
+        )
+        runs[name].train()
+    for name in ("4", "1", "cached"):
+        equal_weights(runs[name], runs["8"], rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip(logs(runs[name]), logs(runs["8"]), strict=True):
+            assert theirs["loss_logits"] > 1e-3
+            for term in ("loss_task", "loss_logits"):
+                assert ours[term] == pytest.approx(theirs[term], rel=1e-4), term
 
 
 def test_a_cache_is_one_of_units(make, tmp_path, tokenizers):
@@ -259,6 +316,42 @@ def test_examples_of_one_tokenizer_are_refused(make, tokenizers):
     alone = Dataset.from_dict(dict(tokenizers.student(["the cat", "a dog sleeps"])) | {"labels": [0, 1]})
     with pytest.raises(InputError, match="no column teacher_input_ids: encode their texts with .*TokenizerPair"):
         make(train=alone)
+
+
+@pytest.mark.parametrize("as_processing_class", [False, True])
+def test_examples_of_a_pair_need_a_collator_of_the_pair(tmp_path, tokenizers, as_processing_class):
+    """Even if the vocabularies are of one size, so that the teacher could read the student's tokens."""
+    options = {"data_collator": DataCollatorWithPadding(tokenizers.student)}
+    if as_processing_class:
+        options = {"data_collator": None, "processing_class": tokenizers}
+    student, teacher = (model_for(tokenizers.student, layers=2, seed=seed) for seed in range(2))
+    data = encoded_sentences(tokenizers)
+    with pytest.raises(InputError, match=r"two tokenizers, .*: give .* data_collator=DataCollatorWithPadding\("):
+        trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher, train=data, **options)
+
+
+def test_token_types_that_a_model_lacks_are_refused(tmp_path, tokenizers):
+    """The student's tokenizer makes token types of pairs, and so does the teacher's."""
+    for which in ("student", "teacher"):
+        pair = different_tokenizers()
+        own = getattr(pair, which)
+        own.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        own.backend_tokenizer.post_processor = TemplateProcessing(
+            single="$A", pair="$A $B:1", special_tokens=[(own.cls_token, own.cls_token_id)]
+        )
+        texts, labels = zip(*sentences(8), strict=True)
+        data = Dataset.from_dict(pair(texts, texts) | {"labels": [label == "good" for label in labels]})
+        models = {"student": model_for(pair.student, layers=2), "teacher": model_for(pair.teacher, seed=1)}
+        models[which] = model_for(own, layers=2, type_vocab_size=1)
+        with pytest.raises(InputError, match="token_type_ids up to 1, but the bert model has embeddings for 1"):
+            trainer(
+                DistillationTrainer,
+                tmp_path,
+                models["student"],
+                teacher_model=models["teacher"],
+                train=data,
+                data_collator=DataCollatorWithPadding(pair),
+            )
 
 
 def test_a_first_token_that_is_a_word_is_refused(tmp_path, tokenizers):

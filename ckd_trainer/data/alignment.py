@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-# Scripts without spaces between words: each character is a word.
-_NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# Scripts without spaces between words: each character is a word. Script extensions (scx) include the mark of a long
+# vowel, which both kinds of kana share.
+_NO_SPACES = r"\p{Han}\p{scx=Hira}\p{scx=Kana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 # \X is a character as readers see it, with its accents, vowel signs and joined emoji. U+200C and U+200D shape the
 # letters of a word.
 _WORD = regex.compile(rf"(?=[{_NO_SPACES}])\X|(?:(?![{_NO_SPACES}])[\p{{L}}\p{{M}}\p{{N}}\u200c\u200d])+|(?!\s)\X")
@@ -22,7 +23,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         starts, ends: the characters at which they start and end.
-        kept: whether the model reads them. It does not read all if the text is cut.
+        kept: whether they are left after truncation.
     """
 
     starts: np.ndarray

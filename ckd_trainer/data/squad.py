@@ -222,8 +222,8 @@ def encode(questions: Dataset, tokenizer: Tokenizer, arguments: SquadArguments, 
             if pair is not None:
                 unaligned.extend(
                     rows[owner]
-                    for owner, span, units in zip(owners, spans, features[UNITS], strict=True)
-                    if min(units[span[0]], units[span[1]]) < 0
+                    for owner, place, span, units in zip(owners, places, spans, features[UNITS], strict=True)
+                    if span[0] != place.cls and min(units[span[0]], units[span[1]]) < 0
                 )
         if with_offsets:
             features["question"] = [rows[owner] for owner in owners]
@@ -259,8 +259,8 @@ def encode(questions: Dataset, tokenizer: Tokenizer, arguments: SquadArguments, 
         )
     if unaligned:
         logger.warning(
-            "The answers to %d of %d questions (%s) start or end in a word that one of the encodings of teacher and "
-            "student does not hold whole. The teacher says nothing about such words: only the labels do.",
+            "The answers to %d of %d questions (%s) start or end in a word that teacher or student does not read as a "
+            "whole. The student learns these answers from the labels alone.",
             len({*unaligned}),
             len(questions),
             first_of(questions.select(sorted({*unaligned}))["id"][:]),

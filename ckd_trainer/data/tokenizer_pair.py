@@ -21,8 +21,8 @@ class TokenizerPair:
 
     A unit is a word, or several words in a row if a token crosses from one to the next (see
     `ckd_trainer.data.alignment`). The token that begins a text, such as [CLS] or <s>, is a unit of its own if both
-    tokenizers have one. Other special tokens belong to no unit, nor do words of which the model of one side does not
-    read all tokens, because its encoding is cut.
+    tokenizers add one. Other special tokens belong to no unit, nor do words that are not whole in both encodings,
+    because one of them is truncated.
 
     The pair has what collators such as `DataCollatorWithPadding` need of a tokenizer.
 
@@ -56,7 +56,7 @@ class TokenizerPair:
         return [*self.student.model_input_names, UNITS, *theirs, TEACHERS + UNITS]
 
     def save_pretrained(self, folder: str, **kwargs: Any) -> Any:
-        """Saves the student's, as `Trainer` does with the tokenizer of its data collator."""
+        """Saves the student's tokenizer. `Trainer` calls this for the tokenizer of its data collator."""
         return self.student.save_pretrained(folder, **kwargs)
 
     @property
@@ -96,7 +96,7 @@ class TokenizerPair:
     def of_windows(
         self, windows: BatchEncoding, owners: Sequence[int], texts: Sequence[Sequence[str]], max_length: int | None
     ) -> dict[str, list]:
-        """Returns the columns that windows of the student's tokens lack: the teacher reads the same pieces of texts.
+        """Returns the columns that windows of the student's tokens lack, for a teacher that reads the same pieces.
 
         Args:
             windows: from the student's tokenizer with `return_overflowing_tokens`.
@@ -104,7 +104,7 @@ class TokenizerPair:
             texts: the text, or the pair of texts, of each example that was cut into windows.
             max_length: of the teacher's encoding.
         """
-        wholes = [[_whole(self.student, text) for text in its] for its in texts]
+        wholes = list(zip(*(_wholes(self.student, column) for column in zip(*texts, strict=True)), strict=True))
         sides, starts, pieces = [], [], []
         for encoding, owner in zip(windows.encodings, owners, strict=True):
             found = [_tokens_in(encoding, number, whole) for number, whole in enumerate(wholes[owner])]
@@ -228,7 +228,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, encoding: Encoding, number: int,
         number: 0 for the first text of the example, 1 for the second.
     """
     if encoding.overflowing:
-        return _tokens_in(encoding, number, _whole(tokenizer, text))
+        return _tokens_in(encoding, number, _wholes(tokenizer, [text])[0])
     places = _places(encoding, number)
     starts, ends = _offsets(encoding)[places].T
     return places, Tokens(starts, ends, np.ones(len(places), bool))
@@ -236,14 +236,19 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, encoding: Encoding, number: int,
 
 def _tokens_in(encoding: Encoding, number: int, whole: Encoding) -> _Placed:
     """Returns what `_tokens` does, for a text that may be cut; `whole` is its encoding without special tokens."""
-    places, offsets = _places(encoding, number), _offsets(whole)
-    kept = np.zeros(len(offsets), bool)
-    if len(places):
-        # Without starts: byte-level tokenizers leave the space before a word to the first token of an encoding.
-        everything = np.column_stack([whole.ids, offsets[:, 1]])
-        own = np.column_stack([encoding.ids, _offsets(encoding)[:, 1]])[places]  # neighbors in the text
-        possible = np.flatnonzero((everything == own[0]).all(-1)).tolist()
-        start = next(place for place in possible if np.array_equal(everything[place : place + len(own)], own))
+    places, ids, offsets = _places(encoding, number), np.array(whole.ids, np.int64), _offsets(whole)
+    kept = np.zeros(len(ids), bool)
+    if len(places):  # neighbors in the text
+        own, ends = np.array(encoding.ids)[places], _offsets(encoding)[places, 1]
+        # Neither starts nor the first end: byte-level tokenizers treat spaces differently in the first token of an
+        # encoding, which need not be the first of the text.
+        possible = [
+            place
+            for place in np.flatnonzero(ids == own[0]).tolist()
+            if np.array_equal(ids[place : place + len(own)], own)
+            and np.array_equal(offsets[place + 1 : place + len(own), 1], ends[1:])
+        ]
+        start = min(possible, key=lambda place: abs(offsets[place, 1] - ends[0]))
         kept[start : start + len(own)] = True
     starts, ends = offsets.T
     return places, Tokens(starts, ends, kept)
@@ -255,8 +260,9 @@ def _span(tokens: Tokens) -> tuple[int, int]:
     return (int(starts.min()), int(ends.max())) if len(starts) else (0, 0)
 
 
-def _whole(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoding:
-    return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False).encodings[0]
+def _wholes(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Sequence[Encoding]:
+    """Returns the encodings of texts without special tokens."""
+    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False).encodings
 
 
 def _places(encoding: Encoding, number: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class Head(abc.ABC):
         tokens_dim: the dimension of the logits that runs over the tokens of a text, or None.
         uncached_because: why the teacher cache cannot hold these logits; None if it can.
         unaligned_because: why models with different tokenizers cannot be compared by their logits; None if they can.
-        reads_first_token: whether they are also about the special token that begins a text.
+        reads_first_token: whether the logits include one for the special token that begins a text.
         is_score: whether the logits are a number that `CKDArguments.teacher_score_scale` can map.
         causal: whether a token sees only those before it.
     """
@@ -57,6 +57,13 @@ class Head(abc.ABC):
         if self.tokens_dim is None:
             return logits
         return at_first_tokens(logits.movedim(self.tokens_dim, 1), batch).movedim(1, self.tokens_dim)
+
+    def unmapped(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """Returns the share of a teacher's probability that `of_units` leaves out, (batch,).
+
+        It is that of tokens without a unit. None if the logits are not probabilities of tokens.
+        """
+        return None
 
     def has_labels(self, batch: Batch) -> bool:
         """Returns whether a batch has all label columns."""

@@ -236,6 +236,14 @@ class Spans(Head):
     def of_units(self, logits: Tensor, batch: Batch) -> Tensor:
         return added_up(logits, batch)
 
+    def unmapped(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """Returns the mean of the shares of starts and of ends."""
+        if UNIT_MASK not in batch:
+            return None
+        valid = attention_mask_of(batch).bool()[:, None]
+        probabilities = at_least_float32(logits).masked_fill(~valid, -torch.inf).softmax(-1)
+        return probabilities.masked_fill(batch[UNITS][:, None] >= 0, 0).sum(-1).mean(-1)
+
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         first, last = (batch[name] for name in self.label_columns)
         return span_task_loss(outputs["start_logits"], outputs["end_logits"], first, last, attention_mask_of(batch))
@@ -292,7 +300,7 @@ class Vocabulary(Head):
 
     tokens_dim = 1
     uncached_because = "the logits of a vocabulary are too large to store"
-    unaligned_because = "their vocabularies differ, and a logit is about one entry"
+    unaligned_because = "their vocabularies differ, and each logit belongs to one entry"
 
     def __init__(self, *, causal: bool = False) -> None:
         self.causal = causal

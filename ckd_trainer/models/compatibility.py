@@ -99,8 +99,8 @@ def check_token_types(config: PreTrainedConfig, types: Sequence[int]) -> None:
     rows = getattr(config, "type_vocab_size", None)
     if rows and max(types) >= rows:  # DeBERTa-v2 has 0, and does not read them
         raise InputError(
-            f"the data have token_type_ids up to {max(types)}, but the {config.model_type} model has embeddings for "
-            f"{rows} (type_vocab_size): use a tokenizer whose model_input_names lack token_type_ids."
+            f"the examples have token_type_ids up to {max(types)}, but the {config.model_type} model has "
+            f"embeddings for {rows} (type_vocab_size): use a tokenizer whose model_input_names lack token_type_ids."
         )
 
 

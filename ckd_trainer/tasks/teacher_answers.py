@@ -32,7 +32,15 @@ def check_answers(
         trainer.open_teacher_cache()
         logits = trainer.teacher.cached_logits(rows)
     else:
-        logits = _live_logits(trainer, sample)
+        logits, unmapped = _live_logits(trainer, sample)
+        if reads_logits and unmapped is not None:
+            logger.info(
+                "In %d %s examples, %.1f%% of the teacher's probability falls on tokens without a counterpart in the "
+                "student's encoding, so the student cannot learn it.",
+                len(sample),
+                split,
+                100 * unmapped.mean(),
+            )
     try:
         task.check_teacher(trainer.ckd_args.map_scores(logits), sample, split)
     except InputError as error:
@@ -59,8 +67,9 @@ def sure_of(trainer: DistillationTrainer, confidence: float) -> np.ndarray:
     return kept
 
 
-def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
-    source, parts = trainer.teacher, []
+def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Returns the logits of all examples, and what `Head.unmapped` returns for them."""
+    source = trainer.teacher
     teacher = source.live()
     loader = DataLoader(
         sample,
@@ -68,8 +77,8 @@ def _live_logits(trainer: DistillationTrainer, sample: Dataset) -> torch.Tensor:
         collate_fn=trainer.data_collator,
         generator=torch.Generator(),  # the default generator is the one that dropout uses
     )
-    for batch in loader:
-        batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
-        parts.append(source.live_logits(teacher, batch).cpu())
+    batches = ({name: value.to(trainer.args.device) for name, value in batch.items()} for batch in loader)
+    parts, unmapped = zip(*(source.live_logits(teacher, batch) for batch in batches), strict=True)
     longest = max(part.shape[-1] for part in parts)
-    return torch.cat([F.pad(part, (0, longest - part.shape[-1])) for part in parts])
+    logits = torch.cat([F.pad(part.cpu(), (0, longest - part.shape[-1])) for part in parts])
+    return logits, None if unmapped[0] is None else torch.cat(unmapped).cpu()

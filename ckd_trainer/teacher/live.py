@@ -68,10 +68,10 @@ class LiveTeacher(_SignalReader):
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor], signal: Logits) -> Tensor:
-        """Returns only the logits, in the teacher's own order of labels."""
+        """Returns only the logits, in the teacher's own order of labels and, if they are about tokens, for its own."""
         batch = teachers_view(batch)
         outputs = self.model(**self._inputs(batch), **asked_for(self.model, []))
-        return signal.of_units(signal.read(outputs, batch), batch)
+        return signal.read(outputs, batch)
 
 
 class TeachingStudent(_SignalReader):

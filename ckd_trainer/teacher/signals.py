@@ -74,7 +74,7 @@ class Signal(abc.ABC):
 
     model_outputs: ClassVar[frozenset[str]] = frozenset()
     uncached_because: ClassVar[str | None] = "it is too large to store"
-    unaligned_because: ClassVar[str | None] = "it is about tokens, and does not define how those of a word count"
+    unaligned_because: ClassVar[str | None] = "it describes tokens, and does not say how to combine those of a word"
     reads_first_token: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
     differentiates: ClassVar[bool] = False
@@ -349,7 +349,7 @@ class QueryKeyValue(_OfLayers):
     They are outputs of the model's projection modules; `projections_of` knows these for some model families.
     """
 
-    unaligned_because = "queries and keys are about the attention between the tokens of one model"
+    unaligned_because = "queries and keys describe attention between the tokens of one model"
 
     def modules(self, model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         return {

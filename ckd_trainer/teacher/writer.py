@@ -66,7 +66,10 @@ def valid_lengths(examples: Dataset) -> np.ndarray:
         ends = np.cumsum(column.value_lengths().to_numpy())
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
         if name == TEACHERS + UNITS:
-            lengths.append(np.maximum.reduceat(values, np.concatenate([[0], ends[:-1]])) + 1)
+            counts = np.zeros(len(ends), np.int64)
+            rows = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+            np.maximum.at(counts, rows, values + 1)
+            lengths.append(counts)
             continue
         counts = values if name == "attention_mask" else np.ones_like(values)
         upto = np.concatenate([[0], np.cumsum(counts)])

@@ -20,7 +20,7 @@ from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.processes import broadcast_from_main, placed_for_evaluation, whole_models
-from ckd_trainer.utils.units import TEACHERS, UNITS, check_has_units, item_mask_of
+from ckd_trainer.utils.units import TEACHERS, UNITS, check_has_units, item_mask_of, teachers_view
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, forward_arguments
 
 
@@ -118,17 +118,18 @@ class TeacherSource:
             self._live.model = self._placed
         return self._live
 
-    def live_logits(self, teacher: LiveTeacher, batch: Mapping[str, Tensor]) -> Tensor:
-        """Returns the logits of a batch, (batch, labels).
+    def live_logits(self, teacher: LiveTeacher, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Returns the logits of a batch, (batch, labels), and what `Head.unmapped` returns for them.
 
         Logits over tokens are (batch, labels, tokens), in token positions (see `ckd_trainer.utils.padding`), or
         (batch, labels, units) if the batch has units.
         """
-        logits = teacher.logits(batch, self.logits)
-        return self._in_order(self.logits.pack(logits, item_mask_of(batch))["logits"])
+        logits, view = teacher.logits(batch, self.logits), teachers_view(batch)
+        packed = self.logits.pack(self.logits.of_units(logits, view), item_mask_of(batch))["logits"]
+        return self._in_order(packed), self.head.unmapped(logits, view)
 
     def cached_logits(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """Returns the logits of some training examples from the open cache, as `live_logits` does."""
+        """Returns the logits of some training examples from the open cache, shaped like those of `live_logits`."""
         columns = columns_of([self.logits])
         ((name, _),) = columns.items()
         return self._in_order(torch.from_numpy(self.cache.read(rows, columns)[name]))

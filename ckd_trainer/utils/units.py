@@ -19,6 +19,7 @@ from ckd_trainer.utils.padding import attention_mask_of
 TEACHERS = "teacher_"
 UNITS = "units"
 UNIT_MASK = "unit_mask"  # (batch, units): 1 for the units of an example
+_NEEDED = (f"{TEACHERS}input_ids", UNITS, TEACHERS + UNITS)  # columns of examples with two encodings
 
 
 def is_of_units(name: str) -> bool:
@@ -28,11 +29,21 @@ def is_of_units(name: str) -> bool:
 
 def check_has_units(columns: Collection[str]) -> None:
     """Raises InputError if examples lack the teacher's encoding."""
-    missing = [name for name in (f"{TEACHERS}input_ids", UNITS, TEACHERS + UNITS) if name not in columns]
+    missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise InputError(
             f"teacher and student have different tokenizers, but the examples have no column {missing[0]}: encode "
-            "their texts with ckd_trainer.TokenizerPair, the one that the data collator has."
+            "their texts with the ckd_trainer.TokenizerPair that the data collator uses."
+        )
+
+
+def check_has_no_units(columns: Collection[str]) -> None:
+    """Raises InputError if examples have an encoding for the teacher that the data collator would drop."""
+    if all(name in columns for name in _NEEDED):
+        raise InputError(
+            "the examples hold the encodings of two tokenizers, but the data collator has no TokenizerPair, so the "
+            "teacher would read the student's tokens: give the trainer data_collator=DataCollatorWithPadding("
+            "tokenizers), with the TokenizerPair that encoded the texts."
         )
 
 
@@ -112,7 +123,7 @@ def at_outer_tokens(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Moves logits of units for starts and ends, (batch, 2, units), to tokens, (batch, 2, length).
 
     The first token of a unit gets its logit for starts, and the last one its logit for ends. All other tokens get the
-    lowest logit of the text.
+    lowest logit of the text: little probability, but a finite loss whichever way the models are compared.
     """
     belongs = _belongs(batch)
     before = belongs.cumsum(-1)  # (batch, units, length): how many of its tokens a unit has up to here

@@ -137,6 +137,40 @@ def test_a_word_that_is_cut_is_no_unit(side, length):
     assert len(wanted) < len({*uncut["units"].tolist()}) - 1 or length == 60
 
 
+SPACED = "the cat    sleeps   on \n\n  the tree"  # a byte-level tokenizer makes tokens of spaces
+
+
+def units_within(units, first, stop):
+    """The units whose tokens are all from `first` up to `stop`, which does not count; without that of [CLS]."""
+    outside = {*units[:first].tolist(), *units[stop:].tolist()}
+    return {*units[first:stop].tolist()} - outside - {-1, 0}
+
+
+@pytest.mark.parametrize("text", [SPACED, "the the the the the"])
+@pytest.mark.parametrize("length", range(3, 16))
+def test_a_cut_before_spaces_or_the_same_word(text, length):
+    pair = TokenizerPair(wordpiece(), byte_level())
+    pair.student.truncation_side = pair.teacher.truncation_side = "left"
+    uncut, cut = pair(text), pair(text, truncation=True, max_length=length)
+    both = [uncut[name] for name in ("units", "teacher_units")]
+    wanted = set.intersection(*(units_within(own, max(1, len(own) + 1 - length), len(own) - 1) for own in both))
+    assert max(cut["units"]) == max(cut["teacher_units"]) == len(wanted)
+
+
+@pytest.mark.parametrize("length", range(5, 12))
+def test_windows_that_begin_with_spaces(length):
+    """A token of spaces has other offsets if it comes first in an encoding."""
+    pair = TokenizerPair(byte_level(), wordpiece())
+    options = {"truncation": True, "max_length": length, "stride": 2, "return_overflowing_tokens": True}
+    windows, whole = pair.student([SPACED], **options), pair(SPACED)["units"]
+    columns = pair.of_windows(windows, windows["overflow_to_sample_mapping"], [(SPACED,)], 100)
+    assert len(columns["units"]) > 1
+    for number, (units, theirs) in enumerate(zip(columns["units"], columns["teacher_units"], strict=True)):
+        start = 1 + number * (length - 4)  # without two special tokens, and two tokens of the window before
+        wanted = units_within(whole, start, start + len(units) - 2)
+        assert max(units) == max(theirs) == len(wanted)
+
+
 def token_columns(encoded):
     encoding = encoded.encodings[0]
     return encoding.sequence_ids, [end for _, end in encoding.offsets], encoding.ids

@@ -1,13 +1,16 @@
 """The scripts with a teacher that has a tokenizer of its own: from files to a student, its record and its scores."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_questions, write_tagged, write_tsv
+from helpers.label_sets import LABELS, write_label_sets
 from helpers.launching import launch
+from helpers.rankings import write_rankings
 from helpers.tokenizers import different_tokenizers, model_for
 from safetensors.torch import load_file
 from transformers import (
@@ -134,6 +137,33 @@ def test_unlabeled_texts_and_pairs_of_texts(models, tmp_path, caplog):
     assert NOTE in caplog.text and log_of(tmp_path / "output")[0]["loss_wr_angle"] > 0
 
 
+def test_several_labels(tmp_path, caplog):
+    pair = different_tokenizers()
+    head = {"labels": LABELS, "problem_type": "multi_label_classification"}
+    options = ["--teacher_model_name_or_path", str(save(tmp_path / "teacher", pair.teacher, seed=1, **head))]
+    options += ["--model_name_or_path", str(save(tmp_path / "student", pair.student, layers=2, **head)), *QUICK]
+    options += ["--train_file", str(write_label_sets(tmp_path / "train.tsv", 32)), "--multi_label", *ALL_TERMS]
+    options += ["--max_seq_length", "24", "--do_train", "--max_steps", "2"]
+    run(run_glue_ckd, tmp_path / "output", *options)
+    assert NOTE in caplog.text and log_of(tmp_path / "output")[0]["loss_logits"] > 0
+
+
+def test_candidates_of_queries(models, tmp_path, caplog):
+    options = ["--train_file", str(write_rankings(tmp_path / "train.tsv", 16, 5, 0)), "--listwise_weight", "0.5"]
+    options += ["--text_column", "query", "--text_pair_column", "candidate", "--group_column", "query_id"]
+    options += ["--group_size", "4", "--max_seq_length", "40", "--do_train", "--max_steps", "2"]
+    run(run_glue_ckd, tmp_path / "output", *models, *options)
+    assert NOTE in caplog.text and log_of(tmp_path / "output")[0]["loss_listwise"] > 0
+
+
+def test_a_student_of_several_widths(models, files, tmp_path, caplog):
+    options = ["--student_widths", "1.0,0.5", "--do_train", "--max_steps", "2"]
+    run(run_glue_ckd, tmp_path / "output", *models, *files, *options)
+    assert NOTE in caplog.text
+    (first,) = log_of(tmp_path / "output")
+    assert first["nonfinite_steps"] == 0 and first["loss_wr_distance_w0.5_d1"] > 0
+
+
 def test_one_vocabulary_read_in_two_ways(models, files, tmp_path, caplog):
     """The tokenizers differ in the case that they keep, which shows when they encode texts."""
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "student")
@@ -181,7 +211,7 @@ def test_methods_of_tokens_are_refused_before_weights_are_read(models, files, tm
         (tmp_path / folder / "model.safetensors").unlink()
     options = [*models, *files, "--do_train", "--max_steps", "1", "--output_dir", str(tmp_path / "output")]
     said = refused(capsys, run_glue_ckd, *options, "--minilmv2_weight", "1", "--minilmv2_heads", "2")
-    assert "so minilmv2 cannot compare them: queries and keys are about the attention" in said
+    assert "so minilmv2 cannot compare them: queries and keys describe attention" in said
 
 
 def other_task(tmp_path, model_class, **kwargs):
@@ -224,3 +254,7 @@ def test_answers(tmp_path, caplog):
     options += [*files, "--num_train_epochs", "8", "--alpha", "1", *SHORT_RUN]
     left = run(run_squad_ckd, tmp_path / "output", *options, "--teacher_cache_dir", str(tmp_path / "cache"))
     assert NOTE in caplog.text and left["eval_f1"] > 60
+    (share,) = re.findall(
+        r"In \d+ validation examples, (.*)% of the teacher's probability falls on tokens", caplog.text
+    )
+    assert 0 < float(share) < 20

@@ -287,6 +287,13 @@ def test_estimate_of_the_size(tmp_path):
     assert 0 <= size - estimate < 4000 * len(parts)
 
 
+def test_lengths_are_numbers_of_units():
+    """A text may have no unit, or even no token, if its tokenizer adds no special ones."""
+    rows = [[0, 1, 1, -1], [], [-1], [0], []]
+    examples = Dataset.from_dict({"teacher_units": rows, "attention_mask": [[1] * 9] * 5})
+    assert ckd_trainer.teacher.writer.valid_lengths(examples).tolist() == [2, 0, 0, 1, 0]
+
+
 def test_terms_that_read_more_are_refused(tmp_path):
     class StatesTerm(Term):
         name = "states"

@@ -127,3 +127,18 @@ def test_spans_are_compared_at_the_outer_tokens_of_words(rng):
     sides = [part for logits in (student, mapped) for part in logits.unbind(1)]
     torch.testing.assert_close(found, span_logit_loss(*sides, mask, **options))
     assert found > 0
+
+
+def test_probability_of_spans_that_cannot_be_mapped(rng):
+    """It is what the units lack of 1; padding has none."""
+    head, logits = Spans(), torch.randn(2, 2, 6, generator=rng, dtype=torch.float64)
+    logits[1, :, 5] = 100.0  # padding
+    found = head.unmapped(logits, BATCH)
+    for row, units in enumerate(UNITS):
+        valid = [place for place in range(6) if BATCH["attention_mask"][row, place]]
+        shares = []
+        for side in range(2):
+            total = sum(math.exp(logits[row, side, place]) for place in valid)
+            shares.append(sum(math.exp(logits[row, side, place]) for place in valid if units[place] < 0) / total)
+        assert 0 < shares[0] != shares[1] and found[row].item() == pytest.approx(sum(shares) / 2)
+    assert head.unmapped(logits, PLAIN) is None and Tokens().unmapped(logits, BATCH) is None
