@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-# Scripts without spaces between words: each character is a word. Script extensions (scx) include the mark of a long
-# vowel, which both kinds of kana share.
-_NO_SPACES = r"\p{Han}\p{scx=Hira}\p{scx=Kana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+# Scripts without spaces between words: each character is a word. The marks that both kinds of kana share, such as that
+# of a long vowel, are named, because their script extensions also hold accents of Latin letters.
+_SHARED_BY_KANA = r"\u3031-\u3035\u30fc\uff70\uff9e\uff9f"
+_NO_SPACES = rf"\p{{Han}}\p{{Hiragana}}\p{{Katakana}}{_SHARED_BY_KANA}\p{{Thai}}\p{{Lao}}\p{{Khmer}}\p{{Myanmar}}"
 # \X is a character as readers see it, with its accents, vowel signs and joined emoji. U+200C and U+200D shape the
 # letters of a word.
 _WORD = regex.compile(rf"(?=[{_NO_SPACES}])\X|(?:(?![{_NO_SPACES}])[\p{{L}}\p{{M}}\p{{N}}\u200c\u200d])+|(?!\s)\X")

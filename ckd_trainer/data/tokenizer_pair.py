@@ -248,6 +248,11 @@ def _tokens_in(encoding: Encoding, number: int, whole: Encoding) -> _Placed:
             if np.array_equal(ids[place : place + len(own)], own)
             and np.array_equal(offsets[place + 1 : place + len(own), 1], ends[1:])
         ]
+        if not possible:
+            raise InputError(
+                "a tokenizer encodes a text that is cut with other tokens than the whole text, so the words of both "
+                "encodings cannot be matched: set a higher max_seq_length, or use models with the same tokenizer."
+            )
         start = min(possible, key=lambda place: abs(offsets[place, 1] - ends[0]))
         kept[start : start + len(own)] = True
     starts, ends = offsets.T

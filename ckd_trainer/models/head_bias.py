@@ -18,7 +18,7 @@ def log_odds(labels: ArrayLike) -> list[float]:
     The halves keep it finite for labels that apply to no text, or to all.
 
     Args:
-        labels: 0 and 1, of shape (texts, labels).
+        labels: 0 and 1, (texts, labels); none may be missing.
     """
     flags = np.asarray(labels)
     counts = flags.sum(0)
@@ -31,7 +31,7 @@ def log_frequencies(labels: ArrayLike, classes: int) -> list[float]:
     The mean makes no difference to probabilities. So a head of equally frequent classes starts at 0, as usual.
 
     Args:
-        labels: the class of each text, from 0, (texts,).
+        labels: the class of each text, from 0, (texts,); none may be missing.
     """
     counts = np.bincount(np.asarray(labels, int), minlength=classes)
     logs = np.log((counts + 0.5) / (counts.sum() + 0.5 * classes))
@@ -41,11 +41,11 @@ def log_frequencies(labels: ArrayLike, classes: int) -> list[float]:
 def start_at(model: PreTrainedModel, logits: Sequence[float]) -> None:
     """Sets the bias of the head's last layer, so that the first predictions are the frequencies.
 
-    By default, a new head gives all labels the same probability, 1/2 if a text can have several. If most labels are
+    Otherwise, a new head gives all labels the same probability, 1/2 if a text can have several. If most labels are
     rare, the first steps lower their logits for all texts at once. The quickest way is to saturate the pooler (tanh)
     in front of the last layer, after which all texts look the same to it. With several labels, a small model may never
     recover: all-MiniLM-L6-v2 on GoEmotions stays at an average precision of 0.06, and reaches 0.34 in one epoch from
-    here. With one of 28 classes for each text, it loses some 60 steps. RetinaNet starts its classifier in the same
+    here. With 28 classes, one per text, it loses some 60 steps. RetinaNet starts its classifier in the same
     way, for the same reason (Lin et al. 2017, arXiv 1708.02002, section 4.1).
 
     Args:

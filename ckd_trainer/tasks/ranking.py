@@ -20,7 +20,7 @@ from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.runs.stages import Stage
 from ckd_trainer.tasks.teacher_check import check_ranks
 from ckd_trainer.tasks.text_classification import TextClassification
-from ckd_trainer.training.groups import check_group_size
+from ckd_trainer.training.groups import GroupSampler, check_group_size
 
 
 class Ranking(TextClassification):
@@ -36,6 +36,16 @@ class Ranking(TextClassification):
             with stage.naming_errors():
                 if stage.args.do_train:
                     check_group_size(self.args.group_size, stage.args)
+
+    @property
+    def _train_labels(self) -> list | None:
+        """The labels of one epoch, in which relevant candidates are more frequent than in the data."""
+        train = self.data.train
+        if train is None:
+            return None
+        labels = np.asarray(train["label"][:], float)
+        drawn = GroupSampler(np.asarray(train[GROUP][:]), labels, self.args.group_size, lambda: 0)
+        return labels[[*drawn]].tolist()
 
     @property
     def _groups(self) -> np.ndarray:

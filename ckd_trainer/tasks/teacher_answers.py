@@ -35,8 +35,8 @@ def check_answers(
         logits, unmapped = _live_logits(trainer, sample)
         if reads_logits and unmapped is not None:
             logger.info(
-                "In %d %s examples, %.1f%% of the teacher's probability falls on tokens without a counterpart in the "
-                "student's encoding, so the student cannot learn it.",
+                "In %d %s examples, at least %.1f%% of the teacher's probability falls on tokens without a "
+                "counterpart in the student's encoding, so the student cannot learn it.",
                 len(sample),
                 split,
                 100 * unmapped.mean(),

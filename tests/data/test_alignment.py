@@ -30,6 +30,8 @@ def cut(text, *places):
         ("The cat's tail, 3.5%", ["The", "cat", "'", "s", "tail", ",", "3", ".", "5", "%"]),
         ("snake_case x1", ["snake", "_", "case", "x1"]),
         ("naïve nai\u0308ve", ["naïve", "nai\u0308ve"]),  # an accent belongs to its letter, in either form
+        ("to\u0302\u0323i o\u0323ba x\u0305", ["to\u0302\u0323i", "o\u0323ba", "x\u0305"]),
+        ("か\u3099 ﾋﾞ", ["か\u3099", "ﾋﾞ"]),
         ("你好 world", ["你", "好", "world"]),
         ("カタ ひら", ["カ", "タ", "ひ", "ら"]),
         ("コーヒーabc", ["コ", "ー", "ヒ", "ー", "abc"]),

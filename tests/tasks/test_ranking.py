@@ -17,7 +17,9 @@ from transformers import pipeline
 
 import run_glue_ckd
 import run_teacher
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.metrics.ranking import scores_of_groups
+from ckd_trainer.tasks.texts import text_task
 
 QUICK = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
 QUICK += ["--report_to", "none", "--logging_steps", "4", "--disable_tqdm", "true", "--max_seq_length", "32"]
@@ -247,6 +249,14 @@ def test_data_set_by_name(teacher, tmp_path):
 )
 def test_mistakes_in_options(teacher, files, tmp_path, capsys, options, words):
     assert words in refused(capsys, distill, teacher, tmp_path / "out", *files, *BOTH, *options)
+
+
+def test_a_new_head_starts_at_the_frequencies_of_an_epoch(files):
+    """One of five candidates is relevant in the data, and one of two in an epoch."""
+    values = dict(zip(files[::2], files[1::2], strict=True))
+    task = text_task(GlueArguments(**{name[2:]: value for name, value in values.items()}, group_size=2), seed=0)
+    task.load(["train"])
+    assert np.mean(task.data.train["label"][:]) == 0.2 and np.mean(task._train_labels) == 0.5
 
 
 def test_a_group_column_is_not_for_glue(teacher, tmp_path, capsys):
