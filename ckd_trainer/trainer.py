@@ -904,10 +904,14 @@ class DistillationTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        if self._saves_projections and self.args.should_save:
-            self._projections.save(output_dir)
+        self._add_to_checkpoint(output_dir)
         # Each process saves its own. The trainer state marks a checkpoint as complete, so it must come after them all.
         self.accelerator.wait_for_everyone()
+
+    def _add_to_checkpoint(self, output_dir: str) -> None:
+        """Saves what resuming needs beside the files of `Trainer`; called in all processes."""
+        if self._saves_projections and self.args.should_save:
+            self._projections.save(output_dir)
 
     def create_model_card(self, **kwargs: Any) -> None:
         """Writes a model card that names the teacher and the losses, see `ckd_trainer.model_card`."""

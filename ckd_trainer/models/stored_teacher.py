@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
@@ -54,9 +55,12 @@ class StoredTeacher:
 
     def load(self) -> PreTrainedModel:
         """Returns the model with its weights (see `load_teacher`)."""
-        return load_teacher(
-            self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
-        )
+        # A weight that no loss reads, such as a bare encoder's pooler, may be missing and is drawn at random. Training
+        # must not depend on it: with a complete cache, the model is not loaded.
+        with torch.random.fork_rng([]):
+            return load_teacher(
+                self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
+            )
 
     @property
     def input_names(self) -> set[str]:

@@ -23,8 +23,8 @@ from ckd_trainer.utils.processes import in_all_processes
 _STATE = "stream.json"
 
 
-class _SaveStream(TrainerCallback):
-    """Adds the state of the stream to each checkpoint, and saves one where the stream breaks off."""
+class _SaveWhereItBreaks(TrainerCallback):
+    """Saves a checkpoint where the stream breaks off."""
 
     def __init__(self, trainer: "StreamTrainer") -> None:
         self.trainer, self.saved = trainer, 0
@@ -45,10 +45,6 @@ class _SaveStream(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.saved = state.global_step
-        place = self.trainer.train_dataset.state_before(state.global_step * step_size(args))
-        if args.should_save:
-            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _STATE
-            write_atomically(path, json.dumps(place))
         if self.trainer.broken is not None:
             self._keep_checkpoints(state)
 
@@ -79,7 +75,7 @@ class StreamTrainer(LanguageModelTrainer):
         super().__init__(*args, **kwargs)
         if self.train_dataset is not None:  # a call that does not train
             self.train_dataset.length = self.args.max_steps * step_size(self.args)
-        self.add_callback(_SaveStream(self))
+        self.add_callback(_SaveWhereItBreaks(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Goes to the place in the stream at which the checkpoint was saved."""
@@ -102,6 +98,13 @@ class StreamTrainer(LanguageModelTrainer):
         if self.args.save_only_model or not isinstance(self.broken, StreamBroken | InputErrorOnAnotherRank):
             return f"The model of step {self.state.global_step} is in a checkpoint."
         return f"All {self.state.global_step} steps are in a checkpoint: the same command resumes from there."
+
+    def _add_to_checkpoint(self, output_dir: str) -> None:
+        """Adds the state of the stream."""
+        super()._add_to_checkpoint(output_dir)
+        place = self.train_dataset.state_before(self.state.global_step * step_size(self.args))
+        if self.args.should_save:
+            write_atomically(Path(output_dir) / _STATE, json.dumps(place))
 
     def get_train_dataloader(self) -> DataLoader:
         """Takes the blocks in order, and leaves their numbers to the collator, which draws masks from them."""

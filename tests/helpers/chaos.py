@@ -2,11 +2,11 @@
 
     python tests/helpers/chaos.py --kills 20 --seed 1 --folder /tmp/chaos
 
-The reference is a distillation that runs to the end. The same command then runs in another folder, with its own
-teacher cache. It is killed with SIGKILL at moments drawn from the seed, and restarted until it completes. A kill
-happens at a random time or at an event. Events are before, during and after writing a file (during: half of its bytes
-are on disk), before and after renaming or deleting a file, a training step, an evaluation, and a batch of the teacher.
-At the end, all files of both runs are compared.
+The reference is a distillation that runs to the end, of a classifier or (`--task mlm`) of a language model. The same
+command then runs in another folder, with its own teacher cache. It is killed with SIGKILL at moments drawn from the
+seed, and restarted until it completes. A kill happens at a random time or at an event. Events are before, during and
+after writing a file (during: half of its bytes are on disk), before and after renaming or deleting a file, a training
+step, an evaluation, and a batch of the teacher. At the end, all files of both runs are compared.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import builtins
 import collections
 import contextlib
 import gc
+import importlib
 import io
 import itertools
 import json
@@ -40,44 +41,82 @@ TIMINGS = ("_runtime", "_per_second", "_preparation_time", "latency_ms")  # suff
 OF_THE_LAST_PART = {"train_loss"}  # `Trainer` averages it over the steps of its last call only
 OF_THE_START = {"started", "commit"}  # in run.json: start and code version of the last call
 
-STEPS, SAVE_STEPS = 25, 5  # an epoch has 15 steps
+STEPS, SAVE_STEPS = 25, 5  # an epoch has 15 steps, of a language model 7
 HALF = "half written"
 
 
 # ------------------------------------------------------------------------------------------------------------ the run
 
 
-def make_task(folder: Path) -> list[str]:
-    """Generates sentences and a random teacher, and returns the options of a run."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+def make_classification(folder: Path) -> list[str]:
+    """Generates sentences and a random teacher, and returns the options of a run of run_glue_ckd.py."""
+    from transformers import BertForSequenceClassification
 
-    from ckd_trainer import CKDArguments
-    from ckd_trainer.arguments import weight_names
     from ckd_trainer.data.demo import agreement
 
     agreement.write_task(folder, seed=0, train=240, validation=48, test=30)
     test = (folder / "test.tsv").read_text(encoding="utf-8").splitlines()
     (folder / "unlabeled.tsv").write_text("".join(f"{line.split(chr(9))[0]}\n" for line in test), encoding="utf-8")
+    _save_teacher(
+        folder,
+        BertForSequenceClassification,
+        id2label=dict(enumerate(agreement.LABELS)),
+        label2id={label: index for index, label in enumerate(agreement.LABELS)},
+    )
+    values = {
+        "train_file": folder / "train.tsv",
+        "validation_file": folder / "validation.tsv",
+        "test_file": folder / "unlabeled.tsv",
+        "max_seq_length": 40,
+        "train_sampling_strategy": "group_by_length",
+    }
+    return [*_options(folder, values), "--do_predict", "--load_best_model_at_end"]
+
+
+def make_language_model(folder: Path) -> list[str]:
+    """Generates running text and a random teacher, and returns the options of a run of run_mlm_ckd.py."""
+    from transformers import BertForMaskedLM
+
+    from ckd_trainer.data.demo import agreement
+
+    agreement.write_task(folder, seed=0, train=40, validation=20, test=2, text=200)
+    lines = (folder / "text.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "train.txt").write_text("".join(lines[:160]), encoding="utf-8")  # some 100 blocks
+    (folder / "held_out.txt").write_text("".join(lines[160:]), encoding="utf-8")
+    _save_teacher(folder, BertForMaskedLM)
+    values = {
+        "train_file": folder / "train.txt",
+        "validation_file": folder / "held_out.txt",
+        "max_seq_length": 24,
+    }
+    return _options(folder, values)
+
+
+def _save_teacher(folder: Path, model_class, **more) -> None:
+    """Saves a random teacher of a model class, with dropout, and the tokenizer of the base."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig
+
     options = json.loads((folder / "base" / "config.json").read_text()) | {
         "hidden_size": 32,
         "intermediate_size": 64,
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
-        "id2label": dict(enumerate(agreement.LABELS)),
-        "label2id": {label: index for index, label in enumerate(agreement.LABELS)},
     }
     torch.manual_seed(0)
-    BertForSequenceClassification(BertConfig(**options)).save_pretrained(folder / "teacher")
+    model_class(BertConfig(**options | more)).save_pretrained(folder / "teacher")
     AutoTokenizer.from_pretrained(folder / "base").save_pretrained(folder / "teacher")
+
+
+def _options(folder: Path, values: dict) -> list[str]:
+    """Returns the options of a run: those that all runs share, and these."""
+    from ckd_trainer import CKDArguments
+    from ckd_trainer.arguments import weight_names
+
     values = {
         "teacher_model_name_or_path": folder / "teacher",
         "student_init": "teacher_layers",
         "student_num_layers": 2,
-        "train_file": folder / "train.tsv",
-        "validation_file": folder / "validation.tsv",
-        "test_file": folder / "unlabeled.tsv",
-        "max_seq_length": 40,
         "window_size": 7,
         **dict.fromkeys(weight_names(CKDArguments), 0.3),  # all four relations
         "teacher_cache_dir": CACHE,
@@ -87,7 +126,6 @@ def make_task(folder: Path) -> list[str]:
         "warmup_steps": 5,
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 16,
-        "train_sampling_strategy": "group_by_length",
         "eval_strategy": "steps",
         "eval_steps": SAVE_STEPS,
         "save_strategy": "steps",
@@ -96,9 +134,17 @@ def make_task(folder: Path) -> list[str]:
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": "true",
+        **values,
     }
-    flags = ["--do_train", "--do_eval", "--do_predict", "--load_best_model_at_end", "--use_cpu"]
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))] + flags
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return [*words, "--do_train", "--do_eval", "--use_cpu"]
+
+
+# {task: (script, what makes its data and returns its options)}
+TASKS = {
+    "glue": ("run_glue_ckd", make_classification),
+    "mlm": ("run_mlm_ckd", make_language_model),
+}
 
 
 class Watch:
@@ -253,8 +299,8 @@ def phase(event: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-def child(folder: Path, number: int, options: list[str], target: str | None) -> None:
-    """Runs the script under watch, in its own process."""
+def child(folder: Path, number: int, script: str, options: list[str], target: str | None) -> None:
+    """Runs a script under watch, in its own process."""
     gc.freeze()  # garbage collection then skips the imports, see conftest.py
     gc.set_threshold(20_000)
     os.setsid()
@@ -263,18 +309,18 @@ def child(folder: Path, number: int, options: list[str], target: str | None) -> 
     output = os.open(f"output-{number}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    import datasets
     import torch
     from tqdm import tqdm
 
-    import run_glue_ckd
-
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # not a lock between processes, which would outlive a kill
-    sys.argv = ["run_glue_ckd.py", *options]
+    datasets.config.HF_DATASETS_CACHE = "datasets"  # each run has its own
+    sys.argv = [f"{script}.py", *options]
     watch = Watch(Path(f"events-{number}.txt"), target)
     watch.install()
     watch.event("start")
-    run_glue_ckd.main()
+    importlib.import_module(script).main()
 
 
 def context_of(forks: bool):
@@ -282,7 +328,9 @@ def context_of(forks: bool):
     if not forks:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "run_glue_ckd", "safetensors.torch", "transformers.trainer"])
+    context.set_forkserver_preload(
+        ["torch", "run_glue_ckd", "run_mlm_ckd", "safetensors.torch", "transformers.trainer"]
+    )
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(PROJECT)
     try:
@@ -315,7 +363,15 @@ class Launch:
         return [line for line in self.text.splitlines() if " WARNING: " in line]
 
 
-def launch(context, folder: Path, options: list[str], *, target: str | None = None, delay: float | None = None):
+def launch(
+    context,
+    folder: Path,
+    script: str,
+    options: list[str],
+    *,
+    target: str | None = None,
+    delay: float | None = None,
+):
     """Starts or restarts a run in its folder, and waits until it ends.
 
     Args:
@@ -325,7 +381,7 @@ def launch(context, folder: Path, options: list[str], *, target: str | None = No
     folder.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob("output-*.txt")))
     events, began = folder / f"events-{number}.txt", time.monotonic()
-    process = context.Process(target=child, args=(folder, number, options, target))
+    process = context.Process(target=child, args=(folder, number, script, options, target))
     process.start()
     if delay is not None:
         while process.is_alive() and not (events.exists() and events.stat().st_size):
@@ -354,18 +410,20 @@ class Chaos:
     Args:
         folder: for all runs.
         forks: see `context_of`.
-        more: options that override those of `make_task`.
+        task: a key of `TASKS`.
+        more: options that override those of the task.
     """
 
-    def __init__(self, folder: Path, *, forks: bool, more: Sequence[str] = ()):
+    def __init__(self, folder: Path, *, forks: bool, task: str = "glue", more: Sequence[str] = ()):
         self.folder, self.context = Path(folder).resolve(), context_of(forks)
-        self.options = [*make_task(self.folder / "task"), *more]
+        self.script, make = TASKS[task]
+        self.options = [*make(self.folder / "task"), *more]
         self.reference = self.launch("reference")
         if self.reference.code:
             raise Failure(f"the reference run failed:\n{self.reference.text[-3000:]}")
 
     def launch(self, name: str, **kwargs) -> Launch:
-        return launch(self.context, self.folder / name, self.options, **kwargs)
+        return launch(self.context, self.folder / name, self.script, self.options, **kwargs)
 
     def difference(self, name: str) -> str | None:
         """Returns the first difference between a run and the reference, or None."""
@@ -503,6 +561,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, help="repeat the moments of a seed (default: a new one, printed)")
     parser.add_argument("--folder", type=Path, help="keep the runs here (default: a temporary folder)")
+    parser.add_argument("--task", choices=TASKS, default="glue", help="what is distilled (default: glue)")
     parser.add_argument("--forks", action="store_true", help="fork from a process that has imported everything")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
@@ -512,7 +571,7 @@ def main():
         for old in (folder / "task", folder / "reference", *folder.glob("killed-*")):
             shutil.rmtree(old, ignore_errors=True)
         try:
-            chaos = Chaos(folder, forks=arguments.forks)
+            chaos = Chaos(folder, forks=arguments.forks, task=arguments.task)
             print(f"reference: {chaos.reference.seconds:.1f} s, {len(chaos.reference.events)} events", flush=True)
             phases = chaos.kill(arguments.kills, seed, say=lambda line: print(line, flush=True))
         except Failure as failure:
@@ -522,5 +581,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(PROJECT))
+    sys.path[0] = str(PROJECT)  # not this folder, whose tokenizers.py would hide the library
     main()

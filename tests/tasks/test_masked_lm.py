@@ -158,6 +158,15 @@ def test_the_cache_changes_nothing(command, tmp_path):
         )
 
 
+def test_dropout_does_not_depend_on_whether_the_teacher_is_loaded(command, teacher, tmp_path):
+    """A bare teacher gets a random pooler when it is loaded, which must not change the random numbers of training."""
+    path = teacher / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_dropout_prob": 0.1}))
+    for name in ("builds", "reads"):
+        run(command, tmp_path / name, "--teacher_cache_dir", tmp_path / "teacher_cache")
+    assert same_weights(tmp_path / "builds", tmp_path / "reads")
+
+
 def test_logits_of_all_tokens(command, tmp_path):
     """Without masks there is no loss on masked tokens, and no perplexity."""
     results = run(command, tmp_path / "out", "--labels_and_logits", "true", "--alpha", "1", *NO_RELATIONS)
