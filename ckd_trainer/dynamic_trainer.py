@@ -5,7 +5,7 @@ import functools
 import logging
 import random
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,11 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 from ckd_trainer.arguments import CKDArguments
-from ckd_trainer.methods import MethodArguments, Term
+from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.dynamic import DynamicModel
-from ckd_trainer.models.importance import importance, rewire
-from ckd_trainer.models.sizes import head_size
 from ckd_trainer.models.subnetworks import (
     SUBNETWORKS,
     DynamicArguments,
@@ -33,49 +31,23 @@ from ckd_trainer.models.subnetworks import (
 )
 from ckd_trainer.objective import Objective
 from ckd_trainer.teacher.live import TeachingStudent
-from ckd_trainer.teacher.signals import Attentions, Listener, ProjectedStates, QueryKeyValue, Signal
-from ckd_trainer.trainer import DistillationTrainer, StepItems
-from ckd_trainer.training.gradients import updates_in_backward
+from ckd_trainer.teacher.signals import Listener, Signal
+from ckd_trainer.trainer import DistillationTrainer
+from ckd_trainer.training.dynamic_options import check_options, check_terms
+from ckd_trainer.training.importance import labeled_dataset, order_by_importance
 from ckd_trainer.training.projections import projected
 from ckd_trainer.training.running_means import RunningMeans
+from ckd_trainer.training.step_items import StepItems
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.wrapped_models import asked_for, config_of, inner_model
 
 logger = logging.getLogger(__name__)
-
-# Importance is measured on this many examples, in batches of DynaBERT's size: a sum of absolute values depends on it.
-_EXAMPLES, _BATCH = 1024, 8
 
 
 def scores_of(parts: Sequence[SubNetwork], metrics: Sequence[str]) -> list[str]:
     """Returns the names of the scores that an evaluation of these sub-networks reports, the whole student first."""
     means = [f"mean_{name}" for name in metrics]
     return [*metrics, *means, *(f"{name}_{part}" for part in parts[1:] for name in metrics)]
-
-
-def check_terms(terms: Iterable[Term], args: DynamicArguments, config: PreTrainedConfig) -> None:
-    """Raises InputError for a term that cannot compare the teacher with all sub-networks of a student."""
-    for term in terms:
-        signal = term.student_signal
-        if isinstance(signal, ProjectedStates) and args.whole_student_teaches:
-            raise InputError(
-                f"the term {term.name} learns a projection, but the student has its teacher's width with "
-                "whole_student_teaches: set its weight to 0, or tinybert_projection to identity."
-            )
-        if not isinstance(signal, Attentions | QueryKeyValue):
-            continue
-        for part in args.subnetworks:
-            heads, width = term.relation_heads, part.heads(config) * head_size(config)
-            if part.width == 1 or (heads is not None and width % heads == 0):
-                continue
-            if heads is None:
-                reason = f"it compares attention heads, and {part} has fewer than the teacher"
-            else:
-                reason = f"its {heads} relation heads do not divide the {width} dimensions of {part}"
-            raise InputError(
-                f"the term {term.name} does not work with width {part.width:g}, because {reason}: set its weight to "
-                "0, or leave this width out."
-            )
 
 
 class DynamicTrainer(DistillationTrainer):
@@ -136,69 +108,39 @@ class DynamicTrainer(DistillationTrainer):
         methods: Sequence[MethodArguments] = (),
         dynamic_args: DynamicArguments | None = None,
     ) -> None:
-        """Replaces the loss, and the widths and depths if they are given."""
-        self.dynamic_args = dynamic_args or self.dynamic_args
-        super().use_loss(ckd_args, methods)
+        """Replaces the loss, and the widths and depths if they are given. If they are refused, nothing changes."""
+        sizes = dynamic_args or self.dynamic_args
+        self._fit_to(self.model, ckd_args=ckd_args, methods=list(methods), dynamic_args=sizes)
 
-    def _fit_to(self, student: torch.nn.Module) -> None:
+    def _derive(self, student: torch.nn.Module) -> None:
         self.subnetworks = self.dynamic_args.subnetworks
-        self._check_options()
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        check_options(self.dynamic_args, self.ckd_args, self.args, is_sharded=is_sharded)
         model = inner_model(student)
         check_dynamic(model.config, self.subnetworks)
         if self._is_ordered is None:  # a model that has had several widths before
             self._is_ordered = has_widths(subnetworks_of(model.config))
         self._dynamic = DynamicModel(model)
+        super()._derive(student)
+        self._means = {part: RunningMeans(list(self._objectives[part].weights)) for part in self.subnetworks}
+        if self._will_rewire and self.train_dataset is not None:
+            self._labeled_dataset()  # raises if there is none
+
+    def _connect(self, student: torch.nn.Module) -> None:
         if self._teaching is not None:
             self._teaching.listener.close()
-        self._teaching = None
         for listener, _ in self._reading.values():
             listener.close()
-        super()._fit_to(student)
-        setattr(model.config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
+        super()._connect(student)
+        setattr(inner_model(student).config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
+        teaches = self.dynamic_args.whole_student_teaches
+        self._teaching = TeachingStudent(student, self._teacher_signals()) if teaches else None
         self._reading = {1.0: (self._listener, self._student_options)}
         for part in self.dynamic_args.at_full_width[1:]:
             signals = self._objectives[part].student_signals
             with self._dynamic.running(part):
                 listener = Listener(student, signals)
             self._reading[part.depth] = (listener, asked_for(student, signals) if signals else {})
-        self._means = {part: RunningMeans(list(self._objectives[part].weights)) for part in self.subnetworks}
-        if self._will_rewire and self.train_dataset is not None:
-            self._examples_for_importance()  # raises if there are none
-
-    def _check_options(self) -> None:
-        args = self.dynamic_args
-        if args.whole_student_teaches and not args.is_dynamic:
-            raise InputError(
-                "whole_student_teaches is set, but the student has no other sub-networks: give student_widths or "
-                "student_depths."
-            )
-        if args.whole_student_teaches and not self.ckd_args.labels_and_logits:
-            raise InputError(
-                "whole_student_teaches is set, but labels_and_logits is off, so the whole student would learn "
-                "nothing: leave one of them out."
-            )
-        if args.whole_student_teaches and self.ckd_args.maps_scores:
-            raise InputError(
-                "whole_student_teaches is set, and teacher_score_scale or teacher_score_shift, but the whole student "
-                "has the scale of its sub-networks: leave these out."
-            )
-        if not args.is_dynamic:
-            return
-        if updates_in_backward(self.args):
-            raise InputError(
-                f"optim is {self.args.optim.value}, which changes weights in every backward pass, but a step of a "
-                "dynamic student has one for each sub-network: choose another optimizer."
-            )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError(
-                "a student of several widths and depths needs all of its weights on each device: leave out FSDP and "
-                "DeepSpeed, or student_widths and student_depths."
-            )
-        if self.args.torch_compile:
-            raise InputError(
-                "torch_compile would recompile the model for every sub-network: leave it out, or student_widths and "
-                "student_depths."
-            )
 
     def _objective(self, config: PreTrainedConfig, teacher: Any) -> Objective:
         """Returns the loss at full depth, and keeps that of each sub-network."""
@@ -249,9 +191,7 @@ class DynamicTrainer(DistillationTrainer):
             logger.info("The whole student learns from the labels alone, and teaches the others.")
 
     def _read_from(self, teacher: Any, student: torch.nn.Module) -> None:
-        if self.dynamic_args.whole_student_teaches:
-            self._teaching = TeachingStudent(student, self._teacher_signals())
-        else:
+        if not self.dynamic_args.whole_student_teaches:
             super()._read_from(teacher, student)
 
     def _run_teacher(self, inputs: dict[str, Any]) -> dict[Signal, Any] | None:
@@ -356,40 +296,28 @@ class DynamicTrainer(DistillationTrainer):
 
     def _rewire(self) -> None:
         """Orders heads and neurons by their importance for a sample of the examples."""
-        examples, model = self._examples_for_importance(), self.model
-        rows = random.Random(self.args.seed).sample(range(len(examples)), min(_EXAMPLES, len(examples)))
-        logger.info("Heads and neurons are ordered by their importance for %d examples.", len(rows))
-        loader = DataLoader(
-            self._columns_read(examples.select(rows)),
-            batch_size=_BATCH,
-            collate_fn=self.data_collator,
-            generator=torch.Generator(),  # the default generator is the one that dropout uses
-        )
+        model = self.model
 
         def loss(batch: dict[str, Any]) -> Tensor:
             inputs = send_to_device(batch, self.args.device)
             with self.compute_loss_context_manager():
                 return self._task_loss(model, inputs, {}, None)[0]
 
+        examples = self._columns_read(self._labeled_dataset())
         model.eval()
-        rewire(
-            inner_model(model), importance(inner_model(model), (functools.partial(loss, batch) for batch in loader))
-        )
+        order_by_importance(inner_model(model), examples, self.data_collator, loss, seed=self.args.seed)
 
-    def _examples_for_importance(self) -> Dataset:
+    def _labeled_dataset(self) -> Dataset:
         """Returns the training examples that have labels, or those of the evaluation set if they have none."""
         training, held_out = self.train_dataset, self.eval_dataset
         if isinstance(training, Dataset) and self.mixture is not None:
             training = training.select(range(self.mixture.labeled))
-        for found in (training, *(held_out.values() if isinstance(held_out, dict) else [held_out])):
-            if isinstance(found, Dataset) and (self.compute_loss_func is not None or self._has_labels(found)):
-                return found
-        raise InputError(
-            "heads and neurons are ordered by their importance for the loss on the labels, but neither the training "
-            "nor the evaluation set is a datasets.Dataset with labels: give one, or leave student_widths out."
-        )
+        held_out = held_out.values() if isinstance(held_out, dict) else [held_out]
+        return labeled_dataset((training, *held_out), self._has_labels)
 
     def _has_labels(self, examples: Dataset) -> bool:
+        if self.compute_loss_func is not None:
+            return True
         if not len(examples):
             return False
         return self.head.has_labels(self.data_collator([self._columns_read(examples.select([0]))[0]]))

@@ -2,11 +2,13 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.data.tokenizer_pair import TokenizerPair
 from ckd_trainer.heads import Head
 from ckd_trainer.methods import Term
@@ -14,6 +16,46 @@ from ckd_trainer.teacher.signals import ProjectedStates, Signal
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+def check_loss(args: CKDArguments, head: Head, wanted: Sequence[str], *, has_teacher: bool) -> None:
+    """Raises InputError if options of the loss do not fit the student's head, or need a teacher.
+
+    Args:
+        wanted: the names of the terms that compare with the teacher.
+        has_teacher: whether one is given.
+    """
+    if args.maps_scores and not head.is_score:
+        raise InputError(
+            f"teacher_score_scale is {args.teacher_score_scale:g} and teacher_score_shift "
+            f"{args.teacher_score_shift:g}, but the model does not predict a score: leave them out."
+        )
+    if wanted and not has_teacher:
+        raise InputError(
+            f"no teacher is given, but the terms {', '.join(wanted)} have a weight: give one, or set alpha and the "
+            "weights to 0 for plain fine-tuning."
+        )
+    if "logits" in args.weights and not head.label_columns:
+        raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
+
+
+def check_readable(
+    terms: Sequence[Term], student: PreTrainedConfig, teacher: PreTrainedConfig, columns: Collection[str] | None
+) -> None:
+    """Raises InputError if a term reads what a model or the training set lacks.
+
+    Args:
+        columns: those of the training set; None if unknown.
+    """
+    for term in terms:
+        term.student_signal.check(student)
+        term.teacher_signal.check(teacher)
+        lacking = [name for name in term.columns if columns and name not in columns]
+        if lacking:
+            raise InputError(
+                f"the term {term.name} reads the column {lacking[0]!r}, which the training set lacks: add it, or set "
+                f"the weight of {term.name} to 0."
+            )
 
 
 def check_aligned(terms: Sequence[Term], tokenizers: TokenizerPair) -> None:

@@ -47,11 +47,11 @@ from ckd_trainer.tasks.trainers import REFUSED_BY_TRAINER
 FILES = sorted(path.relative_to(PROJECT) for path in [*PROJECT.glob("ckd_trainer/**/*.py"), *PROJECT.glob("*.py")])
 TREES = {path.as_posix(): ast.parse((PROJECT / path).read_text(encoding="utf-8")) for path in FILES}
 
-# All private names of others that the package uses. Those of `transformers` belong into trainer.py.
+# All private names of others that the package uses. Those of `Trainer` belong into the two trainers.
 PRIVATE = {
+    "ckd_trainer/training/sampling_trainer.py": {"_get_train_sampler"},  # nothing public makes the sampler
     "ckd_trainer/trainer.py": {
-        "_get_train_sampler",  # nothing public makes the sampler
-        "_set_signature_columns_if_needed",  # nor says which columns a batch keeps
+        "_set_signature_columns_if_needed",  # nothing public says which columns a batch keeps
         "_signature_columns",
         "_prepare_inputs",  # nor places batches as a training step does
         "_save_rng_state",  # nothing public comes between the files of a checkpoint
@@ -121,7 +121,7 @@ def private_names_of_others(path, tree):
 def test_private_names_of_others_are_these_alone(path):
     found = private_names_of_others(path, TREES[path])
     assert found == PRIVATE.get(path, set()), (
-        f"{path} uses {sorted(found)}: take a public name where there is one; else keep it in trainer.py, and add it "
+        f"{path} uses {sorted(found)}: take a public name where there is one; else keep it in a trainer, and add it "
         "to this table and to a test below."
     )
 
@@ -148,13 +148,13 @@ def test_private_names_are_found(code, names):
 
 # What is overridden or called with these arguments, and by whom.
 SIGNATURES = [
-    (Trainer._get_train_sampler, "self train_dataset", "trainer.py: groups by length are seeded by the epoch"),
+    (Trainer._get_train_sampler, "self train_dataset", "sampling_trainer.py: an epoch seeds its groups by length"),
     (Trainer._set_signature_columns_if_needed, "self", "trainer.py: the teacher's columns stay in the batch"),
     (Trainer.get_train_dataloader, "self", "trainer.py: batches carry the cached signals of the teacher"),
-    (Trainer.get_eval_dataloader, "self eval_dataset", "trainer.py: rows are evaluated in their order"),
-    (Trainer.get_test_dataloader, "self test_dataset", "trainer.py: predictions come in the order of the rows"),
+    (Trainer.get_eval_dataloader, "self eval_dataset", "sampling_trainer.py: rows are evaluated in their order"),
+    (Trainer.get_test_dataloader, "self test_dataset", "sampling_trainer.py: predictions in the order of the rows"),
     (Trainer.call_model_init, "self trial", "trainer.py: terms and layers follow each new student"),
-    (Trainer.num_examples, "self dataloader", "trainer.py: with unlabeled texts, an epoch is not the training set"),
+    (Trainer.num_examples, "self dataloader", "sampling_trainer.py: an epoch need not be the training set"),
     (Trainer.get_batch_samples, "self epoch_iterator num_batches device", "trainer.py: items of a step are counted"),
     (Trainer.compute_loss, "self model inputs return_outputs num_items_in_batch", "trainer.py: the loss"),
     (Trainer.prediction_step, "self model inputs prediction_loss_only ignore_keys", "trainer.py: logits alone"),
@@ -168,8 +168,8 @@ SIGNATURES = [
     (Trainer.save_model, "self output_dir _internal_call", "trainer.py: adapters keep their labels; run.py"),
     (TrainerState.load_from_json, "json_path", "run.py: where a training stands"),
     (PreTrainedModel.set_attn_implementation, "self attn_implementation", "wrapped_models.py: eager attention"),
-    (Accelerator.prepare_model, "self model device_placement evaluation_mode", "trainer.py: places the teacher"),
-    (Accelerator.reduce, "self tensor reduction", "trainer.py: means over processes"),
+    (Accelerator.prepare_model, "self model device_placement evaluation_mode", "processes.py: places the teacher"),
+    (Accelerator.reduce, "self tensor reduction", "running_means.py: means over processes"),
     (broadcast_object_list, "object_list", "processes.py: the main process decides"),
     (gather_object, "object", "processes.py: an error in one process ends all"),
 ]
@@ -306,7 +306,7 @@ def test_a_sampler_is_asked_once_an_epoch_and_the_state_says_which(trained):
 
 
 def test_the_sampler_of_groups_by_length_knows_lengths_and_batch_size(tmp_path):
-    """_get_train_sampler of trainer.py reads them."""
+    """_get_train_sampler of sampling_trainer.py reads them."""
     sampler = make(tmp_path, train_sampling_strategy="group_by_length")._get_train_sampler().sampler
     assert sampler.batch_size == 12
     assert sampler.lengths == [len(ids) for ids in examples(28)["input_ids"]]
@@ -322,7 +322,7 @@ def test_the_columns_of_a_batch_are_the_signature_columns(tmp_path):
 
 
 def test_the_sampling_strategy_is_read_when_a_dataloader_is_made(tmp_path):
-    """_sequential of trainer.py sets another one for the length of that call."""
+    """_sequential of sampling_trainer.py sets another one for the length of that call."""
 
     def lengths(loader):
         return [length for batch in loader for length in batch["attention_mask"].sum(-1).tolist()]

@@ -12,10 +12,10 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, RunArguments
-from ckd_trainer.dynamic_trainer import check_terms
 from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.models.subnetworks import DynamicArguments, at_depth, config_at_depth
 from ckd_trainer.runs.recipe import one_of, parse_options, unknown_option, with_options
+from ckd_trainer.training.dynamic_options import check_terms
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)

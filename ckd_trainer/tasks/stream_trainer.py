@@ -13,8 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ckd_trainer.data.streamed_documents import StreamBroken
 from ckd_trainer.data.streams import BlockStream
 from ckd_trainer.tasks.language_model_trainer import LanguageModelTrainer
-from ckd_trainer.trainer import StepItems
 from ckd_trainer.training.sampling import step_size
+from ckd_trainer.training.step_items import StepItems
 from ckd_trainer.utils.errors import InputError, InputErrorOnAnotherRank
 from ckd_trainer.utils.files import write_atomically
 from ckd_trainer.utils.processes import in_all_processes

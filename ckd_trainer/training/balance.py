@@ -4,13 +4,20 @@ Unscaled, a term's gradient is 0.00004 to 20 times that of labels and logits, de
 and the pair of models. No fixed weight fits two tasks, but a share does.
 """
 
+import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+
+from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.methods import MethodArguments, Term
+from ckd_trainer.objective import Objective
+from ckd_trainer.training.gradients import updates_in_backward
+from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +29,8 @@ LAST_STEP, LAST_STEP_OF_WARNINGS = 128, 8
 # 3e-6 even if teacher and student are the same.
 SMALLEST_NORM = 1e-5
 MIN_SHARE, MAX_SHARE = 0.01, 10.0  # shares outside this range cause a warning
+# Options that, like the weights, do not affect the norms of the terms' gradients.
+_NOT_IN_NORMS = {"term_balance", "balance_interval", "log_gradient_norms", "teacher_cache_dir"}
 
 
 class TermBalance(TrainerCallback, ExportableState):
@@ -183,3 +192,59 @@ class TermBalance(TrainerCallback, ExportableState):
                 logger.warning(
                     "%s has %.3g times the gradient of %s, and drowns it out%s.", term, share, self.yardstick, advice
                 )
+
+
+def balance_of(
+    objective: Objective,
+    ckd_args: CKDArguments,
+    methods: Sequence[MethodArguments],
+    terms: Sequence[Term],
+    args: TrainingArguments,
+    *,
+    is_fsdp_1: bool,
+) -> TermBalance | None:
+    """Returns the balance of a loss; None if it has no balanced terms.
+
+    Args:
+        ckd_args, methods, terms: what the loss is made of; the terms are the user's own.
+        is_fsdp_1: whether the student is sharded by FSDP 1.
+
+    Raises:
+        InputError: an optimizer or a launcher with which gradients of terms cannot be measured.
+    """
+    if not objective.balanced:
+        return None
+    if updates_in_backward(args):
+        raise InputError(
+            f"optim is {args.optim.value}, which changes weights in every backward pass, but balancing terms needs "
+            "backward passes that change nothing: choose another optimizer."
+        )
+    if is_fsdp_1:
+        raise InputError(
+            "gradients of terms cannot be measured under FSDP 1: set fsdp_version to 2, as in "
+            "recipes/accelerate/fsdp2.yaml."
+        )
+    return TermBalance(
+        objective.balanced,
+        rescales=ckd_args.term_balance == "gradient",
+        interval=ckd_args.balance_interval,
+        definition=_definition(ckd_args, methods, terms),
+        yardstick=objective.yardstick,
+    )
+
+
+def _definition(ckd_args: CKDArguments, methods: Sequence[MethodArguments], terms: Sequence[Term]) -> dict[str, Any]:
+    """Returns what the norms of the terms' gradients depend on, other than the weights."""
+    used: list[Any] = [ckd_args, *(method for method in methods if method.weights)]
+    # Options at their defaults are left out, so that an option added later does not invalidate old checkpoints.
+    definition: dict[str, Any] = {
+        option.name: value
+        for arguments in used
+        for option in dataclasses.fields(arguments)
+        if (value := getattr(arguments, option.name)) != option.default
+        and option.name not in _NOT_IN_NORMS
+        and not option.name.endswith("_weight")
+    }
+    if terms:
+        definition["terms"] = [[term.name, term.student_signal.key, term.teacher_signal.key] for term in terms]
+    return definition

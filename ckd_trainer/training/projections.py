@@ -73,6 +73,30 @@ class Projections:
             self._hook = None
             self.student._keys_to_ignore_on_save = self._before
 
+    def join(self, optimizer: torch.optim.Optimizer, learning_rate: float | None, *, is_new: bool) -> None:
+        """Gives the projections their own learning rate in an optimizer of the student, if there is one.
+
+        Args:
+            is_new: whether `Trainer` made the optimizer, after `attach`.
+
+        Raises:
+            InputError: the optimizer does not train the projections, or has its learning rates from elsewhere.
+        """
+        groups = getattr(optimizer, "param_groups", None)  # DeepSpeed's own optimizers have none here, and train all
+        if groups is None:
+            if learning_rate is not None:
+                raise InputError(
+                    "projection_learning_rate is set, but DeepSpeed's configuration defines the optimizer: leave one "
+                    "out."
+                )
+        elif is_new and learning_rate is not None:
+            _use_learning_rate(optimizer, self.module, learning_rate)
+        elif not {weight for group in groups for weight in group["params"]}.issuperset(self.module.parameters()):
+            raise InputError(
+                "the optimizer given to the trainer does not train the projections that a term learns: leave it out, "
+                "or choose it by `optim`."
+            )
+
     @contextlib.contextmanager
     def reading(self, signals: Sequence[ProjectedStates]) -> Iterator[None]:
         """Within the context, the same projections are applied to other layers, those of `signals`."""
@@ -114,7 +138,29 @@ class Projections:
         self.module.load_state_dict(saved)
 
 
-def use_learning_rate(optimizer: torch.optim.Optimizer, module: torch.nn.Module, learning_rate: float) -> None:
+def learned_projections(
+    student: torch.nn.Module, signals: Sequence[Signal], *, seed: int, learning_rate: float | None
+) -> Projections | None:
+    """Returns the projections that a student's signals need; None if they need none.
+
+    Args:
+        learning_rate: that of the projections, if it is not the student's.
+
+    Raises:
+        InputError: as for `Projections`, or a learning rate without projections.
+    """
+    found = projected(signals)
+    if found:
+        return Projections(student, found, seed)
+    if signals and learning_rate is not None:
+        raise InputError(
+            "projection_learning_rate is set, but no term of the loss learns a projection, as tinybert_hidden_weight "
+            "does: leave it out."
+        )
+    return None
+
+
+def _use_learning_rate(optimizer: torch.optim.Optimizer, module: torch.nn.Module, learning_rate: float) -> None:
     """Moves a module's weights to groups of the optimizer with their own learning rate."""
     weights = set(module.parameters())
     for group in list(optimizer.param_groups):

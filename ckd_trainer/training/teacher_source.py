@@ -41,6 +41,7 @@ class TeacherSource:
         self.also_cached: list[Signal] = []
         self._placed: torch.nn.Module | None = None
         self._live: LiveTeacher | None = None
+        self.cache: TeacherCache | None = None
 
     def fit(
         self,
@@ -52,7 +53,7 @@ class TeacherSource:
         cache_dir: str | None,
         has_tokenizer: bool = False,
     ) -> None:
-        """Sets what is read for a new student.
+        """Sets what is read for a new student. On a copy, it leaves the original as it was.
 
         Args:
             signals: the signals that the terms read.
@@ -68,15 +69,18 @@ class TeacherSource:
         """
         self.signals, self.head, self.logits, self.label_order = list(signals), head, logits, label_order
         self.cache_dir, self.has_tokenizer = cache_dir, has_tokenizer
-        self.cache: TeacherCache | None = None
-        if self._live is not None:
-            self._live.listener.close()
-        self._live = None
+        self.cache = self._live = None
         if not self.caches:
             self.model = self._loaded()
             asked_for(self.model, self.signals)
         elif not isinstance(self.model, StoredTeacher):
             check_has_fingerprint(self.model)
+
+    def close(self) -> None:
+        """Removes the hooks from the model."""
+        if self._live is not None:
+            self._live.listener.close()
+            self._live = None
 
     @property
     def caches(self) -> bool:

@@ -1,0 +1,138 @@
+"""A `Trainer` that decides which examples are in a batch, and in which order. It knows neither teachers nor losses.
+
+`SamplingTrainer` overrides four methods of `Trainer`:
+
+- `_get_train_sampler` draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
+- `num_examples` counts the examples of an epoch.
+- `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+
+from ckd_trainer.training.groups import Groups, groups_of
+from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
+from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed
+from ckd_trainer.utils.errors import InputError
+
+
+class SamplingTrainer(Trainer):
+    """Draws training batches by length, by group, or with unlabeled examples; evaluates all rows in order.
+
+    Args:
+        unlabeled_dataset: more training examples, encoded like those of train_dataset but without labels.
+        unlabeled_share: their share of each step, 0.5 by default. An epoch goes once through train_dataset.
+        group_size: draw whole groups: this many examples of each group, of which one has its highest label, see
+            `GroupSampler`. The column `group` of train_dataset numbers the groups.
+        args, kwargs: as for `Trainer`.
+
+    Attributes:
+        groups: the groups of the training set; None without group_size.
+        mixture: which rows of the training set have no labels; None without unlabeled_dataset.
+
+    Raises:
+        InputError: an unlabeled_dataset or a group_size that does not fit the training set.
+    """
+
+    train_dataset: Any
+    data_collator: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        unlabeled_dataset: Dataset | None = None,
+        unlabeled_share: float | None = None,
+        group_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.group_size = group_size
+        self.groups: Groups | None = None
+        if group_size is not None and unlabeled_dataset is not None:
+            raise InputError(
+                "group_size and unlabeled_dataset are both given, but unlabeled examples are not mixed into groups: "
+                "leave one out."
+            )
+        if group_size is not None and self.train_dataset is not None:
+            self.groups = groups_of(self.train_dataset, group_size, self.args)
+        self.mixture: Mixture | None = None
+        if unlabeled_share is not None and unlabeled_dataset is None:
+            raise InputError(
+                f"unlabeled_share is {unlabeled_share:g}, but unlabeled_dataset is not given: leave it out."
+            )
+        if unlabeled_dataset is not None:
+            self.train_dataset, self.mixture = mixed(self.train_dataset, unlabeled_dataset, unlabeled_share)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether steps hold unlabeled examples."""
+        return self.mixture is not None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """Draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
+
+        See `LengthGroupedSampler`, `GroupSampler` and `MixedSampler`.
+        """
+        if self.groups is not None:
+            return self.groups.sampler(self.args, self._epoch)
+        if self.mixture is not None and self.mixes:
+            return self.mixture.sampler(self.train_dataset, self.args, self._epoch)
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        if self.mixture is not None:
+            examples = self.train_dataset.select(range(self.mixture.labeled))
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        if grouped and has_token_lists(examples) and self.args.length_column_name not in examples.column_names:
+            lengths = lengths_of(examples, "input_ids")  # `Trainer` would read every example in Python
+        else:
+            sampler = super()._get_train_sampler(examples)
+            if not grouped or sampler is None:
+                return sampler
+            lengths = sampler.lengths
+        seed = data_seed(self.args)
+        return LengthGroupedSampler(lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
+
+    def _epoch(self) -> int:
+        # It comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to skip
+        # those trained before a resume), and its `set_epoch` does not reach through both.
+        return int(self.state.epoch or 0)
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Returns the number of examples in an epoch, which need not be all of the training set."""
+        batches: Any = getattr(dataloader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):  # that of Accelerate, for the batches of each process
+            batches = batches.batch_sampler
+        sampler = getattr(batches, "sampler", None)
+        return super().num_examples(dataloader) if sampler is None else len(sampler)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Reads all rows in order, for `compute_metrics`."""
+        with self._sequential():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Reads all rows in order, so that predictions are in that order too."""
+        with self._sequential():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _sequential(self) -> Iterator[None]:
+        # `Trainer` uses the training options here too: it would group the evaluated rows by length and return
+        # predictions in that order, drop the last rows, and take batches as workers finish them.
+        wanted = {
+            "train_sampling_strategy": "sequential",
+            "dataloader_drop_last": False,
+            "dataloader_in_order": True,
+        }
+        before = {name: getattr(self.args, name) for name in wanted if hasattr(self.args, name)}
+        try:
+            for name in before:
+                setattr(self.args, name, wanted[name])
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self.args, name, value)
