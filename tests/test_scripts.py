@@ -4,12 +4,14 @@ import json
 import shutil
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, write_tsv
 from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -95,6 +97,17 @@ def test_teacher_then_student_end_to_end(trained_teacher, text_files, tmp_path, 
     # The prediction file has the test set's order, though batches are grouped by length.
     lines = (output / "predictions" / "predictions.tsv").read_text().splitlines()
     assert lines == ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(said))]
+
+
+def test_contributions_are_in_the_order_of_the_file(trained_teacher, text_files, tmp_path):
+    """Not in that of lengths, which differs between tokenizers: a comparison pairs them example by example."""
+    options = ["--student_init", "random", "--do_train", "--do_eval", "--max_steps", "3"]
+    distill(trained_teacher, tmp_path / "out", *text_files, *options)
+    classify = pipeline("text-classification", model=str(tmp_path / "out"))
+    rows = sentences(22, seed=1)
+    right = [classify(text)[0]["label"] == label for text, label in rows]
+    values = load_arrays(tmp_path / "out" / "eval_contributions.safetensors")
+    assert 0 < sum(right) < 22 and values["eval_accuracy"] == pytest.approx(np.array(right, float))
 
 
 def test_best_checkpoint_by_the_tasks_metric_and_early_stopping(trained_teacher, text_files, tmp_path):

@@ -120,7 +120,10 @@ def contributions_of(folder: Path, metric: str) -> tuple[np.ndarray | None, str 
         return None, None
     try:
         with safe_open(path, "numpy") as file:
-            examples = json.loads(file.metadata()["examples"])
+            metadata = file.metadata()
+            if "examples" in metadata:  # of an earlier version, which wrote them in the order of their lengths
+                return None, None
+            examples = json.loads(metadata["rows"])
             return (file.get_tensor(name), examples[name]) if name in examples else (None, None)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}): delete the folder, and run it again.") from None

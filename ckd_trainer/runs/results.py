@@ -20,7 +20,7 @@ from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.files import CONTRIBUTIONS, write_atomically
 from ckd_trainer.utils.wrapped_models import inner_model
 
-Contributions = Callable[[EvalPrediction], Mapping[str, np.ndarray]]
+Contributions = Callable[[EvalPrediction, Dataset], Mapping[str, np.ndarray]]
 
 
 def evaluate(
@@ -50,7 +50,9 @@ def evaluate(
         metrics[f"{prefix}_samples"] = len(dataset)
         metrics.pop("num_input_tokens_seen", None)  # `Trainer` adds that of the last training
         if trainer.is_world_process_zero():
-            found = {f"{prefix}_{score}": value for one in kept[-1:] for score, value in contributions(one).items()}
+            found = {
+                f"{prefix}_{score}": value for one in kept[-1:] for score, value in contributions(one, dataset).items()
+            }
             values |= found
             rows |= dict.fromkeys(found, rows_fingerprint(examples[name]))
     example = trainer.data_collator([_model_inputs(trainer, next(iter(evaluation.values()))[0])])
@@ -58,7 +60,7 @@ def evaluate(
     trainer.log_metrics("eval", metrics)
     if values:
         # A single entry: safetensors writes several in any order, and equal runs would leave other files.
-        content = safetensors.numpy.save(values, {"examples": json.dumps(rows)})
+        content = safetensors.numpy.save(values, {"rows": json.dumps(rows)})
         write_atomically(Path(trainer.args.output_dir) / CONTRIBUTIONS, content)
     save_results(trainer, "eval", metrics)
     return metrics

@@ -122,8 +122,8 @@ def run(
         stages: the stages that are left to train; the last one for a call that does not train.
         start: the result of `start`.
         evaluation: labeled datasets by name; the metrics of "" are called eval_*, those of others eval_<name>_*.
-        contributions: called with the predictions for a labeled dataset; returns what each example contributes to the
-            scores, by their names.
+        contributions: called with the predictions for a labeled dataset, and the dataset; returns what each example
+            contributes to the scores, by their names.
         settle: called with the predictions for the first of these datasets; returns entries of the model's
             configuration.
         examples: the rows that became `evaluation`, by its names.

@@ -123,10 +123,14 @@ class Task(abc.ABC):
         """Returns the scores of the validation set."""
         raise NotImplementedError
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
-        """Returns what each example of the validation set contributes to the scores, to compare runs by.
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
+        """Returns what each example of a validation set contributes to the scores, to compare runs by.
 
-        The mean of a score's values is the score, see `ckd_trainer.reports.statistics`. Scores may be left out.
+        The mean of a score's values is the score, see `ckd_trainer.reports.statistics`. Scores may be left out. The
+        order of the values depends on the examples alone, not on their encoding, which may differ between runs.
+
+        Args:
+            inputs: the encoded examples that were predicted.
         """
         raise NotImplementedError
 

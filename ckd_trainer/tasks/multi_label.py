@@ -18,7 +18,7 @@ from ckd_trainer.metrics.multi_label import MultiLabelMetric, best_thresholds, d
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.reports.statistics import contributions
 from ckd_trainer.tasks.teacher_check import check_label_sets
-from ckd_trainer.tasks.text_classification import TextClassification
+from ckd_trainer.tasks.text_classification import TextClassification, in_order_of_rows
 from ckd_trainer.utils.errors import InputError
 
 
@@ -52,6 +52,8 @@ class MultiLabelClassification(TextClassification):
         return None if self.evaluates_own else self._thresholds
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        # Scores with tuned thresholds depend on the order of the texts, see `held_out_decisions`.
+        prediction = in_order_of_rows(prediction, self.inputs.validation[""])
         return self.metric.compute(
             predictions=expit(_floats(prediction.predictions)),
             references=prediction.label_ids.astype(int),
@@ -59,8 +61,9 @@ class MultiLabelClassification(TextClassification):
             label_names=self.data.label_names,
         )
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
         """Returns those of texts, or of groups of them, by a jackknife: no score is a mean over texts."""
+        prediction = in_order_of_rows(prediction, inputs)
         labels, probabilities = prediction.label_ids.astype(int), expit(_floats(prediction.predictions))
         if len(labels) < 2:
             return {}

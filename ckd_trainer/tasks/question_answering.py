@@ -122,7 +122,7 @@ class QuestionAnswering(Task):
         best = {name: value for name, value in scores(answers.text).items() if name.startswith("best_")}
         return scores(answers.final(self.args.null_score_diff_threshold)) | best
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
         """Returns the scores of each question."""
         texts = self._validation_answers(prediction).final(self.args.null_score_diff_threshold)
         scores = question_scores(self.args.task_name, texts, self._references(self.data.validation[""]))

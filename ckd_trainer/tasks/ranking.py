@@ -58,9 +58,9 @@ class Ranking(TextClassification):
             predictions=_scores(prediction.predictions), references=prediction.label_ids, groups=self._groups
         )
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
         """Returns those of groups, as candidates of the same query are not independent."""
-        labels, groups = np.asarray(prediction.label_ids), self._groups
+        labels, groups = np.asarray(prediction.label_ids), np.asarray(inputs[GROUP][:])
         ranked = scores_of_groups(labels.astype(float), _scores(prediction.predictions), groups)
         if len(next(iter(ranked.values()))) < 2:
             return {}

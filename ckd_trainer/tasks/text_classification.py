@@ -39,6 +39,8 @@ from ckd_trainer.tasks.teacher_check import check_classes, check_scores
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import longest_first
 
+_ROW = "row"  # column with the number of an example among those of its file
+
 
 class TextClassification(Task):
     """A GLUE task, a data set by name, or the user's files.
@@ -93,7 +95,7 @@ class TextClassification(Task):
 
         return ModelInputs(
             train=None if self.data.train is None else tokenized(self.data.train),
-            validation={name: longest_first(tokenized(data)) for name, data in self.data.validation.items()},
+            validation={name: longest_first(numbered(tokenized(data))) for name, data in self.data.validation.items()},
             test={name: tokenized(data) for name, data in self.data.test.items()},
         )
 
@@ -110,7 +112,8 @@ class TextClassification(Task):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.scores(prediction)
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
+        prediction = in_order_of_rows(prediction, inputs)
         labels = np.asarray(prediction.label_ids)
         if len(labels) < 2:
             return {}
@@ -127,3 +130,19 @@ class TextClassification(Task):
 
     def write_predictions(self, name: str, logits: np.ndarray, folder: Path) -> Path:
         return write_predictions(self.data, name, logits, folder)
+
+
+def numbered(examples: Dataset) -> Dataset:
+    """Returns examples with their numbers, by which `in_order_of_rows` orders them."""
+    return examples.add_column(_ROW, np.arange(len(examples)))
+
+
+def in_order_of_rows(prediction: EvalPrediction, inputs: Dataset) -> EvalPrediction:
+    """Returns the predictions for numbered examples in the order of their numbers.
+
+    Sorted by length, examples would be in another order for each tokenizer and each max_seq_length.
+    """
+    order = np.argsort(inputs[_ROW][:])
+    return EvalPrediction(
+        predictions=np.asarray(prediction.predictions)[order], label_ids=np.asarray(prediction.label_ids)[order]
+    )

@@ -103,7 +103,7 @@ class TokenClassification(Task):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         return self.metric.compute(predictions=self._validation_tags(prediction), references=self._references())
 
-    def contributions(self, prediction: EvalPrediction) -> dict[str, np.ndarray]:
+    def contributions(self, prediction: EvalPrediction, inputs: Dataset) -> dict[str, np.ndarray]:
         """Returns those of sentences, or of groups of them, by a jackknife: F1 is not a mean over sentences."""
         counts = sentence_counts(self._validation_tags(prediction), self._references())
         return contributions(lambda _, some: scores_of_counts(some), counts, counts) if len(counts) > 1 else {}

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.results import check_same_inputs, read_comparison
+from ckd_trainer.comparison.results import check_same_inputs, contributions_of, read_comparison
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.reports.statistics import MethodScores, compare_with_baseline, holm
@@ -44,7 +44,7 @@ def finish(run, share, teacher, *, inputs=None, with_examples=True, examples="th
 
 
 def write_examples(folder, values, examples):
-    metadata = {"examples": json.dumps({"eval_accuracy": examples})}
+    metadata = {"rows": json.dumps({"eval_accuracy": examples})}
     save_file({"eval_accuracy": values}, folder / "eval_contributions.safetensors", metadata)
 
 
@@ -236,6 +236,16 @@ def test_a_teacher_on_other_examples_is_no_measure(tmp_path, teacher):
     assert found.notes[-1] == note
     without = [dataclasses.replace(variant, recipe={}) for variant in variants]
     assert note not in read(without, runs).notes  # there is no teacher
+
+
+def test_contributions_of_an_earlier_version_are_not_paired(tmp_path, teacher):
+    """They are in the order of the texts' lengths, which differs between tokenizers."""
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    metadata = {"examples": json.dumps({"eval_accuracy": "the same"})}
+    save_file({"eval_accuracy": np.ones(EXAMPLES)}, runs[0].folder / "eval_contributions.safetensors", metadata)
+    assert contributions_of(runs[0].folder, "accuracy") == (None, None)
+    with pytest.raises(InputError, match="delete the folders of the older runs"):
+        read(variants, runs)
 
 
 def test_damaged_examples(tmp_path, teacher):

@@ -249,8 +249,8 @@ def test_runs_that_read_other_rows_of_one_file_are_refused(runs, copied, tmp_pat
     path = copied("other") / "eval_contributions.safetensors"
     with safe_open(path, "numpy") as file:
         values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        examples = json.loads(file.metadata()["examples"])
-    save_file(values, path, {"examples": json.dumps(dict.fromkeys(examples, "changed"))})
+        examples = json.loads(file.metadata()["rows"])
+    save_file(values, path, {"rows": json.dumps(dict.fromkeys(examples, "changed"))})
     words = [runs / "dynamic", tmp_path / "other", "--metric", "accuracy", "--output", tmp_path / "new"]
     assert "the validation set has changed between" in refused(capsys, "search", *words)
 

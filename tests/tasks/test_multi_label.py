@@ -62,7 +62,7 @@ def trained_once(tmp_path_factory):
     """A teacher that run_teacher.py has fine-tuned on `label_sets`."""
     folder = tmp_path_factory.mktemp("teacher")
     base = save_base(folder / "base")
-    options = ["--num_train_epochs", "12", "--learning_rate", "5e-3", "--train_sampling_strategy", "group_by_length"]
+    options = ["--num_train_epochs", "16", "--learning_rate", "5e-3", "--train_sampling_strategy", "group_by_length"]
     metrics = fine_tune(base, folder / "trained", *own_files(folder), *BOTH, *options, *EPOCHS)
     assert metrics["eval_f1_micro"] > 0.9
     return folder / "trained"
