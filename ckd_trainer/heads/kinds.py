@@ -122,7 +122,8 @@ class MultiLabel(_Labels):
 class Score(Head):
     """One number per text; logits (batch, 1).
 
-    Task: squared error, mean over labeled examples; NaN marks a missing label. Logits: squared error of scores / T.
+    Task: squared error, mean over labeled examples; NaN, or -100 among whole numbers, marks a missing label. Logits:
+    squared error of scores / T.
     """
 
     name = "a score"
@@ -131,16 +132,16 @@ class Score(Head):
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
-        return {} if labels is None else {"labels": torch.where(labels.isnan(), 0, labels)}
+        return {} if labels is None else {"labels": torch.where(_has_score(labels), labels, 0)}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
-        labels, given = batch["labels"], ~batch["labels"].isnan()
+        labels, given = batch["labels"], _has_score(batch["labels"])
         scores = at_least_float32(self.logits(outputs)).reshape(labels.shape)
         errors = (scores - torch.where(given, labels, 0)).square()
         return torch.where(given.all(), own, mean_where(errors, given))
 
     def task_count(self, batch: Batch) -> Tensor:
-        return (~batch["labels"].isnan()).sum()
+        return _has_score(batch["labels"]).sum()
 
     def logit_loss(
         self, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, **others: Any
@@ -156,8 +157,8 @@ class Score(Head):
 
     def loss_at_chance(self, config: PreTrainedConfig, labels: Collection | None) -> float:
         """Returns the squared error of a model that always predicts 0."""
-        labels = torch.as_tensor([] if labels is None else labels, dtype=torch.float64)
-        labels = labels[~labels.isnan()]
+        labels = torch.as_tensor([] if labels is None else labels)
+        labels = labels[_has_score(labels)].double()
         return max(1.0, float(labels.square().mean())) if len(labels) else 1.0
 
     def usage(self, model_id: str) -> str:
@@ -370,3 +371,7 @@ class NoHead(Head):
 
 def _is_given(labels: Tensor) -> Tensor:
     return ~(labels.isnan() | labels.eq(-100))
+
+
+def _has_score(labels: Tensor) -> Tensor:
+    return ~labels.isnan() if labels.is_floating_point() else labels.ne(-100)

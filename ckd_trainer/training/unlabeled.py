@@ -69,8 +69,8 @@ def sizes_of(share: float, args: TrainingArguments) -> tuple[int, int]:
 def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, Mixture]:
     """Returns labeled examples followed by unlabeled ones, and where these are.
 
-    The unlabeled examples get the label columns of the others, with -100, or NaN for scores: they count in every term
-    but the task loss. Other columns that only they have are left out.
+    The unlabeled examples get the label columns of the others, with -100, or NaN for scores, whatever they had there:
+    they count in every term but the task loss. Other columns that only they have are left out.
 
     Args:
         share: of the unlabeled examples in each step; None for 0.5.
@@ -93,11 +93,11 @@ def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, M
             )
         if len(data) == 0:
             raise InputError(f"{name} has no rows.")
-    missing = [name for name in labeled.column_names if name not in unlabeled.column_names]
-    lacking = [name for name in missing if name not in (*LABELS, "label", "label_ids")]
+    of_labels = [name for name in labeled.column_names if name in (*LABELS, "label", "label_ids")]
+    lacking = [name for name in labeled.column_names if name not in (*unlabeled.column_names, *of_labels)]
     if lacking:
         raise InputError(f"unlabeled_dataset has no column {lacking[0]!r}, which the training set has.")
-    for name in missing:
+    for name in of_labels:
         unlabeled = _with_missing(unlabeled, name, labeled)
     unlabeled = unlabeled.select_columns(labeled.column_names)
     for name, feature in labeled.features.items():
@@ -132,17 +132,10 @@ def lengths_of(examples: Dataset, column: str) -> np.ndarray:
 
 def _with_missing(unlabeled: Dataset, name: str, labeled: Dataset) -> Dataset:
     """Returns unlabeled examples with a column of missing labels, of the type that the labeled examples have."""
-    feature, length = labeled.features[name], None
-    if isinstance(feature, List):
-        lengths = lengths_of(labeled, name)
-        length = int(lengths[0]) if (lengths == lengths[0]).all() else None
-        of_tokens = "input_ids" in labeled.column_names and (lengths == lengths_of(labeled, "input_ids")).all()
-        if length is None and not of_tokens:
-            raise InputError(
-                f"the labels ({name!r}) have other lengths than the texts, so it is not known what unlabeled examples "
-                "lack: add the column to unlabeled_dataset."
-            )
-        length = None if of_tokens else length
+    feature = labeled.features[name]
+    lengths = _label_counts(unlabeled, name, labeled) if isinstance(feature, List) else None
+    if name in unlabeled.column_names:
+        unlabeled = unlabeled.remove_columns(name)
     kind = getattr(feature, "feature", feature)
     dtype = kind.dtype if isinstance(kind, Value | ClassLabel) else ""
     if not dtype.startswith(("int", "float")):
@@ -151,12 +144,30 @@ def _with_missing(unlabeled: Dataset, name: str, labeled: Dataset) -> Dataset:
             "int64 or float32."
         )
     missing = float("nan") if dtype.startswith("float") else -100
-    if not isinstance(feature, List):
+    if lengths is None:
         return unlabeled.add_column(name, np.full(len(unlabeled), missing), feature=feature)
 
-    def labels(batch: dict[str, list]) -> dict[str, list]:
-        lengths = map(len, batch["input_ids"]) if length is None else [length] * len(next(iter(batch.values())))
-        return {name: [[missing] * count for count in lengths]}
+    def labels(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+        return {name: [[missing] * int(count) for count in lengths[rows]]}
 
     features = unlabeled.features.copy()
-    return unlabeled.map(labels, batched=True, features=type(features)({**features, name: feature}))
+    return unlabeled.map(labels, batched=True, with_indices=True, features=type(features)({**features, name: feature}))
+
+
+def _label_counts(unlabeled: Dataset, name: str, labeled: Dataset) -> np.ndarray:
+    """Returns how many labels each unlabeled example lacks.
+
+    Raises:
+        InputError: it is not known.
+    """
+    if isinstance(unlabeled.features.get(name), List):
+        return lengths_of(unlabeled, name)
+    lengths = lengths_of(labeled, name)
+    if "input_ids" in labeled.column_names and (lengths == lengths_of(labeled, "input_ids")).all():
+        return lengths_of(unlabeled, "input_ids")
+    if (lengths == lengths[0]).all():
+        return np.full(len(unlabeled), lengths[0])
+    raise InputError(
+        f"the labels ({name!r}) have other lengths than the texts, so it is not known what unlabeled examples lack: "
+        "add the column to unlabeled_dataset, with any labels."
+    )

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Value
-from helpers.tiny import no_dropout
+from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, CONTROL, examples, logs, pad, trainer
 from transformers import set_seed
 
 from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.heads import Score
 from ckd_trainer.training.sampling import MixedSampler
 from ckd_trainer.training.unlabeled import lengths_of, mixed
 from ckd_trainer.utils.errors import InputError
@@ -279,3 +280,42 @@ def test_the_last_step_is_spread_too(grouped):
 def test_the_collator_pads_missing_labels_of_classes():
     both, _ = mixed(examples(2), unlabeled(2), 0.5)
     assert pad(list(both))["labels"].tolist()[2:] == [-100, -100]
+
+
+def test_labels_of_unlabeled_examples_do_not_count():
+    """Neither real ones nor -1, which test sets on the Hub have."""
+    data = examples(8)
+    both, mixture = mixed(data, examples(4, seed=3), 0.5)
+    assert both["labels"][:8] == data["labels"][:] and both["labels"][8:] == [-100] * 4
+    hub = examples(4, seed=3).remove_columns("labels").add_column("labels", [-1] * 4)
+    assert mixed(data, hub, 0.5)[0]["labels"][8:] == [-100] * 4 and mixture.labeled == 8
+
+    def per_token(rows):
+        return rows.map(lambda row: {"labels": [1] * len(row["input_ids"])})
+
+    tokens = per_token(data)
+    both, _ = mixed(tokens, per_token(examples(4, seed=3)), 0.5)
+    assert both["labels"][8:] == [[-100] * len(ids) for ids in both["input_ids"][8:]]
+
+
+def test_whole_numbers_as_scores(tmp_path):
+    """They have no NaN: a missing one is -100."""
+    scores = [int(label) * 4 for label in examples(16)["labels"]]
+    data = examples(16).remove_columns("labels").add_column("labels", scores)
+    student, teacher = (tiny_model(labels=("score",), layers=layers, seed=layers) for layers in (2, 4))
+    ckd_args = CKDArguments(**ALL_TERMS, term_balance="none")
+    options = {"per_device_train_batch_size": 16}
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        student,
+        teacher_model=teacher,
+        train=data,
+        unlabeled_dataset=unlabeled(),
+        ckd_args=ckd_args,
+        options=options,
+    )
+    run.train()
+    assert 0 < logs(run)[0]["loss_task"] < 30
+    labels = torch.tensor([3, -100])
+    assert Score().task_count({"labels": labels}) == 1 and Score().loss_at_chance(None, labels) == 9
