@@ -20,13 +20,13 @@ from ckd_trainer.methods import MethodArguments
 from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.subnetworks import (
-    SUBNETWORKS,
     DynamicArguments,
     SubNetwork,
     at_depth,
     check_dynamic,
     config_at_depth,
     has_widths,
+    record_subnetworks,
     subnetworks_of,
 )
 from ckd_trainer.objective import Objective
@@ -132,7 +132,7 @@ class DynamicTrainer(DistillationTrainer):
         for listener, _ in self._reading.values():
             listener.close()
         super()._connect(student)
-        setattr(inner_model(student).config, SUBNETWORKS, [[part.width, part.depth] for part in self.subnetworks])
+        record_subnetworks(inner_model(student).config, self.subnetworks)
         teaches = self.dynamic_args.whole_student_teaches
         self._teaching = TeachingStudent(student, self._teacher_signals()) if teaches else None
         self._reading = {1.0: (self._listener, self._student_options)}

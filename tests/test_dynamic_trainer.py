@@ -19,7 +19,7 @@ from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, Dyn
 from ckd_trainer.methods import MiniLMv2Arguments, TinyBERTArguments
 from ckd_trainer.models.importance import importance, rewire
 from ckd_trainer.models.linear_layers import linear_layers
-from ckd_trainer.models.subnetworks import SubNetwork
+from ckd_trainer.models.subnetworks import SubNetwork, record_subnetworks, subnetworks_of
 from ckd_trainer.utils.errors import InputError
 
 FOUR = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5")
@@ -34,7 +34,7 @@ def student_of(layers=4, ordered=True, **kwargs):
     """A student without dropout; an ordered one has had several widths, so that its heads and neurons stay."""
     model = no_dropout(layers=layers, width=16, **kwargs)
     if ordered:
-        model.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
+        record_subnetworks(model.config, [SubNetwork(), SubNetwork(width=0.5)])
     return model
 
 
@@ -218,7 +218,7 @@ def test_heads_and_neurons_are_ordered_once_before_training(tmp_path):
     rewire(twin, importance(twin, [functools.partial(lambda batch: twin(**batch).loss, batch) for batch in batches]))
     for (name, ours), theirs in zip(student.named_parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
-    assert student.config.subnetworks == [[1.0, 1.0], [1.0, 0.5], [0.5, 1.0], [0.5, 0.5]]
+    assert subnetworks_of(student.config) == FOUR.subnetworks
     with torch.no_grad():
         student.bert.encoder.layer[0].output.dense.weight[:, 0] = 0  # less important than before
     weights = copy.deepcopy(student.state_dict())
@@ -260,10 +260,10 @@ def test_a_checkpoint_is_that_of_a_plain_model(tmp_path):
     run.train()
     run.save_model()
     assert json.loads((tmp_path / "config.json").read_text())["subnetworks"] == [
-        [1, 1],
-        [1, 0.5],
-        [0.5, 1],
-        [0.5, 0.5],
+        [1, 1, [1, 2, 3, 4]],
+        [1, 0.5, [1, 4]],
+        [0.5, 1, [1, 2, 3, 4]],
+        [0.5, 0.5, [1, 4]],
     ]
     loaded = type(run.model).from_pretrained(tmp_path).eval()
     batch = pad(list(examples()))
@@ -418,7 +418,7 @@ def test_labels_are_needed_to_order_heads(tmp_path):
 
 def test_a_student_teaches_without_dropout(tmp_path):
     student = tiny_model(layers=4, seed=2, width=16)
-    student.config.subnetworks = [[1.0, 1.0], [0.5, 1.0]]
+    record_subnetworks(student.config, [SubNetwork(), SubNetwork(width=0.5)])
     assert student.config.hidden_dropout_prob > 0
     run = dynamic(tmp_path, student, TEACHES, teacher_model=None)
     student.train()

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from ckd_trainer.utils.errors import InputError
 # Families that compute the number of heads from the sizes of the projections, and iterate over their list of layers.
 DYNAMIC = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 
-# The field of a configuration that lists the sub-networks for which a model was trained, [[width, depth], ...].
-# transformers ignores it.
+# The field of a configuration that lists the sub-networks for which a model was trained,
+# [[width, depth, layers], ...]. transformers ignores it.
 SUBNETWORKS = "subnetworks"
 
 
@@ -80,10 +79,13 @@ class SubNetwork:
     Of h heads and n neurons in each of L layers, it has
 
     - the first max(1, round(width h)) heads and the first max(1, round(width n)) neurons of each layer, and
-    - D = max(1, round(depth L)) layers: floor(i / depth) for i = 0, ..., D - 1, counted from 0.
+    - D = max(1, round(depth L)) layers: the first D - 1, and the last.
 
-    Hidden states keep their size. Counted from 1, depth 0.75 leaves out layers 4, 8 and 12 of 12, and depth 0.5 all
-    even ones.
+    Hidden states keep their size. Of 12 layers, depth 0.75 leaves out layers 9 to 11, and depth 0.5 layers 6 to 11.
+
+    DynaBERT spreads the layers evenly instead, and its code leaves out the last one: of 12, depth 0.5 keeps 1, 3, ...,
+    11. But head and pooler are made for the output of the last layer, and on STS-B its sub-networks of half the layers
+    are 0.3 to 6 points behind (docs/results.md, "Dynamic students").
     """
 
     width: float = 1.0
@@ -103,7 +105,7 @@ class SubNetwork:
     def layers(self, config: PreTrainedConfig) -> list[int]:
         """Returns the layers that are run, from 1."""
         count = max(1, round(self.depth * config.num_hidden_layers))
-        return [1 + math.floor(layer / self.depth + 1e-9) for layer in range(count)]  # 11 / 0.55 is 20 - 4e-15
+        return [*range(1, count), config.num_hidden_layers]
 
     def describe(self, config: PreTrainedConfig) -> str:
         """Returns its sizes in words."""
@@ -156,8 +158,26 @@ def check_dynamic(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None
 
 
 def subnetworks_of(config: PreTrainedConfig) -> list[SubNetwork]:
-    """Returns the sub-networks for which a model was trained, the whole one first; empty if it is not dynamic."""
-    return [SubNetwork(*each) for each in getattr(config, SUBNETWORKS, [])]
+    """Returns the sub-networks for which a model was trained, the whole one first; empty if it is not dynamic.
+
+    Raises:
+        InputError: one of them had other layers.
+    """
+    parts = []
+    for width, depth, *layers in getattr(config, SUBNETWORKS, []):
+        part = SubNetwork(width, depth)
+        if layers != [part.layers(config)]:
+            raise InputError(
+                f"the student's sub-network {part} was trained by a version of ckd-trainer that chose other layers "
+                f"than {part.layers(config)}: train it again."
+            )
+        parts.append(part)
+    return parts
+
+
+def record_subnetworks(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None:
+    """Records in a configuration for which sub-networks the model is trained."""
+    setattr(config, SUBNETWORKS, [[part.width, part.depth, part.layers(config)] for part in parts])
 
 
 def check_trained(config: PreTrainedConfig, parts: Sequence[SubNetwork]) -> None:

@@ -61,8 +61,9 @@ def test_stages_widen_the_set_of_sub_networks(once):
     assert names[0] == {"loss_task_w1_d1", "loss_task_w0.5_d1"}
     assert names[-1] == names[0] | {"loss_task_w1_d0.5", "loss_task_w0.5_d0.5"}
     config = read(whole / "config.json")
-    assert config["subnetworks"] == [[1, 1], [1, 0.5], [0.5, 1], [0.5, 0.5]]
-    assert read(whole / "_stage_1" / "config.json")["subnetworks"] == [[1, 1], [0.5, 1]]
+    every, outer = [1, 2, 3, 4], [1, 4]
+    assert config["subnetworks"] == [[1, 1, every], [1, 0.5, outer], [0.5, 1, every], [0.5, 0.5, outer]]
+    assert read(whole / "_stage_1" / "config.json")["subnetworks"] == [[1, 1, every], [0.5, 1, every]]
 
 
 def test_results_hold_the_scores_of_every_sub_network(once):
@@ -267,7 +268,7 @@ def test_a_student_that_is_not_dynamic_any_more_does_not_say_so(once, tmp_path):
     assert "subnetworks" not in read(tmp_path / "plain" / "config.json")
     start = ["--model_name_or_path", str(once / "whole"), "--output_dir", str(tmp_path / "dynamic")]
     run_glue_ckd.main([*files, *options, *start, "--student_widths", "1.0,0.5", "--learning_rate", "0"])
-    assert read(tmp_path / "dynamic" / "config.json")["subnetworks"] == [[1, 1], [0.5, 1]]
+    assert read(tmp_path / "dynamic" / "config.json")["subnetworks"] == [[1, 1, [1, 2, 3, 4]], [0.5, 1, [1, 2, 3, 4]]]
     # Its heads and neurons keep their order.
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "dynamic", once / "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
