@@ -17,7 +17,13 @@ from ckd_trainer.losses.pairs import DISTANCE_LOSSES
 from ckd_trainer.utils.errors import InputError, short
 from ckd_trainer.utils.files import expanded
 
-STUDENT_LAYERS = ("first", "last", "skip", "uniform")  # see `ckd_trainer.models.student.student_layers`
+STUDENT_LAYERS = (
+    "first_and_last",
+    "first",
+    "last",
+    "skip",
+    "uniform",
+)  # see `ckd_trainer.models.student.student_layers`
 
 
 def option(default: Any, help: str) -> Any:

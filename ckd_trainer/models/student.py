@@ -58,6 +58,8 @@ def student_layers(args: ModelArguments, depth: int) -> list[int]:
         raise InputError(f"student_num_layers is {count}, but the teacher has only {depth} layers: give fewer.")
     if chosen == "first":
         return list(range(1, count + 1))
+    if chosen == "first_and_last":
+        return [*range(1, count), depth]
     if chosen == "skip" and depth % count:
         raise InputError(
             f"student_layers is skip, but {count} does not divide the teacher's {depth} layers evenly: use uniform."

@@ -126,7 +126,10 @@ ROWS = [
     option("--student_init pretrained", "student_num_layers is set | as it is | teacher_layers or random"),
     option("--student_num_layers 5", "student_num_layers is 5 | has only 4 layers"),
     option("--student_num_layers none --student_layers 2,9", "student_layers is 2,9 | has layers 1 to 4"),
-    option("--student_layers two,four", "student_layers is 'two,four' | first, last, skip, uniform | such as 2,4,6"),
+    option(
+        "--student_layers two,four",
+        "student_layers is 'two,four' | give first_and_last, first | such as 2,4,6",
+    ),
     option(f"{RANDOM} [1]", "student_config is '[1]' | give a mapping", name="--student_config [1]"),
     option(
         f'{RANDOM} {{"hiden_size":8}}',

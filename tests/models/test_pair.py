@@ -46,6 +46,9 @@ def pair_of(teacher, *, distills=True, student=None, labels=NAMES, **kwargs):
     [
         ({"student_num_layers": 2}, [1, 2]),
         ({"student_num_layers": 2, "student_layers": "first"}, [1, 2]),
+        ({"student_num_layers": 3, "student_layers": "first_and_last"}, [1, 2, 4]),
+        ({"student_num_layers": 1, "student_layers": "first_and_last"}, [4]),
+        ({"student_num_layers": 4, "student_layers": "first_and_last"}, [1, 2, 3, 4]),
         ({"student_num_layers": 2, "student_layers": "last"}, [3, 4]),
         ({"student_num_layers": 2, "student_layers": "skip"}, [2, 4]),
         ({"student_num_layers": 2, "student_layers": "uniform"}, [2, 4]),
