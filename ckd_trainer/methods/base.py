@@ -135,6 +135,11 @@ class MethodArguments(abc.ABC):
         """{term: weight} of the terms with a weight above 0."""
         return weights_of(self)
 
+    @property
+    def projected(self) -> set[str]:
+        """Those of these terms that learn a projection, which exists only in training."""
+        return set()
+
     @abc.abstractmethod
     def terms(self, pair: Pair) -> list[Term]:
         """Returns the terms with a weight above 0.

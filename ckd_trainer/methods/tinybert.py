@@ -54,6 +54,12 @@ class TinyBERTArguments(MethodArguments):
                     "tinybert_embedding_weight compares: give skip, last, final, uniform, or pairs without 0:0."
                 )
 
+    @property
+    def projected(self) -> set[str]:
+        if self.tinybert_projection == "identity":
+            return set()
+        return self.weights.keys() & {"tinybert_embedding", "tinybert_hidden"}
+
     def terms(self, pair: Pair) -> list[Term]:
         if not self.weights:
             return []

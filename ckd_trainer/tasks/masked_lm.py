@@ -98,11 +98,6 @@ class MaskedLanguageModeling(Task):
             )
         if args.label_smoothing_factor:
             raise InputError("label_smoothing_factor is set, which would distort the perplexity: leave it out.")
-        if data_args.mlm_probability and args.dataloader_persistent_workers:
-            raise InputError(
-                "dataloader_persistent_workers is set, but each epoch draws other masks, which needs new workers: "
-                "leave it out."
-            )
 
     def use_stages(self, stages: Sequence[Stage]) -> None:
         if self.args.streaming:
@@ -143,6 +138,12 @@ class MaskedLanguageModeling(Task):
                     raise InputError(
                         "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
                         "mlm_probability to 0.15 to train on masked tokens."
+                    )
+                is_evaluated = stage.args.eval_strategy != "no" or (stage.args.do_eval and stage is stages[-1])
+                if is_evaluated and not loss.weights and not loss.labels_and_logits and _learns_projections(stage):
+                    raise InputError(
+                        "every term of the loss learns a projection, which exists only in training, so there is "
+                        "nothing to evaluate: leave out do_eval and eval_strategy, or give another term a weight."
                     )
                 if loss.teacher_cache_dir and masks:
                     raise InputError(
@@ -299,3 +300,8 @@ def _by_option(sources: Sequence[TextSource], option: str) -> dict[str, TextSour
     if len(sources) == 1:
         return {option: sources[0]}
     return {f"sources {number}": source for number, source in enumerate(sources, start=1)}
+
+
+def _learns_projections(stage: Stage) -> bool:
+    """Returns whether all terms of a stage's methods learn a projection."""
+    return all(method.projected == method.weights.keys() for method in stage.methods)

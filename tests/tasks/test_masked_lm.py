@@ -448,8 +448,8 @@ BAD = [
     ([*DYNAMIC, "--alpha", "0.5", "--whole_student_teaches"], "a language model is evaluated against a teacher"),
     (["--labels_and_logits", "true"], "but mlm_probability is 0"),
     (
-        ["--mlm_probability", "0.15", "--dataloader_persistent_workers", "true", "--dataloader_num_workers", "1"],
-        "new workers",
+        [*NO_RELATIONS, "--tinybert_hidden_weight", "0.5", "--tinybert_embedding_weight", "0.5"],
+        "every term of the loss learns a projection",
     ),
     (["--validation_share", "none"], "there is no text to evaluate on"),
     (["--validation_share", "0.9999"], "leaves none of"),
