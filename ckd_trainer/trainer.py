@@ -14,7 +14,7 @@
 - `_save_rng_state` and `_load_from_checkpoint` add the projections to checkpoints; the first waits for all processes.
 - `create_model_card` describes the distillation.
 
-`SamplingTrainer` overrides four more, which decide which examples are in a batch. Everything else is `Trainer`.
+`SamplingTrainer` overrides five more, which decide which examples are in a batch. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -84,17 +84,18 @@ class DistillationTrainer(SamplingTrainer):
     it.
 
     The log holds `loss` (the total) and each term unweighted (`loss_task`, `loss_logits`, `loss_wr_distance`, ...).
-    These are averaged over all processes and over the steps since the last log whose loss was finite;
-    `nonfinite_steps` counts the others. The current scales of these weights are logged too
+    These are averaged over the batches of all processes since the last log whose loss was finite; `nonfinite_steps`
+    counts the others. The current scales of these weights are logged too
     (`scale_wr_distance`, ...). Evaluation reports only the student's loss on the labels and its metrics.
 
     With alpha 0 and all weights 0 (the control run, `CKDArguments.fine_tuning()`) the teacher is not run and need not
-    be given. Training then equals that of `Trainer`, bit for bit, with two intended differences. The first is the
-    mean of the loss on the labels. For spans it leaves out the logits of padding, see `span_task_loss`. For causal
-    language models it leaves out the first token of each text, which is not predicted.
+    be given. Training then equals that of `Trainer`, bit for bit, with three intended differences:
 
-    The second is that a step depends only on its examples, not on how they are divided into batches and processes:
-    1 x 32, 4 x 8 and 32 x 1 examples train alike, whatever their lengths, see `StepItems`.
+    - The mean of the loss on the labels. For spans it leaves out the logits of padding, see `span_task_loss`. For
+      causal language models it leaves out the first token of each text, which is not predicted.
+    - A step depends only on its examples, not on how they are divided into batches and processes: 1 x 32, 4 x 8 and
+      32 x 1 examples train alike, whatever their lengths, see `StepItems`.
+    - Evaluation changes nothing in the training around it: it gives back the random numbers that it draws.
 
     Args:
         teacher_model: a fine-tuned model with the student's labels and vocabulary; a folder or Hub id of one; or a
@@ -534,8 +535,10 @@ class DistillationTrainer(SamplingTrainer):
         if ignores_head if self.head.label_columns else self.accelerator.num_processes > 1:
             # No term reads the head or a bare encoder's pooler, and a user's terms may read only parts of a layer. But
             # DDP waits for the gradients of all weights, and FSDP2 gathers a layer's once the gradient of its output
-            # arrives. A head has zero gradients in one process too, as optimizers skip weights without any.
-            zero = sum((0 * output).sum() for output in dict(outputs).values() if isinstance(output, Tensor))
+            # arrives. A head has zero gradients in one process too, as optimizers skip weights without any. A loss on
+            # labels is left out: it is NaN if all of them are missing.
+            others = [output for name, output in dict(outputs).items() if name != "loss"]
+            zero = sum((0 * output).sum() for output in others if isinstance(output, Tensor))
             terms = {term: value + zero for term, value in terms.items()}
         if step:
             terms = step.shared(terms, dict(zip(weights, self._counts(inputs), strict=True)))

@@ -8,7 +8,7 @@ import torch
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, CONTROL, examples, logs, pad, trainer
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainerCallback
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.utils.errors import InputError
@@ -431,7 +431,7 @@ def test_groups_by_length_come_in_random_order_that_differs_between_epochs(tmp_p
     )
     orders = []
     for epoch in (0, 1):
-        run.state.epoch = epoch
+        run._epochs.epoch = epoch
         batches = [batch["attention_mask"] for batch in run.get_train_dataloader()]
         assert all(mask.sum(-1).max() - mask.sum(-1).min() <= 4 for mask in batches)  # of 3 to 11 tokens
         orders.append([mask.shape[1] for mask in batches])
@@ -439,3 +439,77 @@ def test_groups_by_length_come_in_random_order_that_differs_between_epochs(tmp_p
     for order in orders:
         falls = sum(later < earlier for earlier, later in zip(order, order[1:], strict=False))
         assert 8 < falls < 24  # of 31 steps; one cycle a pool would rise four times
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_an_epoch_after_one_that_was_ended_early_has_another_order(tmp_path, strategy):
+    class EndsEarly(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_epoch_stop = state.global_step in (3, 6)
+
+    seen = []
+
+    def collate(rows):
+        seen.append([row["input_ids"] for row in rows])
+        return pad(rows)
+
+    options = {"train_sampling_strategy": strategy, "max_steps": -1, "num_train_epochs": 3}
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        tiny_model(layers=2),
+        ckd_args=CKDArguments.fine_tuning(),
+        data_collator=collate,
+        callbacks=[EndsEarly()],
+        options=options,
+    )
+    run.train()
+    assert run.state.global_step == 3 + 3 + 6
+    assert all(seen.count(batch) == 1 for batch in seen)
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_how_often_is_evaluated_changes_nothing(tmp_path, control):
+    """Iterating over a DataLoader draws a number from the generator that dropout uses."""
+    counts, found = set(), []
+    for steps in (2, 3, 100):
+        more = {"ckd_args": CKDArguments.fine_tuning()} if control else {"teacher_model": tiny_model(seed=1)}
+        options = {"eval_strategy": "steps", "eval_steps": steps}
+        run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), 7, options=options, **more)
+        run.train()
+        counts.add(len([entry for entry in run.state.log_history if "eval_loss" in entry]))
+        found.append(list(run.model.parameters()))
+    assert len(counts) == 3
+    assert all(torch.equal(*both) for other in found[1:] for both in zip(found[0], other, strict=True))
+
+
+def test_a_loss_function_that_does_not_count_is_not_called(tmp_path):
+    ckd_args = CKDArguments(**ALL_TERMS | {"labels_and_logits": False})
+    options = {"gradient_accumulation_steps": 2}
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        tiny_model(layers=2),
+        teacher_model=tiny_model(seed=1),
+        ckd_args=ckd_args,
+        options=options,
+        compute_loss_func=labels_smoothed_by_hand,
+    )
+    run.train()
+    assert logs(run)[0]["loss"] > 0 and "loss_task" not in logs(run)[0]
+
+
+def test_missing_labels_do_not_spoil_a_loss_without_labels(tmp_path):
+    data = examples(8)
+    data = data.remove_columns("labels").add_column("labels", [-100] * 8)
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        tiny_model(layers=2),
+        2,
+        train=data,
+        teacher_model=tiny_model(seed=1),
+        ckd_args=CKDArguments(**ALL_TERMS | {"labels_and_logits": False}),
+    )
+    run.train()
+    assert all(entry["nonfinite_steps"] == 0 and math.isfinite(entry["loss"]) for entry in logs(run))

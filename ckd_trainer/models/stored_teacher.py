@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
@@ -15,6 +14,7 @@ from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.loading import call, check_all_weights, load_config, load_weights, weight_files
 from ckd_trainer.utils.files import expanded, files_fingerprint
+from ckd_trainer.utils.random_numbers import random_numbers_given_back
 from ckd_trainer.utils.wrapped_models import forward_arguments
 
 
@@ -57,7 +57,7 @@ class StoredTeacher:
         """Returns the model with its weights (see `load_teacher`)."""
         # A weight that no loss reads, such as a bare encoder's pooler, may be missing and is drawn at random. Training
         # must not depend on it: with a complete cache, the model is not loaded.
-        with torch.random.fork_rng([]):
+        with random_numbers_given_back():
             return load_teacher(
                 self.name_or_path, self.model_class, allow_unused_weights=self.allow_unused_weights, **self.options
             )

@@ -51,8 +51,7 @@ MAY_DIFFER = {
     "hub_strategy",
     "push_to_hub",
     "allow_unused_weights",
-    # the speed of data loading. Not dataloader_drop_last, which removes steps; not dataloader_in_order; and not
-    # dataloader_persistent_workers, as an epoch then draws no number from the generator that dropout uses
+    # the speed of data loading. Not dataloader_drop_last, which removes steps, and not dataloader_in_order
     "dataloader_multiprocessing_context",
     "dataloader_num_workers",
     "dataloader_pin_memory",

@@ -193,12 +193,17 @@ def _check_numbers(args: TrainingArguments) -> None:
 
 
 def _check_workers(args: TrainingArguments) -> None:
-    """Raises InputError for options of data loader workers if there are no workers, or if the value is invalid."""
+    """Raises InputError for options of data loader workers that have no effect, are invalid or prevent a resume."""
     if args.dataloader_num_workers == 0:
         # The oldest transformers 5 do not have dataloader_multiprocessing_context.
         for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
             if getattr(args, name, None):
                 raise InputError(f"{name} is set, but dataloader_num_workers is 0: set that to 1 or more.")
+    if args.dataloader_persistent_workers and args.do_train:
+        raise InputError(
+            "dataloader_persistent_workers is set, but epochs then draw other random numbers in a resumed run than in "
+            "one that was never interrupted: leave it out. Workers start anew in each epoch."
+        )
     if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
         raise InputError(f"dataloader_prefetch_factor is {args.dataloader_prefetch_factor}: give 1 or more.")
 

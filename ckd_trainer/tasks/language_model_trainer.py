@@ -20,14 +20,14 @@ from ckd_trainer.trainer import DistillationTrainer
 class _Progress(TrainerCallback):
     """Sets the collator's epoch before each epoch, and counts the tokens that earlier calls have trained on."""
 
-    def __init__(self, collator: MaskingCollator) -> None:
-        self.collator, self.tokens_before = collator, 0
+    def __init__(self, collator: MaskingCollator, epoch: Callable[[], int]) -> None:
+        self.collator, self.epoch, self.tokens_before = collator, epoch, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.tokens_before = state.num_input_tokens_seen
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.collator.epoch = int(state.epoch or 0)
+        self.collator.epoch = self.epoch()
 
 
 class LanguageModelTrainer(DistillationTrainer):
@@ -47,7 +47,7 @@ class LanguageModelTrainer(DistillationTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._progress = _Progress(self.data_collator)
+        self._progress = _Progress(self.data_collator, self._epoch)
         self.add_callback(self._progress)
         self._held_out: dict[str, Tensor] = {}  # for each term, the sum over its items and their number
         self._uncached_teacher: Callable[..., Any] | None = None

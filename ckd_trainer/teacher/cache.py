@@ -43,6 +43,7 @@ from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, spl
 from ckd_trainer.utils.errors import InputError, is_mendable
 from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room, write_atomically
 from ckd_trainer.utils.processes import broadcast_from_main, in_all_processes
+from ckd_trainer.utils.random_numbers import random_numbers_given_back
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,8 @@ def open_or_build(
 ) -> TeacherCache:
     """Returns a complete, checked cache, and builds it first if there is none.
 
+    Random numbers that a collator draws here are given back: training must not depend on what is built, and where.
+
     Args:
         directory: teacher_cache_dir, shared by all processes of a run.
         signals: the signals in `wanted`.
@@ -175,7 +178,8 @@ def open_or_build(
         InputError: the cache is damaged, other files are in its place, the disk has too little space, or the examples'
             texts change from one reading to the next.
     """
-    broadcast_from_main(lambda: check_texts_stay(examples, collate, batch_size))
+    with random_numbers_given_back():
+        broadcast_from_main(lambda: check_texts_stay(examples, collate, batch_size))
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
     def find() -> Path | None:
@@ -203,9 +207,12 @@ def open_or_build(
             def write() -> None:
                 if not share:
                     return
-                writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
                 total = sum(part.stop - part.start for part in share)
-                with tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar:
+                with (
+                    random_numbers_given_back(),
+                    tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar,
+                ):
+                    writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
                     for part in share:
                         writer.write(part, bar.update)
 

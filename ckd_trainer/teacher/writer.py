@@ -1,14 +1,12 @@
 """Runs the teacher on examples and writes its signals for `cache`, one Arrow file at a time."""
 
 import os
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -167,17 +165,9 @@ def text_hashes(batch: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def check_texts_stay(examples: Dataset, collate: Callable[[list[dict]], dict[str, Tensor]], batch_size: int) -> None:
-    """Raises InputError if the first batch has other token ids the second time it is made.
-
-    Random numbers that a collator draws here are given back: only the main process runs this, and training must not
-    depend on it.
-    """
+    """Raises InputError if the first batch has other token ids the second time it is made."""
     rows = range(min(batch_size, len(examples)))
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     once, again = (text_hashes(collate([examples[row] for row in rows])) for _ in range(2))
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
     if not np.array_equal(once, again):
         raise InputError(
             "teacher_cache_dir is set, but the training texts change from one time to the next, through a data "

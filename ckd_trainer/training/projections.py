@@ -93,8 +93,8 @@ class Projections:
             _use_learning_rate(optimizer, self.module, learning_rate)
         elif not {weight for group in groups for weight in group["params"]}.issuperset(self.module.parameters()):
             raise InputError(
-                "the optimizer given to the trainer does not train the projections that a term learns: leave it out, "
-                "or choose it by `optim`."
+                "the optimizer does not train the projections that a term learns: it was given to the trainer, or "
+                "made by an earlier call of train(). Leave it out, or set trainer.optimizer to None before train()."
             )
 
     @contextlib.contextmanager

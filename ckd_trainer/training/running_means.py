@@ -14,7 +14,7 @@ class RunningMeans:
 
     def __init__(self, terms: list[str]) -> None:
         self.terms = sorted(terms)
-        self.sums: Tensor | None = None  # one per term, then the numbers of finite and of other steps
+        self.sums: Tensor | None = None  # one per term, then the numbers of finite and of other batches
 
     def add(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
         """Adds the terms of a batch. If its loss is not finite, the batch is only counted."""
@@ -24,7 +24,7 @@ class RunningMeans:
         self.sums = row if self.sums is None else self.sums + row
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
-        """Returns the means over steps and processes since the last call, and resets them."""
+        """Returns the means over the batches of all processes since the last call, and resets them."""
         if self.sums is None:
             return {}
         *sums, finite, others = accelerator.reduce(self.sums, reduction="sum").tolist()

@@ -1,10 +1,11 @@
 """A `Trainer` that decides which examples are in a batch, and in which order. It knows neither teachers nor losses.
 
-`SamplingTrainer` overrides four methods of `Trainer`:
+`SamplingTrainer` overrides five methods of `Trainer`:
 
 - `_get_train_sampler` draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
 - `num_examples` counts the examples of an epoch.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
+- `evaluation_loop` gives back the random numbers that it draws.
 """
 
 import contextlib
@@ -13,16 +14,33 @@ from typing import Any
 
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from ckd_trainer.training.groups import Groups, groups_of
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.random_numbers import random_numbers_given_back
+
+
+class _EpochCounter(TrainerCallback):
+    """Counts the epochs of a training, from 0. The state has a fraction of an epoch where one was ended early."""
+
+    def __init__(self) -> None:
+        self.epoch, self.begins = 0, True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begins = True
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.epoch = int(state.epoch or 0) if self.begins else self.epoch + 1
+        self.begins = False
 
 
 class SamplingTrainer(Trainer):
     """Draws training batches by length, by group, or with unlabeled examples; evaluates all rows in order.
+
+    How often it evaluates does not change the training.
 
     Args:
         unlabeled_dataset: more training examples, encoded like those of train_dataset but without labels.
@@ -51,6 +69,8 @@ class SamplingTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._epochs = _EpochCounter()
+        self.add_callback(self._epochs)
         self.group_size = group_size
         self.groups: Groups | None = None
         if group_size is not None and unlabeled_dataset is not None:
@@ -97,9 +117,9 @@ class SamplingTrainer(Trainer):
         return LengthGroupedSampler(lengths, step_size(self.args), lambda: seed_of_epoch(seed, self._epoch()))
 
     def _epoch(self) -> int:
-        # It comes from the state. Accelerate wraps the sampler twice (for the batches of each process, and to skip
-        # those trained before a resume), and its `set_epoch` does not reach through both.
-        return int(self.state.epoch or 0)
+        # Accelerate wraps the sampler twice (for the batches of each process, and to skip those trained before a
+        # resume), and its `set_epoch` does not reach through both.
+        return self._epochs.epoch
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Returns the number of examples in an epoch, which need not be all of the training set."""
@@ -108,6 +128,11 @@ class SamplingTrainer(Trainer):
             batches = batches.batch_sampler
         sampler = getattr(batches, "sampler", None)
         return super().num_examples(dataloader) if sampler is None else len(sampler)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as `Trainer` does, and gives the random numbers back."""
+        with random_numbers_given_back():
+            return super().evaluation_loop(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Reads all rows in order, for `compute_metrics`."""

@@ -34,7 +34,9 @@ class StepItems(NamedTuple):
             counts: {term: the number of items that it averages over in this batch}.
         """
         shares = {term: count / self.terms[term] for term, count in counts.items()}
-        if self.labels is not None:  # a `compute_loss_func` has already divided by the labels of the step
+        if (
+            self.labels is not None and "task" in shares
+        ):  # a `compute_loss_func` has already divided by the labels of the step
             shares["task"] = torch.full_like(shares["task"], len(self.batches))
         # The mean over zero items is NaN: leave it out.
         return {term: torch.where(share > 0, terms[term] * share, 0) for term, share in shares.items()}

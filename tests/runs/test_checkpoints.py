@@ -320,10 +320,6 @@ def test_what_is_left_to_do_after_a_training_takes_any_number_of_processes(once,
     ("options", "words"),
     [
         (["--dataloader_drop_last"], "dataloader_drop_last at its default there, True here"),
-        (
-            ["--dataloader_persistent_workers", "--dataloader_num_workers", "1"],
-            "dataloader_persistent_workers at its default there, True here",
-        ),
     ],
 )
 def test_options_that_change_the_steps_are_those_of_another_run(once, killed, capsys, options, words):

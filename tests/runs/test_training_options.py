@@ -126,7 +126,8 @@ def test_workers_options(tmp_path):
     args = TrainingArguments(
         str(tmp_path), do_train=True, dataloader_num_workers=1, dataloader_persistent_workers=True
     )
-    check_options(args)
+    with pytest.raises(InputError, match="dataloader_persistent_workers is set, but epochs then draw other random"):
+        check_options(args)
     args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
     args.dataloader_multiprocessing_context = "spawn"
     with pytest.raises(InputError, match="dataloader_multiprocessing_context is set, but dataloader_num_workers is 0"):

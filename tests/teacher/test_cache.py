@@ -28,7 +28,6 @@ from ckd_trainer.teacher.cache import Contents
 from ckd_trainer.teacher.fingerprint import examples_fingerprint
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import FirstToken, HiddenStates, LayerGram, Logits, WordGram
-from ckd_trainer.teacher.writer import check_texts_stay
 from ckd_trainer.utils.errors import InputError
 
 
@@ -358,8 +357,8 @@ def test_texts_that_change_each_time_are_refused_before_the_teacher_runs(tmp_pat
     assert not teacher_runs
 
 
-def test_looking_for_changes_draws_no_random_numbers():
-    """Only the main process looks, and a collator may draw what does not change the texts."""
+def test_building_draws_no_random_numbers(tmp_path):
+    """Not every run builds a cache, nor every process, and a collator may draw what does not change the texts."""
 
     def collate(rows):
         random.random(), np.random.rand(), torch.rand(())
@@ -373,9 +372,10 @@ def test_looking_for_changes_draws_no_random_numbers():
 
     seed()
     expected = next_numbers()
+    run = caching_trainer(tmp_path, data_collator=collate)
     seed()
-    check_texts_stay(examples(), collate, batch_size=4)
-    assert next_numbers() == expected
+    run.open_teacher_cache()
+    assert caches(tmp_path / "cache") and next_numbers() == expected
 
 
 def test_a_cache_without_access_is_one_line_or_passed_over(tmp_path, monkeypatch):
