@@ -17,13 +17,8 @@ from ckd_trainer.losses.pairs import DISTANCE_LOSSES
 from ckd_trainer.utils.errors import InputError, short
 from ckd_trainer.utils.files import expanded
 
-STUDENT_LAYERS = (
-    "first_and_last",
-    "first",
-    "last",
-    "skip",
-    "uniform",
-)  # see `ckd_trainer.models.student.student_layers`
+# See `ckd_trainer.models.student.student_layers`.
+STUDENT_LAYERS = ("first", "first_and_last", "last", "skip", "uniform")
 
 
 def option(default: Any, help: str) -> Any:
@@ -259,9 +254,9 @@ class ModelArguments:
     )
     student_layers: str | None = option(
         None,
-        "The teacher layers to copy for student_init teacher_layers: first (the default), last, skip (every second, "
-        "third, ... layer), uniform (like skip, but rounded if the depths do not divide), or numbers counted from 1, "
-        "such as 2,4,6.",
+        "The teacher layers to copy for student_init teacher_layers: first (the default), first_and_last (the first "
+        "ones and the last), last, skip (every second, third, ... layer), uniform (like skip, but rounded if the "
+        "depths do not divide), or numbers counted from 1, such as 2,4,6.",
     )
     student_config: dict | str | None = option(
         None,

@@ -110,7 +110,7 @@ def test_resolved_recipe_gives_the_same_options_again(tmp_path):
         ("student_init: random\nstudent_layers: 1,2\n", "only student_init teacher_layers reads it"),
         (
             "student_init: teacher_layers\nstudent_layers: a,b\n",
-            "give first_and_last, first, last, skip, uniform or teacher layers such as 2,4,6",
+            "give first, first_and_last, last, skip, uniform or teacher layers such as 2,4,6",
         ),
         ("student_init: teacher_layers\nstudent_layers: 2,4\nstudent_num_layers: 3\n", "names 2 layers"),
         ("load_best_model_at_end: true\neval_strategy: epoch\nsave_strategy: steps\n", "load_best_model_at_end"),

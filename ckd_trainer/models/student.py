@@ -39,8 +39,9 @@ def student_layers(args: ModelArguments, depth: int) -> list[int]:
     """Returns the teacher layers (from 1, out of `depth`) that become the student's layers, in order.
 
     From a teacher with T layers, a student with S layers takes the `first` S by default, as lower layers are more
-    general. Alternatives are the layer mappings `last`, `skip` (every (T/S)-th; S must divide T) and `uniform`
-    (round(l T/S)), or a list in student_layers.
+    general. Alternatives are `first_and_last` (the first S - 1, and the last, for which the teacher's head was made),
+    the layer mappings `last`, `skip` (every (T/S)-th; S must divide T) and `uniform` (round(l T/S)), or a list in
+    student_layers.
 
     Raises:
         InputError: the teacher lacks the layers, or S does not divide T for skip.

@@ -128,7 +128,7 @@ ROWS = [
     option("--student_num_layers none --student_layers 2,9", "student_layers is 2,9 | has layers 1 to 4"),
     option(
         "--student_layers two,four",
-        "student_layers is 'two,four' | give first_and_last, first | such as 2,4,6",
+        "student_layers is 'two,four' | give first, first_and_last | such as 2,4,6",
     ),
     option(f"{RANDOM} [1]", "student_config is '[1]' | give a mapping", name="--student_config [1]"),
     option(
