@@ -24,17 +24,15 @@ from ckd_trainer.utils.random_numbers import random_numbers_given_back
 
 
 class _EpochCounter(TrainerCallback):
-    """Counts the epochs of a training, from 0. The state has a fraction of an epoch where one was ended early."""
+    """Counts the epochs of a training, from 0. The number in the state lags behind after one that was ended early."""
 
-    def __init__(self) -> None:
-        self.epoch, self.begins = 0, True
+    epoch: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.begins = True
+        self.epoch = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.epoch = int(state.epoch or 0) if self.begins else self.epoch + 1
-        self.begins = False
+        self.epoch = int(state.epoch or 0) if self.epoch is None else self.epoch + 1
 
 
 class SamplingTrainer(Trainer):
@@ -119,7 +117,7 @@ class SamplingTrainer(Trainer):
     def _epoch(self) -> int:
         # Accelerate wraps the sampler twice (for the batches of each process, and to skip those trained before a
         # resume), and its `set_epoch` does not reach through both.
-        return self._epochs.epoch
+        return self._epochs.epoch or 0
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Returns the number of examples in an epoch, which need not be all of the training set."""
