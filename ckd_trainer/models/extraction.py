@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ckd_trainer.heads.labels import THRESHOLDS
-from ckd_trainer.models.linear_layers import linear_layers
+from ckd_trainer.models.linear_layers import linear_layers, name_of
 from ckd_trainer.models.sizes import SHARED_HEADS, head_size, set_size
 from ckd_trainer.models.student import student_from_layers
 from ckd_trainer.models.subnetworks import SUBNETWORKS, SubNetwork, config_at_depth
@@ -60,7 +60,7 @@ def extract(model: PreTrainedModel, part: SubNetwork) -> PreTrainedModel:
             state[f"{layer.up}.{kind}"] = state[f"{layer.up}.{kind}"][:neurons]
         state[f"{layer.down}.weight"] = state[f"{layer.down}.weight"][:, :neurons]
     if config.model_type in SHARED_HEADS:
-        name = f"{model.base_model_prefix}.encoder.relative_attention_bias.weight"
+        name = f"{name_of(plain, plain.base_model.encoder.relative_attention_bias)}.weight"
         bias = state[name]
         state[name] = torch.cat([bias[:, :kept], bias.new_zeros(len(bias), heads - kept)], dim=1)
     result.load_state_dict(state)

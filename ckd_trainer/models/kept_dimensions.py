@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ckd_trainer.models.linear_layers import LinearLayers, linear_layers
+from ckd_trainer.models.linear_layers import LinearLayers, linear_layers, name_of
 from ckd_trainer.models.sizes import SHARED_HEADS, head_size, size_of
 from ckd_trainer.utils.padding import attention_mask_of
 
@@ -163,7 +163,7 @@ def _keep_heads(kept: Kept, wide: Recorded, layers: list[LinearLayers], config: 
             kept.outputs |= {name: part, f"{module}.pos_{projection}": part}  # DeBERTa projects positions too
     if model.config.model_type in SHARED_HEADS:
         positions = chosen.view(config.num_attention_heads, joined, heads).sum(1)
-        kept.inputs[f"{model.base_model_prefix}.encoder.relative_attention_bias"] = positions
+        kept.inputs[name_of(model, model.base_model.encoder.relative_attention_bias)] = positions
 
 
 def _head_importance(wide: Recorded, out: str, heads: int) -> Tensor:

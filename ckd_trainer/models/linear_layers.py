@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from ckd_trainer.models.student import layer_list
@@ -45,3 +46,8 @@ def linear_layers(model: PreTrainedModel) -> list[LinearLayers]:
         )
         for layer in range(model.config.num_hidden_layers)
     ]
+
+
+def name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
+    """Returns the name of a module within the model: that of a bare encoder's lacks the prefix of one with a head."""
+    return next(name for name, module in model.named_modules() if module is wanted)

@@ -273,6 +273,16 @@ def test_an_extracted_model_computes_the_same(family, auto_class):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_a_bare_encoder_is_extracted(family):
+    """Its modules have shorter names than those of the encoder in a model with a head."""
+    for part in PARTS:
+        model = model_of(family, AutoModel)
+        with DynamicModel(model).running(part):
+            expected = model(**batch_of()).last_hidden_state
+        torch.testing.assert_close(extract(model, part)(**batch_of()).last_hidden_state, expected)
+
+
 def test_an_extracted_model_loads_without_this_package(tmp_path):
     model, part = model_of().float(), SubNetwork(0.5, 0.5)
     expected = outputs_of(model, part)[0]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -225,19 +226,20 @@ def test_larger_heads_are_joined_and_their_scores_add_up():
     assert distance(student, teacher, batch_of(seed=1)) < 1e-5
 
 
-def test_positions_of_mpnet_follow_their_heads():
+@pytest.mark.parametrize("auto_class", [AutoModelForSequenceClassification, AutoModel])
+def test_positions_of_mpnet_follow_their_heads(auto_class):
     """All layers read one bias per head, so that they keep the same heads."""
     config = CONFIGS["mpnet"]
-    teacher = teacher_of(config)
-    unused = [0, 2]
+    teacher = teacher_of(config, auto_class)
+    encoder, unused = teacher.base_model.encoder, [0, 2]
     with torch.no_grad():
-        for layer in teacher.mpnet.encoder.layer:
+        for layer in encoder.layer:
             layer.attention.attn.o.weight.view(32, 4, 8)[:, unused] = 0
         # One layer hardly uses a head that the other needs.
-        teacher.mpnet.encoder.layer[0].attention.attn.o.weight.view(32, 4, 8)[:, 1] *= 1e-3
+        encoder.layer[0].attention.attn.o.weight.view(32, 4, 8)[:, 1] *= 1e-3
     student = narrow(teacher, narrowed_config(config, {"hidden_size": 16}), batch_of())
-    bias = teacher.mpnet.encoder.relative_attention_bias.weight
-    assert torch.equal(student.mpnet.encoder.relative_attention_bias.weight, bias[:, [1, 3]])
+    bias = student.base_model.encoder.relative_attention_bias.weight
+    assert torch.equal(bias, encoder.relative_attention_bias.weight[:, [1, 3]])
 
 
 def test_neurons_that_nothing_reads_are_dropped_exactly(rng):
