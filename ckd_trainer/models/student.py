@@ -127,6 +127,7 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
     if args.student_num_layers is not None:
         overrides["num_hidden_layers"] = args.student_num_layers
     lists = _layer_lists(config)
+    follows = getattr(config, "pooler_hidden_size", None) == config.hidden_size
     for key, value in overrides.items():
         if key in _SET_BY_RUN:
             raise InputError(f"student_config contains {key}, which the task or the run sets: leave it out.")
@@ -138,6 +139,8 @@ def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTraine
             setattr(config, key, value)
         except _OF_VALUES as error:
             raise InputError(f"student_config: {key} is {value!r}: {' '.join(str(error).split())}") from None
+    if follows and "pooler_hidden_size" not in overrides:  # DeBERTa's pooler reads the hidden states as they are
+        config.pooler_hidden_size = config.hidden_size
     if overrides:
         if config.num_hidden_layers < 1:
             raise InputError(f"student_config: num_hidden_layers is {config.num_hidden_layers}: give 1 or more.")

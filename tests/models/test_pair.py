@@ -12,6 +12,7 @@ from transformers import (
     AlbertForSequenceClassification,
     BertModel,
     DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     LongformerConfig,
@@ -68,6 +69,19 @@ def test_student_from_teacher_layers(tiny_teacher, kwargs, layers):
     for part in ("bert.embeddings", "bert.pooler", "classifier"):
         ours, theirs = student.get_submodule(part).state_dict(), teacher.get_submodule(part).state_dict()
         assert theirs and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("given", "pooler"), [({"hidden_size": 16}, 16), ({"hidden_size": 16, "pooler_hidden_size": 16}, 16), ({}, 32)]
+)
+def test_debertas_pooler_has_the_size_of_a_student_from_scratch(tmp_path, given, pooler):
+    """The files of a teacher hold its pooler's size too."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    DebertaV2ForSequenceClassification(DebertaV2Config(**sizes, vocab_size=len(WORDS) + 9)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    student, _ = pair_of(tmp_path, student_init="random", student_config={"intermediate_size": 8} | given).load()
+    assert student.config.pooler_hidden_size == pooler
+    assert student(torch.tensor([[2, 7, 9, 3]])).logits.shape == (1, 2)
 
 
 def test_all_layers_make_the_same_function(tiny_teacher):
