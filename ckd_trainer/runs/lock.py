@@ -39,7 +39,7 @@ def run_lock(output_dir: str) -> Iterator[None]:
 
 
 def is_locked(output_dir: str | Path) -> bool:
-    """Returns whether a run holds the lock of an output folder on this machine."""
+    """Returns whether a run holds the lock of an output folder on this machine; False where there are no locks."""
     path = Path(output_dir) / LOCK
     if not path.exists():
         return False
@@ -48,6 +48,10 @@ def is_locked(output_dir: str | Path) -> bool:
             return False
     except Timeout:
         return True
+    except (OSError, NotImplementedError) as error:
+        if not _has_no_locks(error):
+            raise
+        return False
 
 
 @contextlib.contextmanager
@@ -84,7 +88,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             "another output_dir."
         ) from None
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in _CANNOT_LOCK:
+        if isinstance(error, OSError) and not _has_no_locks(error):
             if not is_mendable(error):
                 raise
             raise InputError(
@@ -95,6 +99,10 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with contextlib.suppress(OSError):  # the lock works even if the disk is full
             (folder / HOLDER).write_text(json.dumps(holder), encoding="utf-8")
+
+
+def _has_no_locks(error: OSError | NotImplementedError) -> bool:
+    return isinstance(error, NotImplementedError) or error.errno in _CANNOT_LOCK
 
 
 def _is_dead(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from helpers.launching import ENVIRONMENT, forked, run_script
 
 import run_glue_ckd
 import run_teacher
-from ckd_trainer.runs.lock import HOLDER, LOCK, run_lock
+from ckd_trainer.runs.lock import HOLDER, LOCK, is_locked, run_lock
 from ckd_trainer.utils.errors import InputError
 
 STUDENT = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--do_train"]
@@ -134,6 +134,19 @@ def test_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog, e
     with run_lock(str(tmp_path / "out")):
         (tmp_path / "out" / "config.json").write_text("{}")
     assert "has no locks" in caplog.text and (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fcntl")
+def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
+    """The file of a lock that could not be taken stays, and the next run finds it."""
+
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with run_lock(str(tmp_path)):
+        pass
+    assert (tmp_path / LOCK).exists() and not is_locked(tmp_path)
 
 
 def test_folder_that_cannot_be_written(tmp_path):
