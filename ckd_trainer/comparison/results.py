@@ -217,11 +217,15 @@ def _notes(
     if units:
         lines.append(f"{units.pop():,} validation examples (or groups of them, see docs/compare.md).")
     most = max(len(row.scores.seeds) for row in rows)
-    lines += [
-        f"{row.variant.name} has {len(row.scores.seeds)} of {most} seeds and is compared on these."
-        for row in rows
-        if len(row.scores.seeds) < most
-    ]
+    for row in rows:
+        name, seeds = row.variant.name, row.scores.seeds
+        other = _baseline_of(row, rows)
+        common = [seed for seed in seeds if other is not None and seed in other.scores.seeds]
+        if other is not None and len(common) < min(len(seeds), len(other.scores.seeds)):
+            shown = ", ".join(map(str, common))
+            lines.append(f"{name} and {other.variant.method} are compared on the seeds that both have: {shown}.")
+        elif len(seeds) < most:
+            lines.append(f"{name} has {len(seeds)} of {most} seeds and is compared on these.")
     lines += [f"{name} has no finished run." for name in sorted(failed - {row.variant.name for row in rows})]
     if teacher is None and any(row.variant.recipe.get("teacher_model_name_or_path") for row in rows):
         lines.append("The folder of the teacher has no score on these validation examples.")
@@ -229,3 +233,11 @@ def _notes(
         if len({json.dumps(one.record.get(name)) for one in finished}) > 1:
             lines.append(f"The runs differ in {name}: see their run.json.")
     return lines
+
+
+def _baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Returns the row with which this one is compared."""
+    if row.difference is None:
+        return None
+    wanted = row.variant.student, row.difference.baseline
+    return next(other for other in rows if (other.variant.student, other.variant.method) == wanted)

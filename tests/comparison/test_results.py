@@ -163,6 +163,22 @@ def test_failed_runs_are_left_out_and_told(tmp_path, teacher):
     assert "lost has no finished run." in found.notes
 
 
+def test_a_difference_over_fewer_seeds_than_either_has_is_told(tmp_path, teacher):
+    """Both have two seeds, but only one of them is the same."""
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher)
+    for run in (runs[2], runs[3]):  # plain has seeds 1 and 2, better 2 and 3
+        (run.folder / "eval_results.json").unlink()
+    found = read(variants, runs, failed=dict.fromkeys((runs[2], runs[3]), "error"))
+    assert [row.scores.seeds for row in found.rows] == [(1, 2), (2, 3)]
+    assert found.rows[1].difference.counted == "examples"
+    note = "better and plain are compared on the seeds that both have: 2."
+    assert note in found.notes and not any("of 2 seeds" in line for line in found.notes)
+    third, more = make(tmp_path / "runs", {"third": 0.8}, teacher)
+    found = read(variants + third, runs + more, failed=dict.fromkeys((runs[2], runs[3]), "error"))
+    assert note in found.notes and "better has 2 of 3 seeds and is compared on these." not in found.notes
+    assert "plain has 2 of 3 seeds and is compared on these." in found.notes
+
+
 def test_without_a_baseline_the_scores_are_shown(tmp_path, teacher):
     """Those of the other student are compared all the same."""
     small, small_runs = make(tmp_path / "runs", {"plain": 0.5, "better": 0.56}, teacher, student="2x32")
