@@ -85,7 +85,8 @@ class Setup:
 
 def _as_text(recipe: Mapping[str, Any], name: str) -> str:
     """Returns an option as words on a command line would give it; the cache may have moved with the folder."""
-    return "" if name == "teacher_cache_dir" else str(recipe.get(name, "")).lower()
+    text = "" if name == "teacher_cache_dir" else str(recipe.get(name, ""))
+    return text.lower() if text.lower() in ("true", "false", "none") else text
 
 
 def visible_devices(groups: Sequence[Any]) -> list[str]:

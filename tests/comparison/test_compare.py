@@ -1,5 +1,6 @@
 """`ckd-trainer compare` through its main: whole comparisons of tiny models."""
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,10 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 import run_glue_ckd
 import run_teacher
 from ckd_trainer.commands import compare
+from ckd_trainer.comparison.setup import Setup
+from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.metrics.multi_label import SCORES
+from ckd_trainer.utils.errors import InputError
 
 
 def own_method():
@@ -213,6 +217,24 @@ def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tm
     with pytest.raises(SystemExit):
         run(recipe, tmp_path / "out", "--learning_rate", "1e-3", seeds=[1])
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        ({"text_column": "Text"}, {"text_column": "text"}, True),
+        ({"bf16": True}, {"bf16": "true"}, False),  # as a recipe and a command line give it
+        ({"max_steps": 2}, {"max_steps": "2"}, False),
+        ({"student_layers": None}, {"student_layers": "none"}, False),
+        ({"teacher_cache_dir": "a"}, {"teacher_cache_dir": "b"}, False),
+    ],
+)
+def test_what_counts_as_another_option(tmp_path, before, now, changed):
+    """Names of files and columns differ where upper and lower case do."""
+    setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [], [])
+    setup.write_recipes([Variant("one", None, before)])
+    with pytest.raises(InputError, match="other options for one") if changed else contextlib.nullcontext():
+        setup.write_recipes([Variant("one", None, now)])
 
 
 def test_a_recipe_of_a_language_model_is_refused(tmp_path, capsys):
