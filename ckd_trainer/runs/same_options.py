@@ -51,6 +51,7 @@ MAY_DIFFER = {
     "hub_strategy",
     "push_to_hub",
     "allow_unused_weights",
+    "teacher_cache_dir",  # a cache holds the same wherever it is
     # the speed of data loading. Not dataloader_drop_last, which removes steps, and not dataloader_in_order
     "dataloader_multiprocessing_context",
     "dataloader_num_workers",
@@ -59,14 +60,17 @@ MAY_DIFFER = {
     "ddp_timeout",
     "torch_empty_cache_steps",
 }
-_TRAINING_DATA = {
+# These may differ only if both runs have one, or neither: contents can be compared only between sources of the same
+# kind, and a cache takes the place of the teacher.
+_SAME_KIND = {
+    "teacher_cache_dir",
     "train_file",
     "data_dir",
     "dataset_name",
     "sources",
     "unlabeled_file",
     "unlabeled_dataset_name",
-}  # the sources of the data
+}
 # These affect the choice of the best checkpoint, so they no longer matter once the run is trained.
 MAY_DIFFER_ONCE_TRAINED = {"null_score_diff_threshold", "max_answer_length"}
 # These set the length of training. They may change if resume_from_checkpoint names the checkpoint.
@@ -122,8 +126,7 @@ def difference_of(theirs: dict, ours: dict, may_differ: set[str]) -> str:
 
     def differs(key: str) -> bool:
         there, here = (recipe.get(key, _DEFAULTS.get(key)) for recipe in (theirs, ours))
-        # Contents can be compared only between sources of the same kind.
-        may = key in may_differ and (key not in _TRAINING_DATA or bool(there) == bool(here))
+        may = key in may_differ and (key not in _SAME_KIND or bool(there) == bool(here))
         return there != here and not may
 
     different = [key for key in {**theirs, **ours} if differs(key)]

@@ -234,6 +234,17 @@ def test_a_named_checkpoint_of_a_run_with_other_options_is_refused(once, killed,
     assert "learning_rate 0.003 there, 1e-05 here" in error and "model_name_or_path" in error
 
 
+def test_a_run_resumes_where_its_teacher_cache_has_moved(once, tmp_path, capsys):
+    """To another folder, or to the same one written in another way. A run without a cache is another run."""
+    whole = tmp_path / "whole"
+    distill(once, whole, *BEST, "--teacher_cache_dir", str(tmp_path / "cache"))
+    broken = cut(shutil.copytree(whole, tmp_path / "broken"))
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    assert "teacher_cache_dir" in refused(capsys, once, broken, *BEST)
+    distill(once, broken, *BEST, "--teacher_cache_dir", str(tmp_path / "moved"))
+    assert is_like(broken, whole) and not (tmp_path / "cache").exists()
+
+
 def test_a_named_checkpoint_of_other_batches_is_refused(once, killed, tmp_path, capsys):
     """Also where its recipe is not beside it: 12 steps of 8 examples are an epoch, of 4 they are half of one."""
     (killed / "recipe.yaml").unlink()
