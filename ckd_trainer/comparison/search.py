@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from ckd_trainer.reports.runs import read_json
 from ckd_trainer.reports.table import markdown_table
 from ckd_trainer.runs.lock import is_locked
 from ckd_trainer.utils.errors import InputError, first_of
-from ckd_trainer.utils.files import write_atomically
+from ckd_trainer.utils.files import delete, write_atomically
 
 # After this many quarters, only the better half goes on. The learning rate falls over the whole training, so runs of
 # different lengths are compared at the same share of their steps.
@@ -267,7 +266,7 @@ class Search:
         for run, trial in self.runs.items():
             if trial.state != "not finished" and not is_locked(run.folder):
                 for checkpoint in run.folder.glob("checkpoint-*"):
-                    shutil.rmtree(checkpoint)
+                    delete(checkpoint)
 
     @property
     def ranking(self) -> list[Trial]:

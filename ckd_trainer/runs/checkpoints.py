@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer.models.adapters import ADAPTER
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import delete
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,14 @@ def tidy_up(folder: Path, checkpoint: str | None, args: TrainingArguments) -> No
         if not is_broken or path == Path(checkpoint or "") or (best is not None and path.name == best.name):
             paths.append(path)
         else:
-            shutil.rmtree(path)
+            delete(path)
     if checkpoint is None or not limit:
         return
     kept = [path for path in paths[:-1] if best is not None and path.name == best.name]
     ordered = [path for path in paths[:-1] if path not in kept] + kept + paths[-1:]  # in the order of `Trainer`
     for path in ordered[: -max(limit, 1 + len(kept))]:
         if path != Path(checkpoint):
-            shutil.rmtree(path)
+            delete(path)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

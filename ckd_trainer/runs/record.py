@@ -2,7 +2,6 @@
 
 import json
 import platform
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import TrainingArguments
 from ckd_trainer.runs.checkpoints import bring_best, mixed_precision, tidy_up
 from ckd_trainer.runs.folder import RESULTS, Start
 from ckd_trainer.runs.stages import Stage
-from ckd_trainer.utils.files import RECIPE, RECORD, public, recorded_stages, write_atomically
+from ckd_trainer.utils.files import RECIPE, RECORD, delete, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import source_commit, versions
 
 # The options about data in run.json, beside the fingerprints.
@@ -60,10 +59,7 @@ def write_record(args: TrainingArguments, start: Start, stage: Stage) -> None:
 def _delete(folder: Path) -> None:
     for pattern in (RECIPE, RECORD, *RESULTS):
         for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            delete(path)
 
 
 def _command() -> list[str]:

@@ -102,6 +102,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
+def delete(path: Path) -> None:
+    """Deletes a file, or a folder with all that is in it. Of a link, only the link is deleted."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def check_new(output: Path) -> None:
     """Raises InputError if an output folder already exists and is not empty."""
     if output.exists() and (output.is_file() or any(output.iterdir())):

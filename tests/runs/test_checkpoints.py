@@ -13,7 +13,7 @@ from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
 from safetensors.torch import load_file, save_file
 
 import run_glue_ckd
-from ckd_trainer.runs.checkpoints import what_is_missing
+from ckd_trainer.runs.checkpoints import tidy_up, what_is_missing
 
 QUICK = ["--student_init", "teacher_layers", "--student_num_layers", "2", "--max_seq_length", "32"]
 QUICK += [*SHORT_RUN, "--alpha", "0.1", "--per_device_train_batch_size", "8", "--learning_rate", "3e-3"]
@@ -101,6 +101,23 @@ def test_a_checkpoint_of_float16_needs_its_scaler(killed):
     assert what_is_missing(killed / "checkpoint-12", args) == "it has no scaler.pt"
     torch.save({}, killed / "checkpoint-12" / "scaler.pt")
     assert what_is_missing(killed / "checkpoint-12", args) is None
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_of_a_checkpoint_that_is_a_link_only_the_link_is_deleted(once, killed, tmp_path, limit):
+    """An incomplete one, and with a limit a surplus one."""
+    (tmp_path / "mine").mkdir()
+    (killed / "checkpoint-2").symlink_to(tmp_path / "mine")
+    (killed / "checkpoint-8").rename(tmp_path / "checkpoint-8")
+    (killed / "checkpoint-8").symlink_to(tmp_path / "checkpoint-8")
+    tidy_up(
+        killed,
+        str(killed / "checkpoint-12"),
+        SimpleNamespace(save_total_limit=limit, save_only_model=False, fp16=False, bf16=False),
+    )
+    left = {path.name for path in killed.glob("checkpoint-*")}
+    assert left == {"checkpoint-4", "checkpoint-12"} | (set() if limit else {"checkpoint-8"})
+    assert (tmp_path / "mine").is_dir() and (tmp_path / "checkpoint-8" / "optimizer.pt").is_file()
 
 
 def test_shards_in_folders_of_their_own_are_not_looked_into(once, killed, capsys):
