@@ -6,7 +6,8 @@
 Lists every sub-network of dynamic students, and finished runs of other students, with score, size and latency, and
 writes to the output folder:
 
-- model/: the best student within the budget, as a plain model
+- model/: the best student within the budget, as a plain model, if it is a sub-network; an ordinary student stays where
+  it is, which search.json names
 - search.json, search.md and search.png: the table, and scores against latency
 
 Scores are those of the runs, which must have the same validation set. Latency is measured here, on texts of that set.

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.commands.augment import AugmentArguments
+from ckd_trainer.commands.options import option_types
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
@@ -40,6 +41,12 @@ def options_of(*groups):
 def test_the_front_door_fits_on_a_few_screens():
     assert len(PAGES) >= 12
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_keys_of_recipes_are_named():
+    text = (PROJECT / "recipes" / "README.md").read_text()
+    kinds = {kind for data in (GlueArguments, NerArguments, SquadArguments) for kind in option_types(data, [])}
+    assert [kind for kind in kinds - {*METHODS} if f"{kind.__name__}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))

@@ -274,6 +274,12 @@ def test_every_batch_has_the_size_that_was_asked_for(runs, tmp_path, timed, size
     assert [len(batch["input_ids"]) for batch in timed[0]] == [size] * 10
 
 
+def test_an_ordinary_student_stays_where_it_is(runs, tmp_path):
+    main(["search", str(runs / "plain"), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    assert json.loads((tmp_path / "new" / "search.json").read_text())["model"] == str(runs / "plain")
+    assert not (tmp_path / "new" / "model").exists()
+
+
 def test_questions_have_batches_of_that_size_too(runs, tmp_path):
     arguments = SquadArguments(
         validation_file=str(write_questions(tmp_path / "questions.json", 6)),
