@@ -3,6 +3,7 @@
 import contextlib
 import operator
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,8 @@ from ckd_trainer.utils.errors import Interrupted
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _REFUSED = 2  # the exit code for an InputError
+# A progress bar of tqdm, which has no line of its own: " 33%|###   | 10/30 [00:01<00:02, 9.8it/s]".
+_BAR = re.compile(r"[^\r\n]*\[\d+:\d\d(:\d\d)?[<,][^\]\r\n]*\](\x1b\[A)*")
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,16 @@ def _rest(left: int, seconds: Sequence[float], jobs: int) -> str:
 
 
 def _reason(one: "_Working") -> str:
-    """Returns the last line that a failed run printed, or the signal that killed it."""
+    """Returns the error that a failed run printed, or else its last line, or the signal that killed it."""
     code = one.process.returncode
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
     text = one.run.log.read_text(encoding="utf-8", errors="replace") if one.run.log.is_file() else ""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+    lines = [line.strip() for line in _BAR.sub("", text).splitlines() if line.strip()] or ["it printed nothing"]
+    # Other codes have no such line, but earlier attempts, which wrote to the same log, may have left one.
+    errors = [line for line in lines if line.startswith("error: ")] if code == _REFUSED else []
+    return (errors or lines)[-1]
 
 
 class _Working:

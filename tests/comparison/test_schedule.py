@@ -86,6 +86,35 @@ def test_a_killed_run_says_so(tmp_path):
     assert found == {run: "killed by SIGKILL, perhaps for lack of memory"}
 
 
+BAR = " 33%|███       | 10/30 [00:01<00:02,  9.8it/s]"
+
+
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [
+        (f"\\r{BAR}error: training has diverged\\n\\r{BAR} \\n", 2),
+        (f"error: training has diverged\\n\\r{BAR}\\x1b[A\\n\\rTeacher: {BAR}\\n", 2),
+        ("error: training has diverged\\nWarning: a worker was killed\\n", 2),
+        (f"\\r{BAR}\\nTraceback (most recent call last):\\nerror: training has diverged\\n\\r{BAR}\\n", 1),
+    ],
+)
+def test_the_reason_is_the_error_and_no_progress_bar(tmp_path, printed, code):
+    """A bar has no line of its own, and is drawn once more when the run ends."""
+    work = f'sys.stderr.write("{printed}"); sys.exit({code})'
+    run = a_run(tmp_path, "bad", work)
+    assert run_all([run], jobs=1, devices=[], report=lambda line: None) == {run: "error: training has diverged"}
+
+
+def test_the_reason_of_an_earlier_attempt_is_not_that_of_this_one(tmp_path):
+    """All attempts write to one log."""
+    for work, reason in (
+        ('print("error: too warm"); sys.exit(2)', "error: too warm"),
+        ('sys.exit("Killed")', "Killed"),
+    ):
+        run = a_run(tmp_path, "bad", work)
+        assert run_all([run], jobs=1, devices=[], report=lambda line: None) == {run: reason}
+
+
 def test_what_cannot_be_trained_may_be_no_failure(tmp_path):
     runs = [a_run(tmp_path, name, f"sys.exit({code})") for name, code in (("one", 2), ("two", 2), ("three", 1))]
     refused = []
