@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from transformers import TrainingArguments
 
-from ckd_trainer.arguments import CKDArguments
+from ckd_trainer.arguments import CKDArguments, RunArguments
 from ckd_trainer.commands.options import kind_of, language_model_options, option_types
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
@@ -153,18 +153,18 @@ def _search(
         names = first_of([variant.name for variant in setup.variants])
         raise InputError(f"search improves one method of one student, but {names} are given: give one of them.")
     (base,), output = setup.variants, setup.output
-    if base.recipe.get("stages"):
+    if one_of(RunArguments, groups).stages:
         raise InputError("the recipe has stages, but a search cannot tell how far they are: leave them out.")
     if setup.metric.startswith("mismatched_"):
         raise InputError(f"metric is {setup.metric}, which is known only after training: give {setup.metric[11:]}.")
-    caches = base.recipe["teacher_cache_dir"]
 
     def check_draw(drawn: Options, source: str = options.ranges) -> None:
-        one = check(Variant(source, None, base.recipe | EVALUATIONS | drawn), source).checked
-        if one.variant.recipe["teacher_cache_dir"] != caches:
+        one = check(Variant(source, None, base.recipe | EVALUATIONS | drawn), source)
+        cache = one_of(CKDArguments, one.options).teacher_cache_dir
+        if cache is not None and one.checked.variant.recipe["teacher_cache_dir"] is None:
             raise InputError(
                 f"{source} varies a method that compares what a teacher cache cannot hold: set teacher_cache_dir to "
-                "none, and the teacher runs in every step."
+                "null in the recipe (None on the command line), and the teacher runs in every step."
             )
 
     ranges = read_ranges(options.ranges, base.recipe, _not_varied(base, groups), check_draw)

@@ -119,6 +119,8 @@ def checked(variant: Variant, groups: Sequence[Any], task: Task) -> Checked:
         terms = terms_of_stages(stages, pair)
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
+    if one_of(CKDArguments, groups).teacher_cache_dir is None:
+        return Checked(variant, frozenset(), weights, mixes)
     signals = frozenset(term.teacher_signal for term in terms)
     if any(signal.uncached_because for signal in signals):
         if data.unlabeled_min_confidence is not None:

@@ -1,13 +1,12 @@
 """What a comparison compares: methods and students, as changes to one recipe."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ckd_trainer.arguments import CKDArguments, RunArguments, weight_names, weights_of
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, weight_names, weights_of
 from ckd_trainer.methods import MethodArguments
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.recipe_file import read_recipe
@@ -80,7 +79,7 @@ def variants_of(
         raise InputError(f"student {twice[0]} is given twice: give each student once.")
     places: list[str | None] = [*students] or [None]
     return [
-        Variant(method, student, recipe | (_student_options(student, recipe) if student else {}) | options)
+        Variant(method, student, recipe | (_student_options(student, groups) if student else {}) | options)
         for student in places
         for method, options in methods.items()
     ]
@@ -174,11 +173,10 @@ def check_free(
         raise InputError(f"{source} sets {first_of(wrong)}, which the {by} sets: leave it out.")
 
 
-def _student_options(student: str, recipe: Options) -> Options:
+def _student_options(student: str, groups: Sequence[Any]) -> Options:
     sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", student)
     if sizes is None:
         raise InputError(f"student {short(student)} is not LAYERSxWIDTH: give for example 3x384.")
     layers, width = map(int, sizes.groups())
-    config = recipe.get("student_config") or {}
-    config = json.loads(config) if isinstance(config, str) else config
-    return {"student_num_layers": layers, "student_config": {**config, "hidden_size": width}}
+    config: Any = one_of(ModelArguments, groups).student_config  # a mapping, which ModelArguments has parsed
+    return {"student_num_layers": layers, "student_config": {**(config or {}), "hidden_size": width}}

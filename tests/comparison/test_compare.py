@@ -219,6 +219,11 @@ def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tm
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
 
 
+def test_without_a_cache_nothing_fills_one(in_process, recipe, tmp_path, capsys):
+    run(recipe, tmp_path / "out", "--teacher_cache_dir", "None", methods=["logits", "ckd"], seeds=[1])
+    assert "_teacher_cache_" not in capsys.readouterr().out and not list(tmp_path.rglob("teacher_cache"))
+
+
 @pytest.mark.parametrize(
     ("before", "now", "changed"),
     [

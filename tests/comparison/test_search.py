@@ -431,6 +431,24 @@ def test_options_that_do_not_fit_a_search(in_process, recipe, ranges, tmp_path, 
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_what_a_cache_cannot_hold_is_searched_without_one(in_process, recipe, tmp_path, capsys):
+    """As the message says, on the command line and in a recipe."""
+    ranges, variant = tmp_path / "ranges.yaml", tmp_path / "variant.yaml"
+    ranges.write_text("tinybert_hidden_weight: [0.0, 0.3]\n")
+    variant.write_text("mine: {method: ckd}\n")
+    with pytest.raises(SystemExit):
+        search(recipe, ranges, tmp_path / "out", methods=[str(variant)])
+    assert "set teacher_cache_dir to null in the recipe (None on the command line)" in capsys.readouterr().err
+    found = search(recipe, ranges, tmp_path / "1", "--teacher_cache_dir", "None", count=2, methods=[str(variant)])
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"]
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"teacher_cache_dir": None}))
+    assert search(recipe, ranges, tmp_path / "2", count=2, methods=[str(variant)])["trials"] == found["trials"]
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        records = [yaml.safe_load(path.read_text()) for path in folder.glob("runs/*/*/recipe.yaml")]
+        assert [record["teacher_cache_dir"] for record in records] == [None, None]
+    assert not list(tmp_path.rglob("teacher_cache"))
+
+
 def test_the_ranges_that_come_with_the_recipes(in_process, recipe, tmp_path):
     """With a recipe that counts epochs; a single trial, the recipe itself where nothing else is given."""
     options = yaml.safe_load(recipe.read_text()) | {"num_train_epochs": 3}

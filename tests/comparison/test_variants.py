@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from ckd_trainer.arguments import CKDArguments, RunArguments
+from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.comparison.variants import TOTAL_SHARE, variants_of, weights_by_method
 from ckd_trainer.methods import METHODS, PKDArguments
 from ckd_trainer.utils.errors import InputError
@@ -11,12 +11,13 @@ from ckd_trainer.utils.errors import InputError
 RECIPE = {"task_name": "rte", "alpha": 0.5, "student_init": "teacher_layers", "student_num_layers": 2}
 
 
-def groups(ckd_args=None, stages=None, **given):
+def groups(ckd_args=None, stages=None, student_config=None, **given):
     """Returns the options of a recipe; `given` are those of other methods."""
+    model_args = ModelArguments(student_init="random", student_config=student_config)
     methods = [
         kind(**{name: value for name, value in given.items() if name in kind.__dataclass_fields__}) for kind in METHODS
     ]
-    return [RunArguments(stages=stages), ckd_args or CKDArguments(alpha=0.5), *methods]
+    return [model_args, RunArguments(stages=stages), ckd_args or CKDArguments(alpha=0.5), *methods]
 
 
 def variants(*words, students=(), recipe=None, options=None):
@@ -77,11 +78,18 @@ def test_variants_from_a_file(tmp_path):
 
 
 def test_students():
-    found = variants("fine_tuned", "ckd", students=["2x32", "3x16"], recipe=RECIPE | {"student_config": '{"a": 1}'})
+    options = groups(student_config='{"a": 1}')
+    found = variants("fine_tuned", "ckd", students=["2x32", "3x16"], options=options)
     assert [variant.name for variant in found] == ["2x32 fine_tuned", "2x32 ckd", "3x16 fine_tuned", "3x16 ckd"]
     assert [str(variant.place) for variant in found][::2] == ["2x32/fine_tuned", "3x16/fine_tuned"]
     assert found[2].recipe["student_num_layers"] == 3
     assert found[2].recipe["student_config"] == {"a": 1, "hidden_size": 16}
+
+
+def test_students_without_other_changes():
+    """In the words of a command line, None is no configuration."""
+    (found,) = variants("ckd", students=["2x32"], recipe=RECIPE | {"student_config": "None"})
+    assert found.recipe["student_config"] == {"hidden_size": 32}
 
 
 @pytest.mark.parametrize(
