@@ -64,7 +64,15 @@ from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, f
 from ckd_trainer.utils.files import expanded, write_atomically
 
 # What a search cannot vary, beside the data and what it sets itself.
-_SAME_IN_TRIALS = ("push_to_hub", "stages", "teacher_cache_dir", "method_file", "data_seed", "save_only_model")
+_SAME_IN_TRIALS = (
+    "push_to_hub",
+    "hub_token",
+    "stages",
+    "teacher_cache_dir",
+    "method_file",
+    "data_seed",
+    "save_only_model",
+)
 _DATA_OF_TRIALS = {"unlabeled_share", "unlabeled_min_confidence"}  # the options of the data that it can vary
 
 
@@ -86,6 +94,8 @@ def main(argv: list[str]) -> None:
     command, data_arguments, task = kind_of(recipe)
     kinds = option_types(data_arguments, [options.recipe, *words])
     groups = parse_mapping(kinds, recipe, [], source=options.recipe)
+    if token := one_of(TrainingArguments, groups).hub_token:
+        os.environ["HF_TOKEN"] = token  # of the checks here, and of the runs
     output, metric = Path(options.output), metric_of(options.metric, groups)
     recipe = shared_options(recipe, groups, output)
     variants = variants_of(options.methods, options.students, recipe, groups)

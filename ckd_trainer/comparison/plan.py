@@ -84,7 +84,8 @@ def shared_options(recipe: Options, groups: Sequence[Any], output: Path) -> Opti
     args, data = one_of(TrainingArguments, groups), one_of(DataArguments, groups)
     if args.push_to_hub:
         raise InputError("push_to_hub is set, but compare does not upload models: leave it out.")
-    shared = {name: value for name, value in recipe.items() if name not in SET_BY_COMPARISON}
+    # Recipes are made to be given away: the runs find the token in their environment.
+    shared = {name: value for name, value in recipe.items() if name not in (*SET_BY_COMPARISON, "hub_token")}
     shared |= {"do_train": True, "do_eval": True}
     shared.setdefault("teacher_cache_dir", str(output / "teacher_cache"))
     if data.sample_seed is None:

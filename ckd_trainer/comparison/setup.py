@@ -84,8 +84,11 @@ class Setup:
 
 
 def _as_text(recipe: Mapping[str, Any], name: str) -> str:
-    """Returns an option as words on a command line would give it; the cache may have moved with the folder."""
-    text = "" if name == "teacher_cache_dir" else str(recipe.get(name, ""))
+    """Returns an option as words on a command line would give it, but for those that may change.
+
+    The cache may have moved with the folder. Recipes of earlier versions hold the token.
+    """
+    text = "" if name in ("teacher_cache_dir", "hub_token") else str(recipe.get(name, ""))
     return text.lower() if text.lower() in ("true", "false", "none") else text
 
 

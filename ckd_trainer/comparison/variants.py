@@ -17,7 +17,7 @@ CKD = "ckd"
 # All methods have the same part of the gradient: that of CKD's terms together, in the recipe or by default.
 TOTAL_SHARE = sum(weights_of(CKDArguments()).values())
 SET_BY_COMPARISON = ("output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval")
-_NOT_IN_VARIANTS = (*SET_BY_COMPARISON, "push_to_hub")
+_NOT_IN_VARIANTS = (*SET_BY_COMPARISON, "push_to_hub", "hub_token")
 _OF_STUDENTS = ("student_num_layers", "student_layers", "student_config")
 
 Options = dict[str, Any]  # of a recipe

@@ -23,6 +23,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 import run_glue_ckd
 import run_teacher
 from ckd_trainer.commands import compare
+from ckd_trainer.comparison import schedule
 from ckd_trainer.comparison.setup import Setup
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.metrics.multi_label import SCORES
@@ -219,6 +220,31 @@ def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tm
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("searches", [False, True])
+def test_a_token_is_in_no_file_and_reaches_the_runs(in_process, recipe, tmp_path, monkeypatch, searches):
+    """The recipes of a comparison are made to be given away."""
+    monkeypatch.setenv("HF_TOKEN", "hf_fromtheenvironment")
+    found = []
+
+    def start(run, *others, start=schedule._start):
+        found.append(os.environ["HF_TOKEN"])
+        return start(run, *others)
+
+    monkeypatch.setattr(schedule, "_start", start)
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"hub_token": "hf_fromarecipe"}))
+    output = tmp_path / "out"
+    if searches:
+        (tmp_path / "ranges.yaml").write_text("temperature: [1, 2]\n")
+        words = ["--search", "2", "--ranges", str(tmp_path / "ranges.yaml"), "--max_steps", "4"]
+        compare.main([str(recipe), "--methods", "ckd", "--output", str(output), *words])
+        assert (output / "best.yaml").is_file()
+    else:
+        run(recipe, output, seeds=[1])
+    assert len(found) == 2 and set(found) == {"hf_fromarecipe"}
+    files = [path for path in output.rglob("*") if path.is_file()]
+    assert len(files) > 10 and [path for path in files if b"hf_from" in path.read_bytes()] == []
+
+
 def test_without_a_cache_nothing_fills_one(in_process, recipe, tmp_path, capsys):
     run(recipe, tmp_path / "out", "--teacher_cache_dir", "None", methods=["logits", "ckd"], seeds=[1])
     assert "_teacher_cache_" not in capsys.readouterr().out and not list(tmp_path.rglob("teacher_cache"))
@@ -232,6 +258,7 @@ def test_without_a_cache_nothing_fills_one(in_process, recipe, tmp_path, capsys)
         ({"max_steps": 2}, {"max_steps": "2"}, False),
         ({"student_layers": None}, {"student_layers": "none"}, False),
         ({"teacher_cache_dir": "a"}, {"teacher_cache_dir": "b"}, False),
+        ({"hub_token": "hf_old"}, {}, False),  # as earlier versions wrote
     ],
 )
 def test_what_counts_as_another_option(tmp_path, before, now, changed):

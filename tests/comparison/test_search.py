@@ -382,6 +382,7 @@ if number:
         ("learning_rate: [3e-5, 0.00003]", "which holds a value twice"),
         ("validation_file: [a.tsv, b.tsv]", "varies validation_file, which must be the same in all trials"),
         ("data_seed: [1, 2]", "varies data_seed, which must be the same in all trials"),
+        ("hub_token: [a, b]", "varies hub_token, which must be the same in all trials"),
         ("eval_delay: [1, 2]", "varies eval_delay, which must be the same in all trials"),
         ("tinybert_hidden_weight: [0.0, 0.3]", "varies tinybert_hidden_weight, which ckd does not use"),
         ("learning_rate: {low: 1e-5}", "give a list of two values or more"),

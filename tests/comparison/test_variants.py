@@ -113,6 +113,7 @@ def test_refused(words, students, message):
         ("warm: 3", "warm is 3: give changed options"),
         ("a/b: {alpha: 1}", "'a/b' becomes a folder"),
         ("warm: {seed: 3}", "warm sets 'seed', which the comparison sets"),
+        ("warm: {hub_token: hf_a}", "warm sets 'hub_token', which the comparison sets"),
         ("warm: {method: best}", "'best' is not a known method"),
         ("{}", "has no variants"),
         ("[ckd]", "is not a recipe"),
