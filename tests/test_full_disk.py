@@ -189,7 +189,7 @@ def test_run_without_room(place, moment, options, whole, request, monkeypatch, c
         with pytest.raises(SystemExit) as stopped:
             run_glue_ckd.main(command)
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in error
+    assert stopped.value.code == 75 and "Traceback" not in error
     (message,) = (line for line in error.splitlines() if line.startswith("error: "))
     assert re.search(rf"output_dir {output} cannot be written \(({disk.reason})\)\. Free some space", message)
     checkpoints = [path for path in before if path.parent.name.startswith("checkpoint-")]
@@ -230,7 +230,7 @@ def test_teacher_cache_without_room(place, moment, options, whole_relations, req
         with pytest.raises(SystemExit) as stopped:
             run_glue_ckd.main(command)
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in error
+    assert stopped.value.code == 75 and "Traceback" not in error
     (message,) = (line for line in error.splitlines() if line.startswith("error: "))
     assert re.search(rf"teacher_cache_dir {cache} cannot be written \(({disk.reason})\)\. Free some space", message)
     assert not output.exists() and [path.suffix for path in cache.iterdir() if path.is_dir()] == [".building"]
@@ -250,7 +250,7 @@ def test_files_of_a_task_without_room(disk, capsys):
     with pytest.raises(SystemExit) as stopped:
         agreement.main([str(disk.folder / "data")])
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and "Traceback" not in error
+    assert stopped.value.code == 75 and "Traceback" not in error
     assert (
         f"{disk.folder / 'data'}/" in error
         and "No space left on device: give another path, or free some space" in error

@@ -212,7 +212,9 @@ def _search(
                 if outside
                 else "Trial 0 is the recipe itself."
             )
-        failed = setup.run_all(search, stop=search.stop, finished=finished, refused=search.refused)
+        failed = setup.run_all(
+            search, stop=search.stop, finished=finished, refused=search.refused, unavailable=search.unavailable
+        )
         search.tidy_up()
         print(f"\n{write_results(search, base.recipe | {'seed': seed}, output)}\n")
         if search.count < options.search:

@@ -16,10 +16,10 @@ from typing import Any
 
 from ckd_trainer.reports.table import duration
 from ckd_trainer.runs.lock import is_locked
-from ckd_trainer.utils.errors import Interrupted
+from ckd_trainer.utils.errors import InputError, Interrupted, TemporaryError
 
 _SECONDS_BETWEEN_LOOKS = 0.2
-_REFUSED = 2  # the exit code for an InputError
+_REFUSED, _UNAVAILABLE = InputError.exit_code, TemporaryError.exit_code
 # A progress bar of tqdm, which has no line of its own: " 33%|###   | 10/30 [00:01<00:02, 9.8it/s]".
 _BAR = re.compile(r"[^\r\n]*\[\d+:\d\d(:\d\d)?[<,][^\]\r\n]*\](\x1b\[A)*")
 
@@ -62,6 +62,7 @@ def run_all(
     finished: Callable[[Run], None] = lambda run: None,
     stop: Callable[[Run], str | None] = lambda run: None,
     refused: Callable[[Run, str], bool] = lambda run, reason: False,
+    unavailable: Callable[[Run, str], None] = lambda run, reason: None,
 ) -> dict[Run, str]:
     """Runs those that have not finished, and returns those that failed, each with the reason.
 
@@ -78,6 +79,8 @@ def run_all(
             stopped, and does not count as failed.
         refused: called with each run that could not be trained with its input, and the reason. If it returns True,
             the run does not count as failed.
+        unavailable: called with each run that could not be trained here and now, for example because the disk is full,
+            and the reason. If it raises, the others are stopped.
 
     Raises:
         Interrupted: by a signal.
@@ -90,6 +93,10 @@ def run_all(
 
     def left() -> int:
         return operator.length_hint(source) + len(working) + len(elsewhere)
+
+    def wait_for(run: Run) -> None:
+        report(f"{run}: another process is training it; waiting for it to finish.")
+        elsewhere.append(run)
 
     with _stopping(working):
         while True:
@@ -104,8 +111,7 @@ def run_all(
                     report(f"{run}: finished; {left() or 'none'} left")
                     finished(run)
                 elif is_locked(run.folder):
-                    report(f"{run}: another process is training it; waiting for it to finish.")
-                    elsewhere.append(run)
+                    wait_for(run)
                 else:
                     report(f"{run}: started (log: {run.log})")
                     place = places.pop(min(len(elsewhere), len(places) - 1))  # the first ones are theirs
@@ -131,9 +137,13 @@ def run_all(
                     seconds.append(took)
                     report(f"{one.run}: finished in {duration(took)}; {_rest(left(), seconds, jobs)}")
                     finished(one.run)
+                elif one.process.returncode == _UNAVAILABLE and is_locked(one.run.folder):  # it was free at first
+                    wait_for(one.run)
                 else:
                     reason = _reason(one)
                     report(f"{one.run}: FAILED ({reason}); {_rest(left(), seconds, jobs)}")
+                    if one.process.returncode == _UNAVAILABLE:
+                        unavailable(one.run, reason)
                     if one.process.returncode != _REFUSED or not refused(one.run, reason):
                         failed[one.run] = reason
             time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -154,7 +164,7 @@ def _reason(one: "_Working") -> str:
     text = one.run.log.read_text(encoding="utf-8", errors="replace") if one.run.log.is_file() else ""
     lines = [line.strip() for line in _BAR.sub("", text).splitlines() if line.strip()] or ["it printed nothing"]
     # Other codes have no such line, but earlier attempts, which wrote to the same log, may have left one.
-    errors = [line for line in lines if line.startswith("error: ")] if code == _REFUSED else []
+    errors = [line for line in lines if line.startswith("error: ")] if code in (_REFUSED, _UNAVAILABLE) else []
     return (errors or lines)[-1]
 
 

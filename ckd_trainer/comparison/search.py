@@ -22,7 +22,7 @@ from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.reports.runs import read_json
 from ckd_trainer.reports.table import markdown_table
 from ckd_trainer.runs.lock import is_locked
-from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.errors import InputError, TemporaryError, first_of
 from ckd_trainer.utils.files import delete, write_atomically
 
 # After this many quarters, only the better half goes on. The learning rate falls over the whole training, so runs of
@@ -236,6 +236,14 @@ class Search:
         self.runs[run].state = "failed"
         self._write()
         return True
+
+    def unavailable(self, run: Run, reason: str) -> None:
+        """Stops the search if a run cannot be trained here and now: its options may be as good as any.
+
+        Raises:
+            TemporaryError: always, with the reason.
+        """
+        raise TemporaryError(f"the search stopped at {run.variant}: {reason.removeprefix('error: ')}")
 
     def _has_news(self, run: Run) -> bool:
         """Returns whether the run has written a checkpoint since it was last looked at: reading one takes time."""

@@ -15,7 +15,16 @@ from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.tables import Table
-from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, first_of, is_for_user, short
+from ckd_trainer.utils.errors import (
+    NO_ACCESS,
+    NO_ROOM,
+    InputError,
+    TemporaryError,
+    about_file,
+    first_of,
+    is_for_user,
+    short,
+)
 
 Data = TypeVar("Data")
 
@@ -296,7 +305,7 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
             if not is_for_user(reason):
                 raise
             if reason.errno in NO_ROOM | NO_ACCESS:
-                raise InputError(about_file(reason)) from error
+                raise TemporaryError(about_file(reason)) from error
         elif not isinstance(reason, (*ABOUT_DATA, *also)) and not is_script:
             raise
         raise InputError(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, UnixFileLock
 
-from ckd_trainer.utils.errors import InputError, is_mendable
+from ckd_trainer.utils.errors import TemporaryError, input_error, is_mendable
 from ckd_trainer.utils.processes import broadcast_from_main
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ def run_lock(output_dir: str) -> Iterator[None]:
     ends, however it ends. On exit the lock's files are deleted, and so are the folders made here, if they are empty.
 
     Raises:
-        InputError: another run holds the lock, or the folder cannot be written.
+        TemporaryError: another run holds the lock, or the disk has no room or cannot be written.
+        InputError: there can be no such folder.
     """
     with contextlib.ExitStack() as stack:
         broadcast_from_main(lambda: stack.enter_context(_locked(Path(output_dir))))
@@ -83,7 +84,7 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             # With older versions of filelock, data loader workers hold the lock until they notice that their run died.
             lock.acquire(timeout=_SECONDS_OF_WORKERS)
     except Timeout:
-        raise InputError(
+        raise TemporaryError(
             f"output_dir {folder} is in use by another run ({_holder(folder)}): wait until it ends, or give "
             "another output_dir."
         ) from None
@@ -91,9 +92,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         if isinstance(error, OSError) and not _has_no_locks(error):
             if not is_mendable(error):
                 raise
-            raise InputError(
-                f"output_dir {folder} cannot be written ({error.strerror}): give another folder."
-            ) from error
+            message = f"output_dir {folder} cannot be written ({error.strerror}): give another folder."
+            raise input_error(error)(message) from error
         logger.warning("The file system of %s has no locks: do not start a second run there.", folder)
     else:
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}

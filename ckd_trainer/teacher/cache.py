@@ -40,7 +40,7 @@ from ckd_trainer.teacher.cached import PREFIX, columns_of
 from ckd_trainer.teacher.live import LiveTeacher
 from ckd_trainer.teacher.signals import Column, Signal
 from ckd_trainer.teacher.writer import Part, SignalWriter, check_texts_stay, split, text_hashes, valid_lengths
-from ckd_trainer.utils.errors import InputError, is_mendable
+from ckd_trainer.utils.errors import InputError, TemporaryError, input_error, is_mendable
 from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room, write_atomically
 from ckd_trainer.utils.processes import broadcast_from_main, in_all_processes
 from ckd_trainer.utils.random_numbers import random_numbers_given_back
@@ -235,7 +235,8 @@ def _wait_for_lock(directory: Path, wanted: Contents, stack: contextlib.ExitStac
         except OSError as error:
             if not is_mendable(error):
                 raise
-            raise InputError(f"teacher_cache_dir {directory} cannot be written ({error.strerror}).") from error
+            message = f"teacher_cache_dir {directory} cannot be written ({error.strerror})."
+            raise input_error(error)(message) from error
         return True
 
     if not broadcast_from_main(lambda: acquire(0)):
@@ -330,7 +331,7 @@ def _make_room(building: Path, parts: list[Part], sizes: np.ndarray) -> list[Par
     needed = sum(sizes[part.start : part.stop].sum() for part in missing)
     free = shutil.disk_usage(building.parent).free
     if needed > free:
-        raise InputError(
+        raise TemporaryError(
             f"teacher_cache_dir {building.parent} has {free / 1e9:.2f} GB free, but the teacher's signals of "
             f"{len(sizes)} examples take about {sizes.sum() / 1e9:.2f} GB, of which {needed / 1e9:.2f} GB are still "
             "to be written: give a folder on a larger disk, or a smaller max_seq_length."

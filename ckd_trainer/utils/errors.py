@@ -33,6 +33,17 @@ class InputError(ValueError):
     Anything that the user cannot fix is another exception and keeps its traceback.
     """
 
+    exit_code = 2
+
+
+class TemporaryError(InputError):
+    """A disk without room, or a folder in use or without access: the same options work once that has changed.
+
+    Scripts exit with code 75, the EX_TEMPFAIL of sysexits.h.
+    """
+
+    exit_code = 75
+
 
 class InputErrorOnAnotherRank(InputError):
     """An `InputError` that another process of the run raised and will print."""
@@ -82,6 +93,11 @@ def is_for_user(error: OSError) -> bool:
     These have no error number of the operating system.
     """
     return error.errno is None or is_mendable(error)
+
+
+def input_error(error: OSError) -> type[InputError]:
+    """Returns the exception for an error that the user can fix: a `TemporaryError` for lack of room or access."""
+    return TemporaryError if error.errno in NO_ROOM | NO_ACCESS else InputError
 
 
 def about_file(error: OSError, path: str | os.PathLike | None = None) -> str:
@@ -139,7 +155,7 @@ class Interrupted(Exception):
 
 
 def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
-    """Decorates a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2.
+    """Decorates a script's `main(argv=None)`: an `InputError` becomes one message on stderr and exit code 2 (or 75).
 
     If several processes of a machine have the same message, one of them prints it. With `CKD_TRAINER_DEBUG=1` in the
     environment its traceback is printed before the message. After a signal the exit code is 128 plus the signal's
@@ -156,7 +172,7 @@ def command_line(main: Callable[[list[str]], Result]) -> Callable[..., Result]:
                 _print_traceback(error)
             if not isinstance(error, InputErrorOnAnotherRank):  # one message for all processes
                 _print_once(f"error: {_on_a_screen(str(error))}")
-            raise SystemExit(2) from None
+            raise SystemExit(error.exit_code) from None
         except FailedOnAnotherRank as error:
             print(f"error: {_on_a_screen(str(error))}", file=sys.stderr)
             raise SystemExit(1) from None

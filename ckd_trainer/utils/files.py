@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, about_file, is_mendable
+from ckd_trainer.utils.errors import (
+    NO_ACCESS,
+    NO_ROOM,
+    InputError,
+    TemporaryError,
+    about_file,
+    input_error,
+    is_mendable,
+)
 
 Name = TypeVar("Name", str, str | None)
 
@@ -56,7 +64,7 @@ def public(value: Any) -> Any:
 
 @contextlib.contextmanager
 def input_errors_about(path: str | os.PathLike) -> Iterator[None]:
-    """Turns what the operating system says about a file that the user named into an `InputError`.
+    """Turns what the operating system says about a file that the user named into an `InputError` (see `input_error`).
 
     Only what the user can mend: no such file, no access, a folder, no room. Put it around the lines that read or write
     the file, and no others: a file that is missing elsewhere is a bug.
@@ -74,7 +82,7 @@ def input_errors_about(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         if not is_mendable(error):
             raise
-        raise InputError(about_file(error, path)) from error
+        raise input_error(error)(about_file(error, path)) from error
 
 
 def recorded_stages(folder: str | Path) -> list[dict]:
@@ -129,14 +137,14 @@ def files_fingerprint(paths: Sequence[Path]) -> str:
 
 @contextlib.contextmanager
 def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator[None]:
-    """Turns the errors of a full or read-only disk into an `InputError` that says where, and how to resume.
+    """Turns the errors of a full or read-only disk into a `TemporaryError` that says where, and how to resume.
 
     Args:
         option: the option that names the folder.
         goes_on: the state from which the same command resumes.
 
     Raises:
-        InputError: replaces a disk-full error from any library.
+        TemporaryError: replaces a disk-full error from any library.
     """
     try:
         yield
@@ -155,7 +163,7 @@ def told_without_room(folder: str | Path, option: str, goes_on: str) -> Iterator
             raise
         if is_inside:
             place = f"{option} {folder}"
-        raise InputError(
+        raise TemporaryError(
             f"{place} cannot be written ({reason}). {way_out}; the same command then resumes from {goes_on}."
         ) from error
 

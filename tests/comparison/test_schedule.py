@@ -127,6 +127,32 @@ def test_what_cannot_be_trained_may_be_no_failure(tmp_path):
     assert refused == runs[:2]
 
 
+def test_what_has_no_place_now_has_failed_unless_the_search_stops(tmp_path):
+    runs = [a_run(tmp_path, "one", 'print("error: no room"); sys.exit(75)'), a_run(tmp_path, "two")]
+    refused = []
+    found = run_all(runs, jobs=1, devices=[], report=lambda line: None, refused=lambda *run: refused.append(run))
+    assert found == {runs[0]: "error: no room"} and runs[1].is_finished and refused == []
+
+
+def test_a_run_whose_folder_another_process_has_just_locked_is_waited_for(tmp_path):
+    """It was free when the run was started, but not when it had imported everything."""
+    locks = """
+import filelock, subprocess
+if not (folder / "again").exists():
+    (folder / "again").touch()
+    script = "import filelock, pathlib, time; lock = filelock.FileLock('_lock'); lock.acquire(); "
+    script += "pathlib.Path('held').touch(); time.sleep(1)"
+    subprocess.Popen([sys.executable, "-c", script], cwd=folder)
+    while not (folder / "held").exists():
+        time.sleep(0.02)
+    print("error: output_dir is in use by another run")
+    sys.exit(75)
+"""
+    run, lines = a_run(tmp_path, "one", locks), []
+    assert run_all([run], jobs=1, devices=[], report=lines.append) == {}
+    assert run.is_finished and "one, seed 1: another process is training it; waiting for it to finish." in lines
+
+
 def test_a_check_that_fails_stops_the_others(tmp_path):
     runs = [a_run(tmp_path, "one"), a_run(tmp_path, "two")]
 

@@ -18,7 +18,7 @@ from ckd_trainer.comparison.plan import EVALUATIONS
 from ckd_trainer.comparison.ranges import read_ranges
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.search import Search
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, TemporaryError
 
 RANGES = """
 learning_rate: {low: 2e-5, high: 2e-3, log: true}
@@ -370,6 +370,46 @@ if number:
     assert run_all(one, jobs=jobs, devices=[], report=lines.append, stop=one.stop, finished=one.finished) == {}
     assert [trial.state for trial in one.trials] == ["finished", "stopped", "stopped"]
     assert any("(f1 0.5000 after a quarter of its training)" in line for line in lines)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_full_disk_stops_the_search_and_uses_up_no_trial(tmp_path, jobs):
+    """The same command goes on once there is room."""
+    script = """
+import pathlib, sys
+from ckd_trainer.utils.errors import InputError, command_line
+from ckd_trainer.utils.files import told_without_room
+folder = pathlib.Path(sys.argv[1])
+@command_line
+def main(argv):
+    with told_without_room(folder, "output_dir", "the beginning"):
+        if not (folder.parent / "room").exists():
+            raise OSError(28, "No space left on device", str(folder / "x"))
+        if folder.name == "1":
+            raise InputError("it diverged")
+    folder.mkdir()
+    (folder / "eval_results.json").write_text('{"eval_f1": 1}')
+    (folder / "train_results.json").write_text("{}")
+main()
+"""
+
+    def run_of(number, options):
+        folder = tmp_path / str(number)
+        return Run(f"trial_{number}", 1, folder, (sys.executable, "-c", script, str(folder)))
+
+    def run():
+        one = Search(tmp_path, ranges, run_of=run_of, **options_of_search(count=3))
+        hooks = {"stop": one.stop, "finished": one.finished, "refused": one.refused, "unavailable": one.unavailable}
+        return run_all(one, jobs=jobs, devices=[], report=lambda line: None, **hooks), one
+
+    ranges = in_a_file(tmp_path, "a: {low: 0, high: 1.0}")
+    with pytest.raises(TemporaryError, match=r"stopped at trial_\d: output_dir .* cannot be written \(No space left"):
+        run()
+    trials = json.loads((tmp_path / "search.json").read_text())["trials"]
+    assert 1 <= len(trials) <= jobs and {trial["state"] for trial in trials} == {"not finished"}
+    (tmp_path / "room").touch()
+    failed, one = run()
+    assert failed == {} and [trial.state for trial in one.trials] == ["finished", "failed", "finished"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, TemporaryError
 
 FORMS = ["save_to_disk", "parquet", "json", "csv"]
 
@@ -289,7 +289,7 @@ def test_bugs_and_failing_disks_keep_their_errors(monkeypatch, error):
 def test_a_full_or_closed_disk_is_said(monkeypatch, number, way_out, is_of_builder):
     error = OSError(number, os.strerror(number), "/cache/file")
     Hub(monkeypatch, with_cause(DatasetGenerationError("An error occurred"), error) if is_of_builder else error)
-    with pytest.raises(InputError, match=f"/cache/file: {os.strerror(number)}: give another path, or {way_out}"):
+    with pytest.raises(TemporaryError, match=f"/cache/file: {os.strerror(number)}: give another path, or {way_out}"):
         load("me/data")
 
 

@@ -46,7 +46,7 @@ def refused(capsys, main, options):
     with pytest.raises(SystemExit) as stopped:
         main(options)
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.count("error: ") == 1 and "Traceback" not in error
+    assert stopped.value.code == 75 and error.count("error: ") == 1 and "Traceback" not in error
     return error
 
 
