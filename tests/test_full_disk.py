@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers.commands import SHORT_RUN
 from helpers.files import sentences, write_tsv
 from helpers.tiny import save_tokenizer, tiny_model
@@ -22,6 +23,7 @@ import ckd_trainer.tasks.text_classification
 import ckd_trainer.teacher.cache
 import ckd_trainer.trainer
 import run_glue_ckd
+from ckd_trainer.cli import main
 from ckd_trainer.data.demo import agreement
 from ckd_trainer.teacher.writer import SignalWriter
 from ckd_trainer.utils.files import told_without_room
@@ -259,6 +261,78 @@ def test_files_of_a_task_without_room(disk, capsys):
     disk.make_room()
     agreement.main([str(disk.folder / "data")])
     assert (disk.folder / "data" / "train.tsv").is_file()
+
+
+@pytest.fixture(scope="module")
+def dynamic(options, tmp_path_factory):
+    """A dynamic run that the commands for students of several sizes read."""
+    output = tmp_path_factory.mktemp("dynamic") / "out"
+    widths = ["--student_init", "teacher_layers", "--student_num_layers", "4", "--student_widths", "1.0,0.5"]
+    run_glue_ckd.main([*options, *widths, "--do_eval", "--output_dir", str(output)])
+    return output
+
+
+COMMANDS = {
+    "search": (["--metric", "accuracy"], ["model", "search.json", "search.md"]),
+    "export-subnets": (["--widths", "0.5"], ["config.json", "model.safetensors"]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_exports_without_room(command, dynamic, disk, capsys):
+    """Nothing is left of them, so that the same command starts over."""
+    words, files = COMMANDS[command]
+    words = [command, str(dynamic), *words, "--output", str(disk.folder / "out")]
+    disk.fill()
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 75 and "Traceback" not in error
+    assert f"output {disk.folder / 'out'} cannot be written (No space left on device). Free some space" in error
+    disk.make_room()
+    main(words)
+    assert all((disk.folder / "out" / name).exists() for name in files)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_exports_where_there_can_be_no_folder(command, dynamic, tmp_path, capsys, monkeypatch):
+    """They are refused before anything is read."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+    for place, code, reason in (
+        ("file/out", 2, f"{tmp_path / 'file'} is a file"),
+        ("closed/out", 75, f"{tmp_path / 'closed'} is closed"),
+        ("x" * 300, 2, "File name too long"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(
+                [
+                    command,
+                    "nothing",
+                    "--metric" if command == "search" else "--widths",
+                    "1",
+                    "--output",
+                    str(tmp_path / place),
+                ]
+            )
+        error = capsys.readouterr().err
+        assert stopped.value.code == code and reason in error and error.count("error: ") == 1
+
+
+def test_comparison_without_room(options, disk, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    words = iter(options[len(QUICK) :])
+    given = {name.removeprefix("--"): value for name, value in zip(words, words, strict=True)}
+    recipe.write_text(yaml.safe_dump(given | {"student_init": "teacher_layers", "student_num_layers": 2}))
+    words = ["compare", str(recipe), "--methods", "fine_tuned", "logits", "--output", str(disk.folder / "out")]
+    (disk.folder / "out" / "recipes").mkdir(parents=True)
+    disk.fill()
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 75 and "Traceback" not in error
+    assert f"output {disk.folder / 'out'} cannot be written (No space left on device). Free some space" in error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("unexpected shape"), OSError(5, "I/O error"), ValueError("os error")])

@@ -17,12 +17,13 @@ the best recipe, best.yaml.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
-from ckd_trainer.utils.files import expanded, write_atomically
+from ckd_trainer.utils.files import expanded, told_without_room, write_atomically
 
 # What a search cannot vary, beside the data and what it sets itself.
 _SAME_IN_TRIALS = (
@@ -140,7 +141,7 @@ def _compare(setup: Setup, options: argparse.Namespace, fillers: Sequence[Varian
     todo = [run for run in runs if not run.is_finished]
     if todo:
         setup.check_data()
-    with run_lock(str(output)):
+    with _writing(output):
         setup.write_recipes([*fillers, *variants])
         check_same_inputs(runs)
         if todo:
@@ -192,7 +193,7 @@ def _search(
         write_results(search, base.recipe | {"seed": seed}, output)
 
     setup.check_data()
-    with run_lock(str(output)):
+    with _writing(output):
         search = Search(
             output,
             ranges,
@@ -235,6 +236,13 @@ def _not_varied(base: Variant, groups: Sequence[Any]) -> dict[str, str]:
             others |= {"alpha", "temperature"}
         found |= dict.fromkeys(others, f"{base.method} does not use")
     return found
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Locks the output folder, and says so if it cannot be written."""
+    with run_lock(str(output)), told_without_room(output, "output", "the last whole checkpoint of each run"):
+        yield
 
 
 def _exit_if(failed: Mapping[Run, str], of: int) -> None:

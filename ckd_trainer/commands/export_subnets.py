@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ckd_trainer.export.subnetworks import chosen, export, load_dynamic, plain_model
 from ckd_trainer.utils.errors import ArgumentParser, command_line
-from ckd_trainer.utils.files import check_new, expanded
+from ckd_trainer.utils.files import check_new, expanded, filling
 
 
 @command_line
@@ -33,10 +33,11 @@ def main(argv: list[str]) -> None:
     widths, depths = (dict.fromkeys(itertools.chain(*words)) for words in (options.widths, options.depths))
     parts = chosen(dynamic, list(widths), list(depths))
     models = [plain_model(dynamic, part) for part in parts]  # all are checked before any is written
-    for part, plain in zip(parts, models, strict=True):
-        folder = output if len(parts) == 1 else output / str(part)
-        export(dynamic, part, plain, folder)
-        print(f"{folder}: {plain.num_parameters():,} parameters.")
+    with filling(output):
+        for part, plain in zip(parts, models, strict=True):
+            folder = output if len(parts) == 1 else output / str(part)
+            export(dynamic, part, plain, folder)
+            print(f"{folder}: {plain.num_parameters():,} parameters.")
 
 
 def _numbers(text: str) -> list[float]:

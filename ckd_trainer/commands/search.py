@@ -36,7 +36,7 @@ from ckd_trainer.runs.recipe import parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import RECIPE, check_new, expanded, write_atomically
+from ckd_trainer.utils.files import RECIPE, check_new, expanded, filling, write_atomically
 
 
 @command_line
@@ -61,13 +61,14 @@ def main(argv: list[str]) -> None:
     measure(candidates, models, [inputs[one.folder] for one in candidates])
     print(f"\n{_table(candidates, options.metric)}\n")
     best = budget.best(candidates)
-    if best.part is None:
-        model = str(best.folder)
-    else:
-        model = str(output / "model")
-        export(dynamic[best.folder], best.part, models[candidates.index(best)], output / "model")
-    print(f"The best within the budget is {best.name}; it is in {model}.")
-    _write(candidates, best, options, model)
+    with filling(output):
+        if best.part is None:
+            model = str(best.folder)
+        else:
+            model = str(output / "model")
+            export(dynamic[best.folder], best.part, models[candidates.index(best)], output / "model")
+        print(f"The best within the budget is {best.name}; it is in {model}.")
+        _write(candidates, best, options, model)
 
 
 def _task_of(folder: Path) -> Task:

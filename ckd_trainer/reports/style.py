@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from ckd_trainer.utils.errors import InputError, is_mendable
+from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import input_errors_about
 
 TEACHER_COLOR = "#444b54"
 # Distinguishable with any color vision (Okabe and Ito). With more lines than colors, colors repeat.
@@ -43,9 +44,5 @@ def save_picture(figure: Any, path: str | Path) -> None:
         raise InputError(
             f"{path} cannot be drawn (its suffix is {suffix!r}): give a file name ending in .png, .svg or .pdf."
         )
-    try:
+    with input_errors_about(path):
         figure.savefig(path)
-    except OSError as error:
-        if not is_mendable(error):
-            raise
-        raise InputError(f"{path} cannot be written: {error.strerror}. Give a file in an existing folder.") from None

@@ -119,9 +119,31 @@ def delete(path: Path) -> None:
 
 
 def check_new(output: Path) -> None:
-    """Raises InputError if an output folder already exists and is not empty."""
-    if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise InputError(f"output {output} already exists and is not empty: give a new folder.")
+    """Raises InputError if an output folder already exists and is not empty, or if it cannot be made."""
+    with input_errors_about(output):
+        if output.exists() and (output.is_file() or any(output.iterdir())):
+            raise InputError(f"output {output} already exists and is not empty: give a new folder.")
+        there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"output is {output}, but {there} is a file: give a new folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TemporaryError(f"output {output} cannot be written: {there} is closed. Give another folder, or open it.")
+
+
+@contextlib.contextmanager
+def filling(output: Path) -> Iterator[None]:
+    """Put it around what fills an output folder that `check_new` has checked.
+
+    Raises:
+        TemporaryError: the disk is full or closed. What was written is deleted, so that the same command starts over.
+    """
+    try:
+        with told_without_room(output, "output", "the beginning"):
+            yield
+    except TemporaryError:
+        for path in output.glob("*"):
+            delete(path)
+        raise
 
 
 def files_fingerprint(paths: Sequence[Path]) -> str:
