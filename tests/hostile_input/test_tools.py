@@ -114,7 +114,7 @@ ROWS = [
         "a picture in no folder",
         "{}",
         "trainer_state.json",
-        "none/a.png cannot be written | existing folder",
+        "none/a.png: No such file or directory | give another path",
         options="--output none/a.png",
     ),
 ]

@@ -76,11 +76,11 @@ def equal(one, other):
     return all(value.equal(other[name]) for name, value in one.items()) and one.keys() == other.keys()
 
 
-def refused(capsys, command, folder, *options, main=run_glue_ckd):
+def refused(capsys, command, folder, *options, main=run_glue_ckd, code=2):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         run(command, folder, *options, main=main)
-    assert stopped.value.code == 2
+    assert stopped.value.code == code
     return capsys.readouterr().err
 
 
@@ -258,7 +258,7 @@ def test_a_full_disk(command, texts, tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pa, "OSFile", full)
-    error = refused(capsys, command, tmp_path / "out", "--unlabeled_file", texts)
+    error = refused(capsys, command, tmp_path / "out", "--unlabeled_file", texts, code=75)
     assert "HF_DATASETS_CACHE" in error and error.count("error: ") == 1
 
 
