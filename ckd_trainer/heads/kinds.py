@@ -132,7 +132,10 @@ class Score(Head):
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
-        return {} if labels is None else {"labels": torch.where(_has_score(labels), labels, 0)}
+        if labels is None:
+            return {}
+        scores = torch.where(_has_score(labels), labels, 0)
+        return {"labels": scores if scores.is_floating_point() else scores.float()}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], _has_score(batch["labels"])
