@@ -278,17 +278,21 @@ COMMANDS = {
 }
 
 
+def check_refused_without_room(words, output, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 75 and "Traceback" not in error
+    assert f"output {output} cannot be written (No space left on device). Free some space" in error
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_exports_without_room(command, dynamic, disk, capsys):
     """Nothing is left of them, so that the same command starts over."""
     words, files = COMMANDS[command]
     words = [command, str(dynamic), *words, "--output", str(disk.folder / "out")]
     disk.fill()
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    error = capsys.readouterr().err
-    assert stopped.value.code == 75 and "Traceback" not in error
-    assert f"output {disk.folder / 'out'} cannot be written (No space left on device). Free some space" in error
+    check_refused_without_room(words, disk.folder / "out", capsys)
     disk.make_room()
     main(words)
     assert all((disk.folder / "out" / name).exists() for name in files)
@@ -328,11 +332,7 @@ def test_comparison_without_room(options, disk, tmp_path, capsys):
     words = ["compare", str(recipe), "--methods", "fine_tuned", "logits", "--output", str(disk.folder / "out")]
     (disk.folder / "out" / "recipes").mkdir(parents=True)
     disk.fill()
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    error = capsys.readouterr().err
-    assert stopped.value.code == 75 and "Traceback" not in error
-    assert f"output {disk.folder / 'out'} cannot be written (No space left on device). Free some space" in error
+    check_refused_without_room(words, disk.folder / "out", capsys)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("unexpected shape"), OSError(5, "I/O error"), ValueError("os error")])

@@ -71,11 +71,11 @@ class TinyBERTArguments(MethodArguments):
         hidden = layers if self.tinybert_hidden_weight else []
         shared = [*embedding, *hidden] if self.tinybert_projection == "shared" else []
         states = {
-            "embedding": (self.tinybert_embedding_weight, embedding),
-            "hidden": (self.tinybert_hidden_weight, hidden),
+            "tinybert_embedding": (self.tinybert_embedding_weight, embedding),
+            "tinybert_hidden": (self.tinybert_hidden_weight, hidden),
         }
         terms: list[Term] = [
-            StateTerm(f"tinybert_{name}", weight, found, shared or found, pair, self.tinybert_projection != "identity")
+            StateTerm(name, weight, found, shared or found, pair, name in self.projected)
             for name, (weight, found) in states.items()
             if found
         ]

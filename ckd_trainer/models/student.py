@@ -60,13 +60,18 @@ def student_layers(args: ModelArguments, depth: int) -> list[int]:
     if chosen == "first":
         return list(range(1, count + 1))
     if chosen == "first_and_last":
-        return [*range(1, count), depth]
+        return first_and_last(count, depth)
     if chosen == "skip" and depth % count:
         raise InputError(
             f"student_layers is skip, but {count} does not divide the teacher's {depth} layers evenly: use uniform."
         )
     source = dict(resolve_layer_mapping(chosen, count, depth))
     return [source[layer] for layer in range(1, count + 1)]
+
+
+def first_and_last(count: int, depth: int) -> list[int]:
+    """Returns the first `count` - 1 of `depth` layers, and the last, for which head and pooler are made."""
+    return [*range(1, count), depth]
 
 
 def config_of_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedConfig:

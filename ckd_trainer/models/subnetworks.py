@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from ckd_trainer.arguments import option
 from ckd_trainer.models.sizes import size_of
-from ckd_trainer.models.student import config_of_layers
+from ckd_trainer.models.student import config_of_layers, first_and_last
 from ckd_trainer.utils.errors import InputError
 
 # Families that compute the number of heads from the sizes of the projections, and iterate over their list of layers.
@@ -105,7 +105,7 @@ class SubNetwork:
     def layers(self, config: PreTrainedConfig) -> list[int]:
         """Returns the layers that are run, from 1."""
         count = max(1, round(self.depth * config.num_hidden_layers))
-        return [*range(1, count), config.num_hidden_layers]
+        return first_and_last(count, config.num_hidden_layers)
 
     def describe(self, config: PreTrainedConfig) -> str:
         """Returns its sizes in words."""

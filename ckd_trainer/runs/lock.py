@@ -40,7 +40,7 @@ def run_lock(output_dir: str) -> Iterator[None]:
 
 
 def is_locked(output_dir: str | Path) -> bool:
-    """Returns whether a run holds the lock of an output folder on this machine; False where there are no locks."""
+    """Returns whether a run on this machine holds the lock of a folder; False on a file system without locks."""
     path = Path(output_dir) / LOCK
     if not path.exists():
         return False

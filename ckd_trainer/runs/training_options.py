@@ -202,7 +202,7 @@ def _check_workers(args: TrainingArguments) -> None:
     if args.dataloader_persistent_workers and args.do_train:
         raise InputError(
             "dataloader_persistent_workers is set, but epochs then draw other random numbers in a resumed run than in "
-            "one that was never interrupted: leave it out. Workers start anew in each epoch."
+            "one that was never interrupted: leave it out. Each epoch then starts its workers again."
         )
     if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
         raise InputError(f"dataloader_prefetch_factor is {args.dataloader_prefetch_factor}: give 1 or more.")

@@ -151,6 +151,7 @@ class SignalCollator:
         return batch
 
 
+@random_numbers_given_back()
 def open_or_build(
     directory: str | Path,
     wanted: Contents,
@@ -178,8 +179,7 @@ def open_or_build(
         InputError: the cache is damaged, other files are in its place, the disk has too little space, or the examples'
             texts change from one reading to the next.
     """
-    with random_numbers_given_back():
-        broadcast_from_main(lambda: check_texts_stay(examples, collate, batch_size))
+    broadcast_from_main(lambda: check_texts_stay(examples, collate, batch_size))
     directory, building = Path(directory), Path(directory) / f"{wanted.key}.building"
 
     def find() -> Path | None:
@@ -207,12 +207,9 @@ def open_or_build(
             def write() -> None:
                 if not share:
                     return
+                writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
                 total = sum(part.stop - part.start for part in share)
-                with (
-                    random_numbers_given_back(),
-                    tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar,
-                ):
-                    writer = SignalWriter(building, examples, lengths, load_teacher(), collate, batch_size)
+                with tqdm(total=total, desc="Teacher", unit=" examples", disable=not show_progress) as bar:
                     for part in share:
                         writer.write(part, bar.update)
 

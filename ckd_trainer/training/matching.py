@@ -43,9 +43,9 @@ def tokenizer_pair_of(collator: Any) -> TokenizerPair | None:
 
 def tokenizer_of(processing_class: Any, collator: Any) -> PreTrainedTokenizerBase | None:
     """Returns the student's tokenizer, if it is known."""
-    of_collator = getattr(collator, "tokenizer", None)
-    ours = of_collator.student if isinstance(of_collator, TokenizerPair) else None
-    for tokenizer in (processing_class, ours, of_collator):
+    pair = tokenizer_pair_of(collator)
+    ours = getattr(collator, "tokenizer", None) if pair is None else pair.student
+    for tokenizer in (processing_class, ours):
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             return tokenizer
     return None

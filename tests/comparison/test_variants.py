@@ -87,7 +87,7 @@ def test_students():
 
 
 def test_students_without_other_changes():
-    """In the words of a command line, None is no configuration."""
+    """On a command line, None means that the configuration stays as it is."""
     (found,) = variants("ckd", students=["2x32"], recipe=RECIPE | {"student_config": "None"})
     assert found.recipe["student_config"] == {"hidden_size": 32}
 
