@@ -102,7 +102,7 @@ def read_comparison(
         kept = scores.mean / best if best and best > 0 and not less_is_better(metric) else None
         rows.append(Row(variant, scores, _costs([one.report for one in mine]), differences.get(variant), kept))
     reasons = {str(run): reason for run, reason in failed.items()}
-    notes = _notes(rows, finished, teacher, {run.variant for run in failed})
+    notes = _notes(rows, baseline, finished, teacher, {run.variant for run in failed})
     return Comparison(metric, baseline, rows, teacher, reasons, notes)
 
 
@@ -201,7 +201,11 @@ def check_same_inputs(runs: Sequence[Run]) -> None:
 
 
 def _notes(
-    rows: Sequence[Row], finished: Sequence[_Finished], teacher: dict[str, float | None] | None, failed: set[str]
+    rows: Sequence[Row],
+    baseline: str,
+    finished: Sequence[_Finished],
+    teacher: dict[str, float | None] | None,
+    failed: set[str],
 ) -> list[str]:
     counted = {row.difference.counted for row in rows if row.difference}
     lines = []
@@ -219,11 +223,12 @@ def _notes(
     most = max(len(row.scores.seeds) for row in rows)
     for row in rows:
         name, seeds = row.variant.name, row.scores.seeds
-        other = _baseline_of(row, rows)
-        common = [seed for seed in seeds if other is not None and seed in other.scores.seeds]
-        if other is not None and len(common) < min(len(seeds), len(other.scores.seeds)):
-            shown = ", ".join(map(str, common))
-            lines.append(f"{name} and {other.variant.method} are compared on the seeds that both have: {shown}.")
+        other = _baseline_of(row, rows, baseline)
+        common = [str(seed) for seed in seeds if other is not None and seed in other.scores.seeds]
+        if other is not None and not common:
+            lines.append(f"{name} and {baseline} have no seed in common, so they are not compared.")
+        elif other is not None and len(common) < min(len(seeds), len(other.scores.seeds)):
+            lines.append(f"{name} and {baseline} are compared on the seeds that both have: {', '.join(common)}.")
         elif len(seeds) < most:
             lines.append(f"{name} has {len(seeds)} of {most} seeds and is compared on these.")
     lines += [f"{name} has no finished run." for name in sorted(failed - {row.variant.name for row in rows})]
@@ -235,9 +240,8 @@ def _notes(
     return lines
 
 
-def _baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Returns the row with which this one is compared."""
-    if row.difference is None:
-        return None
-    wanted = row.variant.student, row.difference.baseline
-    return next(other for other in rows if (other.variant.student, other.variant.method) == wanted)
+def _baseline_of(row: Row, rows: Sequence[Row], baseline: str) -> Row | None:
+    """Returns the row of the baseline with the same student; None for the baseline itself, or if it has no row."""
+    wanted = row.variant.student, baseline
+    others = (other for other in rows if (other.variant.student, other.variant.method) == wanted)
+    return next((other for other in others if other is not row), None)

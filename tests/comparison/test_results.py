@@ -179,6 +179,16 @@ def test_a_difference_over_fewer_seeds_than_either_has_is_told(tmp_path, teacher
     assert "plain has 2 of 3 seeds and is compared on these." in found.notes
 
 
+def test_without_a_seed_in_common_there_is_no_difference_and_a_note(tmp_path, teacher):
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7, "better": 0.9}, teacher, seeds=[1, 2])
+    for run in (runs[1], runs[2]):  # plain has seed 1, better 2
+        (run.folder / "eval_results.json").unlink()
+    found = read(variants, runs, failed=dict.fromkeys((runs[1], runs[2]), "error"))
+    assert [row.scores.seeds for row in found.rows] == [(1,), (2,)]
+    assert found.rows[1].difference is None
+    assert "better and plain have no seed in common, so they are not compared." in found.notes
+
+
 def test_without_a_baseline_the_scores_are_shown(tmp_path, teacher):
     """Those of the other student are compared all the same."""
     small, small_runs = make(tmp_path / "runs", {"plain": 0.5, "better": 0.56}, teacher, student="2x32")
