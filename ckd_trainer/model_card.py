@@ -43,7 +43,7 @@ def write_model_card(
         card = _RESULTS.sub(lambda _: results, path.read_text(encoding="utf-8"))
         write_atomically(path, card)
         return
-    model_name = model_name or folder.name
+    model_name = model_name or folder.resolve().name
     stages, objective = recorded_stages(folder), trainer.distillation_objective
     # The last stage may be one without a teacher.
     student, teacher = unwrapped(trainer.model), trainer.given_teacher if stages else trainer.teacher_model

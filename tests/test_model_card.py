@@ -1,5 +1,7 @@
 """What the model card says of students and teachers from Python, by name, in memory and wrapped."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -55,6 +57,12 @@ def test_the_teacher(tmp_path, teacher, words, base):
     assert "| teacher | 37,154 | 4 | 32 |" in text
     assert data.get("base_model") == base
     assert data["tags"] == ["ckd-trainer", "knowledge-distillation"]
+
+
+def test_the_name_of_the_folder_that_one_works_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, text = card(Path("."), teacher=tiny_model(seed=1))
+    assert f"# {tmp_path.name}\n" in text and f'model="{tmp_path.name}"' in text
 
 
 def test_a_stored_teacher(tmp_path):

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from ckd_trainer import CKDArguments, GlueArguments, ModelArguments, RunArguments, SquadArguments
 from ckd_trainer.arguments import LanguageModelCKDArguments
-from ckd_trainer.runs.recipe import parse_recipe, resolved_recipe, value_of
+from ckd_trainer.runs.recipe import mapping_of, parse_recipe, resolved_recipe, value_of
 from ckd_trainer.utils.errors import InputError
 
 ALL = (ModelArguments, GlueArguments, CKDArguments, RunArguments, TrainingArguments)
@@ -52,6 +52,56 @@ def test_command_line_wins(tmp_path):
 
 def test_none_on_the_command_line_wins_over_a_word(tmp_path):
     assert parse(tmp_path, "teacher_cache_dir: cache\n", "--teacher_cache_dir", "None")[2].teacher_cache_dir is None
+
+
+def test_numbers_with_exponents_are_numbers_within_mappings(tmp_path):
+    """For YAML 1.1, they are text. Options themselves have a type, and so are converted."""
+    *_, args = parse(tmp_path, "lr_scheduler_kwargs: {min_lr_rate: 1e-1, b: [2E5, -.5e+3], c: 1e-5x, d: {e: 7}}\n")
+    assert args.lr_scheduler_kwargs == {"min_lr_rate": 0.1, "b": [2e5, -500.0], "c": "1e-5x", "d": {"e": 7}}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("3:6", "3:6"), ("[0:0, 1:2]", "0:0,1:2"), ("[[0, 0], [1, 2]]", "0:0,1:2")]
+)
+def test_pairs_of_layers_are_no_numbers_of_base_60(tmp_path, written, read):
+    ckd = parse(tmp_path, f"wr_layer_mapping: {written}\n")[2]
+    assert ckd.wr_layer_mapping == parse(tmp_path, f"wr_layer_mapping: '{read}'\n")[2].wr_layer_mapping
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "names"),
+    [
+        ("report_to: [tensorboard, mlflow]\n", [], ["tensorboard", "mlflow"]),
+        ("", ["--report_to", "tensorboard,mlflow"], ["tensorboard", "mlflow"]),
+        ("report_to: []\n", [], []),
+        ("report_to: [tensorboard]\n", [], ["tensorboard"]),
+        ("report_to: tensorboard\n", ["--report_to", "none"], []),
+    ],
+)
+def test_any_number_of_trackers(tmp_path, text, words, names):
+    assert parse(tmp_path, text, *words)[-1].report_to == names
+
+
+@pytest.mark.parametrize("text", ["[loss, inputs]", "loss,inputs"])
+def test_lists_of_words(tmp_path, text):
+    assert parse(tmp_path, f"include_for_metrics: {text}\n")[-1].include_for_metrics == ["loss", "inputs"]
+
+
+def test_a_word_that_belongs_to_no_option(tmp_path):
+    with pytest.raises(InputError, match=r"'wandb' belongs to no option: options are written --name value\."):
+        parse(tmp_path, "", "--report_to", "tensorboard", "wandb")
+
+
+def test_options_of_a_command_line_as_a_mapping():
+    words = "--alpha 0.3 --bf16 --no_scale_by_temperature --no-labels-and-logits --label-names=a --window_size none"
+    assert mapping_of(words.split()) == {
+        "alpha": "0.3",
+        "bf16": True,
+        "scale_by_temperature": False,
+        "labels_and_logits": False,
+        "label_names": "a",
+        "window_size": "none",
+    }
 
 
 def test_none_stays_a_word_where_the_field_wants_one(tmp_path):
@@ -136,7 +186,7 @@ def test_refused_with_the_value_and_the_reason(tmp_path, text, words):
         ([*DATA, "--learning_rat", "1"], "learning_rat is not a known option: did you mean learning_rate?"),
         ([*DATA, "--window", "5"], "window is not a known option: did you mean window_size?"),  # no abbreviations
         ([*DATA, "--alpha", "x"], "alpha.*'x'"),
-        ([*DATA, "stray"], "stray is not a known option"),
+        ([*DATA, "stray"], "'stray' belongs to no option"),
         (["--output_dir", "out"], "there is no data to use"),
         (["--output_dir", "out", "--data_dir", "x", "--train_file", "y"], "data_dir is set without task_name"),
     ],
@@ -207,6 +257,7 @@ def test_one_option_is_read_before_the_others(tmp_path):
     assert value_of("task_name", [str(recipe), "--task-name", "rte"]) == "rte"
     assert value_of("task_name", ["--task_name=cola"]) == "cola"
     assert value_of("task_name", ["--do_train"]) is None
+    assert value_of("task_name", [str(recipe), "--task_name", "None"]) is None
 
 
 @pytest.mark.parametrize("source", [{"dataset_name": "me/data"}, {"train_file": "train.jsonl"}])

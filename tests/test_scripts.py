@@ -384,6 +384,14 @@ def test_evaluating_a_model_without_these_labels_is_refused(tiny_teacher, text_f
     assert "cannot be evaluated on this data" in refused(capsys, *common, *text_files, main=run_teacher.main)
 
 
+def test_evaluation_alone_writes_no_card(trained_teacher, text_files, tmp_path):
+    """It does not know how that model was trained."""
+    folder = tmp_path / "out"
+    common = ["--model_name_or_path", str(trained_teacher), *text_files, "--output_dir", str(folder)]
+    run_teacher.main([*common, "--do_eval"])
+    assert (folder / "eval_results.json").is_file() and not (folder / "README.md").exists()
+
+
 def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path, monkeypatch):
     """The Hub's two calls are replaced; everything up to them is `Trainer.push_to_hub`."""
     from huggingface_hub import HfApi, RepoUrl

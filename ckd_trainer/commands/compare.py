@@ -62,7 +62,7 @@ from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
-from ckd_trainer.utils.files import expanded, told_without_room, write_atomically
+from ckd_trainer.utils.files import given_path, told_without_room, write_atomically
 
 # What a search cannot vary, beside the data and what it sets itself.
 _SAME_IN_TRIALS = (
@@ -219,7 +219,7 @@ def _search(
         search.tidy_up()
         print(f"\n{write_results(search, base.recipe | {'seed': seed}, output)}\n")
         if search.count < options.search:
-            print(f"The search ended after {search.count} trials: further draws were like earlier ones.")
+            print(f"The search ended after {search.count} trials: no other options were found.")
         print(f"Written to {output}: search.json, search.md")
     _exit_if(failed, len(search.trials))
 
@@ -301,7 +301,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--ranges", help="YAML file of what --search varies, such as recipes/search.yaml")
     parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, each on one GPU or its share of cores")
-    parser.add_argument("--output", required=True, type=expanded, help="folder for the runs and the result")
+    parser.add_argument("--output", required=True, type=given_path, help="folder for the runs and the result")
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise InputError("give the recipe first: ckd-trainer compare recipes/glue_mrpc_ckd.yaml --methods ...")
     options, words = parser.parse_known_args(argv)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ckd_trainer.export.subnetworks import chosen, export, load_dynamic, plain_model
 from ckd_trainer.utils.errors import ArgumentParser, command_line
-from ckd_trainer.utils.files import check_new, expanded, filling
+from ckd_trainer.utils.files import check_new, filling, given_path
 
 
 @command_line
@@ -21,11 +21,11 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(
         prog="ckd-trainer export-subnets", description="Writes sub-networks of a dynamic student as plain models."
     )
-    parser.add_argument("run", metavar="RUN_DIR", type=expanded, help="output_dir of a run with student_widths")
+    parser.add_argument("run", metavar="RUN_DIR", type=given_path, help="output_dir of a run with student_widths")
     for name, example in (("widths", "0.5,0.25"), ("depths", "1.0,0.5")):
         help_text = f"{name}, such as {example} (default: 1)"
         parser.add_argument(f"--{name}", nargs="+", type=_numbers, default=[[1.0]], metavar="SHARE", help=help_text)
-    parser.add_argument("--output", required=True, type=expanded, help="a new folder for the models")
+    parser.add_argument("--output", required=True, type=given_path, help="a new folder for the models")
     options = parser.parse_args(argv)
     output = Path(options.output)
     check_new(output)
@@ -43,7 +43,10 @@ def main(argv: list[str]) -> None:
 def _numbers(text: str) -> list[float]:
     """Returns the numbers in a word of the command line, which commas may separate, too."""
     try:
-        return [float(number) for number in text.split(",") if number]
+        numbers = [float(number) for number in text.split(",") if number]
+        if not numbers:
+            raise ValueError
+        return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers: give some such as 1.0,0.5.") from None
 

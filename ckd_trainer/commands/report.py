@@ -12,7 +12,7 @@ from ckd_trainer.reports.runs import read_runs
 from ckd_trainer.reports.table import format_table
 from ckd_trainer.reports.terms import draw_terms
 from ckd_trainer.utils.errors import ArgumentParser, command_line
-from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.files import given_path
 
 
 @command_line
@@ -20,9 +20,9 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(prog="ckd-trainer report", description="Makes a table and pictures from finished runs.")
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run")
     parser.add_argument("--metric", required=True, help="metric to compare the runs by, such as accuracy")
-    parser.add_argument("--output", type=expanded, help="also draw a picture to this file (.png, .svg or .pdf)")
+    parser.add_argument("--output", type=given_path, help="also draw a picture to this file (.png, .svg or .pdf)")
     parser.add_argument(
-        "--terms", type=expanded, help="also draw the terms of the loss and their gradients to this file"
+        "--terms", type=given_path, help="also draw the terms of the loss and their gradients to this file"
     )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs, arguments.metric)

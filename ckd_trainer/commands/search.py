@@ -36,7 +36,7 @@ from ckd_trainer.runs.recipe import parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line
-from ckd_trainer.utils.files import RECIPE, check_new, expanded, filling, write_atomically
+from ckd_trainer.utils.files import RECIPE, check_new, filling, given_path, write_atomically
 
 
 @command_line
@@ -148,7 +148,7 @@ def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.N
     points = {
         one.name: Point(
             one.name if one.part is None else str(one.part),
-            "students of one size" if one.part is None else one.folder.name,
+            "students of one size" if one.part is None else one.name.removesuffix(f" {one.part}"),
             one.latency_ms,
             one.score,
             one is best,
@@ -175,7 +175,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--min_score", type=float, help="the lowest score; the fastest such student is the best")
     parser.add_argument("--batch_size", type=int, default=1, help="texts in a batch, for the latency (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads, for the latency (default: as torch chooses)")
-    parser.add_argument("--output", required=True, type=expanded, help="a new folder for the result")
+    parser.add_argument("--output", required=True, type=given_path, help="a new folder for the result")
     options = parser.parse_args(argv)
     for name in ("batch_size", "threads"):
         value = getattr(options, name)

@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ckd_trainer.comparison.variants import Options
-from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.runs.recipe_file import read_recipe, with_exponents
 from ckd_trainer.utils.errors import InputError, short
 
 _FORM = "give a list of two values or more, or {low: 2e-5, high: 2e-4, log: true}"
@@ -50,13 +50,13 @@ def _range(name: str, values: Any) -> BaseDistribution:
     if isinstance(values, list):
         if len(values) < 2 or not all(isinstance(value, str | int | float | bool) for value in values):
             raise InputError(f"{name} is {short(values)}: {_FORM}.")
-        choices = [_number(value) for value in values]
+        choices = with_exponents(values)
         if any(choices.count(choice) > 1 for choice in choices):
             raise InputError(f"{name} is {short(values)}, which holds a value twice: give each once.")
         return CategoricalDistribution(choices)
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {"low", "high", "log"}:
         raise InputError(f"{name} is {short(values)}: {_FORM}.")
-    low, high, log = _number(values["low"]), _number(values["high"]), values.get("log", False)
+    low, high, log = with_exponents(values["low"]), with_exponents(values["high"]), values.get("log", False)
     numbers = [end for end in (low, high) if isinstance(end, int | float) and not isinstance(end, bool)]
     if len(numbers) < 2 or not isinstance(log, bool) or not all(map(math.isfinite, numbers)):
         raise InputError(f"{name} is {short(values)}: {_FORM}.")
@@ -64,18 +64,6 @@ def _range(name: str, values: Any) -> BaseDistribution:
         raise InputError(f"{name} is {short(values)}: low must be below high{', and above 0 for log' if log else ''}.")
     kind = IntDistribution if all(isinstance(end, int) for end in numbers) else FloatDistribution
     return kind(low, high, log=log)
-
-
-def _number(value: Any) -> Any:
-    """Returns text such as 2e-5, which YAML does not read as a number, as a number, and all else as it is."""
-    if not isinstance(value, str):
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
 
 
 def draw_of(distribution: BaseDistribution, value: Any) -> Any:

@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import yaml
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from ckd_trainer.comparison.formats import digits_of
@@ -161,12 +164,9 @@ class Search:
             return self._start
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         error = None
-        for attempt in range(_ATTEMPTS):
-            seed = np.random.SeedSequence([self.seed, len(self.trials), attempt]).generate_state(1)[0]
-            sampler = optuna.samplers.TPESampler(seed=int(seed))
-            study = optuna.create_study(sampler=sampler, direction="minimize" if self._lower_is_better else "maximize")
-            study.add_trials([self._as_optuna(trial) for trial in self.trials])
-            options = study.ask(dict(self.ranges)).params
+        # Among few values, optuna soon draws the best ones again and again.
+        others = itertools.islice(self._in_order(), len(self.trials) + _ATTEMPTS)
+        for options in itertools.chain(self._drawn_by_optuna(), others):
             if any(trial.options == options for trial in self.trials):
                 continue
             try:
@@ -178,6 +178,29 @@ class Search:
         if error is not None and not self.trials:
             raise error
         return None
+
+    def _drawn_by_optuna(self) -> Iterator[Options]:
+        direction = "minimize" if self._lower_is_better else "maximize"
+        for attempt in range(_ATTEMPTS):
+            sampler = optuna.samplers.TPESampler(seed=self._seed(attempt))
+            study = optuna.create_study(sampler=sampler, direction=direction)
+            study.add_trials([self._as_optuna(trial) for trial in self.trials])
+            yield study.ask(dict(self.ranges)).params
+
+    def _in_order(self) -> Iterator[Options]:
+        """Yields all options once, from a random place on; none if a range has no end of values."""
+        choices = [_values(one) for one in self.ranges.values()]
+        count = math.prod(map(len, choices))
+        begin = random.Random(self._seed(_ATTEMPTS)).randrange(count or 1)
+        for place in range(begin, begin + count):
+            options = {}
+            for name, values in zip(self.ranges, choices, strict=True):
+                place, chosen = divmod(place, len(values))
+                options[name] = values[chosen]
+            yield options
+
+    def _seed(self, attempt: int) -> int:
+        return int(np.random.SeedSequence([self.seed, len(self.trials), attempt]).generate_state(1)[0])
 
     def _as_optuna(self, trial: Trial) -> FrozenTrial:
         state = _STATES[trial.state]
@@ -281,6 +304,13 @@ class Search:
         """All trials, the best score first, then those without one."""
         sign = 1 if self._lower_is_better else -1
         return sorted(self.trials, key=lambda one: (one.score is None, sign * (one.score or 0), one.number))
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Any]:
+    """Returns the values in a range; none if it has no end of them."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return range(distribution.low, distribution.high + 1) if isinstance(distribution, IntDistribution) else ()
 
 
 def write_results(search: Search, recipe: Options, output: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ckd_trainer.runs.recipe_file import read_recipe
+from ckd_trainer.runs.recipe_file import read_recipe, with_exponents
 from ckd_trainer.utils.errors import InputError, about_file, is_mendable, short
 from ckd_trainer.utils.files import expanded
 
@@ -73,7 +73,8 @@ def parse_mapping(
     given = {_key(word) for word in command_line if word.startswith("--")}
     namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
     if unknown:
-        raise InputError(unknown_option(_key(unknown[0]), fields))
+        is_option = unknown[0].startswith("-")
+        raise InputError(unknown_option(_key(unknown[0]), fields) if is_option else _stray(unknown[0]))
     nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
@@ -83,6 +84,10 @@ def parse_mapping(
             _check_json(key, value)
         if key in _PATHS and isinstance(value, str):
             values[key] = expanded(value)
+        if isinstance(value, list):  # of words, which a recipe's list or a command line separates by commas
+            values[key] = [part for word in value for part in str(word).split(",")]
+    if isinstance(trackers := values.get("report_to"), str):
+        values["report_to"] = trackers.split(",") if trackers else "none"
     return tuple(
         _instance(cls, {field.name: values[field.name] for field in dataclasses.fields(cls) if field.init})
         for cls in dataclass_types
@@ -139,34 +144,41 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
 def mapping_of(words: Sequence[str]) -> dict[str, Any]:
     """Returns options of a command line as the mapping of a recipe: their words, or True for one without a word.
 
+    `--no_<option>` without a word means False.
+
     Raises:
         InputError: a word that belongs to no option.
 
     Example:
-        >>> mapping_of(["--learning_rate", "3e-5", "--bf16", "--label-names=a"])
-        {"learning_rate": "3e-5", "bf16": True, "label_names": "a"}
+        >>> mapping_of(["--learning_rate", "3e-5", "--bf16", "--label-names=a", "--no_scale_by_temperature"])
+        {"learning_rate": "3e-5", "bf16": True, "label_names": "a", "scale_by_temperature": False}
     """
     values: dict[str, Any] = {}
     for word in _join_values(list(words)):
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            values[_key(name)] = value if equals else True
+            key = _key(name)
+            is_negated = key.startswith("no_") and not equals
+            values[key.removeprefix("no_") if is_negated else key] = value if equals else not is_negated
         elif not values or (last := next(reversed(values))) is None or values[last] is not True:
-            raise InputError(f"{short(word)} belongs to no option: options are written --name value.")
+            raise InputError(_stray(word))
         else:
             values[last] = word
     return values
 
 
 def value_of(option: str, argv: list[str]) -> str | None:
-    """Returns one option's value from the command line, or else the recipe, without reading the others."""
+    """Returns the value of an option that takes any word, from the command line or else the recipe; None for `None`.
+
+    The other options are not read.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{option}", f"--{option.replace('_', '-')}", dest=option)
     given = getattr(parser.parse_known_args(argv)[0], option)
     path = _recipe_path(argv)
     if given is None and path is not None:
         given = read_recipe(path).get(option)
-    return None if given is None else str(given)
+    return None if given in (None, "None") else str(given)
 
 
 def one_of(kind: type[Kind], instances: Iterable[Any]) -> Kind:
@@ -218,7 +230,7 @@ def _option(key: str, value: Any, kind: Any) -> str:
         value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
     if is_json:
         try:
-            value = json.dumps(value)
+            value = json.dumps(with_exponents(json.loads(json.dumps(value))))
         except (TypeError, ValueError, RecursionError) as error:  # such as a date, or an alias of the mapping itself
             what = "mapping" if isinstance(value, dict) else "list"
             raise InputError(f"{key} is a {what} that JSON cannot represent ({error}).") from None
@@ -261,8 +273,13 @@ def _key(option: str) -> str:
 
 def unknown_option(key: str, fields: Collection[str]) -> str:
     """Returns the message about an option that does not exist, with the nearest name."""
-    if key.endswith((".yaml", ".yml")):
-        return f"{key} comes after other options: give the recipe first."
     nearest = difflib.get_close_matches(key, fields, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "see --help for all options."
     return f"{key} is not a known option: {hint}"
+
+
+def _stray(word: str) -> str:
+    """Returns the message about a word of the command line that is no option's name or value."""
+    if word.endswith((".yaml", ".yml")):
+        return f"{word} comes after other options: give the recipe first."
+    return f"{short(word)} belongs to no option: options are written --name value."

@@ -1,5 +1,6 @@
 """Reads a recipe's YAML file. Imports no torch, as `ckd-trainer report` needs none."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,39 @@ def read_recipe(path: str | Path) -> dict:
     return recipe
 
 
+def with_exponents(value: Any) -> Any:
+    """Returns a value of a recipe with text such as 2e-5 as a number, also within mappings and lists.
+
+    YAML 1.1 reads 2.0e-5 as a number, but 2e-5 as text.
+    """
+    if isinstance(value, dict):
+        return {key: with_exponents(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_exponents(one) for one in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
+    return float(value) if is_number else value
+
+
 class _TwiceError(Exception):
     """A mapping has the same key twice."""
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader`, but refuses duplicate keys instead of silently keeping the last."""
+    """`yaml.SafeLoader`, but refuses duplicate keys instead of silently keeping the last.
+
+    The layers 3:6 are a word for it: YAML 1.1 has numbers of base 60, and would read 186.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, re.compile(f"(?!.*:){pattern.pattern}", re.X) if tag in _NUMBERS else pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # for other nodes, the super class raises

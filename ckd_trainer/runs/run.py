@@ -174,7 +174,8 @@ def run(
             if args.should_save:
                 path = write_predictions(name, logits, Path(args.output_dir) / "predictions")
                 logger.info("Predictions written to %s", path)
-        trainer.create_model_card(dataset_tags=dataset_tags)
+        if args.do_train or start.is_trained:  # the card of another model is not ours to write
+            trainer.create_model_card(dataset_tags=dataset_tags)
         if args.push_to_hub:
             trainer.push_to_hub(dataset_tags=dataset_tags)
     return metrics

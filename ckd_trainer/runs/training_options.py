@@ -142,13 +142,15 @@ def check_optimizer(trainer: DistillationTrainer, args: TrainingArguments) -> No
         optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(args, trainer.model)
         if not {"params", "model", "optimizer_dict"} & options.keys():  # optimizers that need the model itself
             optimizer = optimizer_class([torch.nn.Parameter(torch.zeros(1))], **options)
-            get_scheduler(
+            schedule = get_scheduler(
                 args.lr_scheduler_type,
                 optimizer,
                 num_warmup_steps=1,
                 num_training_steps=2,
                 scheduler_specific_kwargs=args.lr_scheduler_kwargs,
             )
+            for learning_rate in getattr(schedule, "lr_lambdas", ()):
+                learning_rate(1)  # after the warm-up, where most options count
     except (*_OF_OPTIMIZERS, RuntimeError) as error:
         if not isinstance(error, _OF_OPTIMIZERS) and "fused" not in str(error):  # if the device has no such kernel
             raise

@@ -1,5 +1,6 @@
 """Paths from users, atomic writes, and messages about full disks."""
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -50,6 +51,17 @@ def expanded(name: Name) -> Name:
         InputError: there is no such user.
     """
     return str(user_path(name)) if name and str(name).startswith("~") else name
+
+
+def given_path(word: str) -> str:
+    """Returns a path of a command line, expanded.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as from a shell variable that is not set.
+    """
+    if not word:
+        raise argparse.ArgumentTypeError("'' is not a path: give one.")
+    return expanded(word)
 
 
 def public(value: Any) -> Any:

@@ -280,6 +280,24 @@ def test_nothing_is_tried_twice(tmp_path):
     assert one.count == 6
 
 
+@pytest.mark.parametrize("text", ["a: [1, 2, 3]\nb: [4, 5, 6]\nc: [x, y, z]", "a: {low: 1, high: 9}\nb: [4, 5, 6]"])
+@pytest.mark.parametrize("count", [20, 27])
+def test_all_trials_are_made_while_there_are_untried_options(tmp_path, text, count):
+    """Optuna alone would draw the best ones again and again."""
+    one, _ = simulated(tmp_path / "s", in_a_file(tmp_path, text), lambda options: options["a"], count=count)
+    assert len({tuple(trial.options.values()) for trial in one.trials}) == count
+
+
+def test_untried_options_may_not_go_together_either(tmp_path):
+    def check(options):
+        if options["a"] == options["b"]:
+            raise InputError("a is b")
+
+    ranges = in_a_file(tmp_path, "a: {low: 1, high: 5}\nb: {low: 1, high: 5}")
+    one, _ = simulated(tmp_path / "s", ranges, lambda options: options["a"], check=check, count=25)
+    assert len({tuple(trial.options.values()) for trial in one.trials}) == one.count == 20
+
+
 def test_draws_that_do_not_go_together_are_not_made(tmp_path):
     def check(options):
         if options["a"] % 2 == 0:

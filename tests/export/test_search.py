@@ -59,6 +59,26 @@ def refused(capsys, *words):
     return capsys.readouterr().err
 
 
+def test_runs_whose_folders_have_one_name_are_apart_in_the_picture(runs, tmp_path, monkeypatch):
+    """As `ckd-trainer compare` writes them."""
+    folders = [shutil.copytree(runs / "dynamic", tmp_path / name / "seed_1") for name in ("ckd", "gram")]
+    shown = []
+    monkeypatch.setattr(search, "draw_frontier", lambda points, *args, **kwargs: shown.extend(points))
+    main(["search", *map(str, folders), "--metric", "accuracy", "--output", str(tmp_path / "new")])
+    assert [(one.group, one.name) for one in shown] == [
+        (str(folder), part) for folder in folders for part in ("w1_d1", "w1_d0.5", "w0.5_d1", "w0.5_d0.5")
+    ]
+
+
+@pytest.mark.parametrize("words", [["--widths", ","], ["--depths", ""], ["--output", ""]], ids=str)
+def test_what_is_empty_is_refused(runs, tmp_path, monkeypatch, capsys, words):
+    """As from a shell variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    error = refused(capsys, "export-subnets", runs / "dynamic", "--output", tmp_path / "new", *words)
+    assert f"argument {words[0]}: {words[1]!r} is not a " in error
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_exported_model_gives_the_logits_of_its_slices(runs, tmp_path, capsys):
     main(
         [

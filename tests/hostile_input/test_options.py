@@ -101,6 +101,11 @@ ROWS = [
     option("--dataloader_drop_last --per_device_train_batch_size 64", "12 training examples | takes 64", main=SQUAD),
     option("--lr_scheduler_type cosine_with_min_lr", "min_lr | lr_scheduler_kwargs"),
     option('--lr_scheduler_kwargs {"a":1}', "lr_scheduler_kwargs"),
+    option(
+        '--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {"min_lr_rate":"low"}',
+        "schedule cannot be made | min_lr_rate | low",
+        name="--lr_scheduler_kwargs that count after the warm-up",
+    ),
     option("--optim_args x", "optim_args | x"),
     option("--accelerator_config HERE/none.json", "accelerator_config | none.json"),
     option("--logging_steps 0", "logging | steps"),
