@@ -16,6 +16,7 @@ from ckd_trainer.losses.layer_mapping import parse_layer_mapping
 from ckd_trainer.losses.pairs import DISTANCE_LOSSES
 from ckd_trainer.utils.errors import InputError, short
 from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.option_types import check_types
 
 # See `ckd_trainer.models.student.student_layers`.
 STUDENT_LAYERS = ("first", "first_and_last", "last", "skip", "uniform")
@@ -152,12 +153,13 @@ class CKDArguments:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha is {self.alpha}, but it is a share of the loss: give a number from 0 to 1.")
-        for name in ("temperature", "relation_temperature"):
+        for name, divided in (("temperature", "logits"), ("relation_temperature", "cosines")):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{name} is {value}, but logits are divided by it: give a number above 0.")
+                raise InputError(f"{name} is {value}, but {divided} are divided by it: give a number above 0.")
         check_weights(self)
         if self.balance_interval is not None and self.term_balance == "none":
             raise InputError("balance_interval is set, but term_balance none does not scale weights: leave it out.")

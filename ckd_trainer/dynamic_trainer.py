@@ -110,7 +110,7 @@ class DynamicTrainer(DistillationTrainer):
     ) -> None:
         """Replaces the loss, and the widths and depths if they are given. If they are refused, nothing changes."""
         sizes = dynamic_args or self.dynamic_args
-        self._fit_to(self.model, ckd_args=ckd_args, methods=list(methods), dynamic_args=sizes)
+        self._fit_to(self.model, ckd_args=ckd_args, methods=methods, dynamic_args=sizes)
 
     def _derive(self, student: torch.nn.Module) -> None:
         self.subnetworks = self.dynamic_args.subnetworks

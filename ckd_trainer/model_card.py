@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, Trainer
 
+from ckd_trainer.arguments import CKDArguments, weight_names
 from ckd_trainer.metrics.names import is_score
 from ckd_trainer.models.adapters import adapter_facts
 from ckd_trainer.models.stored_teacher import StoredTeacher
@@ -17,6 +18,7 @@ from ckd_trainer.utils.versions import versions
 from ckd_trainer.utils.wrapped_models import config_of, has_adapters, inner_models, unwrapped
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+_OF_CKD = {name.removesuffix("_weight") for name in weight_names(CKDArguments)}  # the terms
 _RESULTS = re.compile(r"(?s)(?<=## Results\n\n).*?(?=\n\n## Training\n)")
 
 
@@ -65,7 +67,7 @@ def write_model_card(
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=_of_stages(stages) if stages else trainer.describe_loss(),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
-        relations=bool(objective.balanced) or any(stage["weights"].keys() - {"task", "logits"} for stage in stages),
+        relations=not _OF_CKD.isdisjoint({*objective.weights, *(term for one in stages for term in one["weights"])}),
         adapter=_adapter(student) if adapts else None,
         usage=_adapter_usage(trainer, model_name)
         if adapts

@@ -11,11 +11,30 @@ from transformers import PreTrainedConfig
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.data.tokenizer_pair import TokenizerPair
 from ckd_trainer.heads import Head
-from ckd_trainer.methods import Term
+from ckd_trainer.methods import MethodArguments, Term
 from ckd_trainer.teacher.signals import ProjectedStates, Signal
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, short
 
 logger = logging.getLogger(__name__)
+
+
+def check_kinds(
+    ckd_args: CKDArguments, methods: Sequence[MethodArguments], terms: Sequence[Term], head: Head | None
+) -> None:
+    """Raises InputError if what a user's code gives for the loss is of other classes."""
+    if not isinstance(ckd_args, CKDArguments):
+        raise InputError(f"ckd_args is {short(ckd_args)}: give CKDArguments, such as CKDArguments(alpha=0.5).")
+    if not isinstance(head, Head | None):
+        raise InputError(f"head is {short(head)}: give an instance from ckd_trainer.heads, such as Classes().")
+    for name, values, kind, example in (
+        ("methods", methods, MethodArguments, "of options of methods, such as [PKDArguments(pkd_weight=0.3)]"),
+        ("terms", terms, Term, "of instances of ckd_trainer.methods.Term"),
+    ):
+        if not isinstance(values, list | tuple):
+            raise InputError(f"{name} is {short(values)}: give a list {example}.")
+        wrong = [value for value in values if not isinstance(value, kind)]
+        if wrong:
+            raise InputError(f"{name} holds {short(wrong[0])}: give a list {example}.")
 
 
 def check_loss(args: CKDArguments, head: Head, wanted: Sequence[str], *, has_teacher: bool) -> None:

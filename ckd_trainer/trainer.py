@@ -37,7 +37,7 @@ from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import SUBNETWORKS
-from ckd_trainer.objective import Objective, check_loss, check_readable
+from ckd_trainer.objective import Objective, check_kinds, check_loss, check_readable
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
 from ckd_trainer.teacher.signals import Listener, Signal
@@ -153,8 +153,8 @@ class DistillationTrainer(SamplingTrainer):
         # The loss is not a sum over items of the global batch. This does the work of `loss_is_scaled_for_ga` in
         # versions that lack it, and keeps `Trainer` from multiplying the loss by the number of processes.
         self.model_accepts_loss_kwargs = False
-        self.ckd_args, self.methods = ckd_args or CKDArguments(), list(methods)
-        self._given_head, self._given_terms = head, list(terms)
+        self.ckd_args, self.methods = CKDArguments() if ckd_args is None else ckd_args, methods
+        self._given_head, self._given_terms = head, terms
         self._given_teacher: Any = teacher_model
         self._source: TeacherSource | None = None  # one for all students
         self._listener: Listener | None = None
@@ -177,7 +177,7 @@ class DistillationTrainer(SamplingTrainer):
 
         If the new loss is refused, the trainer keeps the old one, and trains on with it.
         """
-        self._fit_to(self.model, ckd_args=ckd_args, methods=list(methods))
+        self._fit_to(self.model, ckd_args=ckd_args, methods=methods)
 
     def _fit_to(self, student: torch.nn.Module, **options: Any) -> None:
         """Sets the loss, and everything that depends on it and on the models. If it is refused, nothing changes.
@@ -188,6 +188,7 @@ class DistillationTrainer(SamplingTrainer):
         before = dict(vars(self))
         self.__dict__.update(options)
         try:
+            check_kinds(self.ckd_args, self.methods, self._given_terms, self._given_head)
             self._derive(student)
         except Exception:
             self.__dict__ = before

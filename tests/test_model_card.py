@@ -10,6 +10,7 @@ from helpers.training import trainer
 from helpers.wrapping import PassesOn, compiled, lora
 
 from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer.methods import GramArguments
 from ckd_trainer.models.stored_teacher import StoredTeacher
 
 
@@ -57,6 +58,21 @@ def test_the_teacher(tmp_path, teacher, words, base):
     assert "| teacher | 37,154 | 4 | 32 |" in text
     assert data.get("base_model") == base
     assert data["tags"] == ["ckd-trainer", "knowledge-distillation"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"ckd_args": CKDArguments()}, True),
+        ({"ckd_args": CKDArguments(term_balance="none")}, True),
+        ({"ckd_args": CKDArguments.without_relations()}, False),
+        ({"ckd_args": CKDArguments.without_relations(), "methods": [GramArguments(gram_weight=0.3)]}, False),
+        ({"ckd_args": CKDArguments(), "methods": [GramArguments(gram_weight=0.3)]}, True),
+    ],
+)
+def test_the_paper_is_named_where_its_relations_train_the_student(tmp_path, options, named):
+    _, text = card(tmp_path, teacher=tiny_model(seed=1), **options)
+    assert ("Contextual Knowledge Distillation" in text) == named
 
 
 def test_the_name_of_the_folder_that_one_works_in(tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, CONTROL, examples, logs, pad, trainer
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainerCallback
 
-from ckd_trainer import CKDArguments, DistillationTrainer
+from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, DynamicTrainer
+from ckd_trainer.heads import Classes
+from ckd_trainer.methods import PKDArguments
 from ckd_trainer.utils.errors import InputError
 
 
@@ -388,6 +390,27 @@ def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
     teacher = tiny_model(**teacher) if teacher else None
     with pytest.raises(InputError, match=words):
         trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=teacher, ckd_args=ckd_args)
+
+
+@pytest.mark.parametrize("cls", [DistillationTrainer, DynamicTrainer])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ckd_args": {"alpha": 0.5}}, r"ckd_args is {'alpha': 0.5}: give CKDArguments"),
+        ({"methods": ["pkd"]}, "methods holds 'pkd': give a list of options of methods"),
+        ({"methods": PKDArguments(pkd_weight=1.0)}, r"methods is PKDArguments\(.*: give a list"),
+        ({"terms": "pkd"}, "terms is 'pkd': give a list of instances"),
+        ({"terms": [PKDArguments()]}, r"terms holds PKDArguments\(.*: give a list of instances"),
+        ({"head": "Classes"}, "head is 'Classes': give an instance"),
+        ({"head": Classes}, "head is <class .*: give an instance"),
+    ],
+)
+def test_what_is_given_for_the_loss_is_of_our_classes(tmp_path, cls, options, message):
+    options = {"ckd_args": CKDArguments(), "teacher_model": tiny_model(seed=1)} | options
+    if cls is DynamicTrainer:
+        options["dynamic_args"] = DynamicArguments()
+    with pytest.raises(InputError, match=message):
+        trainer(cls, tmp_path, tiny_model(layers=2), **options)
 
 
 def test_a_mapping_that_leaves_layers_out_is_warned_of(tmp_path, caplog):

@@ -180,10 +180,9 @@ class Search:
         return None
 
     def _drawn_by_optuna(self) -> Iterator[Options]:
-        direction = "minimize" if self._lower_is_better else "maximize"
         for attempt in range(_ATTEMPTS):
             sampler = optuna.samplers.TPESampler(seed=self._seed(attempt))
-            study = optuna.create_study(sampler=sampler, direction=direction)
+            study = optuna.create_study(sampler=sampler, direction="minimize" if self._lower_is_better else "maximize")
             study.add_trials([self._as_optuna(trial) for trial in self.trials])
             yield study.ask(dict(self.ranges)).params
 

@@ -19,6 +19,7 @@ from ckd_trainer.losses.layer_mapping import Pairs, resolve_layer_mapping
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.utils.decoders import is_decoder
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.option_types import check_types
 
 
 class Term(torch.nn.Module, abc.ABC):
@@ -128,6 +129,7 @@ class MethodArguments(abc.ABC):
     """
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_weights(self)
 
     @property

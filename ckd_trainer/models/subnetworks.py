@@ -11,6 +11,7 @@ from ckd_trainer.arguments import option
 from ckd_trainer.models.sizes import size_of
 from ckd_trainer.models.student import config_of_layers, first_and_last
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.option_types import check_types
 
 # Families that compute the number of heads from the sizes of the projections, and iterate over their list of layers.
 DYNAMIC = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -47,6 +48,7 @@ class DynamicArguments:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("student_widths", "student_depths"):
             _shares(name, getattr(self, name))
         if self.subnetworks_per_step is not None and self.subnetworks_per_step < 2:

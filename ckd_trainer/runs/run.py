@@ -95,6 +95,11 @@ def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
                 by_default=by_default,
             )
         )
+        if args.push_to_hub and not (args.do_train or begin.is_trained):
+            raise InputError(
+                f"push_to_hub is set, but this call does not train, and {args.output_dir} holds no trained model: set "
+                "do_train, or give the output_dir of the run."
+            )
         if args.do_train and args.save_only_model and not begin.is_trained:
             logger.warning("save_only_model leaves the optimizer out of checkpoints: this run cannot be resumed.")
         yield begin

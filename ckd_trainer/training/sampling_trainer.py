@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback
 from ckd_trainer.training.groups import Groups, groups_of
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
 from ckd_trainer.training.unlabeled import Mixture, has_token_lists, lengths_of, mixed
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, short
 from ckd_trainer.utils.random_numbers import random_numbers_given_back
 
 
@@ -81,7 +81,7 @@ class SamplingTrainer(Trainer):
         self.mixture: Mixture | None = None
         if unlabeled_share is not None and unlabeled_dataset is None:
             raise InputError(
-                f"unlabeled_share is {unlabeled_share:g}, but unlabeled_dataset is not given: leave it out."
+                f"unlabeled_share is {short(unlabeled_share)}, but unlabeled_dataset is not given: leave it out."
             )
         if unlabeled_dataset is not None:
             self.train_dataset, self.mixture = mixed(self.train_dataset, unlabeled_dataset, unlabeled_share)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from datasets.features import ClassLabel, List, Value
 from transformers import TrainingArguments
 
 from ckd_trainer.training.sampling import MixedSampler, data_seed, step_size
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, short
 from ckd_trainer.utils.wrapped_models import LABELS
 
 SHARE = 0.5  # of a batch, unless another is given
@@ -112,8 +113,8 @@ def mixed(labeled: Any, unlabeled: Any, share: float | None) -> tuple[Dataset, M
 
 def check_share(share: float) -> None:
     """Raises InputError for a share of the unlabeled examples that leaves no others, or none of them."""
-    if not 0 < share < 1:
-        raise InputError(f"unlabeled_share is {share:g}: give a number between 0 and 1.")
+    if not (isinstance(share, Real) and 0 < share < 1):
+        raise InputError(f"unlabeled_share is {short(share)}: give a number between 0 and 1.")
 
 
 def has_token_lists(examples: Any) -> bool:

@@ -79,6 +79,12 @@ ROWS = [
         name="--accelerator_config with num_steps",
     ),
     option('--accelerator_config {"nonesuch":1}', "nonesuch", name="--accelerator_config with an unknown key"),
+    option(
+        "--push_to_hub --do_train false --do_eval",
+        "push_to_hub is set | does not train | holds no trained model | give the output_dir of the run",
+        main=TEACHER,
+        name="--push_to_hub of an evaluation",
+    ),
     option("--push_to_hub", "push_to_hub is set | cannot be created on the Hub | HF_TOKEN", main=SQUAD),
     option("--torch_compile_mode nonesuch", "torch_compile_mode is nonesuch | max-autotune"),
     option("--label_smoothing_factor 0.1", "label_smoothing_factor is set | leave it out", main=SQUAD),
