@@ -335,11 +335,12 @@ class DynamicTrainer(DistillationTrainer):
         # The whole student last: callers keep the predictions of the last loop.
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         whole = dict(output.metrics)
-        for name, value in whole.items() if by_part else ():
-            if not is_score(name):
-                continue
-            values = [value, *(metrics[name] for metrics in by_part.values())]
-            score = name.removeprefix(f"{metric_key_prefix}_")
-            output.metrics.update({f"{name}_{part}": metrics[name] for part, metrics in by_part.items()})
-            output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean(values)
+        names = dict.fromkeys(name for metrics in (whole, *by_part.values()) for name in metrics if is_score(name))
+        for name in names if by_part else ():
+            # A type of entity that a sub-network never predicts, and that no text has, has no scores there.
+            values = {part: metrics[name] for part, metrics in by_part.items() if name in metrics}
+            output.metrics.update({f"{name}_{part}": value for part, value in values.items()})
+            if name in whole and len(values) == len(by_part):
+                score = name.removeprefix(f"{metric_key_prefix}_")
+                output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean([whole[name], *values.values()])
         return output

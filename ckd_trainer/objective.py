@@ -243,6 +243,9 @@ class Objective:
         if "task" in self.weights:
             ids = batch["input_ids"]
             unlabeled = ids.new_full((), len(ids) if self.counts_examples else 0)
-            labeled = self.head.task_count(batch) if self.head.has_labels(batch) else unlabeled
+            # The labels of a user's function may be of any kind, and `Trainer` counts them for it.
+            is_of_function = self.counts_examples and "labels" in batch
+            reads_head = self.head.has_labels(batch) and not is_of_function
+            labeled = self.head.task_count(batch) if reads_head else unlabeled
             counts = {"task": labeled} | counts
         return counts

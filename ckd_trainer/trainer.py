@@ -14,7 +14,7 @@
 - `_save_rng_state` and `_load_from_checkpoint` add the projections to checkpoints; the first waits for all processes.
 - `create_model_card` describes the distillation.
 
-`SamplingTrainer` overrides five more, which decide which examples are in a batch. Everything else is `Trainer`.
+`SamplingTrainer` overrides six, which decide which examples are in a batch. Everything else is `Trainer`.
 """
 
 import contextlib
@@ -61,6 +61,7 @@ from ckd_trainer.training.student_signals import check_student_signals
 from ckd_trainer.training.teacher_source import TeacherSource, check_has_rows
 from ckd_trainer.training.unlabeled import sizes_of
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.padding import packs_texts
 from ckd_trainer.utils.processes import check_one_device
 from ckd_trainer.utils.units import TEACHERS, UNITS, check_has_no_units, check_has_units, is_of_units
 from ckd_trainer.utils.wrapped_models import (
@@ -299,6 +300,7 @@ class DistillationTrainer(SamplingTrainer):
         """Trains learned projections with the student, and takes them out of it at the end."""
         if self._projections is not None:
             self._projections.attach()
+        self._drained_means()  # what an earlier training has not logged
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -449,6 +451,7 @@ class DistillationTrainer(SamplingTrainer):
         if not batches:
             return batches, None
         self._check_labels(batches[0])
+        self._check_texts(batches[0])
         counts = torch.stack([self._counts(batch) for batch in batches]).sum(0).to(device)
         counts = self.accelerator.reduce(counts, reduction="sum").clamp_min(1)
         means = counts / (len(batches) * self.accelerator.num_processes)
@@ -466,6 +469,15 @@ class DistillationTrainer(SamplingTrainer):
             raise InputError(
                 f"the batches have no {' and '.join(self.head.label_columns)}, but with alpha {self.ckd_args.alpha:g} "
                 "the loss on the labels has a weight: set alpha to 1 to train without labels."
+            )
+
+    def _check_texts(self, batch: dict[str, Tensor]) -> None:
+        """Raises InputError if a term would compare tokens of different texts."""
+        terms = [name for name in self.distillation_objective.terms if name != "logits"]
+        if terms and packs_texts(batch):
+            raise InputError(
+                f"the batches pack several texts into a row (position_ids start again within it), and {terms[0]} "
+                "would take them for one: pad them, as DataCollatorWithPadding does."
             )
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:

@@ -250,6 +250,16 @@ def test_evaluation_scores_every_sub_network(tmp_path):
     )
 
 
+def test_scores_that_only_some_sub_networks_have(tmp_path):
+    """Such as those of a type of entity that the others never predict and no text has."""
+    *others, smallest = FOUR.subnetworks[1:]
+    scores = [{"all": 0.5}] * len(others) + [{"all": 0.5, "small": 0.2}, {"all": 0.5, "whole": 1.0}]
+    in_order = iter(scores)  # the whole student is evaluated last
+    found = dynamic(tmp_path, compute_metrics=lambda prediction: next(in_order)).evaluate()
+    assert found["eval_mean_all"] == 0.5 and found["eval_whole"] == 1.0 and found[f"eval_small_{smallest}"] == 0.2
+    assert not any("mean_whole" in name or "mean_small" in name or name.startswith("eval_whole_") for name in found)
+
+
 def test_timings_of_an_evaluation_are_not_scores_of_sub_networks(tmp_path):
     found = dynamic(tmp_path).evaluate(examples(4))
     assert [name for name in found if "preparation_time" in name] == ["eval_model_preparation_time"]

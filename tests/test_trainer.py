@@ -8,7 +8,15 @@ import torch
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, CONTROL, examples, logs, pad, trainer
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainerCallback
+from transformers import (
+    DataCollatorWithFlattening,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+)
 
 from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, DynamicTrainer
 from ckd_trainer.heads import Classes
@@ -390,6 +398,90 @@ def test_pairs_that_do_not_fit(tmp_path, teacher, ckd_args, words):
     teacher = tiny_model(**teacher) if teacher else None
     with pytest.raises(InputError, match=words):
         trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=teacher, ckd_args=ckd_args)
+
+
+def test_a_student_made_of_the_teachers_own_layers_is_refused(tmp_path):
+    """They would be frozen with the teacher. Frozen weights may be shared."""
+    student, teacher = tiny_model(layers=2), tiny_model(seed=1)
+    student.bert.embeddings = teacher.bert.embeddings
+    with pytest.raises(InputError, match=r"share 5 weights, such as bert\.embeddings\.word.*copy\.deepcopy"):
+        trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher)
+    student.bert.embeddings.requires_grad_(False)
+    trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher).train()
+
+
+def llama(layers, seed):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=100, num_hidden_layers=layers, **sizes))
+
+
+def test_texts_packed_into_a_row_are_texts_of_their_own(tmp_path):
+    """For the logits of a decoder; what compares tokens is refused."""
+    data = examples(16).remove_columns("labels")
+    data = data.map(lambda row: {"labels": row["input_ids"]})
+
+    def padded(rows):
+        length = max(len(row["input_ids"]) for row in rows)
+        fills = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {
+            name: torch.tensor([row[name] + [fill] * (length - len(row[name])) for row in rows])
+            for name, fill in fills.items()
+        }
+
+    def train(collator, ckd_args):
+        run = trainer(
+            DistillationTrainer,
+            tmp_path,
+            llama(1, 0),
+            teacher_model=llama(2, 1),
+            train=data,
+            data_collator=collator,
+            ckd_args=ckd_args,
+        )
+        run.train()
+        return logs(run)[0]
+
+    packed = DataCollatorWithFlattening()
+    whole, flat = (train(each, CKDArguments.without_relations()) for each in (padded, packed))
+    assert flat["loss_logits"] == pytest.approx(whole["loss_logits"], rel=1e-4) and flat["loss_logits"] > 0
+    with pytest.raises(InputError, match="pack several texts into a row .* wr_distance would take them for one"):
+        train(packed, CKDArguments())
+
+
+def test_the_first_log_of_a_second_training_holds_that_training_alone(tmp_path):
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        tiny_model(layers=2),
+        steps=3,
+        teacher_model=tiny_model(seed=1),
+        ckd_args=CKDArguments.without_relations(alpha=0.5),
+        options={"logging_steps": 2, "learning_rate": 0.05},
+    )
+    for _ in range(2):
+        run.train()
+        first = logs(run)[0]
+        assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
+
+
+def test_a_loss_function_may_read_labels_of_any_kind(tmp_path):
+    """Such as probabilities. `Trainer` counts them for the function, and so do we."""
+
+    def loss(outputs, labels, num_items_in_batch):
+        return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+    def collate(rows):
+        return pad(rows) | {"labels": torch.tensor([[1 - row["labels"] / 4, row["labels"] / 4] for row in rows])}
+
+    students = []
+    for cls in (DistillationTrainer, Trainer):
+        more = {"ckd_args": CKDArguments.fine_tuning()} if cls is DistillationTrainer else {}
+        run = trainer(cls, tmp_path, no_dropout(layers=2), data_collator=collate, compute_loss_func=loss, **more)
+        run.train()
+        students.append(run.model)
+    for ours, theirs in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("cls", [DistillationTrainer, DynamicTrainer])

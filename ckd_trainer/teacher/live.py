@@ -29,8 +29,10 @@ class _SignalReader:
             use_eager_attention(model)
         self.model, self.signals, self.autocast = model, list(signals), autocast
         self.differentiates = any(signal.differentiates for signal in signals)
-        self.options = asked_for(model, signals)
         self.input_names = forward_arguments(model)
+        # A decoder would keep the keys and values of each batch, and take texts packed into a row for one.
+        self.without_cache = {"use_cache": False} if "use_cache" in self.input_names else {}
+        self.options = asked_for(model, signals) | self.without_cache
         self.listener = Listener(model, signals)
 
     @torch.no_grad()
@@ -70,7 +72,7 @@ class LiveTeacher(_SignalReader):
     def logits(self, batch: Mapping[str, Tensor], signal: Logits) -> Tensor:
         """Returns only the logits, in the teacher's own order of labels and, if they are about tokens, for its own."""
         batch = teachers_view(batch)
-        outputs = self.model(**self._inputs(batch), **asked_for(self.model, []))
+        outputs = self.model(**self._inputs(batch), **asked_for(self.model, []), **self.without_cache)
         return signal.read(outputs, batch)
 
 

@@ -25,7 +25,7 @@ from ckd_trainer.utils.wrapped_models import config_of, inner_model, unwrapped
 
 
 def check_models(student: torch.nn.Module, teacher: torch.nn.Module | StoredTeacher | None) -> None:
-    """Raises InputError if a model is not an encoder, if the student cannot be saved, or if both are the same."""
+    """Raises InputError if a model is not an encoder, if the student cannot be saved, or if both share weights."""
     for model in (student, teacher):
         if model is not None and isinstance(config_of(model), PreTrainedConfig):
             check_encoder(config_of(model))
@@ -33,6 +33,14 @@ def check_models(student: torch.nn.Module, teacher: torch.nn.Module | StoredTeac
         check_savable(config_of(student))
     if teacher is not None and inner_model(teacher) is inner_model(student):
         raise InputError("teacher and student are the same object: the teacher is frozen, so load it twice.")
+    if isinstance(teacher, torch.nn.Module):
+        theirs = {id(weight) for weight in teacher.parameters()}
+        shared = [name for name, one in student.named_parameters() if one.requires_grad and id(one) in theirs]
+        if shared:
+            raise InputError(
+                f"teacher and student share {len(shared)} weights, such as {shared[0]}, and those of the teacher are "
+                "frozen: give the student copies, as copy.deepcopy makes them."
+            )
 
 
 def tokenizer_pair_of(collator: Any) -> TokenizerPair | None:

@@ -1,7 +1,8 @@
 """A `Trainer` that decides which examples are in a batch, and in which order. It knows neither teachers nor losses.
 
-`SamplingTrainer` overrides five methods of `Trainer`:
+`SamplingTrainer` overrides six methods of `Trainer`:
 
+- `train` draws from the training set that the trainer has then.
 - `_get_train_sampler` draws batches of similar length or of whole groups, and mixes unlabeled examples into each step.
 - `num_examples` counts the examples of an epoch.
 - `get_eval_dataloader` and `get_test_dataloader` keep the rows in order.
@@ -15,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import has_length
 
 from ckd_trainer.training.groups import Groups, groups_of
 from ckd_trainer.training.sampling import LengthGroupedSampler, data_seed, seed_of_epoch, step_size
@@ -71,6 +73,11 @@ class SamplingTrainer(Trainer):
         self.add_callback(self._epochs)
         self.group_size = group_size
         self.groups: Groups | None = None
+        if self.args.auto_find_batch_size and not (group_size is None and unlabeled_dataset is None):
+            raise InputError(
+                "auto_find_batch_size is set, but batches of another size would cut groups, or hold another share of "
+                "unlabeled examples: leave it out."
+            )
         if group_size is not None and unlabeled_dataset is not None:
             raise InputError(
                 "group_size and unlabeled_dataset are both given, but unlabeled examples are not mixed into groups: "
@@ -85,6 +92,20 @@ class SamplingTrainer(Trainer):
             )
         if unlabeled_dataset is not None:
             self.train_dataset, self.mixture = mixed(self.train_dataset, unlabeled_dataset, unlabeled_share)
+        self._drawn_from = self.train_dataset
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Draws from the training set of now: users may have replaced it since the trainer was made."""
+        if self.train_dataset is not self._drawn_from:
+            if self.mixture is not None:
+                raise InputError(
+                    "train_dataset was replaced, but unlabeled_dataset was mixed into the one before: make a new "
+                    "trainer."
+                )
+            if self.group_size is not None:
+                self.groups = groups_of(self.train_dataset, self.group_size, self.args)
+            self._drawn_from = self.train_dataset
+        return super().train(*args, **kwargs)
 
     @property
     def mixes(self) -> bool:
@@ -125,7 +146,8 @@ class SamplingTrainer(Trainer):
         while hasattr(batches, "batch_sampler"):  # that of Accelerate, for the batches of each process
             batches = batches.batch_sampler
         sampler = getattr(batches, "sampler", None)
-        return super().num_examples(dataloader) if sampler is None else len(sampler)
+        # That of a torch IterableDataset is endless.
+        return len(sampler) if sampler is not None and has_length(sampler) else super().num_examples(dataloader)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `Trainer` does, and gives the random numbers back."""

@@ -12,6 +12,17 @@ from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.utils.errors import InputError
 
 
+def _check_no_prompts(student: torch.nn.Module, teacher: Any) -> None:
+    """Raises InputError if a PEFT model learned tokens before the text: its states are not those of the text alone."""
+    for name, model in (("student", student), ("teacher", teacher)):
+        for config in getattr(model, "peft_config", {}).values():
+            if config.is_prompt_learning and config.peft_type != "PREFIX_TUNING":  # whose prefix has no states
+                raise InputError(
+                    f"the {name} has learned tokens before the text ({config.peft_type}), so its hidden states cannot "
+                    "be compared: use LoRA, or compare logits alone with CKDArguments.without_relations()."
+                )
+
+
 def check_student_signals(
     student: torch.nn.Module,
     signals: Sequence[Signal],
@@ -24,6 +35,8 @@ def check_student_signals(
     Args:
         teacher: a model, a `StoredTeacher`, or None.
     """
+    if any(signal.model_outputs or signal.modules(student) for signal in signals):
+        _check_no_prompts(student, teacher)
     if any(signal.differentiates for signal in signals):
         check_double_backward(student, teacher, args, accelerator)
     reads_inside = [signal for signal in signals if "attentions" in signal.model_outputs or signal.modules(student)]

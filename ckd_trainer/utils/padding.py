@@ -25,6 +25,14 @@ def attention_mask_of(batch: Mapping[str, Tensor]) -> Tensor:
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
+def packs_texts(batch: Mapping[str, Tensor]) -> bool:
+    """Returns whether a row of a batch holds several texts, as transformers' `DataCollatorWithFlattening` makes it."""
+    positions = batch.get("position_ids")
+    if positions is None or batch.get("attention_mask") is not None:
+        return False
+    return bool((positions.diff(dim=-1) < 0).any())
+
+
 def example_count(batch: Mapping[str, Tensor]) -> Tensor:
     """Returns the number of examples in a batch, a scalar."""
     return batch["input_ids"].new_full((), len(batch["input_ids"]))

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from helpers.tiny import tiny_model
+from helpers.training import examples, pad
 from transformers import TrainingArguments
 
+from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.training.groups import GroupSampler, check_group_size, groups_of
 from ckd_trainer.utils.errors import InputError
 
@@ -71,6 +74,43 @@ def test_parts_of_a_batch_are_whole_groups(tmp_path, monkeypatch):
     check_group_size(4, args)
     with pytest.raises(InputError, match="groups of 8 texts in each of 2 processes: give 16, or another group_size"):
         check_group_size(8, args)
+
+
+@pytest.mark.parametrize("first", [None, 16, 64])
+def test_groups_are_those_of_the_training_set_that_is_trained_on(tmp_path, first):
+    """A user may give it later, or replace it."""
+    seen = []
+
+    def collate(rows):
+        batch = pad(rows)
+        seen.append(batch["group"].tolist())
+        return batch
+
+    def grouped(count, number):
+        rows = [{**row, "labels": float(place % 4 == 0)} for place, row in enumerate(examples(count))]
+        return Dataset.from_list([{**row, "group": number + place // 4} for place, row in enumerate(rows)])
+
+    run = DistillationTrainer(
+        model=tiny_model(layers=2, labels=("score",)),
+        ckd_args=CKDArguments.fine_tuning(),
+        args=arguments(tmp_path, per_device_train_batch_size=8, num_train_epochs=1),
+        train_dataset=first and grouped(first, 0),
+        data_collator=collate,
+        group_size=4,
+    )
+    run.train_dataset = grouped(32, 100)
+    run.train()
+    assert sorted(np.unique(np.array(seen).reshape(-1, 4), axis=0).tolist()) == [[100 + each] * 4 for each in range(8)]
+
+
+def test_another_batch_size_would_cut_groups(tmp_path):
+    with pytest.raises(InputError, match="auto_find_batch_size is set, .* would cut groups"):
+        DistillationTrainer(
+            model=tiny_model(layers=2),
+            ckd_args=CKDArguments.fine_tuning(),
+            args=arguments(tmp_path, auto_find_batch_size=True),
+            group_size=4,
+        )
 
 
 def test_training_sets_that_have_no_such_groups(tmp_path):

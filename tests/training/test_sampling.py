@@ -3,10 +3,32 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import tiny_model
+from helpers.training import examples, trainer
 from scipy.stats import spearmanr
 from transformers.trainer_pt_utils import LengthGroupedSampler as InOrderOfLength
 
+from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.training.sampling import LengthGroupedSampler, seed_of_epoch
+
+
+class Sized(torch.utils.data.IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+
+def test_iterable_training_sets_with_a_length(tmp_path):
+    rows = Sized(list(examples(24)))
+    control = CKDArguments.fine_tuning()
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), steps=3, train=rows, ckd_args=control)
+    run.train()
+    assert run.num_examples(run.get_train_dataloader()) == 24 and "eval_loss" in run.evaluate()
 
 
 def batches_of(sampler, size):

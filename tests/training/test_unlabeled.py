@@ -198,8 +198,10 @@ def test_missing_labels_of_every_kind(feature, value):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"unlabeled_share": 1.0}, "unlabeled_share is 1: give a number between 0 and 1"),
+        ({"unlabeled_share": 1.0}, "unlabeled_share is 1.0: give a number between 0 and 1"),
+        ({"unlabeled_share": "0.5"}, "unlabeled_share is '0.5': give a number between 0 and 1"),
         ({"rows": [1, 2]}, "unlabeled_dataset is a list"),
+        ({"options": {"auto_find_batch_size": True}}, "auto_find_batch_size is set, .* leave it out"),
         ({"rows": None, "unlabeled_share": 0.3}, "unlabeled_share is 0.3, but unlabeled_dataset is not given"),
         ({"rows": examples(1).select([])}, "unlabeled_dataset has no rows"),
         ({"rows": examples(2).remove_columns("attention_mask")}, "has no column 'attention_mask'"),
@@ -209,6 +211,13 @@ def test_missing_labels_of_every_kind(feature, value):
 def test_mistakes(tmp_path, kwargs, message):
     with pytest.raises(InputError, match=message):
         distiller(tmp_path, **({"rows": unlabeled()} | kwargs))
+
+
+def test_another_training_set_needs_another_trainer(tmp_path):
+    run = distiller(tmp_path, rows=unlabeled())
+    run.train_dataset = examples(8)
+    with pytest.raises(InputError, match="train_dataset was replaced, but unlabeled_dataset .* make a new trainer"):
+        run.train()
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,27 @@ def test_a_lora_teacher(tmp_path, task_type):
     torch.testing.assert_close(torch.tensor(cached["logs"]), torch.tensor(expected["logs"]), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("who", ["student", "teacher"])
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_tokens_that_are_learned_before_the_text(tmp_path, who, kind):
+    """They have hidden states, which the others lack; a prefix of the attention has none."""
+    peft = pytest.importorskip("peft")
+    models = {"student": no_dropout(layers=2), "teacher": tiny_model(seed=1)}
+    config = getattr(peft, kind)(task_type="SEQ_CLS", num_virtual_tokens=3)
+    models[who] = peft.get_peft_model(models[who], config)
+
+    def train(ckd_args):
+        given = {"teacher_model": models["teacher"], "ckd_args": ckd_args}
+        trainer(DistillationTrainer, tmp_path, models["student"], **given).train()
+
+    train(CKDArguments.without_relations())
+    if kind == "PrefixTuningConfig":
+        train(CKDArguments())
+        return
+    with pytest.raises(InputError, match=f"the {who} has learned tokens before the text .* use LoRA"):
+        train(CKDArguments())
+
+
 def test_a_cache_of_a_compiled_teacher_is_that_of_the_teacher(tmp_path):
     teacher = tiny_model(seed=1)
     assert model_fingerprint(compiled(teacher)) == model_fingerprint(teacher)
