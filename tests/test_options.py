@@ -82,6 +82,12 @@ def test_any_number_of_trackers(tmp_path, text, words, names):
     assert parse(tmp_path, text, *words)[-1].report_to == names
 
 
+def test_what_yaml_takes_for_something_else(tmp_path):
+    """Words for booleans, and numbers for others of base 8."""
+    *_, args = parse(tmp_path, "run_name: [no, yes, 2]\nseed: 010\nlearning_rate: 0.5\nweight_decay: 0\n")
+    assert (args.run_name, args.seed, args.learning_rate, args.weight_decay) == ("no,yes,2", 10, 0.5, 0)
+
+
 @pytest.mark.parametrize("text", ["[loss, inputs]", "loss,inputs"])
 def test_lists_of_words(tmp_path, text):
     assert parse(tmp_path, f"include_for_metrics: {text}\n")[-1].include_for_metrics == ["loss", "inputs"]

@@ -223,8 +223,8 @@ def _option(key: str, value: Any, kind: Any) -> str:
     """Returns a recipe's value in the form of the command line."""
     if value is None and not _takes(kind, types.NoneType):
         raise InputError(f"{key} has no value.")
-    if isinstance(value, bool) and not _takes(kind, bool):
-        value = "yes" if value else "no"  # YAML reads a bare yes or no as a boolean
+    if not _takes(kind, bool):
+        value = [_word(item) for item in value] if isinstance(value, list) else _word(value)
     is_json = isinstance(value, dict) or (isinstance(value, list) and list in typing.get_args(kind))
     if isinstance(value, list) and not is_json:  # such as 2,4,6 or the pairs 0:0,1:2
         value = ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
@@ -235,6 +235,11 @@ def _option(key: str, value: Any, kind: Any) -> str:
             what = "mapping" if isinstance(value, dict) else "list"
             raise InputError(f"{key} is a {what} that JSON cannot represent ({error}).") from None
     return f"--{key}={value}"
+
+
+def _word(value: Any) -> Any:
+    """Returns yes or no for a boolean, as which YAML reads these words, and all else as it is."""
+    return ("yes" if value else "no") if isinstance(value, bool) else value
 
 
 def _join_values(command_line: list[str]) -> list[str]:

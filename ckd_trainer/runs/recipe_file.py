@@ -58,12 +58,12 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 class _Loader(yaml.SafeLoader):
     """`yaml.SafeLoader`, but refuses duplicate keys instead of silently keeping the last.
 
-    The layers 3:6 are a word for it: YAML 1.1 has numbers of base 60, and would read 186.
+    The layers 3:6 are a word for it, and 010 is not 8: YAML 1.1 has numbers of base 60 and base 8.
     """
 
     yaml_implicit_resolvers = {
         first: [
-            (tag, re.compile(f"(?!.*:){pattern.pattern}", re.X) if tag in _NUMBERS else pattern)
+            (tag, re.compile(rf"(?!.*:|[-+]?0\d){pattern.pattern}", re.X) if tag in _NUMBERS else pattern)
             for tag, pattern in resolvers
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
