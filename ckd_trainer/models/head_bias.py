@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import nn
 from transformers import PreTrainedModel
+
+from ckd_trainer.models.head_layer import last_layer
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +53,9 @@ def start_at(model: PreTrainedModel, logits: Sequence[float]) -> None:
         model: a classifier with a new head. A last layer without a bias is left as it is.
         logits: one for each label.
     """
-    base = f"{model.base_model_prefix}."
-    layers = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(base) and module.out_features == len(logits)
-    ]
-    if not layers or layers[-1].bias is None:
+    layer = last_layer(model, len(logits))
+    if layer is None or layer.bias is None:
         return
     logger.info("The new head starts at the frequency of each label in the training set.")
     with torch.no_grad():
-        layers[-1].bias.copy_(torch.tensor(logits))
+        layer.bias.copy_(torch.tensor(logits))

@@ -12,6 +12,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
 from ckd_trainer.losses.layer_mapping import resolve_layer_mapping
 from ckd_trainer.models.compatibility import outline
+from ckd_trainer.models.head_layer import last_layer
 from ckd_trainer.utils.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -117,13 +118,21 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
 
 
 def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Reorders the rows of the head's last layer."""
+    """Reorders the rows of the head's last layer.
+
+    Raises:
+        InputError: there is no linear one.
+    """
+    layer = last_layer(model, len(order))
+    if layer is None:
+        raise InputError(
+            f"the labels of the model are in another order than those of the data, and a {type(model).__name__} has no "
+            "linear layer whose rows could be reordered: give the data's labels the model's order."
+        )
     logger.info("The rows of the model's head are reordered to match the data's labels.")
-    base = f"{model.base_model_prefix}."
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith(base) and parameter.shape[0] == len(order):
-                parameter.copy_(parameter[list(order)])
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[list(order)])
 
 
 def override_config(config: PreTrainedConfig, args: ModelArguments) -> PreTrainedConfig:

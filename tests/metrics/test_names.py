@@ -12,7 +12,9 @@ def test_less_of_a_loss_is_better(name, pattern):
     assert less_is_better(pattern.format(name))
 
 
-@pytest.mark.parametrize("name", ["accuracy", "f1", "best_f1_thresh", "matthews_correlation", "pearson", "exact"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "f1", "best_f1_thresh", "matthews_correlation", "pearson", "exact", "weight_loss_f1_tuned"]
+)
 @pytest.mark.parametrize("pattern", ["eval_{}", "eval_mean_{}", "eval_{}_w0.5_d1", "eval_mismatched_{}"])
 def test_more_of_a_score_is_better(name, pattern):
     assert not less_is_better(pattern.format(name))
