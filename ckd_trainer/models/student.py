@@ -126,8 +126,8 @@ def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
     layer = last_layer(model, len(order))
     if layer is None:
         raise InputError(
-            f"the labels of the model are in another order than those of the data, and a {type(model).__name__} has no "
-            "linear layer whose rows could be reordered: give the data's labels the model's order."
+            f"the labels of the model are in another order than those of the data, and a {type(model).__name__} has "
+            "no linear layer whose rows could be reordered: give the data's labels the model's order."
         )
     logger.info("The rows of the model's head are reordered to match the data's labels.")
     with torch.no_grad():
