@@ -386,6 +386,9 @@ def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Arra
         # Only JSON gets here: a column with values of several types, or with one that Arrow cannot hold.
         first = next(value for value in values if value is not None)
         for line, value in zip(lines, values, strict=True):
+            reason = _why_unusable(value)
+            if reason is not None:
+                raise InputError(f"{path}, line {line}: {name!r} is {short(value)}, which {reason}.") from None
             try:
                 pa.array([first, value])
             except (*_UNUSABLE, ValueError, OverflowError):
@@ -394,6 +397,19 @@ def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Arra
                     f"{short(first)}: give values of one kind."
                 ) from None
         raise InputError(f"{path}: the values of {name!r} cannot stand in one column ({error}).") from None
+
+
+def _why_unusable(value: Any) -> str | None:
+    """Returns why Arrow cannot hold a value of JSON, and what to do; None if it can."""
+    try:
+        pa.array([value])
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair and is no text: write the whole character"
+    except OverflowError:
+        return "is too large for a number: write it in quotes"
+    except _UNUSABLE:  # such as a list of values of several types
+        pass
+    return None
 
 
 def _check_rows(path: Path, rows: Sequence | str) -> None:
