@@ -244,7 +244,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         if sets is None or split == "test":
             data = _encode(table, texts, None if split == "test" else label, names, "the training data have")
             return with_groups(data, table, arguments) if group and split != "test" else data
-        data = {name: table.texts(column) for name, column in texts.items()}
+        data = {name: table.texts(column, may_be_blank=False) for name, column in texts.items()}
         return Dataset.from_dict({**data, "label": sets.read(table, names or [])})
 
     return TextTask(
@@ -300,7 +300,7 @@ def _encode(
     table: Table, texts: Mapping[str, str], label_column: str | None, names: Sequence[str] | None, known: str
 ) -> Dataset:
     """Returns the texts (new name -> column) and the label, if any, as an index into `names` or a number."""
-    data = {name: table.texts(column) for name, column in texts.items()}
+    data = {name: table.texts(column, may_be_blank=False) for name, column in texts.items()}
     if label_column is None:
         return Dataset.from_dict(data)
     if names is None:

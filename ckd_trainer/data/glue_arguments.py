@@ -1,6 +1,7 @@
 """The data options of text classification and regression."""
 
 import difflib
+import itertools
 from dataclasses import dataclass
 
 from ckd_trainer.arguments import option
@@ -120,6 +121,7 @@ class GlueArguments(DataArguments):
             raise InputError("column_names is set, but no csv or tsv file is given: other data names its columns.")
         self._check_multi_label()
         self._check_groups()
+        self._check_columns()
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
         for name in ("label_columns", "column_names"):
@@ -181,6 +183,18 @@ class GlueArguments(DataArguments):
                 f"group_column is {self.group_column}, but {name} is set as well: texts without labels are not drawn "
                 "as groups. Leave one out."
             )
+
+    def _check_columns(self) -> None:
+        """Raises InputError if one column of the user's data has two roles; the query may name its own group."""
+        if self.task_name:
+            return
+        texts = [(name, getattr(self, name)) for name in ("text_column", *self.given("text_pair_column"))]
+        labels = [("label_columns", name) for name in self.label_column_names] or [("label_column", self.label_column)]
+        roles = list(itertools.combinations([*texts, *labels], 2))
+        roles += [(label, ("group_column", self.group_column)) for label in labels]
+        for (one, column), (other, same) in roles:
+            if column == same:
+                raise InputError(f"{one} and {other} both name {column!r}: give two different columns.")
 
     @property
     def label_column_names(self) -> list[str]:

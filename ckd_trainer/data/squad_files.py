@@ -83,9 +83,9 @@ def check_questions(
         A `datasets.Dataset` as `read_questions` returns it.
 
     Raises:
-        InputError: a missing column, a value of another type, no questions, an id that is blank or occurs twice, a
-            blank answer, answers without a context, no answer where all must have one, an answer that is
-            not at its `answer_start`, or nothing left when those are dropped.
+        InputError: a missing column, a value of another type, no questions, an id that is blank or occurs twice,
+            questions that are all blank, a blank answer, answers without a context, no answer where all must have one,
+            an answer that is not at its `answer_start`, or nothing left when those are dropped.
 
     Example::
 
@@ -212,6 +212,8 @@ def _checked(columns: Columns, source: str, answerable: bool, labeled: bool, dro
         what = f"{len(twice)} ids occur more than once ({first_of(twice)})"
         raise InputError(f"{source}: {what}: give each question an id of its own, by which its prediction is found.")
     blank = [name for name, question in zip(ids, columns["question"], strict=True) if not question.strip()]
+    if len(blank) == len(ids):
+        raise InputError(f"{source}: all questions are blank: write them.")
     if blank:
         logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), first_of(blank))
     if labeled:

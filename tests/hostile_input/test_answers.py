@@ -25,6 +25,7 @@ ROWS = [
     questions("start of truth", squad(question(start=True)), "'answer_start' is True | give a whole number"),
     questions("context of a list", squad(context=["a"]), "'context' is ['a'] | give a text in quotes"),
     questions("blank id", squad(question(id=" ")), "1 of 1 questions have an empty id | an id of its own"),
+    questions("blank questions", squad(question(question=" ")), "bad.json: all questions are blank | write them"),
     questions("id twice", squad(question(), question()), "1 ids occur more than once ('1') | an id of its own"),
     questions(
         "misplaced",

@@ -86,6 +86,12 @@ ROWS = [
         "no flag is 1", "text\tgood\tbad\na\t0\t0\n", "no text has a label", options="--label_columns good,bad"
     ),
     label_sets("a flag that is not there", FINE, "no column 'good'", options="--label_columns good,bad"),
+    label_sets(
+        "a flag that is the text",
+        FINE,
+        "text_column and label_columns both name 'text' | two different columns",
+        options="--label_columns good,text",
+    ),
     label_sets("and numbers", FINE, "multi_label and regression are both set", options="--regression"),
     label_sets(
         "without multi_label", FINE, "multi_label is not set", options="--multi_label false --label_separator ;"
