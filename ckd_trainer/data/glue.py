@@ -269,8 +269,10 @@ def _file_opener(
         usecols = [*texts, *(others if split != "test" else ())]
         table = open_table(path, columns=arguments.header, usecols=usecols, quoting=arguments.quoting)
         has_header = user_path(path).suffix.lower() in (".csv", ".tsv") and arguments.header is None
-        for column in usecols:
-            table.require(column, "; give column_names if that is a row, not a header line" if has_header else "")
+        or_row = " (or give column_names if the file has no header line)" if has_header else ""
+        for option, column in arguments.columns:
+            if column in usecols:
+                table.require(column, f"; name the right one with {option}{or_row}")
         return table
 
     return open_split

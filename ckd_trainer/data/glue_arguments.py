@@ -12,6 +12,8 @@ from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError
 
 GROUP_SIZE = 8  # unless another is given
+# Roles that one column can have: a text can name the group of its row.
+_SHARED = {("text_column", "group_column"), ("text_pair_column", "group_column")}
 
 
 @dataclass
@@ -185,16 +187,19 @@ class GlueArguments(DataArguments):
             )
 
     def _check_columns(self) -> None:
-        """Raises InputError if one column of the user's data has two roles; the query may name its own group."""
+        """Raises InputError if one column of the user's data has two roles that exclude each other."""
         if self.task_name:
             return
-        texts = [(name, getattr(self, name)) for name in ("text_column", *self.given("text_pair_column"))]
-        labels = [("label_columns", name) for name in self.label_column_names] or [("label_column", self.label_column)]
-        roles = list(itertools.combinations([*texts, *labels], 2))
-        roles += [(label, ("group_column", self.group_column)) for label in labels]
-        for (one, column), (other, same) in roles:
-            if column == same:
+        for (one, column), (other, same) in itertools.combinations(self.columns, 2):
+            if column == same and (one, other) not in _SHARED:
                 raise InputError(f"{one} and {other} both name {column!r}: give two different columns.")
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """The columns of the user's data that are read, each as (the option that names it, its name)."""
+        labels = [("label_columns", name) for name in self.label_column_names] or [("label_column", self.label_column)]
+        columns = [("text_column", self.text_column), ("text_pair_column", self.text_pair_column), *labels]
+        return [(name, column) for name, column in (*columns, ("group_column", self.group_column)) if column]
 
     @property
     def label_column_names(self) -> list[str]:

@@ -52,7 +52,11 @@ ROWS = [
     texts("too many fields", FINE + "a\tb\tbad\n", "bad.tsv, line 4 | 3 fields, not 2 | tabs separate"),
     texts("blank line", FINE.replace("\na", "\n\na"), "bad.tsv, line 3: the line is blank | delete it"),
     texts("header twice", "text\tlabel\ttext\na\tb\tc\n", "'text' occurs twice | its own name"),
-    texts("no such column", FINE.replace("label", "stars"), "no column 'label' | it has 'text', 'stars'"),
+    texts(
+        "no such column",
+        FINE.replace("label", "stars"),
+        "no column 'label' | it has 'text', 'stars' | with label_column",
+    ),
     texts(
         "a label for a text",
         FINE,
@@ -173,6 +177,12 @@ ROWS = [
         "bad.tsv has no column 'text' | it has 'sentence', 'label'",
         "--do_predict --test_file HERE/bad.tsv",
         {"bad.tsv": FINE.replace("text", "sentence")},
+    ),
+    texts(
+        "unlabeled texts in another column",
+        FINE.replace("text", "sentence"),
+        "bad.tsv has no column 'text': it has 'sentence', 'label' | the text columns of the training data",
+        options="--train_file GOOD/train.tsv --unlabeled_file HERE/bad.tsv",
     ),
     texts("missing", FINE, "none.tsv is missing | give an existing .tsv file", options="--train_file HERE/none.tsv"),
     Row(

@@ -27,6 +27,13 @@ ROWS = [
     entities("no entities", "cat O\n", "line 1: there is no entity from here | nothing to learn"),
     entities("other types", "cat B-cat\n", "the teacher has 5 labels, but the data has 3"),
     entities("a table as CoNLL", FINE, "line 1: 'label' is not a tag"),
+    entities(
+        "unlabeled texts in another column",
+        FINE,
+        "bad.tsv has no column 'sentence': it has 'text', 'label' | with text_column",
+        "bad.tsv",
+        "--train_file GOOD/train.conll --unlabeled_file HERE/bad.tsv --text_column sentence",
+    ),
     entities("not JSON", "cat O\n", "line 1: this is not JSON | one object a line", file="bad.jsonl"),
     entities("deep nesting", DEEP, "line 1: this is not JSON", file="bad.jsonl"),
     entities("noise as parquet", NOISE, "bad.parquet is not a parquet file", file="bad.parquet"),

@@ -33,7 +33,7 @@ ROWS = [
     label_sets(
         "a row for a header",
         "the cat\tgood,bad\na dog\tbad\n",
-        "bad.tsv has no column 'text': it has 'the cat', 'good,bad'; give column_names if that is a row",
+        "bad.tsv has no column 'text': it has 'the cat', 'good,bad' | text_column (or give column_names",
     ),
     label_sets(
         "other numbers of names",
@@ -44,7 +44,7 @@ ROWS = [
     label_sets(
         "a header that there is",
         FINE,
-        "line 1: the file has a header line ('text', 'label') | leave column_names out",
+        "line 1 is a header line ('text', 'label') | delete that line, or leave column_names out",
         options="--column_names text,label",
     ),
     label_sets("no names for the columns", FINE, "no column 'text' | it has 'a', 'b'", options="--column_names a,b"),
