@@ -184,6 +184,11 @@ ROWS = [
         "bad.tsv has no column 'text': it has 'sentence', 'label' | the text columns of the training data",
         options="--train_file GOOD/train.tsv --unlabeled_file HERE/bad.tsv",
     ),
+    texts(
+        "a label with a mistake",
+        text_lines(*[("a", "good"), ("b", "bad")] * 8, ("c", "goood")),
+        "the teacher has 2 labels, but the data has 3 | also has 'goood': correct that, or fine-tune",
+    ),
     texts("missing", FINE, "none.tsv is missing | give an existing .tsv file", options="--train_file HERE/none.tsv"),
     Row(
         "texts: unknown label in validation",
