@@ -128,6 +128,7 @@ def _kinds(dataclass_types: Sequence[type]) -> dict[str, Any]:
 def _instance(cls: type, values: dict[str, Any]) -> Any:
     if not issubclass(cls, TrainingArguments):  # ours, which raise InputError themselves
         return cls(**values)
+    _check_best_model(values)
     try:
         return cls(**values)
     except OSError as error:  # a JSON file that an option names
@@ -138,7 +139,25 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
     except (ValueError, TypeError, ImportError) as error:  # wrong combinations, missing packages
         if isinstance(error, TypeError) and "unexpected keyword" not in str(error):  # of accelerator_config
             raise
-        raise InputError(str(error)) from None
+        raise InputError(" ".join(str(error).split())) from None
+
+
+def _check_best_model(values: Mapping[str, Any]) -> None:
+    """Raises InputError if load_best_model_at_end has no evaluated models, or no checkpoints of them."""
+    if not values["load_best_model_at_end"]:
+        return
+    strategies = (values[f"{event}_strategy"] for event in ("eval", "save"))
+    evaluation, saving = (getattr(one, "value", one) for one in strategies)
+    if evaluation == "no":
+        raise InputError(
+            "load_best_model_at_end needs evaluations during training: set eval_strategy and save_strategy to the same "
+            "value, such as epoch."
+        )
+    if saving not in (evaluation, "best"):
+        raise InputError(
+            f"load_best_model_at_end needs checkpoints of the models that are evaluated, but eval_strategy is "
+            f"{evaluation} and save_strategy is {saving}: set them to the same value, such as epoch."
+        )
 
 
 def mapping_of(words: Sequence[str]) -> dict[str, Any]:

@@ -121,7 +121,14 @@ ROWS = [
     option("--task_name squadd", "task_name is 'squadd', which is not a task | the nearest is squad", main=TEACHER),
     option("--data_dir GOOD", "data_dir is set without task_name | name the GLUE task"),
     option("--doc_stride 7", "max_seq_length 14 leaves 7 | share doc_stride 7 | give a smaller", main=SQUAD),
-    option("--load_best_model_at_end", "load_best_model_at_end | save | eval"),
+    option(
+        "--load_best_model_at_end", "load_best_model_at_end needs evaluations | set eval_strategy and save_strategy"
+    ),
+    option("--load_best_model_at_end --save_strategy best", "needs evaluations during training | such as epoch"),
+    option(
+        "--load_best_model_at_end --eval_strategy epoch",
+        "eval_strategy is epoch and save_strategy is steps: set them to the same value",
+    ),
     option("--early_stopping_patience 1", "early_stopping_patience is set | load_best_model_at_end | Set it"),
     option(
         "--early_stopping_patience -1 --load_best_model_at_end --eval_strategy epoch --save_strategy epoch",
