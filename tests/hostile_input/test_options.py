@@ -133,6 +133,7 @@ ROWS = [
     option("--task_name squadd", "task_name is 'squadd', which is not a task | the nearest is squad", main=TEACHER),
     option("--data_dir GOOD", "data_dir is set without task_name | name the GLUE task"),
     option("--doc_stride 7", "max_seq_length 14 leaves 7 | share doc_stride 7 | give a smaller", main=SQUAD),
+    option("--max_seq_length 5", "leaves 0 tokens for the context | or a larger max_seq_length", main=SQUAD),
     option(
         "--load_best_model_at_end", "load_best_model_at_end needs evaluations | set eval_strategy and save_strategy"
     ),
