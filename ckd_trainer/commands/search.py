@@ -169,7 +169,11 @@ def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.N
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="ckd-trainer search", description="Finds the best student for a budget.")
+    parser = ArgumentParser(
+        prog="ckd-trainer search",
+        description="Finds the best of finished students for a budget. To vary options of the training, use "
+        "ckd-trainer compare --search.",
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run, dynamic or not")
     parser.add_argument("--metric", required=True, help="score to compare, such as accuracy")
     parser.add_argument("--max_latency_ms", type=float, help="the most milliseconds for a batch")

@@ -11,7 +11,6 @@ from ckd_trainer.data.tags import check_tag, is_tag
 from ckd_trainer.utils.errors import InputError, agreeing, short
 from ckd_trainer.utils.files import input_errors_about, user_path, write_atomically
 
-
 logger = logging.getLogger(__name__)
 
 _LONG = 500  # the tokens of a sentence that is more likely a file without empty lines
@@ -35,8 +34,8 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
 
     Tabs separate the columns of a line that has a tab, and spaces those of other lines. All lines have the same number
     of columns. Sentences end at lines that are empty or hold only tabs and spaces, and at lines that begin with
-    -DOCSTART-, which are left out. A long file that is one sentence is warned of. Comments are left out, too: lines before the first token of a sentence that begin
-    with #, and have more than one column but no tag.
+    -DOCSTART-, which are left out. A long file that is one sentence is warned of. Comments are left out, too: lines
+    before the first token of a sentence that begin with #, and have more than one column but no tag.
 
     Args:
         path: The file.
@@ -100,10 +99,11 @@ def _check_columns(
     token_column: int,
     tag_column: int | None,
 ) -> None:
+    count = f"{len(columns)} {agreeing(len(columns), 'column', 'columns')}"
     if len(columns) != first[1]:
         raise InputError(
-            f"{place}: the line has {len(columns)} {agreeing(len(columns), 'column', 'columns')}, but line {first[0]} has {first[1]}: separate all by tabs, "
-            "or all by spaces, with an empty line after each sentence."
+            f"{place}: the line has {count}, but line {first[0]} has {first[1]}: separate all by tabs, or all by "
+            "spaces, with an empty line after each sentence."
         )
     if labeled and tag_column is None and len(columns) == 1:
         has_comma = "," in columns[0].strip(",")
@@ -117,10 +117,7 @@ def _check_columns(
     wanted = {"token_column_number": token_column} | ({"tag_column_number": tag_column} if labeled else {})
     for option, number in wanted.items():
         if number is not None and number > len(columns):
-            raise InputError(
-                f"{place}: {option} is {number}, but the line has {len(columns)} "
-                f"{agreeing(len(columns), 'column', 'columns')}: give another."
-            )
+            raise InputError(f"{place}: {option} is {number}, but the line has {count}: give another.")
     if not columns[token_column - 1].strip(" "):
         raise InputError(f"{place}: the token is empty: give one, or an empty line between sentences.")
 

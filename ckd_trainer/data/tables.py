@@ -178,7 +178,7 @@ def read_table(
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
 ) -> Dataset:
-    """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object a line), .parquet.
+    """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object per line), .parquet.
 
     All values of csv and tsv files are str, exactly as written: nothing is stripped. Keys that a JSON line lacks are
     null. Blank lines at the end are ignored, and so is a byte order mark.
@@ -377,9 +377,9 @@ def _read_json(path: Path, text: str, first_line: int) -> tuple[list[str], list[
             row = json.loads(content, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
             what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object a line.") from None
+            raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object per line.") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object a line.")
+            raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object per line.")
         rows.append(row)
     return list(dict.fromkeys(name for row in rows for name in row)), rows
 

@@ -107,8 +107,8 @@ ROWS = [
     texts(
         "JSON broken", '{"text": "a", "label": 1}\n{"text": \n', "line 2: this is not JSON | column", file="a.jsonl"
     ),
-    texts("JSON list", '[{"text": "a"}]\n', "line 1: this is a list | give one object a line", file="a.json"),
-    texts("JSON deep without end", DEEP + "\n", "line 1: this is not JSON | give one object a line", file="a.jsonl"),
+    texts("JSON list", '[{"text": "a"}]\n', "line 1: this is a list | give one object per line", file="a.json"),
+    texts("JSON deep without end", DEEP + "\n", "line 1: this is not JSON | give one object per line", file="a.jsonl"),
     texts(
         "JSON deep",
         lines({"text": "a", "label": 1}) + f'{{"text": "b", "label": {"[" * 400}{"]" * 400}}}\n',

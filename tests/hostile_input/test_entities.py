@@ -34,7 +34,7 @@ ROWS = [
         "bad.tsv",
         "--train_file GOOD/train.conll --unlabeled_file HERE/bad.tsv --text_column sentence",
     ),
-    entities("not JSON", "cat O\n", "line 1: this is not JSON | one object a line", file="bad.jsonl"),
+    entities("not JSON", "cat O\n", "line 1: this is not JSON | one object per line", file="bad.jsonl"),
     entities("deep nesting", DEEP, "line 1: this is not JSON", file="bad.jsonl"),
     entities("noise as parquet", NOISE, "bad.parquet is not a parquet file", file="bad.parquet"),
     entities(

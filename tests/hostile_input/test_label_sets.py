@@ -108,9 +108,7 @@ ROWS = [
         "no classes to be confident of",
         options="--unlabeled_file GOOD/train.tsv --unlabeled_min_confidence 0.9 --teacher_cache_dir HERE/cache",
     ),
-    label_sets(
-        "a teacher of one label", FINE, "the head of the teacher is classes, but the data needs several labels"
-    ),
+    label_sets("a teacher of one label", FINE, "the teacher gives one class per text | several labels per text"),
     label_sets(
         "a score that there is not",
         FINE,
@@ -120,7 +118,7 @@ ROWS = [
     label_sets(
         "predictions without thresholds",
         FINE,
-        "the head of the teacher",  # which comes first
+        "the teacher gives one class per text",  # which comes first
         options="--do_predict --test_file GOOD/validation.tsv",
     ),
     Row(

@@ -142,7 +142,7 @@ ROWS = [
         "--load_best_model_at_end --eval_strategy epoch",
         "eval_strategy is epoch and save_strategy is steps: set them to the same value",
     ),
-    option("--early_stopping_patience 1", "early_stopping_patience is set | load_best_model_at_end | Set it"),
+    option("--early_stopping_patience 1", "early_stopping_patience is set | Set load_best_model_at_end"),
     option(
         "--early_stopping_patience -1 --load_best_model_at_end --eval_strategy epoch --save_strategy epoch",
         "early_stopping_patience is -1",
