@@ -151,8 +151,8 @@ def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments)
     if room <= arguments.doc_stride:
         raise InputError(
             f"max_seq_length {arguments.max_seq_length} leaves {max(0, room)} tokens for the context beside a "
-            f"question of up to {arguments.max_question_length} and {special} special tokens, but neighboring features share "
-            f"doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length, or a larger "
+            f"question of up to {arguments.max_question_length} and {special} special tokens, but neighboring features "
+            f"share doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length, or a larger "
             "max_seq_length."
         )
 
