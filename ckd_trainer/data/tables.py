@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
 from ckd_trainer.data.delimited import split_rows
-from ckd_trainer.utils.errors import InputError, first_of, is_for_user, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, is_for_user, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 logger = logging.getLogger(__name__)
@@ -66,11 +66,12 @@ class Table:
             raise InputError(f"{self.source}: all texts ({column!r}) are blank: name another column.")
         if blank:
             logger.warning(
-                "%s: %d of %d texts (%r) are blank; the first is that of %s %d.",
+                "%s: %d of %d texts (%r) %s blank; the first is that of %s %d.",
                 self.source,
                 len(blank),
                 len(values),
                 column,
+                agreeing(len(blank), "is", "are"),
                 self.unit,
                 self.lines[blank[0]],
             )

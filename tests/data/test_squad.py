@@ -704,7 +704,7 @@ def test_answers_that_no_piece_holds_are_warned_of(kind, caplog):
     tokenizer = make_tokenizer(kind)
     args = options(max_seq_length=24, doc_stride=4, max_question_length=6)
     features = encode(questions, tokenizer, args, with_offsets=False)
-    assert "1 of 2 questions ('long') have an answer that no piece of the context contains" in caplog.text
+    assert "1 of 2 questions ('long') has an answer that no piece of the context contains" in caplog.text
     assert len(features) > 4
     caplog.clear()
     encode(questions.select([1]), tokenizer, args, with_offsets=True)
@@ -721,7 +721,7 @@ def test_answers_of_characters_without_a_token_are_warned_of(caplog):
     )
     features = encode(questions, tokenizer, options(), with_offsets=False)
     assert [start == 0 for start in features["start_positions"]] == [True, False, True]
-    assert "1 of 3 questions ('lost') have an answer whose characters the tokenizer drops" in caplog.text
+    assert "1 of 3 questions ('lost') has an answer whose characters the tokenizer drops" in caplog.text
     caplog.clear()
     encode(questions.select([1, 2]), tokenizer, options(), with_offsets=False)
     assert not caplog.text
