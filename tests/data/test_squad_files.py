@@ -166,7 +166,7 @@ def test_the_home_folder_may_be_a_tilde(write, monkeypatch):
         (
             "a.json",
             '[{"id": "q1"}]',
-            r"a\.json begins with \[\{'id': 'q1'\}\], which is neither layout: give .*a line",
+            r"a\.json begins with \[\{'id': 'q1'\}\], which is neither layout: give .* one object per line",
         ),
         ("a.json", '[\n{"id": "q1"}\n]', r"begins with \[.*\], which is neither layout: give .* one object per line"),
         ("a.json", "3", r"a\.json begins with 3, which is neither layout"),
@@ -353,7 +353,7 @@ def test_every_question_of_version_1_has_an_answer(write):
 
 def test_blank_questions_are_warned_of(caplog):
     assert len(check([row(), row("b", question=" \n")])) == 2
-    assert "1 of 2 questions are blank ('b')" in caplog.text
+    assert "1 of 2 questions is blank ('b')" in caplog.text
 
 
 def test_a_blank_context_may_have_no_answer():
