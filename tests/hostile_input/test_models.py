@@ -307,7 +307,7 @@ PAIRS = [
         "the teacher has 3 labels | has 2 | ckd-trainer teacher",
     ),
     teacher(
-        "a score for classes", modelled(labels=("score",)), "the teacher has 1 labels | has 2 | ckd-trainer teacher"
+        "a score for classes", modelled(labels=("score",)), "the teacher has 1 label, | has 2 | ckd-trainer teacher"
     ),
 ]
 
