@@ -72,7 +72,9 @@ class CKDArguments:
         "Regression, for a teacher whose scores are on another scale than the labels: the student learns "
         "teacher_score_scale * score + teacher_score_shift.",
     )
-    teacher_score_shift: float = option(0.0, "See teacher_score_scale.")
+    teacher_score_shift: float = option(
+        0.0, "Regression: added to the teacher's scores after they are multiplied by teacher_score_scale."
+    )
     # Shares: the word relation's distances alone are ahead of all four relations on each of four tasks, on MNLI beyond
     # the noise, and 0.3 is better than 1 on STS-B (docs/results.md, "Which relations").
     wr_distance_weight: float = option(
@@ -252,7 +254,9 @@ class ModelArguments:
         "(teacher_layers), or at random (random).",
     )
     student_num_layers: int | None = option(
-        None, "Number of student layers for student_init teacher_layers or random. By default as in the configuration."
+        None,
+        "Number of student layers for student_init teacher_layers or random. By default as many as the model has that "
+        "the student is made from: the teacher, or with random model_name_or_path, if given.",
     )
     student_layers: str | None = option(
         None,

@@ -10,13 +10,13 @@
 `accelerate launch -m ckd_trainer glue ...`.
 """
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 
 from ckd_trainer.utils.errors import InputError, command_line, short
+from ckd_trainer.utils.nearest import nearest
 
 
 class Command(NamedTuple):
@@ -85,8 +85,8 @@ def _run(prog: str, commands: Mapping[str, Command | Group], argv: list[str]) ->
         return
     name, *words = argv
     if name not in commands:
-        nearest = difflib.get_close_matches(name, commands, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"choose from {', '.join(commands)}."
+        likely = nearest(name, commands)
+        hint = f"did you mean {likely}?" if likely else f"choose from {', '.join(commands)}."
         raise InputError(f"{prog} has no command {short(name)}: {hint}")
     command = commands[name]
     if isinstance(command, Group):

@@ -68,6 +68,7 @@ def test_demo_lists_its_tasks(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["export"], "error: ckd-trainer has no command 'export': did you mean export-subnets?"),
         (["gleu"], "error: ckd-trainer has no command 'gleu': did you mean glue?"),
         (
             ["--versoin"],

@@ -286,7 +286,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         required=True,
         help=f"fine_tuned (labels alone), logits, {', '.join(known)}, or the name of your own method (with "
         "--method_file); or a YAML file with lines such as `warm: {method: ckd, temperature: 6}`. Methods for which "
-        "the recipe has no weights share the gradient that CKD's terms have by default.",
+        "the recipe has no weights share the gradient that CKD's terms have in the recipe, or by default if its "
+        "weights are factors.",
     )
     parser.add_argument("--seeds", nargs="+", type=_seed, help="seeds of the runs (default: 1 2 3)")
     parser.add_argument("--students", nargs="+", default=[], help="students as LAYERSxWIDTH, such as 3x384 6x384")
@@ -296,8 +297,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--search",
         type=_count,
         metavar="N",
-        help="search for better options of one method instead: train N draws with one seed (default: the recipe's), "
-        "and stop the worse half after a quarter of its training, and again after half",
+        help="search for better options of one method instead: train N students with drawn options and one seed (by "
+        "default the recipe's), and stop the worse half after a quarter of its training, and again after half",
     )
     parser.add_argument("--ranges", help="YAML file of what --search varies, such as recipes/search.yaml")
     parser.add_argument("--jobs", type=_count, default=1, help="runs at a time, each on one GPU or its share of cores")

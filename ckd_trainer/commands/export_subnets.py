@@ -21,7 +21,9 @@ def main(argv: list[str]) -> None:
     parser = ArgumentParser(
         prog="ckd-trainer export-subnets", description="Writes sub-networks of a dynamic student as plain models."
     )
-    parser.add_argument("run", metavar="RUN_DIR", type=given_path, help="output_dir of a run with student_widths")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", type=given_path, help="output_dir of a run with student_widths or student_depths"
+    )
     for name, example in (("widths", "0.5,0.25"), ("depths", "1.0,0.5")):
         help_text = f"{name}, such as {example} (default: 1)"
         parser.add_argument(f"--{name}", nargs="+", type=_numbers, default=[[1.0]], metavar="SHARE", help=help_text)

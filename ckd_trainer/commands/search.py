@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ckd_trainer.commands.options import kind_of, language_model_options
-from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates
+from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates, weigh
 from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
 from ckd_trainer.export.validation_texts import batches, check_same_data
 from ckd_trainer.metrics.names import less_is_better
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     tasks = {folder: _task_of(folder) for folder in map(Path, options.runs)}
     check_same_data(tasks, options.metric.removeprefix("eval_"))
     candidates = read_candidates(options.runs, options.metric)
+    budget.check(candidates)  # as early as possible: their scores, then their sizes, then their latencies
     inputs = {folder: _inputs(folder, task, options.batch_size) for folder, task in tasks.items()}
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> None:
         load_plain(one.folder) if one.part is None else plain_model(dynamic[one.folder], one.part)
         for one in candidates
     ]
+    weigh(candidates, models)
+    budget.check(candidates)
     measure(candidates, models, [inputs[one.folder] for one in candidates])
     print(f"\n{_table(candidates, options.metric)}\n")
     best = budget.best(candidates)
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> None:
         else:
             model = str(output / "model")
             export(dynamic[best.folder], best.part, models[candidates.index(best)], output / "model")
-        print(f"The best within the budget is {best.name}; it is in {model}.")
+        print(f"The best student within the budget is {best.name}, in {model}.")
         _write(candidates, best, options, model)
 
 
@@ -166,7 +169,11 @@ def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.N
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="ckd-trainer search", description="Finds the best student for a budget.")
+    parser = ArgumentParser(
+        prog="ckd-trainer search",
+        description="Finds the best of finished students for a budget. To vary options of the training, use "
+        "ckd-trainer compare --search.",
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run, dynamic or not")
     parser.add_argument("--metric", required=True, help="score to compare, such as accuracy")
     parser.add_argument("--max_latency_ms", type=float, help="the most milliseconds for a batch")

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from ckd_trainer.data.tables import Table
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +65,9 @@ def sorted_names(table: Table, column: str, counts: Mapping[str, int], *, rows: 
             len(names),
         )
     for what, odd in (
-        ("look alike", _look_alikes(names)),
-        ("look like missing values", [name for name in names if name in MISSING]),
-        ("have one row each", [name for name in names if counts[name] == 1]),
+        (("looks alike", "look alike"), _look_alikes(names)),
+        (("looks like a missing value", "look like missing values"), [name for name in names if name in MISSING]),
+        (("has one row", "have one row each"), [name for name in names if counts[name] == 1]),
     ):
         if odd:
             logger.warning(
@@ -76,7 +76,7 @@ def sorted_names(table: Table, column: str, counts: Mapping[str, int], *, rows: 
                 len(odd),
                 len(names),
                 column,
-                what,
+                agreeing(len(odd), *what),
                 _with_counts(odd, counts),
             )
     try:

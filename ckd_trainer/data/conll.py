@@ -1,5 +1,6 @@
 """Reads and writes CoNLL files: a token and its tags on each line, and empty lines between sentences."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -7,8 +8,12 @@ from typing import NamedTuple
 
 from ckd_trainer.data.tables import read_text
 from ckd_trainer.data.tags import check_tag, is_tag
-from ckd_trainer.utils.errors import InputError, short
+from ckd_trainer.utils.errors import InputError, agreeing, short
 from ckd_trainer.utils.files import input_errors_about, user_path, write_atomically
+
+logger = logging.getLogger(__name__)
+
+_LONG = 500  # the tokens of a sentence that is more likely a file without empty lines
 
 
 class Sentences(NamedTuple):
@@ -29,8 +34,8 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
 
     Tabs separate the columns of a line that has a tab, and spaces those of other lines. All lines have the same number
     of columns. Sentences end at lines that are empty or hold only tabs and spaces, and at lines that begin with
-    -DOCSTART-, which are left out. Comments are left out, too: lines before the first token of a sentence that begin
-    with #, and have more than one column but no tag.
+    -DOCSTART-, which are left out. A long file that is one sentence is warned of. Comments are left out, too: lines
+    before the first token of a sentence that begin with #, and have more than one column but no tag.
 
     Args:
         path: The file.
@@ -79,6 +84,10 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
             part.pop()
     if not tokens:
         raise InputError(f"{path} has no sentences: give a file with a token and its tag on each line.")
+    if len(tokens) == 1 and len(tokens[0]) > _LONG:
+        logger.warning(
+            "%s is read as one sentence of %d tokens: put an empty line after each sentence.", path, len(tokens[0])
+        )
     return Sentences(tokens, tags if labeled else None, lambda row, word: f"{path}, line {lines[row][word]}")
 
 
@@ -90,13 +99,16 @@ def _check_columns(
     token_column: int,
     tag_column: int | None,
 ) -> None:
+    count = f"{len(columns)} {agreeing(len(columns), 'column', 'columns')}"
     if len(columns) != first[1]:
         raise InputError(
-            f"{place}: the line has {len(columns)} columns, but line {first[0]} has {first[1]}: separate all by tabs, "
-            "or all by spaces, with an empty line after each sentence."
+            f"{place}: the line has {count}, but line {first[0]} has {first[1]}: separate all by tabs, or all by "
+            "spaces, with an empty line after each sentence."
         )
     if labeled and tag_column is None and len(columns) == 1:
-        raise InputError(f"{place}: the line {short(columns[0])} has one column, so there are no tags: add them.")
+        has_comma = "," in columns[0].strip(",")
+        way_out = "separate token and tag by a tab or a space, not by a comma" if has_comma else "add the tags"
+        raise InputError(f"{place}: the line {short(columns[0])} has one column: {way_out}.")
     if labeled and token_column == (tag_column or len(columns)) <= len(columns) > 1:
         raise InputError(
             f"{place}: column {token_column} of {len(columns)} would hold both the tokens and the tags: give another "
@@ -105,7 +117,7 @@ def _check_columns(
     wanted = {"token_column_number": token_column} | ({"tag_column_number": tag_column} if labeled else {})
     for option, number in wanted.items():
         if number is not None and number > len(columns):
-            raise InputError(f"{place}: {option} is {number}, but the line has {len(columns)} columns: give another.")
+            raise InputError(f"{place}: {option} is {number}, but the line has {count}: give another.")
     if not columns[token_column - 1].strip(" "):
         raise InputError(f"{place}: the token is empty: give one, or an empty line between sentences.")
 

@@ -69,7 +69,8 @@ def split_rows(
     names = rows[0] if header is None else list(header)
     if header is not None and first_line == 1 and rows and rows[0] == names:
         raise InputError(
-            f"{path}, line {lines[0]}: the file has a header line ({first_of(names)}): leave column_names out."
+            f"{path}, line {lines[0]} is a header line ({first_of(names)}), but column_names says that no file has "
+            "one: delete that line, or leave column_names out if every file has a header."
         )
     if (header is None or first_line > 1) and len(names) > 1:
         first = 1 if header is None else 0

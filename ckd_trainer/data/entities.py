@@ -234,8 +234,8 @@ def _dataset(sentences: _Set, names: Sequence[str]) -> Dataset:
             for word, tag in enumerate(tags):
                 if tag not in numbers:
                     raise InputError(
-                        f"{sentences.place(row, word)}: an entity is a {short(tag[2:])}, but the training data have "
-                        f"the types {first_of([name[2:] for name in names[1::2]], 20)}: correct it, or add it to them."
+                        f"{sentences.place(row, word)}: {short(tag[2:])} is not an entity type of the training data "
+                        f"({first_of([name[2:] for name in names[1::2]], 20)}): correct it, or add it to them."
                     )
         columns["tags"] = [[numbers[tag] for tag in tags] for tags in sentences.tags]
         features["tags"] = List(Value("int64"))

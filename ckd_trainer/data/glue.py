@@ -244,7 +244,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         if sets is None or split == "test":
             data = _encode(table, texts, None if split == "test" else label, names, "the training data have")
             return with_groups(data, table, arguments) if group and split != "test" else data
-        data = {name: table.texts(column) for name, column in texts.items()}
+        data = {name: table.texts(column, may_be_blank=False) for name, column in texts.items()}
         return Dataset.from_dict({**data, "label": sets.read(table, names or [])})
 
     return TextTask(
@@ -269,8 +269,10 @@ def _file_opener(
         usecols = [*texts, *(others if split != "test" else ())]
         table = open_table(path, columns=arguments.header, usecols=usecols, quoting=arguments.quoting)
         has_header = user_path(path).suffix.lower() in (".csv", ".tsv") and arguments.header is None
-        for column in usecols:
-            table.require(column, "; give column_names if that is a row, not a header line" if has_header else "")
+        or_row = " (or give column_names if the file has no header line)" if has_header else ""
+        for option, column in arguments.columns:
+            if column in usecols:
+                table.require(column, f"; name the right one with {option}{or_row}")
         return table
 
     return open_split
@@ -300,7 +302,7 @@ def _encode(
     table: Table, texts: Mapping[str, str], label_column: str | None, names: Sequence[str] | None, known: str
 ) -> Dataset:
     """Returns the texts (new name -> column) and the label, if any, as an index into `names` or a number."""
-    data = {name: table.texts(column) for name, column in texts.items()}
+    data = {name: table.texts(column, may_be_blank=False) for name, column in texts.items()}
     if label_column is None:
         return Dataset.from_dict(data)
     if names is None:

@@ -1,6 +1,7 @@
 """The data options of text classification and regression."""
 
 import difflib
+import itertools
 from dataclasses import dataclass
 
 from ckd_trainer.arguments import option
@@ -11,6 +12,8 @@ from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.utils.errors import InputError
 
 GROUP_SIZE = 8  # unless another is given
+# Roles that one column can have: a text can name the group of its row.
+_SHARED = {("text_column", "group_column"), ("text_pair_column", "group_column")}
 
 
 @dataclass
@@ -120,6 +123,7 @@ class GlueArguments(DataArguments):
             raise InputError("column_names is set, but no csv or tsv file is given: other data names its columns.")
         self._check_multi_label()
         self._check_groups()
+        self._check_columns()
         if self.data_dir and not self.task_name:
             raise InputError("data_dir is set without task_name: name the GLUE task, or give train_file instead.")
         for name in ("label_columns", "column_names"):
@@ -181,6 +185,21 @@ class GlueArguments(DataArguments):
                 f"group_column is {self.group_column}, but {name} is set as well: texts without labels are not drawn "
                 "as groups. Leave one out."
             )
+
+    def _check_columns(self) -> None:
+        """Raises InputError if one column of the user's data has two roles that exclude each other."""
+        if self.task_name:
+            return
+        for (one, column), (other, same) in itertools.combinations(self.columns, 2):
+            if column == same and (one, other) not in _SHARED:
+                raise InputError(f"{one} and {other} both name {column!r}: give two different columns.")
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """The columns of the user's data that are read, each as (the option that names it, its name)."""
+        labels = [("label_columns", name) for name in self.label_column_names] or [("label_column", self.label_column)]
+        columns = [("text_column", self.text_column), ("text_pair_column", self.text_pair_column), *labels]
+        return [(name, column) for name, column in (*columns, ("group_column", self.group_column)) if column]
 
     @property
     def label_column_names(self) -> list[str]:

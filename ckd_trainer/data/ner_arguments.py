@@ -35,7 +35,7 @@ class NerArguments(DataArguments):
         None, "The column of a CoNLL file that holds the tags, counted from 1. By default the last one."
     )
     tokens_column: str = option("tokens", "The column of your data that holds the list of tokens of a sentence.")
-    tags_column: str = option("ner_tags", "The column of your data that holds their tags: IOB1, IOB2 or BILOU.")
+    tags_column: str = option("ner_tags", "The column of your data that holds their tags: IOB1, IOB2, IOBES or BILOU.")
     text_column: str = option(
         "text", "The column of your data that holds a text, if it has spans instead of tokens, and of unlabeled texts."
     )

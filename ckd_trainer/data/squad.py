@@ -21,7 +21,7 @@ from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair, check_gives_positions
-from ckd_trainer.utils.errors import InputError, first_of
+from ckd_trainer.utils.errors import InputError, agreeing, first_of
 from ckd_trainer.utils.files import user_path
 from ckd_trainer.utils.padding import longest_first
 from ckd_trainer.utils.units import UNITS
@@ -150,9 +150,10 @@ def check_lengths(tokenizer: PreTrainedTokenizerBase, arguments: SquadArguments)
     room = arguments.max_seq_length - arguments.max_question_length - special
     if room <= arguments.doc_stride:
         raise InputError(
-            f"max_seq_length {arguments.max_seq_length} leaves {room} tokens for the context beside a question of up "
-            f"to {arguments.max_question_length} and {special} special tokens, but neighboring features share "
-            f"doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length."
+            f"max_seq_length {arguments.max_seq_length} leaves {max(0, room)} tokens for the context beside a question"
+            f" of up to {arguments.max_question_length} and {special} special tokens, but neighboring features share "
+            f"doc_stride {arguments.doc_stride}: give a smaller doc_stride or max_question_length, or a larger "
+            "max_seq_length."
         )
 
 
@@ -236,26 +237,32 @@ def encode(questions: Dataset, tokenizer: Tokenizer, arguments: SquadArguments, 
     )
     if cut:
         logger.warning(
-            "%d of %d questions are longer than max_question_length %d tokens and are cut.",
+            "%d of %d questions %s longer than max_question_length %d tokens and %s cut.",
             cut,
             len(questions),
+            agreeing(cut, "is", "are"),
             arguments.max_question_length,
+            agreeing(cut, "is", "are"),
         )
     if torn:
         logger.warning(
-            "%d of %d questions (%s) have an answer that no piece of the context contains whole, and are treated as "
+            "%d of %d questions (%s) %s an answer that no piece of the context contains whole, and %s treated as "
             "unanswerable: give a larger max_seq_length or doc_stride.",
             len(torn),
             len(questions),
             first_of(questions.select(torn)["id"][:]),
+            agreeing(len(torn), "has", "have"),
+            agreeing(len(torn), "is", "are"),
         )
     if lost:
         logger.warning(
-            "%d of %d questions (%s) have an answer whose characters the tokenizer drops, and are treated as "
+            "%d of %d questions (%s) %s an answer whose characters the tokenizer drops, and %s treated as "
             "unanswerable: give another answer, or a model with another tokenizer.",
             len(lost),
             len(questions),
             first_of(questions.select(lost)["id"][:]),
+            agreeing(len(lost), "has", "have"),
+            agreeing(len(lost), "is", "are"),
         )
     if unaligned:
         logger.warning(

@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 Columns = dict[str, list]  # by name: id, context, question, and where labeled text and answer_start
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _ANSWERS = '{"text": ["..."], "answer_start": [0]}, with empty lists where there is no answer'
 _LAYOUTS = (
     "give the official SQuAD JSON (one object with a 'data' list, suffix .json), or a table with the columns id, "
-    "context, question and answers, as JSON one object a line"
+    "context, question and answers, as JSON one object per line"
 )
 _KINDS = {str: "a text in quotes", int: "a whole number", list: "a list"}
 
@@ -83,9 +83,9 @@ def check_questions(
         A `datasets.Dataset` as `read_questions` returns it.
 
     Raises:
-        InputError: a missing column, a value of another type, no questions, an id that is blank or occurs twice, a
-            blank answer, answers without a context, no answer where all must have one, an answer that is
-            not at its `answer_start`, or nothing left when those are dropped.
+        InputError: a missing column, a value of another type, no questions, an id that is blank or occurs twice,
+            questions that are all blank, a blank answer, answers without a context, no answer where all must have one,
+            an answer that is not at its `answer_start`, or nothing left when those are dropped.
 
     Example::
 
@@ -205,15 +205,19 @@ def _checked(columns: Columns, source: str, answerable: bool, labeled: bool, dro
         raise InputError(f"{source} has no questions: give some.")
     blank = [number for number, name in enumerate(ids, 1) if not name.strip()]
     if blank:
-        what = f"{len(blank)} of {len(ids)} questions have an empty id (the first is question {blank[0]})"
+        have = agreeing(len(blank), "has", "have")
+        what = f"{len(blank)} of {len(ids)} questions {have} an empty id (the first is question {blank[0]})"
         raise InputError(f"{source}: {what}: give each an id of its own.")
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
-        what = f"{len(twice)} ids occur more than once ({first_of(twice)})"
+        what = f"{len(twice)} {agreeing(len(twice), 'id occurs', 'ids occur')} more than once ({first_of(twice)})"
         raise InputError(f"{source}: {what}: give each question an id of its own, by which its prediction is found.")
     blank = [name for name, question in zip(ids, columns["question"], strict=True) if not question.strip()]
+    if len(blank) == len(ids):
+        raise InputError(f"{source}: all questions are blank: write them.")
     if blank:
-        logger.warning("%s: %d of %d questions are blank (%s).", source, len(blank), len(ids), first_of(blank))
+        are = agreeing(len(blank), "is", "are")
+        logger.warning("%s: %d of %d questions %s blank (%s).", source, len(blank), len(ids), are, first_of(blank))
     if labeled:
         _check_answers(columns, source, answerable)
         columns = _check_places(columns, source, drop_misplaced)
@@ -223,23 +227,26 @@ def _checked(columns: Columns, source: str, answerable: bool, labeled: bool, dro
 def _refuse(source: str, ids: Sequence[str], wrong: Sequence[str], what: str, remedy: str) -> None:
     """Raises an InputError that names the questions `wrong` (ids), if there are any."""
     if wrong:
-        raise InputError(f"{source}: {len(wrong)} of {len(ids)} questions {what} ({first_of(wrong)}): {remedy}.")
+        have = agreeing(len(wrong), "has", "have")
+        raise InputError(
+            f"{source}: {len(wrong)} of {len(ids)} questions {have} {what} ({first_of(wrong)}): {remedy}."
+        )
 
 
 def _check_answers(columns: Columns, source: str, answerable: bool) -> None:
     ids = columns["id"]
     rows = list(zip(ids, columns["context"], columns["text"], columns["answer_start"], strict=True))
     wrong = [name for name, context, texts, _ in rows if texts and not context.strip()]
-    _refuse(source, ids, wrong, "have answers, but a blank context", "give the text that the answers are taken from")
+    _refuse(source, ids, wrong, "answers, but a blank context", "give the text that the answers are taken from")
     wrong = [name for name, _, _, starts in rows if any(start < 0 for start in starts)]
-    _refuse(source, ids, wrong, "have a negative answer_start", "count the characters of the context from 0")
+    _refuse(source, ids, wrong, "a negative answer_start", "count the characters of the context from 0")
     wrong = [name for name, _, texts, _ in rows if not all(text.strip() for text in texts)]
     remedy = "write it; an unanswerable question has no answers at all, and --task_name squad_v2 is for those"
-    _refuse(source, ids, wrong, "have a blank answer", remedy)
+    _refuse(source, ids, wrong, "a blank answer", remedy)
     if answerable:
         wrong = [name for name, _, texts, _ in rows if not texts]
         remedy = "give each one; --task_name squad_v2 is for unanswerable questions"
-        _refuse(source, ids, wrong, "have no answer", remedy)
+        _refuse(source, ids, wrong, "no answer", remedy)
 
 
 def _check_places(columns: Columns, source: str, drop_misplaced: bool) -> Columns:
@@ -256,7 +263,8 @@ def _check_places(columns: Columns, source: str, drop_misplaced: bool) -> Column
         return columns
     ids = columns["id"]
     names = [ids[row] for row in misplaced]
-    what = f"{source}: {len(names)} of {len(ids)} questions have an answer that is not at its answer_start"
+    have = agreeing(len(names), "has", "have")
+    what = f"{source}: {len(names)} of {len(ids)} questions {have} an answer that is not at its answer_start"
     there, text, start = next(iter(misplaced.values()))
     example = f"the context of {short(names[0])} has {short(there)} at {start}, not {short(text)}"
     advice = "fix the offsets, which count characters (Python code points, not bytes)"
@@ -267,7 +275,7 @@ def _check_places(columns: Columns, source: str, drop_misplaced: bool) -> Column
         )
     if len(names) == len(ids):
         raise InputError(f"{what} and would be left out, which leaves nothing; {example}: {advice}.")
-    logger.warning("%s and are left out (%s).", what, first_of(names))
+    logger.warning("%s and %s left out (%s).", what, agreeing(len(names), "is", "are"), first_of(names))
     return {
         name: [value for row, value in enumerate(values) if row not in misplaced] for name, values in columns.items()
     }

@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset
 
 from ckd_trainer.data.delimited import split_rows
-from ckd_trainer.utils.errors import InputError, first_of, is_for_user, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, is_for_user, short
 from ckd_trainer.utils.files import input_errors_about, user_path
+
+logger = logging.getLogger(__name__)
 
 # Errors of Arrow for content that it cannot read or hold; running out of memory is not among them.
 _UNUSABLE = (
@@ -43,9 +46,13 @@ class Table:
         """Returns the place of row `row` (from 0) for an error message: "train.csv, line 7"."""
         return f"{self.source}, {self.unit} {self.lines[row]}"
 
-    def texts(self, column: str) -> list[str]:
-        """Returns a column of texts as a list of str. InputError: no such column, a value that is not text."""
-        values = self.values(column)
+    def texts(self, column: str, *, may_be_blank: bool = True) -> list[str]:
+        """Returns a column of texts as a list of str.
+
+        InputError: no such column, a value that is not text. Unless texts may be blank, also if all of them are; a
+        warning says if some are.
+        """
+        values, blank = self.values(column), []
         for row, value in enumerate(values):
             if value is None:
                 raise InputError(f"{self.place(row)}: there is no {column!r} (null or missing): give a text.")
@@ -53,6 +60,21 @@ class Table:
                 raise InputError(
                     f"{self.place(row)}: {column!r} is {short(value)}, which is not text: put it in quotes."
                 )
+            if not may_be_blank and (not value or value.isspace()):
+                blank.append(row)
+        if blank and len(blank) == len(values):
+            raise InputError(f"{self.source}: all texts ({column!r}) are blank: name another column.")
+        if blank:
+            logger.warning(
+                "%s: %d of %d texts (%r) %s blank; the first is that of %s %d.",
+                self.source,
+                len(blank),
+                len(values),
+                column,
+                agreeing(len(blank), "is", "are"),
+                self.unit,
+                self.lines[blank[0]],
+            )
         return values
 
     def words(self, column: str) -> list[str]:
@@ -157,7 +179,7 @@ def read_table(
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
 ) -> Dataset:
-    """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object a line), .parquet.
+    """Reads a table; the suffix says how: .csv, .tsv, .json or .jsonl (one object per line), .parquet.
 
     All values of csv and tsv files are str, exactly as written: nothing is stripped. Keys that a JSON line lacks are
     null. Blank lines at the end are ignored, and so is a byte order mark.
@@ -356,9 +378,9 @@ def _read_json(path: Path, text: str, first_line: int) -> tuple[list[str], list[
             row = json.loads(content, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits, endless brackets
             what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object a line.") from None
+            raise InputError(f"{path}, line {line}: this is not JSON ({what}): give one object per line.") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object a line.")
+            raise InputError(f"{path}, line {line}: this is a {type(row).__name__}: give one object per line.")
         rows.append(row)
     return list(dict.fromkeys(name for row in rows for name in row)), rows
 

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.parts import read_parts
 from ckd_trainer.data.tables import Table
 
@@ -42,9 +43,15 @@ def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder:
 def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Table]:
     names = list(columns.values())
     if arguments.unlabeled_file:
-        yield from read_parts(
+        advice = "; give it the text columns of the training data"
+        if isinstance(arguments, NerArguments):
+            advice = "; name the column of the texts with text_column"
+        for part in read_parts(
             arguments.unlabeled_file, usecols=names, quoting=arguments.quoting, columns=arguments.header
-        )
+        ):
+            for name in names:
+                part.require(name, advice)
+            yield part
         return
     named = NamedDataset(arguments, "unlabeled_")
     table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")

@@ -37,7 +37,8 @@ def check_windows(tokenizer: PreTrainedTokenizerBase, arguments: NerArguments) -
     if room <= arguments.doc_stride:
         raise InputError(
             f"max_seq_length {arguments.max_seq_length} leaves {max(0, room)} tokens for the text beside the special "
-            f"ones, but neighboring windows share doc_stride {arguments.doc_stride}: give a smaller doc_stride."
+            f"ones, but neighboring windows share doc_stride {arguments.doc_stride}: give a smaller doc_stride or a "
+            "larger max_seq_length."
         )
 
 

@@ -64,31 +64,38 @@ class Budget:
         is_good = self.min_score is None or one.score >= self.min_score
         return is_good and all(limit is None or cost <= limit for cost, limit in costs)
 
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raises InputError if no candidate is within the limits. Costs of 0, not measured yet, are within them."""
+        if any(map(self.allows, candidates)):
+            return
+        best = max(candidates, key=lambda one: one.score)
+        fastest = min(candidates, key=lambda one: one.latency_ms)
+        smallest = min(candidates, key=lambda one: one.parameters)
+        lightest = min(candidates, key=lambda one: one.size_mb)
+        there = {
+            "min_score": f"the best score is {best.score:.4f} ({best.name})",
+            "max_latency_ms": f"the lowest latency is {fastest.latency_ms:.2f} ms ({fastest.name})",
+            "max_parameters": f"the fewest parameters are {smallest.parameters:,} ({smallest.name})",
+            "max_size_mb": f"the smallest size is {lightest.size_mb:.1f} MB ({lightest.name})",
+        }
+        limits = {name: limit for name in there if (limit := getattr(self, name)) is not None}
+        alone = {name: Budget(**{name: limit}) for name, limit in limits.items()}
+        missed = [name for name, budget in alone.items() if not any(map(budget.allows, candidates))]
+        what = "is within the budget" if missed else "is within all limits of the budget"
+        parts = [f"{name} is {limits[name]}, {'but' if missed else 'and'} {there[name]}" for name in missed or limits]
+        raise InputError(f"no student {what}: {'; '.join(parts)}.")
+
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
         """Returns the best candidate: the fastest one if there is a `min_score`, else the one with the best score.
 
         Raises:
             InputError: none is within the limits.
         """
+        self.check(candidates)
         allowed = [one for one in candidates if self.allows(one)]
-        if not allowed:
-            fastest, smallest = (min(candidates, key=key) for key in (_latency, _parameters))
-            raise InputError(
-                f"none of {len(candidates)} students is within the budget: the best score is "
-                f"{max(one.score for one in candidates):.4f}, the lowest latency {fastest.latency_ms:.2f} ms "
-                f"({fastest.name}), and the fewest parameters {smallest.parameters:,} ({smallest.size_mb:.1f} MB)."
-            )
         if self.min_score is not None:
             return min(allowed, key=lambda one: (one.latency_ms, -one.score))
         return max(allowed, key=lambda one: (one.score, -one.latency_ms))
-
-
-def _latency(one: Candidate) -> float:
-    return one.latency_ms
-
-
-def _parameters(one: Candidate) -> int:
-    return one.parameters
 
 
 def frontier(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -117,12 +124,18 @@ def read_candidates(folders: Sequence[str], metric: str) -> list[Candidate]:
     return found
 
 
+def weigh(candidates: Sequence[Candidate], models: Sequence[torch.nn.Module]) -> None:
+    """Sets the sizes of candidates, whose plain models are given."""
+    for one, model in zip(candidates, models, strict=True):
+        one.parameters, one.size_mb = size_of_weights(model)
+
+
 def measure(
     candidates: Sequence[Candidate],
     models: Sequence[torch.nn.Module],
     batches: Sequence[Sequence[Mapping[str, Tensor]]],
 ) -> None:
-    """Sets the costs of candidates, whose plain models and batches are given, on the CPU.
+    """Sets the latencies of candidates, whose plain models and batches are given, on the CPU.
 
     The models take turns, so a temporary slowdown affects all of them. Batches of one number hold the same texts.
     """
@@ -135,6 +148,5 @@ def measure(
                 models[place](**batch)
                 if turn >= 0:
                     times[turn, place] = 1000 * (time.perf_counter() - started)
-    for one, model, own in zip(candidates, models, times.T, strict=True):
-        one.parameters, one.size_mb = size_of_weights(model)
+    for one, own in zip(candidates, times.T, strict=True):
         one.latency_ms = float(np.median(own))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,8 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
         InputError: the number or the names of the labels differ.
     """
     if theirs.num_labels != ours.num_labels:
-        raise InputError(
-            f"{whose} has {theirs.num_labels} labels, but the data has {ours.num_labels}: it was fine-tuned for "
-            "another task. Fine-tune one on this data with ckd-trainer teacher."
-        )
+        count = f"{theirs.num_labels} {agreeing(theirs.num_labels, 'label', 'labels')}"
+        raise InputError(f"{whose} has {count}, but the data has {ours.num_labels}{_difference(theirs, ours)}")
     if ours.num_labels == 1:
         return None
     their_names, our_names = _names(theirs), _names(ours)
@@ -50,6 +48,23 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
         positions = list(range(len(our_names)))
         order = [(numbers[0] or positions).index(number) for number in numbers[1] or positions]
     return None if order == sorted(order) else order
+
+
+def _difference(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> str:
+    """Returns the end of the message about another number of labels: if some are the same, which are not."""
+    known, wanted = _names(theirs), _names(ours)
+    added = _without(wanted, known)
+    if len(added) == len(wanted) or 1 in (len(known), len(wanted)):  # a single one is a score, and has no name
+        return ": it was fine-tuned for another task. Fine-tune one on this data with ckd-trainer teacher."
+    lacking = _without(known, wanted)
+    parts = [f"also has {first_of(added)}"] * bool(added) + [f"lacks {first_of(lacking)}"] * bool(lacking)
+    return f". The data {' and '.join(parts)}: correct that, or fine-tune a model on it with ckd-trainer teacher."
+
+
+def _without(names: list[str], others: list[str]) -> list[str]:
+    """Returns the names that are not among others, ignoring case."""
+    folded = {name.casefold() for name in others}
+    return [name for name in names if name.casefold() not in folded]
 
 
 def match_by_position(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> bool:

@@ -13,7 +13,7 @@ import datasets
 import evaluate
 
 from ckd_trainer.metrics.in_memory import InMemoryMetric
-from ckd_trainer.utils.errors import first_of
+from ckd_trainer.utils.errors import agreeing, first_of
 
 Row = Mapping[str, Any]  # a prediction or a reference, as `SquadMetric` takes it
 
@@ -128,9 +128,8 @@ def _best_threshold(
 def _refuse_twins(what: str, rows: Sequence[Row]) -> None:
     twice = [name for name, count in Counter(row["id"] for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"{len(twice)} ids occur more than once in the {what} ({first_of(twice)}): give each id once."
-        )
+        occur = agreeing(len(twice), "id occurs", "ids occur")
+        raise ValueError(f"{len(twice)} {occur} more than once in the {what} ({first_of(twice)}): give each id once.")
 
 
 _SCORES = {"squad": _squad, "squad_v2": _squad_v2}

@@ -49,16 +49,20 @@ def call(
         is_of_files = isinstance(error, complaints) or type(error) is Exception  # `tokenizers` raises bare Exceptions
         if not is_of_files or (isinstance(error, OSError) and not is_for_user(error)):
             raise
-        message = " ".join(str(error).split())
-        raise InputError(f"cannot load {name_or_path}: {message[:600]} ({type(error).__name__})") from error
+        message = f"{' '.join(str(error).split())[:600]} ({type(error).__name__})"
+        if not os.path.exists(name_or_path):
+            message = f"there is no such folder here, and loading it from the Hub fails: {message}"
+        raise InputError(f"cannot load {name_or_path}: {message}") from error
 
 
 def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
     """Returns the configuration of a model.
 
     Raises:
-        InputError: there is none, or the folder holds a PEFT adapter.
+        InputError: there is none, the name is that of a file, or the folder holds a PEFT adapter.
     """
+    if os.path.isfile(name_or_path):
+        raise InputError(f"{name_or_path} is a file: give the folder of a model, or its name on the Hub.")
     # With peft installed, transformers would download a base model and add the adapter's layers to it.
     if call(find_adapter_config_file, name_or_path) is not None:
         raise InputError(

@@ -17,7 +17,7 @@ from transformers import (
 from ckd_trainer.arguments import ModelArguments
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.tokenizer_pair import Tokenizer, TokenizerPair
-from ckd_trainer.heads import MultiLabel
+from ckd_trainer.heads import Classes, MultiLabel
 from ckd_trainer.heads.labels import THRESHOLDS, label_order, thresholds_of, warn_of_label_order
 from ckd_trainer.heads.recognition import head_of_auto_class
 from ckd_trainer.models.compatibility import (
@@ -58,6 +58,8 @@ from ckd_trainer.utils.wrapped_models import forward_arguments
 logger = logging.getLogger(__name__)
 
 _FITTED_LENGTH = 64  # tokens of each text that a narrower student is fitted on: limits the memory that this takes
+# What heads give, by their names.
+_OF_TEXT = {Classes.name: "one class per text", MultiLabel.name: "several labels per text"}
 
 
 class ModelPair:
@@ -220,8 +222,9 @@ class ModelPair:
                 if ours == MultiLabel.name
                 else "If the texts have several labels, set multi_label."
             )
+            given, wanted = (_OF_TEXT.get(name, name) for name in (theirs, ours))
             raise InputError(
-                f"the head of {whose} is {theirs}, but the data needs {ours}: fine-tune a model on this data with "
+                f"{whose} gives {given}, but this data has {wanted}: fine-tune a model on this data with "
                 f"ckd-trainer teacher. {advice}"
             )
 

@@ -1,14 +1,17 @@
 """Reads the results and the logs of finished runs."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckd_trainer.metrics.names import is_score
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, first_of
 from ckd_trainer.utils.files import RECIPE, input_errors_about
+
+logger = logging.getLogger(__name__)
 
 _NUMBERS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")
 
@@ -27,10 +30,13 @@ class Run:
     curve: list[tuple[float, float]]  # (epoch, metric)
     teacher: Path | None
     is_teacher: bool = False
+    task: str | None = None  # the task_name of its recipe, "own texts" if that is none; None without a recipe
 
 
 def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
     """Reads run folders and returns the teacher (named by another run's recipe) first.
+
+    Warns if the runs are of different tasks.
 
     Args:
         folders: run folders with all_results.json; recipe.yaml and trainer_state.json are read if present.
@@ -45,6 +51,12 @@ def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
         if names.count(run.name) > 1:
             run.name = str(run.folder)
         run.is_teacher = any(run.folder.resolve() == other.teacher for other in runs)
+    tasks = {run.task: run for run in runs if run.task is not None}
+    if len(tasks) > 1:
+        logger.warning(
+            "The runs are of different tasks (%s): their scores cannot be compared.",
+            first_of([f"{run.name}: {task}" for task, run in tasks.items()]),
+        )
     return sorted(runs, key=lambda run: not run.is_teacher)
 
 
@@ -78,6 +90,7 @@ def _read_run(folder: Path, metric: str) -> Run:
         train_seconds=results.get("train_runtime"),
         curve=curve_of(state.get("log_history", []), key),
         teacher=Path(teacher).resolve() if teacher else None,
+        task=str(recipe["task_name"] or "own texts") if "task_name" in recipe else None,
     )
 
 

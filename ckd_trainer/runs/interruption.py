@@ -179,10 +179,15 @@ class StopOnDivergence(TrainerCallback):
             )
 
     def _diverged(self, args: TrainingArguments, what: str) -> InputError:
+        clip = f"clip gradients harder (max_grad_norm is {args.max_grad_norm:g})"
+        if not args.max_grad_norm:
+            clip = "clip gradients (max_grad_norm is 0)"
+        there = ""
+        if self.sound and args.save_strategy != SaveStrategy.NO:
+            there = f" Checkpoints in {args.output_dir} up to step {self.sound} are from before the divergence."
         return InputError(
             f"training has diverged: {what}. Lower learning_rate ({args.learning_rate:g}) or the weights of the loss, "
-            f"or clip gradients (max_grad_norm {args.max_grad_norm:g}). Checkpoints in {args.output_dir} up to step "
-            f"{self.sound} are from before the divergence."
+            f"or {clip}.{there}"
         )
 
 

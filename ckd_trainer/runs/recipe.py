@@ -1,7 +1,6 @@
 """Reads the options of a run from a YAML recipe and the command line; the command line wins."""
 
 import dataclasses
-import difflib
 import json
 import re
 import types
@@ -16,11 +15,14 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ckd_trainer.runs.recipe_file import read_recipe, with_exponents
 from ckd_trainer.utils.errors import InputError, about_file, is_mendable, short
 from ckd_trainer.utils.files import expanded
+from ckd_trainer.utils.nearest import nearest
 
 Kind = TypeVar("Kind")
 
 # Options that only concern this machine or hold a secret: a resolved recipe leaves them out.
 _NOT_RECORDED = ("use_cpu", "dataloader_pin_memory", "local_rank", "hub_token")
+# Short for options, but with none of their words.
+_ABBREVIATIONS = {"lr": "learning_rate"}
 # The paths among the fields of TrainingArguments. Our own dataclasses, or the readers of files, expand ~ themselves.
 _PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config"}
 
@@ -30,12 +32,21 @@ class _Parser(HfArgumentParser):
         raise InputError(message)
 
 
-def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | None = None) -> tuple:
+def parse_recipe(
+    dataclass_types: Sequence[type],
+    argv: list[str],
+    prog: str | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> tuple:
     """Returns one instance of each dataclass, filled from `[recipe.yaml] [--key value ...]`.
 
     A recipe is a flat mapping of field names. YAML's types are converted to the field's: `2e-5` becomes a number, and
     `no` a word if the field takes a word. `null` in a recipe or `none` on the command line means None (for a field
-    that takes any word, `None`). `prog` is the command that `--help` shows.
+    that takes any word, `None`).
+
+    Args:
+        prog: the command that `--help` shows.
+        elsewhere: {option that other commands have: what the message about it here says}.
 
     Raises:
         InputError: a missing or malformed recipe, an unknown key (the message names the nearest one), a value of the
@@ -46,7 +57,9 @@ def parse_recipe(dataclass_types: Sequence[type], argv: list[str], prog: str | N
     """
     path = _recipe_path(argv)
     recipe = read_recipe(path) if path else {}
-    return parse_mapping(dataclass_types, recipe, argv[1:] if path else argv, source=path, prog=prog)
+    return parse_mapping(
+        dataclass_types, recipe, argv[1:] if path else argv, source=path, prog=prog, elsewhere=elsewhere
+    )
 
 
 def parse_mapping(
@@ -55,6 +68,7 @@ def parse_mapping(
     words: list[str],
     source: str | None,
     prog: str | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> tuple:
     """Does what `parse_recipe` does with a recipe that is already read; `source` names it in messages."""
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
@@ -62,7 +76,7 @@ def parse_mapping(
     command_line = _join_values(words)
     for key in recipe:
         if key not in fields:
-            raise InputError(f"{source}: {unknown_option(key, fields)}")
+            raise InputError(f"{source}: {unknown_option(key, fields, elsewhere)}")
 
     try:
         from_recipe, nulls = _split_nulls([_option(key, value, fields[key]) for key, value in recipe.items()], fields)
@@ -74,7 +88,7 @@ def parse_mapping(
     namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
     if unknown:
         is_option = unknown[0].startswith("-")
-        raise InputError(unknown_option(_key(unknown[0]), fields) if is_option else _stray(unknown[0]))
+        raise InputError(unknown_option(_key(unknown[0]), fields, elsewhere) if is_option else _stray(unknown[0]))
     nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
     if "use_cpu" in values and not torch.accelerator.is_available():
@@ -85,7 +99,7 @@ def parse_mapping(
         if key in _PATHS and isinstance(value, str):
             values[key] = expanded(value)
         if isinstance(value, list):  # of words, which a recipe's list or a command line separates by commas
-            values[key] = [part for word in value for part in str(word).split(",")]
+            values[key] = [part for word in value for part in str(getattr(word, "value", word)).split(",")]
     if isinstance(trackers := values.get("report_to"), str):
         values["report_to"] = trackers.split(",") if trackers else "none"
     return tuple(
@@ -128,6 +142,7 @@ def _kinds(dataclass_types: Sequence[type]) -> dict[str, Any]:
 def _instance(cls: type, values: dict[str, Any]) -> Any:
     if not issubclass(cls, TrainingArguments):  # ours, which raise InputError themselves
         return cls(**values)
+    _check_best_model(values)
     try:
         return cls(**values)
     except OSError as error:  # a JSON file that an option names
@@ -138,7 +153,25 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
     except (ValueError, TypeError, ImportError) as error:  # wrong combinations, missing packages
         if isinstance(error, TypeError) and "unexpected keyword" not in str(error):  # of accelerator_config
             raise
-        raise InputError(str(error)) from None
+        raise InputError(" ".join(str(error).split())) from None
+
+
+def _check_best_model(values: Mapping[str, Any]) -> None:
+    """Raises InputError if load_best_model_at_end has no evaluated models, or no checkpoints of them."""
+    if not values["load_best_model_at_end"]:
+        return
+    strategies = (values[f"{event}_strategy"] for event in ("eval", "save"))
+    evaluation, saving = (getattr(one, "value", one) for one in strategies)
+    if evaluation == "no":
+        raise InputError(
+            "load_best_model_at_end needs evaluations during training: set eval_strategy and save_strategy to the "
+            "same value, such as epoch."
+        )
+    if saving not in (evaluation, "best"):
+        raise InputError(
+            f"load_best_model_at_end needs checkpoints of the models that are evaluated, but eval_strategy is "
+            f"{evaluation} and save_strategy is {saving}: set them to the same value, such as epoch."
+        )
 
 
 def mapping_of(words: Sequence[str]) -> dict[str, Any]:
@@ -276,10 +309,12 @@ def _key(option: str) -> str:
     return option.lstrip("-").split("=")[0].replace("-", "_")
 
 
-def unknown_option(key: str, fields: Collection[str]) -> str:
-    """Returns the message about an option that does not exist, with the nearest name."""
-    nearest = difflib.get_close_matches(key, fields, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else "see --help for all options."
+def unknown_option(key: str, fields: Collection[str], elsewhere: Mapping[str, str] | None = None) -> str:
+    """Returns the message about an option that does not exist: where it belongs, or the nearest name."""
+    if elsewhere and key in elsewhere:
+        return f"{key} is not a known option: {elsewhere[key]}"
+    likely = nearest(_ABBREVIATIONS.get(key, key), fields)
+    hint = f"did you mean {likely}?" if likely else "see --help for all options."
     return f"{key} is not a known option: {hint}"
 
 

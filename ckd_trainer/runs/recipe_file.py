@@ -29,7 +29,7 @@ def read_recipe(path: str | Path) -> dict:
     except _TwiceError as error:
         raise InputError(f"{path} gives {error} twice: leave one out.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also malformed numbers and dates
-        raise InputError(f"{path} is not YAML: {error}") from None
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise InputError(f"{path} is not a recipe: give one `key: value` per line.")
     return recipe

@@ -67,6 +67,8 @@ def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
     args = one_of(TrainingArguments, arguments)
     run_args = one_of(RunArguments, arguments)
     _set_up_logging(args)
+    if args.output_dir == "trainer_output":  # the default of TrainingArguments
+        logger.warning("The run writes to trainer_output, the default output_dir: give each run a folder of its own.")
     check_options(args)
     for stage in stages:
         with stage.naming_errors():
@@ -75,7 +77,8 @@ def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
                 if not stage.args.load_best_model_at_end:
                     raise InputError(
                         "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return "
-                        "to the best checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
+                        "to the best checkpoint. Set load_best_model_at_end, and eval_strategy and save_strategy to "
+                        "the same value."
                     )
                 stage.args.restore_callback_states_from_checkpoint = True  # a resumed run continues the count
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it

@@ -76,6 +76,11 @@ def first_of(names: Sequence, most: int = 5) -> str:
     return ", ".join(map(short, names[:most])) + (", ..." if len(names) > most else "")
 
 
+def agreeing(count: int, one: str, more: str) -> str:
+    """Returns the words that go with a count: those for one, or those for more."""
+    return one if count == 1 else more
+
+
 def _on_a_screen(message: str) -> str:
     """Returns the message, without its middle if it would fill more than a screen."""
     return message if len(message) <= 1800 else f"{message[:900]} [...] {message[-900:]}"

@@ -66,9 +66,10 @@ def test_tokens_without_tags(tmp_path):
     [
         ("", {}, "a.conll has no rows"),
         ("-DOCSTART- O\n\n", {}, "a.conll has no sentences: give a file with a token"),
-        ("a O\nb\n", {}, "line 2: the line has 1 columns, but line 1 has 2"),
+        ("a O\nb\n", {}, "line 2: the line has 1 column, but line 1 has 2"),
         ("a O\nb\tx\tO\n", {}, "line 2: the line has 3 columns"),
-        ("a\nb\n", {}, "line 1: the line 'a' has one column, so there are no tags"),
+        ("a\nb\n", {}, "line 1: the line 'a' has one column: add the tags"),
+        ("a,O\n", {}, "line 1: the line 'a,O' has one column: separate .* not by a comma"),
         ("a O\nb X\n", {}, "line 2: 'X' is not a tag: give O, or B- or I- .*set tag_column_number"),
         ("a O\nb b-PER\n", {}, "line 2: 'b-PER' is not a tag"),
         ("a O\n\tO\n", {}, "line 2: the token is empty"),
@@ -80,6 +81,13 @@ def test_tokens_without_tags(tmp_path):
 def test_refused_with_the_line(tmp_path, content, options, message):
     with pytest.raises(InputError, match=message):
         read_conll(written(tmp_path, content), labeled=True, **options)
+
+
+def test_a_file_without_empty_lines_is_warned_of(tmp_path, caplog):
+    read_conll(written(tmp_path, "a O\n" * 400 + "\n" + "a O\n" * 600), labeled=True)
+    assert not caplog.records
+    read_conll(written(tmp_path, "a O\n" * 600), labeled=True)
+    assert "a.conll is read as one sentence of 600 tokens: put an empty line" in caplog.text
 
 
 def test_files_that_are_not_there(tmp_path):

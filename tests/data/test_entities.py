@@ -186,7 +186,9 @@ def test_types_that_training_does_not_know(tmp_path):
     conll(tmp_path / "a.conll")
     (tmp_path / "b.conll").write_text("x O\ny B-ORG\n")
     arguments = NerArguments(train_file=str(tmp_path / "a.conll"), validation_file=str(tmp_path / "b.conll"))
-    with pytest.raises(InputError, match="b.conll, line 2: an entity is a 'ORG', but .* the types 'LOC', 'PER'"):
+    with pytest.raises(
+        InputError, match="b.conll, line 2: 'ORG' is not an entity type of the training data .'LOC', 'PER'.: correct"
+    ):
         load_entities(arguments, seed=0, splits=["train", "validation"])
     with pytest.raises(InputError, match="test_file is not set, but the test set is needed"):
         load_entities(arguments, seed=0, splits=["test"])

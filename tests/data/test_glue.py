@@ -342,6 +342,13 @@ def test_bad_own_files(tmp_path, train, validation, options, message):
         load_task(arguments, seed=0, splits=["train", "validation"])
 
 
+def test_blank_texts_are_warned_of(tmp_path, caplog):
+    data = [{"text": text, "label": label} for text, label in [("a", "x"), ("", "y"), (" ", "y"), ("b", "x")]]
+    load_task(own_arguments(tmp_path, data), seed=0, splits=["train"])
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith("train.csv: 2 of 4 texts ('text') are blank; the first is that of line 3.")
+
+
 def test_many_labels_make_a_short_message(tmp_path):
     arguments = own_arguments(tmp_path, rows([f"{number}" for number in range(1200)] * 2), rows(["0.5"]))
     with pytest.raises(InputError, match=r"is '0\.5', but the training data have 1200 labels: '0', .*'4', \.\.\.\.$"):

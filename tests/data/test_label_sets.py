@@ -259,7 +259,7 @@ def test_a_label_of_the_validation_set_alone(tmp_path):
 
 def test_a_header_that_was_denied(tmp_path):
     message = refused(tsv(tmp_path / "a.tsv", ["joy,love"] * 12), column_names="text,label")
-    assert "a.tsv, line 1: the file has a header line ('text', 'label'): leave column_names out" in message
+    assert "a.tsv, line 1 is a header line ('text', 'label'), but column_names says that no file has one" in message
 
 
 @pytest.mark.parametrize(

@@ -637,7 +637,7 @@ def test_rules_follow_the_task(tmp_path, caplog):
     """Version 1.1 wants answers to all; misplaced ones stop the run, or are left out, but not from a test set."""
     rows = [*rows_of("q", 2), ("none", CONTEXT, "Who?", NO_ANSWER)]
     path = write_official(tmp_path / "a.json", rows)
-    with pytest.raises(InputError, match=r"1 of 3 questions have no answer \('none'\)"):
+    with pytest.raises(InputError, match=r"1 of 3 questions has no answer \('none'\)"):
         load_questions(SquadArguments(train_file=path), seed=0, splits=("train",))
     assert (
         len(load_questions(SquadArguments(task_name="squad_v2", train_file=path), seed=0, splits=("train",)).train)
@@ -690,7 +690,7 @@ def test_an_unreachable_hub_is_explained(monkeypatch, error):
 
 def test_questions_from_the_hub_are_checked(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: make_questions(("q", CONTEXT, "?", NO_ANSWER)))
-    with pytest.raises(InputError, match=r"rajpurkar/squad, train: 1 of 1 questions have no answer"):
+    with pytest.raises(InputError, match=r"rajpurkar/squad, train: 1 of 1 questions has no answer"):
         load_questions(SquadArguments(), seed=0, splits=("train",))
 
 
@@ -704,7 +704,7 @@ def test_answers_that_no_piece_holds_are_warned_of(kind, caplog):
     tokenizer = make_tokenizer(kind)
     args = options(max_seq_length=24, doc_stride=4, max_question_length=6)
     features = encode(questions, tokenizer, args, with_offsets=False)
-    assert "1 of 2 questions ('long') have an answer that no piece of the context contains" in caplog.text
+    assert "1 of 2 questions ('long') has an answer that no piece of the context contains" in caplog.text
     assert len(features) > 4
     caplog.clear()
     encode(questions.select([1]), tokenizer, args, with_offsets=True)
@@ -721,7 +721,7 @@ def test_answers_of_characters_without_a_token_are_warned_of(caplog):
     )
     features = encode(questions, tokenizer, options(), with_offsets=False)
     assert [start == 0 for start in features["start_positions"]] == [True, False, True]
-    assert "1 of 3 questions ('lost') have an answer whose characters the tokenizer drops" in caplog.text
+    assert "1 of 3 questions ('lost') has an answer whose characters the tokenizer drops" in caplog.text
     caplog.clear()
     encode(questions.select([1, 2]), tokenizer, options(), with_offsets=False)
     assert not caplog.text

@@ -166,9 +166,9 @@ def test_the_home_folder_may_be_a_tilde(write, monkeypatch):
         (
             "a.json",
             '[{"id": "q1"}]',
-            r"a\.json begins with \[\{'id': 'q1'\}\], which is neither layout: give .*a line",
+            r"a\.json begins with \[\{'id': 'q1'\}\], which is neither layout: give .* one object per line",
         ),
-        ("a.json", '[\n{"id": "q1"}\n]', r"begins with \[.*\], which is neither layout: give .* one object a line"),
+        ("a.json", '[\n{"id": "q1"}\n]', r"begins with \[.*\], which is neither layout: give .* one object per line"),
         ("a.json", "3", r"a\.json begins with 3, which is neither layout"),
         (
             "a.json",
@@ -178,7 +178,7 @@ def test_the_home_folder_may_be_a_tilde(write, monkeypatch):
         ("a.json", '{"data": {}, "n": 1}', r"a\.json has no column 'id': it has 'data', 'n': give the official SQuAD"),
         ("a.json", '{"data": []}', r"a\.json has no questions: give some"),
         ("a.json", '{"data": [{"paragraphs": []}]}', r"a\.json has no questions"),
-        ("a.json", json_lines(ROWS[:1]) + "\n{", r"a\.json, line 2: this is not JSON .*: give one object a line"),
+        ("a.json", json_lines(ROWS[:1]) + "\n{", r"a\.json, line 2: this is not JSON .*: give one object per line"),
         ("a.jsonl", json.dumps(official(ROWS)), r"a\.jsonl has no column 'id'.*official SQuAD JSON .*suffix \.json\)"),
         ("a.csv", "id,context\n1,2\n", r"a\.csv has no column 'question': it has 'id', 'context': give the official"),
     ],
@@ -322,13 +322,13 @@ SEVEN = [row(f"q{number}") for number in range(7)]
             r"2 ids occur more than once \('q1', 'b'\): give each question",
         ),
         (SEVEN * 2, r"7 ids occur more than once \('q0', 'q1', 'q2', 'q3', 'q4', \.\.\.\): give"),
-        ([row(context="  ")], r"1 of 1 questions have answers, but a blank context \('q1'\): give the text"),
-        ([row(), row("b", ["cat"] * 2, [4, -1])], r"1 of 2 questions have a negative answer_start \('b'\): count"),
+        ([row(context="  ")], r"1 of 1 questions has answers, but a blank context \('q1'\): give the text"),
+        ([row(), row("b", ["cat"] * 2, [4, -1])], r"1 of 2 questions has a negative answer_start \('b'\): count"),
         (
             [row(), row("b", ["cat", ""], [4, 0])],
-            r"1 of 2 questions have a blank answer \('b'\): write it; .*squad_v2",
+            r"1 of 2 questions has a blank answer \('b'\): write it; .*squad_v2",
         ),
-        ([row("b", [" "], [3])], r"1 of 1 questions have a blank answer \('b'\): write it"),
+        ([row("b", [" "], [3])], r"1 of 1 questions has a blank answer \('b'\): write it"),
     ],
 )
 def test_content_that_cannot_be_right_is_refused(write, rows, message):
@@ -353,7 +353,7 @@ def test_every_question_of_version_1_has_an_answer(write):
 
 def test_blank_questions_are_warned_of(caplog):
     assert len(check([row(), row("b", question=" \n")])) == 2
-    assert "1 of 2 questions are blank ('b')" in caplog.text
+    assert "1 of 2 questions is blank ('b')" in caplog.text
 
 
 def test_a_blank_context_may_have_no_answer():

@@ -24,7 +24,7 @@ PAGES = [
 # of accelerate, of the tools, and of the example of a user's method
 OTHERS = {"config_file", "help", "output", "overwrite", "threads", "repeats", "metric", "terms", "patient_weight"}
 OTHERS |= {"methods", "seeds", "students", "baseline", "jobs", "search", "ranges"}
-OTHERS |= {"widths", "depths", "max_latency_ms", "max_parameters", "max_size_mb", "min_score", "batch_size"}
+OTHERS |= {"model", "widths", "depths", "max_latency_ms", "max_parameters", "max_size_mb", "min_score", "batch_size"}
 
 
 def anchors(text):

@@ -20,7 +20,7 @@ from ckd_trainer.commands import search
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.export import subnetworks
-from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure
+from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, weigh
 from ckd_trainer.export.validation_texts import batches
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.extraction import extract
@@ -201,7 +201,8 @@ def test_a_budget_that_none_meets_is_refused_with_what_there_is(runs, tmp_path, 
         tmp_path / "new",
     ]
     error = refused(capsys, *words)
-    assert "none of 4 students is within the budget: the best score is" in error and "the lowest latency" in error
+    assert "no student is within the budget: max_size_mb is 0.001, but the smallest size is" in error
+    assert "latency" not in error
     assert not (tmp_path / "new").exists()
 
 
@@ -363,9 +364,26 @@ def test_the_best_within_a_budget(budget, name):
     assert budget.best(STUDENTS).name == name
 
 
-def test_nothing_within_a_budget():
-    with pytest.raises(InputError, match=r"best score is 0.9000, the lowest latency 1.00 ms \(fast\), .* 10"):
-        Budget(min_score=0.95).best(STUDENTS)
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(min_score=95.0, max_latency_ms=3.0), r"min_score is 95.0, but the best score is 0.9000 \(slow\)\."),
+        (Budget(max_parameters=9), r"max_parameters is 9, but the fewest parameters are 10 \(fast\)\."),
+        (
+            Budget(min_score=0.8, max_latency_ms=1.0),
+            "all limits of the budget: min_score is 0.8, and .*; max_latency_ms is 1.0, and the lowest latency is 1",
+        ),
+    ],
+)
+def test_nothing_within_a_budget(budget, message):
+    with pytest.raises(InputError, match=rf"no student is within .*{message}"):
+        budget.best(STUDENTS)
+
+
+def test_a_score_that_none_reaches_is_refused_before_anything_is_measured(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ckd_trainer.commands.search.load_dynamic", None)
+    words = ["search", runs / "dynamic", "--metric", "accuracy", "--min_score", "95", "--output", tmp_path / "new"]
+    assert "min_score is 95.0, but the best score is 0." in refused(capsys, *words)
 
 
 def test_the_frontier_leaves_out_what_is_slower_and_no_better():
@@ -380,7 +398,9 @@ def test_measured_costs_are_those_of_each_model():
             return super().forward(x)
 
     found = [candidate("small", 0.5, 0.0), candidate("large", 0.5, 0.0)]
-    measure(found, [Sleeps(4, 1), Sleeps(4, 400)], [[{"x": torch.ones(1, 4)}]] * 2)
+    models = [Sleeps(4, 1), Sleeps(4, 400)]
+    weigh(found, models)
+    measure(found, models, [[{"x": torch.ones(1, 4)}]] * 2)
     assert [one.parameters for one in found] == [5, 2000]
     assert found[0].size_mb == pytest.approx(20e-6)
     assert found[1].latency_ms > found[0].latency_ms > 0

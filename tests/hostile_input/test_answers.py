@@ -24,8 +24,9 @@ ROWS = [
     questions("start in quotes", squad(question(start="11")), "'answer_start' is '11' | give a whole number"),
     questions("start of truth", squad(question(start=True)), "'answer_start' is True | give a whole number"),
     questions("context of a list", squad(context=["a"]), "'context' is ['a'] | give a text in quotes"),
-    questions("blank id", squad(question(id=" ")), "1 of 1 questions have an empty id | an id of its own"),
-    questions("id twice", squad(question(), question()), "1 ids occur more than once ('1') | an id of its own"),
+    questions("blank id", squad(question(id=" ")), "1 of 1 questions has an empty id | an id of its own"),
+    questions("blank questions", squad(question(question=" ")), "bad.json: all questions are blank | write them"),
+    questions("id twice", squad(question(), question()), "1 id occurs more than once ('1') | an id of its own"),
     questions(
         "misplaced",
         squad(question(start=10)),
@@ -40,7 +41,7 @@ ROWS = [
         options="--drop_misplaced_answers",
     ),
     questions("blank answer", squad(question(text=" ", start=3)), "blank answer | squad_v2"),
-    questions("no answer in v1.1", squad(question(answers=[])), "1 of 1 questions have no answer | squad_v2"),
+    questions("no answer in v1.1", squad(question(answers=[])), "1 of 1 questions has no answer | squad_v2"),
     questions(
         "impossible with answers",
         squad(question(is_impossible=True)),

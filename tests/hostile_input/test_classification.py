@@ -52,10 +52,39 @@ ROWS = [
     texts("too many fields", FINE + "a\tb\tbad\n", "bad.tsv, line 4 | 3 fields, not 2 | tabs separate"),
     texts("blank line", FINE.replace("\na", "\n\na"), "bad.tsv, line 3: the line is blank | delete it"),
     texts("header twice", "text\tlabel\ttext\na\tb\tc\n", "'text' occurs twice | its own name"),
-    texts("no such column", FINE.replace("label", "stars"), "no column 'label' | it has 'text', 'stars'"),
+    texts(
+        "no such column",
+        FINE.replace("label", "stars"),
+        "no column 'label' | it has 'text', 'stars' | with label_column",
+    ),
+    texts(
+        "a label for a text",
+        FINE,
+        "text_column and label_column both name 'label' | two different columns",
+        options="--text_column label",
+    ),
+    texts(
+        "a label for the second text",
+        FINE,
+        "text_pair_column and label_column both name 'label'",
+        options="--text_pair_column label",
+    ),
+    texts(
+        "one text for both of a pair",
+        FINE,
+        "text_column and text_pair_column both name 'text'",
+        options="--text_pair_column text",
+    ),
+    texts(
+        "a label for the group",
+        FINE,
+        "label_column and group_column both name 'label'",
+        options="--text_column a --text_pair_column b --group_column label",
+    ),
     texts("missing label", FINE + "a bird\t\n", "bad.tsv, line 4: the label ('label') is empty | leave the row out"),
     texts("blank label", FINE + "a bird\t \n", "bad.tsv, line 4: the label ('label') is empty | leave the row out"),
     texts("label of two lines", 'text,label\na,"b\nc"\n', "line 2 | 'b\\nc' | without tabs", file="bad.csv"),
+    texts("no text at all", text_lines(("", "good"), (" ", "bad")), "bad.tsv: all texts ('text') are blank | another"),
     texts("header in the middle", FINE + FINE, "bad.tsv, line 4 | repeats the header | delete it"),
     texts(
         "scores as classes",
@@ -78,8 +107,8 @@ ROWS = [
     texts(
         "JSON broken", '{"text": "a", "label": 1}\n{"text": \n', "line 2: this is not JSON | column", file="a.jsonl"
     ),
-    texts("JSON list", '[{"text": "a"}]\n', "line 1: this is a list | give one object a line", file="a.json"),
-    texts("JSON deep without end", DEEP + "\n", "line 1: this is not JSON | give one object a line", file="a.jsonl"),
+    texts("JSON list", '[{"text": "a"}]\n', "line 1: this is a list | give one object per line", file="a.json"),
+    texts("JSON deep without end", DEEP + "\n", "line 1: this is not JSON | give one object per line", file="a.jsonl"),
     texts(
         "JSON deep",
         lines({"text": "a", "label": 1}) + f'{{"text": "b", "label": {"[" * 400}{"]" * 400}}}\n',
@@ -148,6 +177,17 @@ ROWS = [
         "bad.tsv has no column 'text' | it has 'sentence', 'label'",
         "--do_predict --test_file HERE/bad.tsv",
         {"bad.tsv": FINE.replace("text", "sentence")},
+    ),
+    texts(
+        "unlabeled texts in another column",
+        FINE.replace("text", "sentence"),
+        "bad.tsv has no column 'text': it has 'sentence', 'label' | the text columns of the training data",
+        options="--train_file GOOD/train.tsv --unlabeled_file HERE/bad.tsv",
+    ),
+    texts(
+        "a label with a mistake",
+        text_lines(*[("a", "good"), ("b", "bad")] * 8, ("c", "goood")),
+        "the teacher has 2 labels, but the data has 3 | also has 'goood': correct that, or fine-tune",
     ),
     texts("missing", FINE, "none.tsv is missing | give an existing .tsv file", options="--train_file HERE/none.tsv"),
     Row(

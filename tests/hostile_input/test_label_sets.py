@@ -33,7 +33,7 @@ ROWS = [
     label_sets(
         "a row for a header",
         "the cat\tgood,bad\na dog\tbad\n",
-        "bad.tsv has no column 'text': it has 'the cat', 'good,bad'; give column_names if that is a row",
+        "bad.tsv has no column 'text': it has 'the cat', 'good,bad' | text_column (or give column_names",
     ),
     label_sets(
         "other numbers of names",
@@ -44,7 +44,7 @@ ROWS = [
     label_sets(
         "a header that there is",
         FINE,
-        "line 1: the file has a header line ('text', 'label') | leave column_names out",
+        "line 1 is a header line ('text', 'label') | delete that line, or leave column_names out",
         options="--column_names text,label",
     ),
     label_sets("no names for the columns", FINE, "no column 'text' | it has 'a', 'b'", options="--column_names a,b"),
@@ -86,6 +86,12 @@ ROWS = [
         "no flag is 1", "text\tgood\tbad\na\t0\t0\n", "no text has a label", options="--label_columns good,bad"
     ),
     label_sets("a flag that is not there", FINE, "no column 'good'", options="--label_columns good,bad"),
+    label_sets(
+        "a flag that is the text",
+        FINE,
+        "text_column and label_columns both name 'text' | two different columns",
+        options="--label_columns good,text",
+    ),
     label_sets("and numbers", FINE, "multi_label and regression are both set", options="--regression"),
     label_sets(
         "without multi_label", FINE, "multi_label is not set", options="--multi_label false --label_separator ;"
@@ -102,9 +108,7 @@ ROWS = [
         "no classes to be confident of",
         options="--unlabeled_file GOOD/train.tsv --unlabeled_min_confidence 0.9 --teacher_cache_dir HERE/cache",
     ),
-    label_sets(
-        "a teacher of one label", FINE, "the head of the teacher is classes, but the data needs several labels"
-    ),
+    label_sets("a teacher of one label", FINE, "the teacher gives one class per text | several labels per text"),
     label_sets(
         "a score that there is not",
         FINE,
@@ -114,7 +118,7 @@ ROWS = [
     label_sets(
         "predictions without thresholds",
         FINE,
-        "the head of the teacher",  # which comes first
+        "the teacher gives one class per text",  # which comes first
         options="--do_predict --test_file GOOD/validation.tsv",
     ),
     Row(

@@ -79,10 +79,25 @@ def pickled(path):
 
 
 MODELS = [
-    Row("model: no such folder", GLUE, "cannot load | nonesuch", "--teacher_model_name_or_path HERE/nonesuch"),
-    Row("model: no such name", TEACHER, "cannot load nobody/nothing", "--model_name_or_path nobody/nothing"),
+    Row(
+        "model: no such folder",
+        GLUE,
+        "cannot load HERE/nonesuch: there is no such folder",
+        "--teacher_model_name_or_path HERE/nonesuch",
+    ),
+    Row(
+        "model: no such name",
+        TEACHER,
+        "cannot load nobody/nothing: there is no | Hub fails",
+        "--model_name_or_path nobody/nothing",
+    ),
     Row("model: shell", TEACHER, "cannot load $(touch", "--model_name_or_path $(touch${IFS}marker);touch"),
-    Row("model: a file", GLUE, "cannot load | train.tsv", "--teacher_model_name_or_path GOOD/train.tsv"),
+    Row(
+        "model: a file",
+        GLUE,
+        "train.tsv is a file: give the folder of a model",
+        "--teacher_model_name_or_path GOOD/train.tsv",
+    ),
     Row("model: none given", TEACHER, "model_name_or_path is not given", f"{TEXTS} {QUICK}", alone=True),
     Row(
         "model: no teacher given",
@@ -292,7 +307,7 @@ PAIRS = [
         "the teacher has 3 labels | has 2 | ckd-trainer teacher",
     ),
     teacher(
-        "a score for classes", modelled(labels=("score",)), "the teacher has 1 labels | has 2 | ckd-trainer teacher"
+        "a score for classes", modelled(labels=("score",)), "the teacher has 1 label, | has 2 | ckd-trainer teacher"
     ),
 ]
 

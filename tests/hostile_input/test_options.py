@@ -1,7 +1,7 @@
 """Values that an option cannot have, alone or beside the others."""
 
 import pytest
-from helpers.hostile_input import GLUE, SQUAD, TEACHER, Row
+from helpers.hostile_input import GLUE, NER, SQUAD, TEACHER, Row
 
 RANDOM = "--student_init random --student_num_layers none --student_config"
 
@@ -23,6 +23,18 @@ ROWS = [
     option("--attribution_weight 1 --torch_compile", "torch.compile | leave it out | weight of the term to 0"),
     option("--nonesuch 1", "nonesuch is not a known option"),
     option("--alph 1", "alph is not a known option | did you mean alpha?"),
+    option("--alpha 0.5", "alpha is not a known option | not distilled | use ckd-trainer glue", main=TEACHER),
+    option(
+        "--teacher_model_name_or_path GOOD/teacher",
+        "teacher_model_name_or_path is GOOD/teacher | fine-tuned, not distilled | leave it out",
+        main=TEACHER,
+        name="a teacher's teacher",
+    ),
+    option("--teacher x", "teacher is not a known option | did you mean teacher_model_name_or_path?"),
+    option("--batch_size 8", "batch_size is not a known option | did you mean per_device_train_batch_size?"),
+    option("--epochs 3", "epochs is not a known option | did you mean num_train_epochs?", main=TEACHER),
+    option("--lr 1e-4", "lr is not a known option | did you mean learning_rate?"),
+    option("--label_column tag", "label_column is not a known option: see --help", main=NER),
     option("recipes/later.yaml", "recipes/later.yaml comes after other options | give the recipe first"),
     option("--alpha 1.5", "alpha is 1.5 | share of the loss | from 0 to 1"),
     option("--alpha nan", "alpha is nan | share of the loss | from 0 to 1", main=SQUAD),
@@ -127,8 +139,16 @@ ROWS = [
     option("--task_name squadd", "task_name is 'squadd', which is not a task | the nearest is squad", main=TEACHER),
     option("--data_dir GOOD", "data_dir is set without task_name | name the GLUE task"),
     option("--doc_stride 7", "max_seq_length 14 leaves 7 | share doc_stride 7 | give a smaller", main=SQUAD),
-    option("--load_best_model_at_end", "load_best_model_at_end | save | eval"),
-    option("--early_stopping_patience 1", "early_stopping_patience is set | load_best_model_at_end | Set it"),
+    option("--max_seq_length 5", "leaves 0 tokens for the context | or a larger max_seq_length", main=SQUAD),
+    option(
+        "--load_best_model_at_end", "load_best_model_at_end needs evaluations | set eval_strategy and save_strategy"
+    ),
+    option("--load_best_model_at_end --save_strategy best", "needs evaluations during training | such as epoch"),
+    option(
+        "--load_best_model_at_end --eval_strategy epoch",
+        "eval_strategy is epoch and save_strategy is steps: set them to the same value",
+    ),
+    option("--early_stopping_patience 1", "early_stopping_patience is set | Set load_best_model_at_end"),
     option(
         "--early_stopping_patience -1 --load_best_model_at_end --eval_strategy epoch --save_strategy epoch",
         "early_stopping_patience is -1",

@@ -63,7 +63,7 @@ ROWS = [
     stages("a refused value of a method", "{gram_weight: -1}", "stage 2: gram_weight is -1.0", main=SQUAD),
     stages("a refused value", "{learning_rate: -1}", "stage 2: learning_rate is -1.0 | not negative", main=TEACHER),
     stages("a combination", "{distance: l2}", "stage 2: distance_loss kl does not compare distance l2"),
-    stages("a combination of transformers", "{load_best_model_at_end: true}", "stage 2: | save and eval strategy"),
+    stages("a best model of none", "{load_best_model_at_end: true}", "stage 2: | needs evaluations during training"),
     stages("patience without a best", "{early_stopping_patience: 2}", "stage 2: early_stopping_patience is set, but"),
     stages("layers", "{wr_layer_mapping: '0:9'}", "stage 2: wr_layer_mapping | 9"),
     stages("no projection", "{projection_learning_rate: 1e-3}", "stage 2: projection_learning_rate is set"),

@@ -272,8 +272,8 @@ SEVEN = {f"q{number}": ["x"] for number in range(7)}
     [
         ("ab", "ac", r"1 references have no prediction \('c'\): give one for each"),
         (list("abcdefg"), list(SEVEN), r"7 references .* \('q0', 'q1', 'q2', 'q3', 'q4', \.\.\.\): give one for each"),
-        ("aba", "abc", r"1 ids occur more than once in the predictions \('a'\): give each id once"),
-        ("abc", "bbc", r"1 ids occur more than once in the references \('b'\): give each id once"),
+        ("aba", "abc", r"1 id occurs more than once in the predictions \('a'\): give each id once"),
+        ("abc", "bbc", r"1 id occurs more than once in the references \('b'\): give each id once"),
         ("abc", "ab", r"Mismatch in the number of predictions \(3\) and references \(2\)"),
         ("", "", "there is nothing to score: give at least one prediction and reference"),
     ],

@@ -372,7 +372,18 @@ def test_many_labels_are_no_long_message():
 @pytest.mark.parametrize(
     ("theirs", "ours", "words"),
     [
-        (["a", "b", "c"], ["a", "b"], "the teacher has 3 labels, but the data has 2"),
+        (["a", "b", "c"], ["a", "b"], r"the teacher has 3 labels, but the data has 2\. The data lacks 'c': correct"),
+        (
+            ["a", "b"],
+            ["A", "b", "goood"],
+            r"2 labels, but the data has 3\. The data also has 'goood': correct that, or",
+        ),
+        (
+            ["a", "b", "c", "d"],
+            ["a", "b", "x"],
+            "The data also has 'x' and lacks 'c', 'd': correct that, or fine-tune",
+        ),
+        (["a", "b", "c"], ["x", "y"], "but the data has 2: it was fine-tuned for another task"),
         (["yes", "no"], ["bad", "good"], "the teacher's labels are 'yes', 'no', but the data has 'bad', 'good'"),
         # Of many, those that the other side lacks come first.
         (

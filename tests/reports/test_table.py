@@ -14,13 +14,13 @@ from ckd_trainer.utils.errors import InputError
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(name, results, curve=(), teacher=None):
+    def make(name, results, curve=(), teacher=None, **options):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "all_results.json").write_text(json.dumps(results))
         log = [{"epoch": 0.5, "loss": 1.0}, *({"epoch": epoch, "eval_accuracy": score} for epoch, score in curve)]
         (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-        recipe = {"seed": 1} | ({"teacher_model_name_or_path": str(teacher)} if teacher else {})
+        recipe = {"seed": 1, **options} | ({"teacher_model_name_or_path": str(teacher)} if teacher else {})
         (folder / "recipe.yaml").write_text("\n".join(f"{key}: {value}" for key, value in recipe.items()))
         return folder
 
@@ -69,6 +69,18 @@ def test_runs_of_one_name_are_told_apart(make_run):
     runs = read_runs([make_run("a/ckd", results(0.9, 1)), make_run("b/ckd", results(0.8, 1))], "accuracy")
     first, second = (run.name for run in runs)
     assert first.endswith("a/ckd") and second.endswith("b/ckd")
+
+
+def test_runs_of_different_tasks_are_warned_of(make_run, caplog):
+    tasks = {"stars": "null", "votes": "null", "names": "ner", "unknown": None}
+    runs = [
+        make_run(name, results(0.9, 1), **({} if task is None else {"task_name": task}))
+        for name, task in tasks.items()
+    ]
+    read_runs([*runs[:2], runs[3]], "accuracy")
+    assert not caplog.records
+    read_runs(runs, "accuracy")
+    assert "different tasks ('votes: own texts', 'names: ner')" in caplog.text
 
 
 def test_command_line_prints_and_draws(folders, tmp_path, capsys):

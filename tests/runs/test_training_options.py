@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 import run_glue_ckd
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.runs.run import start
 from ckd_trainer.runs.training_options import check_options, check_steps, use_best_metric
 from ckd_trainer.tasks.texts import run_text_classification
 from ckd_trainer.utils.errors import InputError
@@ -157,3 +158,13 @@ def test_options_are_checked_from_python_too(tiny_teacher, tmp_path):
             CKDArguments(wr_angle_weight=1, ltr_distance_weight=0, ltr_angle_weight=0),
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_output_dir_says_where_it_writes(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(InputError, match="there is nothing to do"),
+        start(TrainingArguments(report_to="none"), RunArguments(), stages=[]),
+    ):
+        pass
+    assert "The run writes to trainer_output, the default output_dir" in caplog.text

@@ -378,7 +378,7 @@ def test_a_teacher_of_one_label_is_refused(files, tmp_path, capsys, problem):
     BertForSequenceClassification(tiny_config(labels=LABELS, problem_type=problem)).save_pretrained(tmp_path / "one")
     save_tokenizer(tmp_path / "one")
     error = refused(capsys, distill, tmp_path / "one", tmp_path / "out", *files, *BOTH)
-    assert "the head of the teacher is classes, but the data needs several labels" in error
+    assert "the teacher gives one class per text, but this data has several labels per text" in error
     assert "set problem_type to multi_label_classification in its config.json" in error
     assert not (tmp_path / "out").exists()
     error = refused(capsys, fine_tune, tmp_path / "one", tmp_path / "out", *files, "--do_eval")
@@ -387,7 +387,7 @@ def test_a_teacher_of_one_label_is_refused(files, tmp_path, capsys, problem):
 
 def test_a_teacher_of_scores_and_one_of_other_labels_are_refused(files, tmp_path, capsys):
     for labels, words in (
-        (("score",), "the teacher has 1 labels, but the data has 3"),
+        (("score",), "the teacher has 1 label, but the data has 3"),
         (("bad", "fine", "ugly"), "the teacher's labels are 'ugly', 'bad', 'fine', but the data has 'good'"),
     ):
         problem = "regression" if len(labels) == 1 else "multi_label_classification"
@@ -401,7 +401,7 @@ def test_a_teacher_of_several_labels_is_refused_for_classes(teacher, tmp_path, c
     rows = [(text, ("bad", "fine", "good")[number % 3]) for number, (text, _) in enumerate(sentences(24))]
     path = str(write_tsv(tmp_path / "classes.tsv", rows))
     error = refused(capsys, distill, teacher, tmp_path / "out", "--train_file", path, "--validation_file", path, *BOTH)
-    assert "the head of the teacher is several labels, but the data needs classes" in error
+    assert "the teacher gives several labels per text, but this data has one class per text" in error
 
 
 def test_thresholds_that_are_damaged_are_refused(teacher, files, tmp_path, capsys):

@@ -544,4 +544,4 @@ def test_misplaced_answers_stop_or_are_dropped(trained_teacher, question_files, 
         "1",
         "--drop_misplaced_answers",
     )
-    assert "1 of 96 questions" in caplog.text and "are left out" in caplog.text
+    assert "1 of 96 questions" in caplog.text and "is left out" in caplog.text
