@@ -60,7 +60,6 @@ from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
 from ckd_trainer.utils.files import expanded, told_without_room, write_atomically
 
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> None:
     def check(variant: Variant, source: str) -> _Parsed:
         parts = parse_mapping(kinds, variant.recipe, [], source=source)
         its_task = task(one_of(DataArguments, parts), seed=0)
-        return _Parsed(parts, its_task, checked(variant, parts, its_task))
+        return _Parsed(parts, checked(variant, parts, its_task))
 
     parsed = [check(variant, f"{options.recipe} ({variant.name})") for variant in variants]
     plan = [one.checked for one in parsed]
@@ -115,8 +114,7 @@ def main(argv: list[str]) -> None:
         visible_devices(groups),
         options.jobs,
         one_of(TrainingArguments, groups).seed,
-        variants=[one.variant for one in plan],
-        tasks=[one.task for one in parsed],
+        plan,
     )
     if options.search:
         _search(setup, options, parsed[0].options, check)
@@ -129,7 +127,6 @@ class _Parsed(NamedTuple):
     """A variant's options, as instances of the dataclasses that define them, and what follows from them."""
 
     options: tuple
-    task: Task
     checked: Checked
 
 

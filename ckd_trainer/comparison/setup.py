@@ -12,9 +12,9 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+from ckd_trainer.comparison.plan import Checked
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant
-from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.unlabeled import check_unlabeled
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
@@ -31,8 +31,7 @@ class Setup:
         metric: the score, as the evaluation names it without `eval_`.
         devices: the GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them.
         seed: of the recipe.
-        variants: what is trained.
-        tasks: of each variant.
+        plan: what is trained.
     """
 
     command: str
@@ -41,8 +40,11 @@ class Setup:
     devices: list[str]
     jobs: int
     seed: int
-    variants: list[Variant]
-    tasks: list[Task]
+    plan: list[Checked]
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [one.variant for one in self.plan]
 
     def run_of(self, variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
         folder = self.output / "runs" / variant.place / f"seed_{seed}"
@@ -73,14 +75,20 @@ class Setup:
 
     def check_data(self) -> None:
         """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
-        read: list[DataArguments] = []
-        for task in self.tasks:
-            if task.args not in read:
-                read.append(task.args)
+        read: list[Task] = []
+        for one in self.plan:
+            task, args = one.task, one.task.args
+            before = next((other for other in read if other.args == args), None)
+            if before is None:
+                read.append(task)
                 if task.hub_dataset is None:
                     task.load(("train", "validation"))
-                if task.args.has_unlabeled:
-                    check_unlabeled(task.args, task.unlabeled_columns)
+                if args.has_unlabeled:
+                    check_unlabeled(args, task.unlabeled_columns)
+            elif task.hub_dataset is None:
+                task.data = before.data
+            if task.hub_dataset is None:
+                one.check_loaded()
 
 
 def _as_text(recipe: Mapping[str, Any], name: str) -> str:

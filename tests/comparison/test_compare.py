@@ -263,7 +263,7 @@ def test_without_a_cache_nothing_fills_one(in_process, recipe, tmp_path, capsys)
 )
 def test_what_counts_as_another_option(tmp_path, before, now, changed):
     """Names of files and columns differ where upper and lower case do."""
-    setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [], [])
+    setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [])
     setup.write_recipes([Variant("one", None, before)])
     with pytest.raises(InputError, match="other options for one") if changed else contextlib.nullcontext():
         setup.write_recipes([Variant("one", None, now)])
@@ -311,10 +311,72 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         (["--unlabeled_file", "x.tsv", "--max_steps", "-1"], ["ckd", "fine_tuned"], "have different numbers of steps"),
         (["--text_column", "review"], ["ckd", "logits"], "review"),
         (["--method_file", "mine.txt"], ["ckd", "logits"], "method_file is mine.txt, which is not a Python file"),
+        (["--early_stopping_patience", "3"], ["ckd", "logits"], "ckd: early_stopping_patience is set, but load_best"),
+        (["--prediction_loss_only", "true"], ["ckd", "logits"], "ckd: prediction_loss_only leaves no scores to"),
+        (["--max_seq_length", "900"], ["ckd", "logits"], "ckd: max_seq_length is 900"),
+        (
+            ["--lora_rank", "2", "--lora_merge", "true", "--student_depths", "1,0.5"],
+            ["ckd", "logits"],
+            "ckd: lora_rank is set, but a student of several widths",
+        ),
+        (
+            ["--student_depths", "1,0.5,0.51"],
+            ["ckd", "logits"],
+            "ckd: student_depths has 0.51 and 0.5, which are the same",
+        ),
+        ([], ["fine_tuned", "ranking"], "ranking: listwise_weight is set, which compares the candidates of a query"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(in_process, recipe, tmp_path, capsys, words, methods, message):
     assert message in refused(capsys, recipe, tmp_path / "out", *words, methods=methods)
+
+
+BEST = "load_best_model_at_end: true, eval_strategy: steps, save_strategy: steps"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("early_stopping_patience: 3", "early_stopping_patience is set, but load_best_model_at_end is not"),
+        ("label_smoothing_factor: 1.5", "label_smoothing_factor is 1.5"),
+        (f"{BEST}, metric_for_best_model: f2", "metric_for_best_model is f2, but the evaluation reports accuracy"),
+        ("prediction_loss_only: true", "prediction_loss_only leaves no scores to compare"),
+        ("method: fine_tuned, max_grad_norm: -1", "max_grad_norm is -1"),
+        ("labels_and_logits: false, wr_distance_weight: 0", "no loss to train with"),
+        ("stages: [{}, {labels_and_logits: false, wr_distance_weight: 0}]", "stage 2: labels_and_logits is off"),
+        ("stages: [{}, {early_stopping_patience: 1}]", "stage 2: early_stopping_patience is set"),
+        ("per_device_train_batch_size: 64, dataloader_drop_last: true", "there are 40 training examples, but a batch"),
+    ],
+)
+def test_mistakes_of_a_later_variant_are_told_before_anything_is_trained(
+    in_process, recipe, tmp_path, capsys, options, message
+):
+    changes = yaml.safe_load(recipe.read_text()) | {"wr_angle_weight": 0, "ltr_distance_weight": 0}
+    recipe.write_text(yaml.safe_dump(changes | {"ltr_angle_weight": 0}))
+    (tmp_path / "more.yaml").write_text(f"other: {{{options}}}\n")
+    said = refused(capsys, recipe, tmp_path / "out", methods=["fine_tuned", str(tmp_path / "more.yaml")])
+    assert "error: other: " in said and message in said
+
+
+def test_a_teacher_with_other_labels_is_refused_before_anything_is_trained(in_process, recipe, tmp_path, capsys):
+    BertForSequenceClassification(tiny_config(labels=("x", "y", "z"))).save_pretrained(save_base(tmp_path / "three"))
+    words = ["--teacher_model_name_or_path", str(tmp_path / "three")]
+    assert "error: ckd: " in refused(capsys, recipe, tmp_path / "out", *words)
+
+
+def test_a_recipe_of_relations_alone_leaves_the_controls_their_labels(in_process, recipe, tmp_path):
+    """As that of a first stage; one cache serves all."""
+    output = tmp_path / "out"
+    found = run(
+        recipe, output, "--labels_and_logits", "no", methods=["fine_tuned", "ckd", "logits", "gram"], seeds=[1]
+    )
+    assert found["failed"] == {} and len(found["methods"]) == 4
+    terms = {"fine_tuned": {"task"}, "logits": {"task", "logits"}, "gram": {"gram"}}
+    for method, wanted in terms.items():
+        log = json.loads((output / "runs" / method / "seed_1" / "trainer_state.json").read_text())["log_history"][0]
+        assert {name.removeprefix("loss_") for name in log if name.startswith("loss_")} == wanted
+    (cache,) = (output / "teacher_cache").glob("*/*.json")
+    assert "Logits(2)" in json.loads(cache.read_text())["contents"]["signals"]
 
 
 def test_the_recipe_comes_first(capsys):
