@@ -27,8 +27,10 @@ from ckd_trainer.runs.unlabeled import check_unlabeled_options, mixed_share
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.inputs import examples_of_epoch
 from ckd_trainer.tasks.pipeline import checked_stages, checked_terms
+from ckd_trainer.teacher.cache import holds
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import expanded
 
 # How each trial of a search is evaluated: after every quarter of its training.
 EVALUATIONS: Options = {
@@ -75,6 +77,11 @@ class Checked:
             for stage in self.stages:
                 with stage.naming_errors():
                     check_steps(stage.args, examples_of_epoch(self.task, stage))
+
+    def has_cache(self) -> bool:
+        """Returns whether its teacher cache holds all that it reads. Logits are in every cache."""
+        keys = {signal.key for signal in self.signals if not signal.reads_labels}
+        return holds(expanded(str(self.variant.recipe["teacher_cache_dir"])), keys)
 
     def naming_errors(self) -> contextlib.AbstractContextManager[None]:
         """Adds the variant to the messages of InputErrors."""
@@ -172,7 +179,7 @@ def check_same_steps(plan: Sequence[Checked], args: TrainingArguments) -> None:
         )
 
 
-def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:
+def cache_fillers(variants: Sequence[Checked]) -> list[Checked]:
     """Returns what fills the teacher cache first, so that the teacher runs once for all variants of a student.
 
     Each is a single step with the terms of all variants that read the cache. None is needed for a single reader.
@@ -185,8 +192,11 @@ def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:
         recipe = readers[0].variant.recipe | {
             name: max(one.weights[name] for one in readers) for name in readers[0].weights
         }
-        recipe |= {"max_steps": 1, "do_eval": False, "eval_strategy": "no", "save_strategy": "no", "stages": None}
-        recipe |= {"load_best_model_at_end": False, "early_stopping_patience": None}
+        recipe |= {"max_steps": 1, "do_eval": False, "save_strategy": "no", "stages": None}
+        recipe |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
+        recipe |= {"early_stopping_patience": None, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": None}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        fillers.append(Variant(f"_teacher_cache_{key}", student, recipe))  # no method begins with an underscore
+        filler = Variant(f"_teacher_cache_{key}", student, recipe)  # no method begins with an underscore
+        signals = frozenset().union(*(one.signals for one in readers))
+        fillers.append(dataclasses.replace(readers[0], variant=filler, signals=signals))
     return fillers

@@ -16,10 +16,13 @@ from ckd_trainer.comparison.plan import Checked
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.data.unlabeled import check_unlabeled
+from ckd_trainer.runs.folder import RESULTS
+from ckd_trainer.runs.inputs import rows_fingerprint
+from ckd_trainer.runs.lock import is_locked
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import InputError, first_of
-from ckd_trainer.utils.files import write_atomically
+from ckd_trainer.utils.files import RECIPE, RECORD, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +63,10 @@ class Setup:
         return self.output / "recipes" / f"{variant.place}.yaml"
 
     def write_recipes(self, variants: Sequence[Variant]) -> None:
-        """Writes the recipe of each variant; raises InputError if another comparison has written others there."""
+        """Writes the recipe of each variant; raises InputError if runs there have been started with others."""
         for variant in variants:
             path = self.recipe_of(variant)
-            before = read_recipe(path) if path.is_file() else variant.recipe
+            before = read_recipe(path) if path.is_file() and self._is_started(variant) else variant.recipe
             names = before | variant.recipe
             changed = [name for name in names if _as_text(before, name) != _as_text(variant.recipe, name)]
             if changed:
@@ -72,6 +75,14 @@ class Setup:
                     "give another --output."
                 )
             write_atomically(path, yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True))
+
+    def _is_started(self, variant: Variant) -> bool:
+        """Returns whether any run of a variant is being trained, or has left files; a refused one has not."""
+        folders = (self.output / "runs" / variant.place).glob("seed_*")
+        return any(
+            is_locked(folder) or any(next(folder.glob(pattern), None) for pattern in (RECIPE, RECORD, *RESULTS))
+            for folder in folders
+        )
 
     def check_data(self) -> None:
         """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
@@ -89,6 +100,28 @@ class Setup:
                 task.data = before.data
             if task.hub_dataset is None:
                 one.check_loaded()
+
+    def validation_examples(self) -> str | None:
+        """Returns the fingerprint of the examples that the score is computed on; None if they are on the Hub.
+
+        Call it after `check_data`.
+
+        Raises:
+            InputError: variants are evaluated on different examples.
+        """
+        name = "mismatched" if self.metric.startswith("mismatched_") else ""
+        local = [one for one in self.plan if one.task.hub_dataset is None]
+        found: dict[int, str] = {}  # variants share what they read
+        for one in local:
+            examples = one.task.data.validation[name]
+            if id(examples) not in found:
+                found[id(examples)] = rows_fingerprint(examples)
+            if found[id(examples)] != next(iter(found.values())):
+                raise InputError(
+                    f"{local[0].variant.name} and {one.variant.name} are evaluated on different validation examples, "
+                    "so they cannot be compared: give them the same options of the data."
+                )
+        return next(iter(found.values()), None)
 
 
 def _as_text(recipe: Mapping[str, Any], name: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,11 +214,87 @@ def test_changed_data_is_noticed_before_more_is_trained(in_process, recipe, tmp_
     assert len(list(output.glob("runs/[!_]*/*/eval_results.json"))) == 3  # one of the four new ones
 
 
+def test_changed_validation_examples_are_noticed_before_more_is_trained(in_process, recipe, tmp_path, capsys):
+    """And only the runs that were evaluated on others are named: once they are deleted, the same command succeeds."""
+    output = tmp_path / "out"
+    run(recipe, output, methods=["fine_tuned", "logits"], seeds=[1])
+    write_tsv(tmp_path / "validation.tsv", sentences(22, seed=5))
+    again = {"methods": ["fine_tuned", "logits", "ckd"], "seeds": [1]}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, **again)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and ": started" not in said.out
+    old = [output / "runs" / method / "seed_1" for method in ("fine_tuned", "logits")]
+    assert "the validation examples have changed" in said.err and all(str(folder) in said.err for folder in old)
+    for folder in old:
+        shutil.rmtree(folder)
+    assert run(recipe, output, **again)["failed"] == {}
+
+
+def test_variants_with_other_validation_examples_are_refused(in_process, recipe, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("less: {max_eval_samples: 9}\n")
+    said = refused(capsys, recipe, tmp_path / "out", methods=["fine_tuned", str(tmp_path / "more.yaml")])
+    assert "fine_tuned and less are evaluated on different validation examples" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 2}},
+        {"eval_on_start": True},
+    ],
+)
+def test_one_step_fills_the_cache_whatever_the_evaluation_is(in_process, recipe, tmp_path, caplog, options):
+    """The teacher runs once, and once more if its cache is gone when runs are added."""
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "accuracy"} | options
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | changes))
+    output = tmp_path / "out"
+    for seeds in ([1], [1, 2]):
+        shutil.rmtree(output / "teacher_cache", ignore_errors=True)
+        assert run(recipe, output, methods=["logits", "ckd", "gram"], seeds=seeds)["failed"] == {}
+        assert caplog.text.count("The teacher reads 40 examples") == 1
+        caplog.clear()
+
+
+def test_a_cache_that_could_not_be_filled_first_is_told(in_process, recipe, tmp_path, monkeypatch, capsys):
+    def start(run, *others, start=schedule._start):
+        process = start(run, *others)
+        if run.variant.startswith("_teacher_cache_"):
+            (run.folder / "train_results.json").unlink()
+            process.returncode = 1
+        return process
+
+    monkeypatch.setattr(schedule, "_start", start)
+    found = run(recipe, tmp_path / "out", methods=["logits", "ckd"], seeds=[1])
+    assert found["failed"] == {}
+    note = "The teacher's cache was not filled first, so training times may include that of the teacher ("
+    assert note in capsys.readouterr().out and note in (tmp_path / "out" / "compare.md").read_text()
+
+
 def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tmp_path, capsys):
     run(recipe, tmp_path / "out", seeds=[1])
     with pytest.raises(SystemExit):
         run(recipe, tmp_path / "out", "--learning_rate", "1e-3", seeds=[1])
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
+
+
+def test_a_variant_that_never_started_may_change(in_process, recipe, tmp_path, capsys):
+    """One that trained may not, even if it did not finish."""
+    output, more = tmp_path / "out", tmp_path / "more.yaml"
+    more.write_text("other: {optim: adamw_bnb_8bit}\n")
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert stopped.value.code == 1 and (output / "runs" / "other" / "seed_1.log").is_file()
+    more.write_text("other: {optim: adamw_torch}\n")
+    found = run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert found["failed"] == {} and [row["method"] for row in found["methods"]] == ["fine_tuned", "other"]
+    (output / "runs" / "other" / "seed_1" / "train_results.json").unlink()
+    more.write_text("other: {optim: sgd}\n")
+    with pytest.raises(SystemExit):
+        run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert "other.yaml has other options for other ('optim')" in capsys.readouterr().err
+    assert yaml.safe_load((output / "recipes" / "other.yaml").read_text())["optim"] == "adamw_torch"
 
 
 @pytest.mark.parametrize("searches", [False, True])
@@ -265,6 +342,8 @@ def test_what_counts_as_another_option(tmp_path, before, now, changed):
     """Names of files and columns differ where upper and lower case do."""
     setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [])
     setup.write_recipes([Variant("one", None, before)])
+    (tmp_path / "runs" / "one" / "seed_1").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "seed_1" / "recipe.yaml").touch()
     with pytest.raises(InputError, match="other options for one") if changed else contextlib.nullcontext():
         setup.write_recipes([Variant("one", None, now)])
 
