@@ -38,7 +38,7 @@ def check_kinds(
 
 
 def check_loss(args: CKDArguments, head: Head, wanted: Sequence[str], *, has_teacher: bool) -> None:
-    """Raises InputError if options of the loss do not fit the student's head, or need a teacher.
+    """Raises InputError if options of the loss do not fit the student's head, need a teacher, or leave no loss.
 
     Args:
         wanted: the names of the terms that compare with the teacher.
@@ -56,6 +56,20 @@ def check_loss(args: CKDArguments, head: Head, wanted: Sequence[str], *, has_tea
         )
     if "logits" in args.weights and not head.label_columns:
         raise InputError("a bare encoder has no logits to compare: set alpha to 0.")
+    check_any_loss(args, has_terms=bool(wanted))
+
+
+def check_any_loss(args: CKDArguments, *, has_terms: bool) -> None:
+    """Raises InputError if options leave nothing to train with.
+
+    Args:
+        has_terms: whether the loss has terms beside the labels.
+    """
+    if not args.labels_and_logits and not has_terms:
+        raise InputError(
+            "labels_and_logits is off and no term of the loss has a weight, so there is no loss to train with: give a "
+            "term a weight, or set labels_and_logits."
+        )
 
 
 def check_readable(
@@ -141,11 +155,8 @@ class Objective:
         }
         if not self.weights:
             raise InputError(
-                "labels_and_logits is off and no term of the loss has a weight, so there is no loss to train with: "
-                "give a term a weight, or set labels_and_logits."
-                if head.label_columns
-                else f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss "
-                "to train with: give a term a weight, or give a compute_loss_func."
+                f"the model has no head ({head.name}) and no term of the loss has a weight, so there is no loss to "
+                "train with: give a term a weight, or give a compute_loss_func."
             )
         self._read_signals()
 

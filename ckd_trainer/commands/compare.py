@@ -42,7 +42,7 @@ from ckd_trainer.comparison.plan import (
     metric_of,
     shared_options,
 )
-from ckd_trainer.comparison.results import Comparison, check_same_inputs, read_comparison
+from ckd_trainer.comparison.results import Comparison, check_same_examples, check_same_inputs, read_comparison
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.setup import Setup, visible_devices
 from ckd_trainer.comparison.variants import (
@@ -60,9 +60,8 @@ from ckd_trainer.methods import METHODS
 from ckd_trainer.runs.lock import run_lock
 from ckd_trainer.runs.recipe import mapping_of, one_of, parse_mapping
 from ckd_trainer.runs.recipe_file import read_recipe
-from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import ArgumentParser, InputError, command_line, first_of
-from ckd_trainer.utils.files import given_path, told_without_room, write_atomically
+from ckd_trainer.utils.files import delete, given_path, told_without_room, write_atomically
 
 # What a search cannot vary, beside the data and what it sets itself.
 _SAME_IN_TRIALS = (
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> None:
     def check(variant: Variant, source: str) -> _Parsed:
         parts = parse_mapping(kinds, variant.recipe, [], source=source)
         its_task = task(one_of(DataArguments, parts), seed=0)
-        return _Parsed(parts, its_task, checked(variant, parts, its_task))
+        return _Parsed(parts, checked(variant, parts, its_task))
 
     parsed = [check(variant, f"{options.recipe} ({variant.name})") for variant in variants]
     plan = [one.checked for one in parsed]
@@ -115,8 +114,7 @@ def main(argv: list[str]) -> None:
         visible_devices(groups),
         options.jobs,
         one_of(TrainingArguments, groups).seed,
-        variants=[one.variant for one in plan],
-        tasks=[one.task for one in parsed],
+        plan,
     )
     if options.search:
         _search(setup, options, parsed[0].options, check)
@@ -129,29 +127,47 @@ class _Parsed(NamedTuple):
     """A variant's options, as instances of the dataclasses that define them, and what follows from them."""
 
     options: tuple
-    task: Task
     checked: Checked
 
 
-def _compare(setup: Setup, options: argparse.Namespace, fillers: Sequence[Variant]) -> None:
+def _compare(setup: Setup, options: argparse.Namespace, fillers: Sequence[Checked]) -> None:
     variants, output = setup.variants, setup.output
     baseline = _baseline(options.baseline, variants)
     seeds = options.seeds or [1, 2, 3]
     runs = [setup.run_of(variant, seed) for seed in seeds for variant in variants]
     todo = [run for run in runs if not run.is_finished]
+    examples = None
     if todo:
         setup.check_data()
-    with _writing(output):
-        setup.write_recipes([*fillers, *variants])
+        examples = setup.validation_examples()
+
+    def check_same() -> None:
         check_same_inputs(runs)
-        if todo:
-            setup.run_all([setup.run_of(one, seeds[0], ["train_results.json"]) for one in fillers], jobs=1)
+        check_same_examples(runs, setup.metric, examples)
+
+    with _writing(output):
+        setup.write_recipes([*(filler.variant for filler in fillers), *variants])
+        check_same()
+        notes = _fill_caches(setup, fillers, seeds[0]) if todo else []
         if len(todo) < len(runs):
             print(f"{len(runs) - len(todo)} of {len(runs)} runs had already finished.")
-        failed = setup.run_all(todo, finished=lambda run: check_same_inputs(runs))
+        failed = setup.run_all(todo, finished=lambda run: check_same())
         comparison = read_comparison(variants, runs, metric=setup.metric, baseline=baseline, failed=failed)
-        _write_results(comparison, _others(setup), output)
+        _write_results(comparison, [*notes, *_others(setup)], output)
     _exit_if(failed, len(runs))
+
+
+def _fill_caches(setup: Setup, fillers: Sequence[Checked], seed: int) -> list[str]:
+    """Runs what fills the teacher cache, unless it has and the cache is still there; returns notes on what failed."""
+    runs = [setup.run_of(one.variant, seed, ["train_results.json"]) for one in fillers]
+    for one, run in zip(fillers, runs, strict=True):
+        if run.is_finished and not one.has_cache():
+            delete(run.folder)
+    return [
+        f"The teacher's cache was not filled first, so training times may include that of the teacher ({reason}; log: "
+        f"{run.log})."
+        for run, reason in setup.run_all(runs, jobs=1).items()
+    ]
 
 
 def _search(

@@ -1,9 +1,10 @@
 """What a comparison checks and decides before the first run trains."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
-from ckd_trainer.heads.recognition import head_of_auto_class
-from ckd_trainer.methods import Pair
 from ckd_trainer.metrics.entities import SCORES
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of
-from ckd_trainer.runs.stages import stages_of, terms_of_stages
+from ckd_trainer.runs.stages import Stage
+from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.runs.unlabeled import check_unlabeled_options, mixed_share
 from ckd_trainer.tasks.base import Task
+from ckd_trainer.tasks.inputs import examples_of_epoch
+from ckd_trainer.tasks.pipeline import checked_stages, checked_terms
+from ckd_trainer.teacher.cache import holds
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import expanded
 
 # How each trial of a search is evaluated: after every quarter of its training.
 EVALUATIONS: Options = {
@@ -47,15 +51,41 @@ class Checked:
 
     Attributes:
         variant: without the teacher cache if a cache cannot hold what its terms read.
+        task: what it learns.
+        models: its configurations and tokenizers.
+        stages: of its runs.
         signals: what a cache holds for it; empty without a cache.
-        weights: {option: value} of alpha and of all options that turn terms on.
+        weights: {option: value} of all options that turn terms on.
         mixes: the share of unlabeled texts in its steps; None if its steps have none beside labeled ones.
     """
 
     variant: Variant
+    task: Task
+    models: ModelPair
+    stages: Sequence[Stage]
     signals: frozenset[Signal]
     weights: dict[str, float]
     mixes: float | None
+
+    def check_loaded(self) -> None:
+        """Raises InputError if the data that the task has loaded does not fit the models, or leaves no step."""
+        with self.naming_errors():
+            self.task.set_head(self.models)
+            if self.task.data.train is None or not any(stage.args.dataloader_drop_last for stage in self.stages):
+                return
+            self.task.inputs = self.task.encode(self.models.input_tokenizer)
+            for stage in self.stages:
+                with stage.naming_errors():
+                    check_steps(stage.args, examples_of_epoch(self.task, stage))
+
+    def has_cache(self) -> bool:
+        """Returns whether its teacher cache holds all that it reads. Logits are in every cache."""
+        keys = {signal.key for signal in self.signals if not signal.reads_labels}
+        return holds(expanded(str(self.variant.recipe["teacher_cache_dir"])), keys)
+
+    def naming_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Adds the variant to the messages of InputErrors."""
+        return _naming_errors(self.variant)
 
 
 def metric_of(name: str | None, groups: Sequence[Any]) -> str:
@@ -94,44 +124,49 @@ def shared_options(recipe: Options, groups: Sequence[Any], output: Path) -> Opti
 
 
 def checked(variant: Variant, groups: Sequence[Any], task: Task) -> Checked:
-    """Checks a variant's loss against its models.
+    """Checks a variant's options, and its loss against its models.
 
     Args:
         groups: its options, as instances of the dataclasses that define them.
         task: the task that it learns.
 
     Raises:
-        InputError: models cannot be found, or its terms do not fit them.
+        InputError: options that its runs would refuse, models that cannot be found, or terms that do not fit them.
     """
-    weights = {"alpha": one_of(CKDArguments, groups).alpha}
+    args, ckd_args, data = (one_of(kind, groups) for kind in (TrainingArguments, CKDArguments, DataArguments))
+    weights = {"alpha": ckd_args.alpha, "labels_and_logits": ckd_args.labels_and_logits}
     weights |= {name: value for values in weights_by_method(groups).values() for name, value in values.items()}
-    try:
-        stages = stages_of(groups)
+    with _naming_errors(variant):
+        if args.prediction_loss_only:
+            raise InputError("prediction_loss_only leaves no scores to compare: leave it out.")
+        stages = checked_stages(task, groups)
         distills = any(stage.distills for stage in stages)
-        model_args, data = one_of(ModelArguments, groups), one_of(DataArguments, groups)
-        models = ModelPair(model_args, model_class=task.model_class, distills=distills, trains=True)
+        models = ModelPair(
+            one_of(ModelArguments, groups), model_class=task.model_class, distills=distills, trains=True
+        )
         if data.has_unlabeled:
             check_unlabeled_options(data, stages, classifies=task.classifies)
-        mixes = mixed_share(data, distills=distills)
-        if not distills:
-            return Checked(variant, frozenset(), weights, mixes)
-        head = head_of_auto_class(task.model_class, models.student_config)
-        pair = Pair(models.student_config, models.teacher_config, head)
-        terms = terms_of_stages(stages, pair)
+        terms = checked_terms(task, models, stages, trains=True)
+        signals = frozenset(term.teacher_signal for term in terms)
+        if not distills or ckd_args.teacher_cache_dir is None:
+            signals = frozenset()
+        elif any(signal.uncached_because for signal in signals):
+            if data.unlabeled_min_confidence is not None:
+                raise InputError(
+                    "unlabeled_min_confidence needs a cache, which cannot hold what this method reads: leave one of "
+                    "them out."
+                )
+            signals = frozenset()
+            variant = dataclasses.replace(variant, recipe=variant.recipe | {"teacher_cache_dir": None})
+    return Checked(variant, task, models, stages, signals, weights, mixed_share(data, distills=distills))
+
+
+@contextlib.contextmanager
+def _naming_errors(variant: Variant) -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
-    if one_of(CKDArguments, groups).teacher_cache_dir is None:
-        return Checked(variant, frozenset(), weights, mixes)
-    signals = frozenset(term.teacher_signal for term in terms)
-    if any(signal.uncached_because for signal in signals):
-        if data.unlabeled_min_confidence is not None:
-            raise InputError(
-                f"{variant.name}: unlabeled_min_confidence needs a cache, which cannot hold what this method reads: "
-                "leave one of them out."
-            )
-        without = variant.recipe | {"teacher_cache_dir": None}
-        return Checked(dataclasses.replace(variant, recipe=without), frozenset(), weights, mixes)
-    return Checked(variant, signals, weights, mixes)
 
 
 def check_same_steps(plan: Sequence[Checked], args: TrainingArguments) -> None:
@@ -144,7 +179,7 @@ def check_same_steps(plan: Sequence[Checked], args: TrainingArguments) -> None:
         )
 
 
-def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:
+def cache_fillers(variants: Sequence[Checked]) -> list[Checked]:
     """Returns what fills the teacher cache first, so that the teacher runs once for all variants of a student.
 
     Each is a single step with the terms of all variants that read the cache. None is needed for a single reader.
@@ -157,8 +192,11 @@ def cache_fillers(variants: Sequence[Checked]) -> list[Variant]:
         recipe = readers[0].variant.recipe | {
             name: max(one.weights[name] for one in readers) for name in readers[0].weights
         }
-        recipe |= {"max_steps": 1, "do_eval": False, "eval_strategy": "no", "save_strategy": "no", "stages": None}
-        recipe |= {"load_best_model_at_end": False, "early_stopping_patience": None}
+        recipe |= {"max_steps": 1, "do_eval": False, "save_strategy": "no", "stages": None}
+        recipe |= {"eval_strategy": "no", "eval_on_start": False, "load_best_model_at_end": False}
+        recipe |= {"early_stopping_patience": None, "lr_scheduler_type": "linear", "lr_scheduler_kwargs": None}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        fillers.append(Variant(f"_teacher_cache_{key}", student, recipe))  # no method begins with an underscore
+        filler = Variant(f"_teacher_cache_{key}", student, recipe)  # no method begins with an underscore
+        signals = frozenset().union(*(one.signals for one in readers))
+        fillers.append(dataclasses.replace(readers[0], variant=filler, signals=signals))
     return fillers

@@ -85,11 +85,7 @@ def read_comparison(
     if not finished:
         raise InputError("no run has finished, so there is nothing to compare: see the reasons above.")
     check_same_inputs(runs)
-    if len({one.examples for one in finished}) > 1:
-        raise InputError(
-            "the validation examples have changed between the runs: give another --output, or delete the folders of "
-            f"the older runs ({first_of([str(one.run.folder) for one in finished])})."
-        )
+    check_same_examples(runs, metric)
     by_variant = {
         variant: mine for variant in variants if (mine := [one for one in finished if one.run.variant == variant.name])
     }
@@ -198,6 +194,28 @@ def check_same_inputs(runs: Sequence[Run]) -> None:
                     f"them ({other.folder}, {run.folder}), or give another --output."
                 )
             first[named] = other, before | parts
+
+
+def check_same_examples(runs: Sequence[Run], metric: str, current: str | None = None) -> None:
+    """Raises InputError if finished runs were evaluated on other validation examples than the last of them.
+
+    Args:
+        current: the fingerprint of the examples on which the next run will be evaluated: then those of the finished
+            runs are compared with these, where they are known.
+    """
+    found = {run: contributions_of(run.folder, metric)[1] for run in runs if run.is_finished}
+    if current is not None:
+        older = [run for run, examples in found.items() if examples not in (current, None)]
+    elif found:
+        last = max(found, key=lambda run: (run.folder / "eval_results.json").stat().st_mtime_ns)
+        older = [run for run, examples in found.items() if examples != found[last]]
+    else:
+        older = []
+    if older:
+        raise InputError(
+            "the validation examples have changed: restore them, give another --output, or delete the folders of the "
+            f"older runs ({first_of([str(run.folder) for run in older])})."
+        )
 
 
 def _notes(

@@ -12,14 +12,17 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+from ckd_trainer.comparison.plan import Checked
 from ckd_trainer.comparison.schedule import Run, run_all
 from ckd_trainer.comparison.variants import Variant
-from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.unlabeled import check_unlabeled
+from ckd_trainer.runs.folder import RESULTS
+from ckd_trainer.runs.inputs import rows_fingerprint
+from ckd_trainer.runs.lock import is_locked
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.utils.errors import InputError, first_of
-from ckd_trainer.utils.files import write_atomically
+from ckd_trainer.utils.files import RECIPE, RECORD, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,7 @@ class Setup:
         metric: the score, as the evaluation names it without `eval_`.
         devices: the GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them.
         seed: of the recipe.
-        variants: what is trained.
-        tasks: of each variant.
+        plan: what is trained.
     """
 
     command: str
@@ -41,8 +43,11 @@ class Setup:
     devices: list[str]
     jobs: int
     seed: int
-    variants: list[Variant]
-    tasks: list[Task]
+    plan: list[Checked]
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [one.variant for one in self.plan]
 
     def run_of(self, variant: Variant, seed: int, leaves: Sequence[str] = Run.leaves) -> Run:
         folder = self.output / "runs" / variant.place / f"seed_{seed}"
@@ -58,10 +63,10 @@ class Setup:
         return self.output / "recipes" / f"{variant.place}.yaml"
 
     def write_recipes(self, variants: Sequence[Variant]) -> None:
-        """Writes the recipe of each variant; raises InputError if another comparison has written others there."""
+        """Writes the recipe of each variant; raises InputError if runs there have been started with others."""
         for variant in variants:
             path = self.recipe_of(variant)
-            before = read_recipe(path) if path.is_file() else variant.recipe
+            before = read_recipe(path) if path.is_file() and self._is_started(variant) else variant.recipe
             names = before | variant.recipe
             changed = [name for name in names if _as_text(before, name) != _as_text(variant.recipe, name)]
             if changed:
@@ -71,16 +76,52 @@ class Setup:
                 )
             write_atomically(path, yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True))
 
+    def _is_started(self, variant: Variant) -> bool:
+        """Returns whether any run of a variant is being trained, or has left files; a refused one has not."""
+        folders = (self.output / "runs" / variant.place).glob("seed_*")
+        return any(
+            is_locked(folder) or any(next(folder.glob(pattern), None) for pattern in (RECIPE, RECORD, *RESULTS))
+            for folder in folders
+        )
+
     def check_data(self) -> None:
         """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
-        read: list[DataArguments] = []
-        for task in self.tasks:
-            if task.args not in read:
-                read.append(task.args)
+        read: list[Task] = []
+        for one in self.plan:
+            task, args = one.task, one.task.args
+            before = next((other for other in read if other.args == args), None)
+            if before is None:
+                read.append(task)
                 if task.hub_dataset is None:
                     task.load(("train", "validation"))
-                if task.args.has_unlabeled:
-                    check_unlabeled(task.args, task.unlabeled_columns)
+                if args.has_unlabeled:
+                    check_unlabeled(args, task.unlabeled_columns)
+            elif task.hub_dataset is None:
+                task.data = before.data
+            if task.hub_dataset is None:
+                one.check_loaded()
+
+    def validation_examples(self) -> str | None:
+        """Returns the fingerprint of the examples that the score is computed on; None if they are on the Hub.
+
+        Call it after `check_data`.
+
+        Raises:
+            InputError: variants are evaluated on different examples.
+        """
+        name = "mismatched" if self.metric.startswith("mismatched_") else ""
+        local = [one for one in self.plan if one.task.hub_dataset is None]
+        found: dict[int, str] = {}  # variants share what they read
+        for one in local:
+            examples = one.task.data.validation[name]
+            if id(examples) not in found:
+                found[id(examples)] = rows_fingerprint(examples)
+            if found[id(examples)] != next(iter(found.values())):
+                raise InputError(
+                    f"{local[0].variant.name} and {one.variant.name} are evaluated on different validation examples, "
+                    "so they cannot be compared: give them the same options of the data."
+                )
+        return next(iter(found.values()), None)
 
 
 def _as_text(recipe: Mapping[str, Any], name: str) -> str:

@@ -99,10 +99,11 @@ def weights_by_method(groups: Sequence[Any]) -> dict[str, dict[str, float]]:
 def method_options(method: str, weights: Mapping[str, Mapping[str, float]], groups: Sequence[Any]) -> Options:
     """Returns the changes to the recipe that make it train with one method.
 
-    fine_tuned learns from the labels alone, logits also from the teacher's logits. The others add their own terms to
-    these. If the recipe has weights for them, they are kept. Otherwise CKD's terms have their default weights, and
-    those of another method share the gradient that CKD's have in the recipe (or by default, where these are factors or
-    off), in equal parts. The terms of all other methods are off.
+    fine_tuned learns from the labels alone, logits also from the teacher's logits, even if the recipe has neither in
+    its loss. The others add their own terms to what it has of these. If the recipe has weights for them, they are
+    kept. Otherwise CKD's terms have their default weights, and those of another method share the gradient that CKD's
+    have in the recipe (or by default, where these are factors or off), in equal parts. The terms of all other methods
+    are off.
     """
     if one_of(RunArguments, groups).stages:
         raise InputError(
@@ -120,7 +121,8 @@ def method_options(method: str, weights: Mapping[str, Mapping[str, float]], grou
         )
     off: Options = {name: 0.0 for options in weights.values() for name in options}
     if method in (FINE_TUNED, LOGITS):
-        return off | ({"alpha": 0.0} if method == FINE_TUNED else {})
+        labels = {} if one_of(CKDArguments, groups).labels_and_logits else {"labels_and_logits": True}
+        return off | labels | ({"alpha": 0.0} if method == FINE_TUNED else {})
     own = dict(weights[method])
     if not own:
         raise InputError(f"{method} has no option that ends in _weight, so it cannot be turned on: give it one.")

@@ -37,12 +37,12 @@ from ckd_trainer.runs.results import Contributions, evaluate, save_results
 from ckd_trainer.runs.resuming import check_resumes_exactly, steps_of
 from ckd_trainer.runs.stage_records import record_stage, save_whole_log, whole_metrics
 from ckd_trainer.runs.stages import Stage
-from ckd_trainer.runs.training_options import check_optimizer, check_options
+from ckd_trainer.runs.training_options import check_optimizer
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room
-from ckd_trainer.utils.processes import broadcast_from_main
+from ckd_trainer.utils.processes import broadcast_from_main, check_one_device
 from ckd_trainer.utils.wrapped_models import has_adapters
 
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
-    """Checks the options that training reads, sets up logging and seeds, and looks into the output folder.
+    """Sets up logging and seeds, and looks into the output folder.
 
     The output folder is locked for this run until the context ends. Nothing else is written yet. The main process
     decides for all, as the others may not see its disk.
@@ -62,25 +62,14 @@ def start(*arguments: Any, stages: Sequence[Stage]) -> Iterator[Start]:
         stages: its stages.
 
     Raises:
-        InputError: the folder holds something else, another run writes there, or options contradict each other.
+        InputError: the folder holds something else, another run writes there, or this process has several GPUs.
     """
     args = one_of(TrainingArguments, arguments)
     run_args = one_of(RunArguments, arguments)
     _set_up_logging(args)
     if args.output_dir == "trainer_output":  # the default of TrainingArguments
         logger.warning("The run writes to trainer_output, the default output_dir: give each run a folder of its own.")
-    check_options(args)
-    for stage in stages:
-        with stage.naming_errors():
-            check_options(stage.args)
-            if stage.early_stopping_patience is not None:
-                if not stage.args.load_best_model_at_end:
-                    raise InputError(
-                        "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return "
-                        "to the best checkpoint. Set load_best_model_at_end, and eval_strategy and save_strategy to "
-                        "the same value."
-                    )
-                stage.args.restore_callback_states_from_checkpoint = True  # a resumed run continues the count
+    check_one_device(args)
     if args.hub_token:  # Trainer would pickle it into training_args.bin and upload it
         os.environ["HF_TOKEN"] = args.hub_token
         for each in (args, *(stage.args for stage in stages)):

@@ -16,7 +16,6 @@ from transformers.utils import is_liger_kernel_available
 from ckd_trainer.metrics.names import less_is_better
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
-from ckd_trainer.utils.processes import check_one_device
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,6 @@ _REFUSED = {
 
 def check_options(args: TrainingArguments) -> None:
     """Raises InputError for values that make `Trainer` fail or behave unexpectedly."""
-    check_one_device(args)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise InputError("there is nothing to do: give --do_train, --do_eval or --do_predict.")
     _check_numbers(args)
@@ -134,6 +132,22 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(known)}: "
             f"give {'one of these' if metrics else 'eval_loss'}."
         )
+
+
+def use_early_stopping(args: TrainingArguments, patience: int | None) -> None:
+    """Makes a resumed run continue to count evaluations without a better score, if training is to stop after some.
+
+    Raises:
+        InputError: the run would not return to the best checkpoint.
+    """
+    if patience is None:
+        return
+    if not args.load_best_model_at_end:
+        raise InputError(
+            "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the best "
+            "checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
+        )
+    args.restore_callback_states_from_checkpoint = True
 
 
 def check_optimizer(trainer: DistillationTrainer, args: TrainingArguments) -> None:

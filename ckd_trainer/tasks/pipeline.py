@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 from transformers.integrations import unset_hf_deepspeed_config
@@ -18,12 +19,13 @@ from ckd_trainer.methods import MethodArguments, Pair, Term
 from ckd_trainer.models.adapters import add_adapter, config_of_adapter, load_adapter
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic, check_trained
-from ckd_trainer.objective import check_aligned
+from ckd_trainer.objective import check_aligned, check_any_loss
 from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
+from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.run import run, start
 from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
-from ckd_trainer.runs.training_options import check_steps, use_best_metric
+from ckd_trainer.runs.training_options import check_options, check_steps, use_best_metric, use_early_stopping
 from ckd_trainer.runs.unlabeled import check_unlabeled_options
 from ckd_trainer.tasks.base import Task
 from ckd_trainer.tasks.inputs import drawn_texts, encoded_inputs, examples_of_epoch, unlabeled_texts
@@ -66,16 +68,60 @@ def run_task(
     if data_args.has_unlabeled and ckd_args is None:
         raise InputError("unlabeled texts are given, but a teacher learns from the labels alone: leave them out.")
     arguments = [group for group in (model_args, data_args, ckd_args, *more, run_args, args) if group is not None]
+    stages = checked_stages(task, arguments)
+    with start(*arguments, stages=stages) as begin:
+        return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
+
+
+def checked_stages(task: Task, arguments: Sequence[Any]) -> list[Stage]:
+    """Returns the stages of a run, with the score that picks the best checkpoint of each.
+
+    Args:
+        arguments: the run's dataclass instances.
+
+    Raises:
+        InputError: options that are wrong whatever the models, the data and the machine are.
+    """
+    args, model_args = one_of(TrainingArguments, arguments), one_of(ModelArguments, arguments)
     stages = stages_of(arguments)
     task.use_stages(stages)
     use_best_metric(args, *_scores(task, stages[-1]))
+    check_options(args)
     for stage in stages:
         with stage.naming_errors():
             use_best_metric(stage.args, *_scores(task, stage))
+            check_options(stage.args)
+            use_early_stopping(stage.args, stage.early_stopping_patience)
+            if stage.args.do_train:
+                check_any_loss(stage.ckd_args, has_terms=stage.has_terms)
     if model_args.lora_rank is not None:
         _check_adapters(task, stages)
-    with start(*arguments, stages=stages) as begin:
-        return _run_started(task, begin, model_args, data_args, args, stages, run_args.method_file)
+    return stages
+
+
+def checked_terms(task: Task, pair: ModelPair, stages: Sequence[Stage], *, trains: bool) -> list[Term]:
+    """Returns the terms of all stages.
+
+    Args:
+        trains: whether the student will be trained.
+
+    Raises:
+        InputError: configurations or tokenizers that do not fit the task, each other or the terms.
+    """
+    _check_tokenizers(task, pair)
+    task.check(pair)
+    for stage in stages:
+        if stage.dynamic_args.is_dynamic:
+            with stage.naming_errors():
+                check_dynamic(pair.student_config, stage.dynamic_args.subnetworks)
+                if not trains:
+                    check_trained(pair.student_config, stage.dynamic_args.subnetworks)
+    if not any(stage.has_terms for stage in stages):
+        return []
+    head = head_of_auto_class(task.model_class, pair.student_config)
+    terms = terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
+    _check_tokenizers(task, pair, terms)
+    return terms
 
 
 def _check_tokenizers(task: Task, pair: ModelPair, terms: Sequence[Term] = ()) -> None:
@@ -165,20 +211,8 @@ def _run_started(
         pair.student_config = config_of_adapter(args.output_dir, **pair.options)
     if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
         raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
-    _check_tokenizers(task, pair)
-    task.check(pair)
-    for stage in stages:
-        if stage.dynamic_args.is_dynamic:
-            with stage.naming_errors():
-                check_dynamic(pair.student_config, stage.dynamic_args.subnetworks)
-                if not trains:
-                    check_trained(pair.student_config, stage.dynamic_args.subnetworks)
+    terms = checked_terms(task, pair, stages, trains=trains)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
-    terms: list[Term] = []
-    if any(stage.has_terms for stage in stages):  # raises if a layer mapping does not fit
-        head = head_of_auto_class(task.model_class, pair.student_config)
-        terms = terms_of_stages(stages, Pair(pair.student_config, pair.teacher_config, head))
-    _check_tokenizers(task, pair, terms)
     if task.hub_dataset is not None:
         task.load(splits)
     read.check_loaded(task.sets_by_name(read.splits))

@@ -23,7 +23,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,6 +246,12 @@ def is_complete(directory: str | Path, wanted: Contents) -> bool:
     """Returns whether a complete cache has every wanted signal, without checking its files."""
     with input_errors_about(directory):
         return next(_serving(Path(directory), wanted), None) is not None
+
+
+def holds(directory: str | Path, keys: Collection[str]) -> bool:
+    """Returns whether a complete cache, of any teacher and examples, has signals with these keys."""
+    found = (_contents(path.parent) for path in Path(directory).glob(f"*/{MANIFEST}"))
+    return any(contents is not None and {*keys} <= {*contents.signals} for contents in found)
 
 
 def _serving(directory: Path, wanted: Contents) -> Iterator[tuple[Path, Contents]]:

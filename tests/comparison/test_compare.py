@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,11 +214,87 @@ def test_changed_data_is_noticed_before_more_is_trained(in_process, recipe, tmp_
     assert len(list(output.glob("runs/[!_]*/*/eval_results.json"))) == 3  # one of the four new ones
 
 
+def test_changed_validation_examples_are_noticed_before_more_is_trained(in_process, recipe, tmp_path, capsys):
+    """And only the runs that were evaluated on others are named: once they are deleted, the same command succeeds."""
+    output = tmp_path / "out"
+    run(recipe, output, methods=["fine_tuned", "logits"], seeds=[1])
+    write_tsv(tmp_path / "validation.tsv", sentences(22, seed=5))
+    again = {"methods": ["fine_tuned", "logits", "ckd"], "seeds": [1]}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, **again)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and ": started" not in said.out
+    old = [output / "runs" / method / "seed_1" for method in ("fine_tuned", "logits")]
+    assert "the validation examples have changed" in said.err and all(str(folder) in said.err for folder in old)
+    for folder in old:
+        shutil.rmtree(folder)
+    assert run(recipe, output, **again)["failed"] == {}
+
+
+def test_variants_with_other_validation_examples_are_refused(in_process, recipe, tmp_path, capsys):
+    (tmp_path / "more.yaml").write_text("less: {max_eval_samples: 9}\n")
+    said = refused(capsys, recipe, tmp_path / "out", methods=["fine_tuned", str(tmp_path / "more.yaml")])
+    assert "fine_tuned and less are evaluated on different validation examples" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 2}},
+        {"eval_on_start": True},
+    ],
+)
+def test_one_step_fills_the_cache_whatever_the_evaluation_is(in_process, recipe, tmp_path, caplog, options):
+    """The teacher runs once, and once more if its cache is gone when runs are added."""
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "accuracy"} | options
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | changes))
+    output = tmp_path / "out"
+    for seeds in ([1], [1, 2]):
+        shutil.rmtree(output / "teacher_cache", ignore_errors=True)
+        assert run(recipe, output, methods=["logits", "ckd", "gram"], seeds=seeds)["failed"] == {}
+        assert caplog.text.count("The teacher reads 40 examples") == 1
+        caplog.clear()
+
+
+def test_a_cache_that_could_not_be_filled_first_is_told(in_process, recipe, tmp_path, monkeypatch, capsys):
+    def start(run, *others, start=schedule._start):
+        process = start(run, *others)
+        if run.variant.startswith("_teacher_cache_"):
+            (run.folder / "train_results.json").unlink()
+            process.returncode = 1
+        return process
+
+    monkeypatch.setattr(schedule, "_start", start)
+    found = run(recipe, tmp_path / "out", methods=["logits", "ckd"], seeds=[1])
+    assert found["failed"] == {}
+    note = "The teacher's cache was not filled first, so training times may include that of the teacher ("
+    assert note in capsys.readouterr().out and note in (tmp_path / "out" / "compare.md").read_text()
+
+
 def test_another_comparison_in_the_same_folder_is_refused(in_process, recipe, tmp_path, capsys):
     run(recipe, tmp_path / "out", seeds=[1])
     with pytest.raises(SystemExit):
         run(recipe, tmp_path / "out", "--learning_rate", "1e-3", seeds=[1])
     assert "fine_tuned.yaml has other options for fine_tuned ('learning_rate')" in capsys.readouterr().err
+
+
+def test_a_variant_that_never_started_may_change(in_process, recipe, tmp_path, capsys):
+    """One that trained may not, even if it did not finish."""
+    output, more = tmp_path / "out", tmp_path / "more.yaml"
+    more.write_text("other: {optim: adamw_bnb_8bit}\n")
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert stopped.value.code == 1 and (output / "runs" / "other" / "seed_1.log").is_file()
+    more.write_text("other: {optim: adamw_torch}\n")
+    found = run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert found["failed"] == {} and [row["method"] for row in found["methods"]] == ["fine_tuned", "other"]
+    (output / "runs" / "other" / "seed_1" / "train_results.json").unlink()
+    more.write_text("other: {optim: sgd}\n")
+    with pytest.raises(SystemExit):
+        run(recipe, output, methods=["fine_tuned", str(more)], seeds=[1])
+    assert "other.yaml has other options for other ('optim')" in capsys.readouterr().err
+    assert yaml.safe_load((output / "recipes" / "other.yaml").read_text())["optim"] == "adamw_torch"
 
 
 @pytest.mark.parametrize("searches", [False, True])
@@ -263,8 +340,10 @@ def test_without_a_cache_nothing_fills_one(in_process, recipe, tmp_path, capsys)
 )
 def test_what_counts_as_another_option(tmp_path, before, now, changed):
     """Names of files and columns differ where upper and lower case do."""
-    setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [], [])
+    setup = Setup("glue", tmp_path, "accuracy", [], 1, 1, [])
     setup.write_recipes([Variant("one", None, before)])
+    (tmp_path / "runs" / "one" / "seed_1").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "seed_1" / "recipe.yaml").touch()
     with pytest.raises(InputError, match="other options for one") if changed else contextlib.nullcontext():
         setup.write_recipes([Variant("one", None, now)])
 
@@ -311,10 +390,72 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         (["--unlabeled_file", "x.tsv", "--max_steps", "-1"], ["ckd", "fine_tuned"], "have different numbers of steps"),
         (["--text_column", "review"], ["ckd", "logits"], "review"),
         (["--method_file", "mine.txt"], ["ckd", "logits"], "method_file is mine.txt, which is not a Python file"),
+        (["--early_stopping_patience", "3"], ["ckd", "logits"], "ckd: early_stopping_patience is set, but load_best"),
+        (["--prediction_loss_only", "true"], ["ckd", "logits"], "ckd: prediction_loss_only leaves no scores to"),
+        (["--max_seq_length", "900"], ["ckd", "logits"], "ckd: max_seq_length is 900"),
+        (
+            ["--lora_rank", "2", "--lora_merge", "true", "--student_depths", "1,0.5"],
+            ["ckd", "logits"],
+            "ckd: lora_rank is set, but a student of several widths",
+        ),
+        (
+            ["--student_depths", "1,0.5,0.51"],
+            ["ckd", "logits"],
+            "ckd: student_depths has 0.51 and 0.5, which are the same",
+        ),
+        ([], ["fine_tuned", "ranking"], "ranking: listwise_weight is set, which compares the candidates of a query"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(in_process, recipe, tmp_path, capsys, words, methods, message):
     assert message in refused(capsys, recipe, tmp_path / "out", *words, methods=methods)
+
+
+BEST = "load_best_model_at_end: true, eval_strategy: steps, save_strategy: steps"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("early_stopping_patience: 3", "early_stopping_patience is set, but load_best_model_at_end is not"),
+        ("label_smoothing_factor: 1.5", "label_smoothing_factor is 1.5"),
+        (f"{BEST}, metric_for_best_model: f2", "metric_for_best_model is f2, but the evaluation reports accuracy"),
+        ("prediction_loss_only: true", "prediction_loss_only leaves no scores to compare"),
+        ("method: fine_tuned, max_grad_norm: -1", "max_grad_norm is -1"),
+        ("labels_and_logits: false, wr_distance_weight: 0", "no loss to train with"),
+        ("stages: [{}, {labels_and_logits: false, wr_distance_weight: 0}]", "stage 2: labels_and_logits is off"),
+        ("stages: [{}, {early_stopping_patience: 1}]", "stage 2: early_stopping_patience is set"),
+        ("per_device_train_batch_size: 64, dataloader_drop_last: true", "there are 40 training examples, but a batch"),
+    ],
+)
+def test_mistakes_of_a_later_variant_are_told_before_anything_is_trained(
+    in_process, recipe, tmp_path, capsys, options, message
+):
+    changes = yaml.safe_load(recipe.read_text()) | {"wr_angle_weight": 0, "ltr_distance_weight": 0}
+    recipe.write_text(yaml.safe_dump(changes | {"ltr_angle_weight": 0}))
+    (tmp_path / "more.yaml").write_text(f"other: {{{options}}}\n")
+    said = refused(capsys, recipe, tmp_path / "out", methods=["fine_tuned", str(tmp_path / "more.yaml")])
+    assert "error: other: " in said and message in said
+
+
+def test_a_teacher_with_other_labels_is_refused_before_anything_is_trained(in_process, recipe, tmp_path, capsys):
+    BertForSequenceClassification(tiny_config(labels=("x", "y", "z"))).save_pretrained(save_base(tmp_path / "three"))
+    words = ["--teacher_model_name_or_path", str(tmp_path / "three")]
+    assert "error: ckd: " in refused(capsys, recipe, tmp_path / "out", *words)
+
+
+def test_a_recipe_of_relations_alone_leaves_the_controls_their_labels(in_process, recipe, tmp_path):
+    """As that of a first stage; one cache serves all."""
+    output = tmp_path / "out"
+    found = run(
+        recipe, output, "--labels_and_logits", "no", methods=["fine_tuned", "ckd", "logits", "gram"], seeds=[1]
+    )
+    assert found["failed"] == {} and len(found["methods"]) == 4
+    terms = {"fine_tuned": {"task"}, "logits": {"task", "logits"}, "gram": {"gram"}}
+    for method, wanted in terms.items():
+        log = json.loads((output / "runs" / method / "seed_1" / "trainer_state.json").read_text())["log_history"][0]
+        assert {name.removeprefix("loss_") for name in log if name.startswith("loss_")} == wanted
+    (cache,) = (output / "teacher_cache").glob("*/*.json")
+    assert "Logits(2)" in json.loads(cache.read_text())["contents"]["signals"]
 
 
 def test_the_recipe_comes_first(capsys):

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from ckd_trainer.comparison.formats import as_json, as_table
 from ckd_trainer.comparison.picture import draw_comparison
-from ckd_trainer.comparison.results import check_same_inputs, contributions_of, read_comparison
+from ckd_trainer.comparison.results import check_same_examples, check_same_inputs, contributions_of, read_comparison
 from ckd_trainer.comparison.schedule import Run
 from ckd_trainer.comparison.variants import Variant
 from ckd_trainer.reports.statistics import MethodScores, compare_with_baseline, holm
@@ -233,8 +233,13 @@ def test_other_validation_examples_are_not_paired(tmp_path, teacher):
     """As many as before, but in another order or with other labels."""
     variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
     others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, examples="others")
-    with pytest.raises(InputError, match="the validation examples have changed between the runs"):
-        read(variants + others, runs + more)
+    with pytest.raises(InputError, match="the validation examples have changed") as refused:
+        read(variants + others, more + runs)
+    assert all(str(run.folder) in str(refused.value) for run in runs)  # the older ones
+    assert not any(str(run.folder) in str(refused.value) for run in more)
+    check_same_examples(more, "accuracy", "others")
+    with pytest.raises(InputError, match="delete the folders of the older runs"):
+        check_same_examples(more, "accuracy", "the same")
 
 
 def test_runs_of_other_code_are_told(tmp_path, teacher):

@@ -457,6 +457,7 @@ main()
         ("seed: [1, 2]", "varies seed, which must be the same"),
         ("eval_steps: [1, 2]", "varies eval_steps, which must be the same"),
         ("student_num_layers: [2, 9]", "student_num_layers is 9, but the teacher has only 4"),
+        ("max_grad_norm: {low: -1.0, high: 1.0}", "max_grad_norm is -1.0: give a number that is not negative"),
         ("{}", "has no ranges"),
         ("- a", "is not a recipe"),
     ],
@@ -468,6 +469,14 @@ def test_wrong_ranges_are_refused_before_anything_is_trained(in_process, recipe,
         search(recipe, path, tmp_path / "out")
     assert stopped.value.code == 2 and not (tmp_path / "out").exists()
     assert message in capsys.readouterr().err
+
+
+def test_a_range_that_leaves_no_loss_is_refused(in_process, recipe, tmp_path, capsys):
+    others = dict.fromkeys(("wr_angle_weight", "ltr_distance_weight", "ltr_angle_weight"), 0)
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | others | {"labels_and_logits": False}))
+    test_wrong_ranges_are_refused_before_anything_is_trained(
+        None, recipe, tmp_path, capsys, "wr_distance_weight: [0, 0.3]", "no loss to train with"
+    )
 
 
 @pytest.mark.parametrize(
