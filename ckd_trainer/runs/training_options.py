@@ -145,7 +145,7 @@ def use_early_stopping(args: TrainingArguments, patience: int | None) -> None:
     if not args.load_best_model_at_end:
         raise InputError(
             "early_stopping_patience is set, but load_best_model_at_end is not: the run could not return to the best "
-            "checkpoint. Set it, and set eval_strategy and save_strategy to the same value."
+            "checkpoint. Set load_best_model_at_end, and eval_strategy and save_strategy to the same value."
         )
     args.restore_callback_states_from_checkpoint = True
 
