@@ -19,6 +19,19 @@ from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, first_of
 from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD
 
+# Options that choose rows and columns of a data set.
+_CHOOSE_ROWS = (
+    "dataset_config_name",
+    "dataset_revision",
+    "train_split_name",
+    "validation_split_name",
+    "max_train_samples",
+    "sample_seed",
+    "unlabeled_dataset_config_name",
+    "unlabeled_split_name",
+    *("text_column", "text_pair_column", "label_column", "label_columns", "group_column"),
+    *("tokens_column", "tags_column", "spans_column"),
+)
 COSTS = ("parameters", "model_size_mb", "latency_ms", "train_runtime")  # names in all_results.json
 
 
@@ -184,8 +197,8 @@ def check_same_inputs(runs: Sequence[Run]) -> None:
         recipe = read_recipe(run.folder / RECIPE)
         inputs = json.loads((run.folder / RECORD).read_text(encoding="utf-8")).get("inputs", {})
         for option, parts in inputs.items():
-            # Data sets by name are recorded by their rows, which these options choose.
-            named = (option, *(str(recipe.get(name)) for name in (option, "max_train_samples", "sample_seed")))
+            # Data sets by name are recorded by their rows.
+            named = (option, *(str(recipe.get(name)) for name in (option, *_CHOOSE_ROWS)))
             other, before = first.setdefault(named, (run, parts))
             # A run that does not distill records less of the teacher.
             if any(parts[name] != before[name] for name in parts.keys() & before.keys()):

@@ -114,6 +114,8 @@ class Setup:
         found: dict[int, str] = {}  # variants share what they read
         for one in local:
             examples = one.task.data.validation[name]
+            if len(examples) < 2:
+                raise InputError("there is one validation example, but a comparison needs several: give more.")
             if id(examples) not in found:
                 found[id(examples)] = rows_fingerprint(examples)
             if found[id(examples)] != next(iter(found.values())):

@@ -1,5 +1,6 @@
 """Texts without labels: read in parts and kept on disk, so that memory does not grow with their number."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from ckd_trainer.data.tables import Table
 
 
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
-    """Reads the first part of unlabeled_file; raises InputError if it is malformed or lacks a column."""
-    if arguments.unlabeled_file:
+    """Reads the first part of local texts; raises InputError if it is malformed or lacks a column."""
+    if arguments.unlabeled_file or os.path.isdir(arguments.unlabeled_dataset_name or ""):
         part = next(_parts(arguments, columns))
         for column in columns.values():
             part.texts(column)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset, DatasetDict
 from helpers.files import PROJECT, sentences, write_questions, write_tagged, write_tsv
 from helpers.label_sets import LABELS, write_label_sets
 from helpers.rankings import write_rankings
@@ -388,6 +389,7 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
         (["--train_file", "none.tsv"], ["ckd", "logits"], "none.tsv is missing"),
         (["--unlabeled_file", "none.tsv"], ["ckd", "logits"], "none.tsv is missing"),
         (["--unlabeled_file", "x.tsv", "--max_steps", "-1"], ["ckd", "fine_tuned"], "have different numbers of steps"),
+        (["--max_eval_samples", "1"], ["ckd", "logits"], "there is one validation example"),
         (["--text_column", "review"], ["ckd", "logits"], "review"),
         (["--method_file", "mine.txt"], ["ckd", "logits"], "method_file is mine.txt, which is not a Python file"),
         (["--early_stopping_patience", "3"], ["ckd", "logits"], "ckd: early_stopping_patience is set, but load_best"),
@@ -408,6 +410,12 @@ def test_a_run_that_fails_does_not_stop_the_others(in_process, recipe, tmp_path,
 )
 def test_mistakes_are_told_before_anything_is_trained(in_process, recipe, tmp_path, capsys, words, methods, message):
     assert message in refused(capsys, recipe, tmp_path / "out", *words, methods=methods)
+
+
+def test_local_texts_without_labels_are_looked_at_first(in_process, recipe, tmp_path, capsys):
+    DatasetDict(train=Dataset.from_dict({"text": ["the cat"] * 9})).save_to_disk(tmp_path / "texts")
+    words = ["--unlabeled_dataset_name", str(tmp_path / "texts"), "--unlabeled_split_name", "trian"]
+    assert "trian" in refused(capsys, recipe, tmp_path / "out", *words)
 
 
 BEST = "load_best_model_at_end: true, eval_strategy: steps, save_strategy: steps"

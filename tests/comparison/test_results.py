@@ -216,6 +216,15 @@ def test_runs_that_read_other_data_are_not_compared(tmp_path, teacher):
         check_same_inputs(runs + more)
 
 
+@pytest.mark.parametrize("option", ["train_split_name", "text_column", "dataset_config_name", "max_train_samples"])
+def test_variants_may_choose_other_rows_and_columns_of_a_data_set(tmp_path, teacher, option):
+    named = {"dataset_name": "reviews"}
+    variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher, inputs={"dataset_name": {"rows": "1"}}, **named)
+    other = {"inputs": {"dataset_name": {"rows": "2"}}, option: "other", **named}
+    others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, **other)
+    assert len(read(variants + others, runs + more).rows) == 2
+
+
 def test_variants_may_read_other_data_on_purpose(tmp_path, teacher):
     """And a run that reads only the teacher's configuration records less of it."""
     inputs = {"train_file": {"a": "1"}, "teacher_model_name_or_path": {"config.json": "1"}}
