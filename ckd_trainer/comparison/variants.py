@@ -8,7 +8,7 @@ from typing import Any
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments, weight_names, weights_of
 from ckd_trainer.methods import MethodArguments
-from ckd_trainer.runs.recipe import one_of
+from ckd_trainer.runs.recipe import one_of, unknown_option
 from ckd_trainer.runs.recipe_file import read_recipe
 from ckd_trainer.utils.errors import InputError, first_of, short
 
@@ -148,6 +148,7 @@ def _from_file(
 
     An option `method` starts from that method; otherwise the changes are to the recipe as it is.
     """
+    known = {option.name for group in groups for option in dataclasses.fields(group) if option.init}
     found: dict[str, Options] = {}
     for name, changes in read_recipe(path).items():
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -158,6 +159,9 @@ def _from_file(
         changes = dict(changes)
         method = changes.pop("method", None)
         check_free(changes, f"{path}: {name}", _NOT_IN_VARIANTS)
+        unknown = [key for key in changes if key not in known]
+        if unknown:
+            raise InputError(f"{path}: {name}: {unknown_option(unknown[0], known)}")
         if students:
             check_free(changes, f"{path}: {name}", _OF_STUDENTS)
         found[name] = (method_options(str(method), weights, groups) if method is not None else {}) | changes

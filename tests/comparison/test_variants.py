@@ -114,6 +114,7 @@ def test_refused(words, students, message):
         ("a/b: {alpha: 1}", "'a/b' becomes a folder"),
         ("warm: {seed: 3}", "warm sets 'seed', which the comparison sets"),
         ("warm: {hub_token: hf_a}", "warm sets 'hub_token', which the comparison sets"),
+        ("warm: {temprature: 3}", r"bad.yaml: warm: temprature is not a known option: did you mean temperature\?"),
         ("warm: {method: best}", "'best' is not a known method"),
         ("{}", "has no variants"),
         ("[ckd]", "is not a recipe"),
