@@ -323,7 +323,8 @@ class ModelArguments:
                 ) from None
             if self.student_num_layers not in (None, len(layers)):
                 raise InputError(
-                    f"student_layers names {len(layers)} layers, but student_num_layers is {self.student_num_layers}."
+                    f"student_layers names {len(layers)} layers, but student_num_layers is {self.student_num_layers}: "
+                    "leave student_num_layers out."
                 )
 
         self._check_lora()
