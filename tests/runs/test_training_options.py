@@ -162,9 +162,6 @@ def test_options_are_checked_from_python_too(tiny_teacher, tmp_path):
 
 def test_a_run_without_output_dir_says_where_it_writes(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    with (
-        pytest.raises(InputError, match="there is nothing to do"),
-        start(TrainingArguments(report_to="none"), RunArguments(), stages=[]),
-    ):
+    with start(TrainingArguments(report_to="none"), RunArguments(), stages=[]):
         pass
     assert "The run writes to trainer_output, the default output_dir" in caplog.text

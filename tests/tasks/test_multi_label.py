@@ -382,7 +382,7 @@ def test_a_teacher_of_one_label_is_refused(files, tmp_path, capsys, problem):
     assert "set problem_type to multi_label_classification in its config.json" in error
     assert not (tmp_path / "out").exists()
     error = refused(capsys, fine_tune, tmp_path / "one", tmp_path / "out", *files, "--do_eval")
-    assert "cannot be evaluated on this data: the head of the model is classes" in error
+    assert "cannot be evaluated on this data: the model gives one class per text" in error
 
 
 def test_a_teacher_of_scores_and_one_of_other_labels_are_refused(files, tmp_path, capsys):
