@@ -24,8 +24,8 @@ from pathlib import Path
 import measure
 import numpy as np
 import scipy
+from helpers.simulated_scores import Setting, simulate, true_score
 from scipy.special import stdtrit
-from simulated_scores import Setting, simulate, true_score
 
 from ckd_trainer.reports.statistics import compare_with_baseline
 

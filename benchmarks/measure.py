@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
 # The default has one of the four; benchmarks have all, as the paper does.
 ALL_RELATIONS = {f"{relation}_{kind}_weight": 0.3 for relation in ("wr", "ltr") for kind in ("distance", "angle")}
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests" / "helpers")]
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]
 
 
 def in_turns(steps, repeats):

@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 import measure
-import reference
 import torch
+from helpers import reference
 
 from ckd_trainer.losses import contextual_relation_losses
 
