@@ -146,6 +146,8 @@ def training_steps(side, arguments):
         processing_class=tokenizer,
     )
     dataloader = trainer.get_train_dataloader()  # builds the cache
+    if trainer._projections is not None:
+        trainer._projections.attach()  # as `train` does
     trainer.create_optimizer()
     if side == "floor":
         return floor_steps(model, trainer, dataloader)

@@ -21,7 +21,7 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -188,6 +188,9 @@ class DistillationTrainer(SamplingTrainer):
         """
         before = dict(vars(self))
         self.__dict__.update(options)
+        for name in ("methods", "_given_terms"):  # copies, which the user does not change later
+            given = getattr(self, name)
+            setattr(self, name, list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given)
         try:
             check_kinds(self.ckd_args, self.methods, self._given_terms, self._given_head)
             self._derive(student)

@@ -93,6 +93,15 @@ def test_lists_of_words(tmp_path, text):
     assert parse(tmp_path, f"include_for_metrics: {text}\n")[-1].include_for_metrics == ["loss", "inputs"]
 
 
+def test_lists_of_numbers_stay_lists_of_numbers(tmp_path):
+    @dataclasses.dataclass
+    class Own:
+        own_layers: list[int] = dataclasses.field(default_factory=lambda: [1, 2])
+
+    assert parse(tmp_path, kinds=(*ALL, Own))[-1].own_layers == [1, 2]
+    assert parse(tmp_path, "", "--own_layers", "3", "4", kinds=(*ALL, Own))[-1].own_layers == [3, 4]
+
+
 def test_a_word_that_belongs_to_no_option(tmp_path):
     with pytest.raises(InputError, match=r"'wandb' belongs to no option: options are written --name value\."):
         parse(tmp_path, "", "--report_to", "tensorboard", "wandb")

@@ -404,7 +404,7 @@ def test_a_student_made_of_the_teachers_own_layers_is_refused(tmp_path):
     """They would be frozen with the teacher. Frozen weights may be shared."""
     student, teacher = tiny_model(layers=2), tiny_model(seed=1)
     student.bert.embeddings = teacher.bert.embeddings
-    with pytest.raises(InputError, match=r"share 5 weights, such as bert\.embeddings\.word.*copy\.deepcopy"):
+    with pytest.raises(InputError, match=r"share weights, such as bert\.embeddings\.word.*copy\.deepcopy"):
         trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher)
     student.bert.embeddings.requires_grad_(False)
     trainer(DistillationTrainer, tmp_path, student, teacher_model=teacher).train()
@@ -482,6 +482,20 @@ def test_a_loss_function_may_read_labels_of_any_kind(tmp_path):
         students.append(run.model)
     for ours, theirs in zip(*(student.parameters() for student in students), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_methods_and_terms_are_any_iterables_and_are_copied(tmp_path):
+    methods = [PKDArguments(pkd_weight=1.0)]
+    for given in (methods, iter(methods)):
+        run = trainer(
+            DistillationTrainer,
+            tmp_path,
+            tiny_model(layers=2),
+            teacher_model=tiny_model(seed=1),
+            methods=given,
+            terms=torch.nn.ModuleList(),
+        )
+        assert "pkd" in run.term_weights and run.methods is not methods
 
 
 @pytest.mark.parametrize("cls", [DistillationTrainer, DynamicTrainer])

@@ -213,21 +213,20 @@ def check_same_examples(runs: Sequence[Run], metric: str, current: str | None = 
     """Raises InputError if finished runs were evaluated on other validation examples than the last of them.
 
     Args:
-        current: the fingerprint of the examples on which the next run will be evaluated: then those of the finished
-            runs are compared with these, where they are known.
+        current: the fingerprint of the examples on which the next run will be evaluated; by default that of the last
+            finished run. Runs of an earlier version, whose examples are not known, count as others.
     """
     found = {run: contributions_of(run.folder, metric)[1] for run in runs if run.is_finished}
-    if current is not None:
-        older = [run for run, examples in found.items() if examples not in (current, None)]
-    elif found:
-        last = max(found, key=lambda run: (run.folder / "eval_results.json").stat().st_mtime_ns)
-        older = [run for run, examples in found.items() if examples != found[last]]
-    else:
-        older = []
+    if not any(found.values()):  # of a metric to which no example contributes
+        return
+    if current is None:
+        current = found[max(found, key=lambda run: (run.folder / "eval_results.json").stat().st_mtime_ns)]
+    older = [run for run, examples in found.items() if examples != current]
     if older:
         raise InputError(
-            "the validation examples have changed: restore them, give another --output, or delete the folders of the "
-            f"older runs ({first_of([str(run.folder) for run in older])})."
+            "the runs were evaluated on different validation examples: give all variants the same options of the "
+            "data; if the data has changed, restore it, give another --output, or delete the folders of the older "
+            f"runs ({first_of([str(run.folder) for run in older])})."
         )
 
 

@@ -78,6 +78,8 @@ class Budget:
             "max_parameters": f"the fewest parameters are {smallest.parameters:,} ({smallest.name})",
             "max_size_mb": f"the smallest size is {lightest.size_mb:.1f} MB ({lightest.name})",
         }
+        if fastest.latency_ms == 0:
+            del there["max_latency_ms"]
         limits = {name: limit for name in there if (limit := getattr(self, name)) is not None}
         alone = {name: Budget(**{name: limit}) for name, limit in limits.items()}
         missed = [name for name, budget in alone.items() if not any(map(budget.allows, candidates))]

@@ -53,11 +53,12 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
 def _difference(theirs: PreTrainedConfig, ours: PreTrainedConfig) -> str:
     """Returns the end of the message about another number of labels: if some are the same, which are not."""
     known, wanted = _names(theirs), _names(ours)
-    added = _without(wanted, known)
-    if len(added) == len(wanted) or 1 in (len(known), len(wanted)):  # a single one is a score, and has no name
+    added, lacking = _without(wanted, known), _without(known, wanted)
+    # A single label is a score, and has no name; numbers are the same by chance.
+    shares_names = len(added) < len(wanted) and _numbers(wanted) is None and 1 not in (len(known), len(wanted))
+    if not shares_names or not (added or lacking):
         return ": it was fine-tuned for another task. Fine-tune one on this data with ckd-trainer teacher."
-    lacking = _without(known, wanted)
-    parts = [f"also has {first_of(added)}"] * bool(added) + [f"lacks {first_of(lacking)}"] * bool(lacking)
+    parts = [f"{verb} {first_of(names)}" for verb, names in (("also has", added), ("lacks", lacking)) if names]
     return f". The data {' and '.join(parts)}: correct that, or fine-tune a model on it with ckd-trainer teacher."
 
 

@@ -99,9 +99,10 @@ def parse_mapping(
         if key in _PATHS and isinstance(value, str):
             values[key] = expanded(value)
         if isinstance(value, list):  # of words, which a recipe's list or a command line separates by commas
-            values[key] = [part for word in value for part in str(getattr(word, "value", word)).split(",")]
+            found: list[Any] = [getattr(word, "value", word) for word in value]
+            values[key] = [part for word in found for part in _parts(word)]
     if isinstance(trackers := values.get("report_to"), str):
-        values["report_to"] = trackers.split(",") if trackers else "none"
+        values["report_to"] = _parts(trackers) if trackers else "none"
     return tuple(
         _instance(cls, {field.name: values[field.name] for field in dataclasses.fields(cls) if field.init})
         for cls in dataclass_types
@@ -268,6 +269,11 @@ def _option(key: str, value: Any, kind: Any) -> str:
             what = "mapping" if isinstance(value, dict) else "list"
             raise InputError(f"{key} is a {what} that JSON cannot represent ({error}).") from None
     return f"--{key}={value}"
+
+
+def _parts(word: Any) -> list[Any]:
+    """Returns the words between the commas of a word; a number alone."""
+    return [part.strip() for part in word.split(",")] if isinstance(word, str) else [word]
 
 
 def _word(value: Any) -> Any:

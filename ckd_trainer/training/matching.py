@@ -38,8 +38,8 @@ def check_models(student: torch.nn.Module, teacher: torch.nn.Module | StoredTeac
         shared = [name for name, one in student.named_parameters() if one.requires_grad and id(one) in theirs]
         if shared:
             raise InputError(
-                f"teacher and student share {len(shared)} weights, such as {shared[0]}, and those of the teacher are "
-                "frozen: give the student copies, as copy.deepcopy makes them."
+                f"teacher and student share weights, such as {shared[0]}, and those of the teacher are frozen: give "
+                "the student copies, as copy.deepcopy makes them."
             )
 
 

@@ -18,8 +18,8 @@ def _check_no_prompts(student: torch.nn.Module, teacher: Any) -> None:
         for config in getattr(model, "peft_config", {}).values():
             if config.is_prompt_learning and config.peft_type != "PREFIX_TUNING":  # whose prefix has no states
                 raise InputError(
-                    f"the {name} has learned tokens before the text ({config.peft_type}), so its hidden states cannot "
-                    "be compared: use LoRA, or compare logits alone with CKDArguments.without_relations()."
+                    f"the {name} has learned tokens before the text ({config.peft_type.value}), so its hidden states "
+                    "cannot be compared: use LoRA, or compare logits alone with CKDArguments.without_relations()."
                 )
 
 

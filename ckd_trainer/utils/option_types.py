@@ -14,7 +14,7 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
     int: ((Integral,), "a whole number"),
     float: ((Real,), "a number"),
-    str: ((str, os.PathLike), "a text"),
+    str: ((str, os.PathLike), "a string"),
     types.NoneType: ((types.NoneType,), "None"),
 }
 
@@ -28,7 +28,10 @@ def check_types(arguments: Any) -> None:
         >>> CKDArguments(logit_loss="MSE")
         InputError: logit_loss is 'MSE': give 'kl', 'reverse_kl', 'skewed_kl' or 'mse'.
     """
-    hints = typing.get_type_hints(type(arguments))
+    try:
+        hints = typing.get_type_hints(type(arguments))
+    except NameError:  # annotations that only a type checker can resolve
+        return
     for option in dataclasses.fields(arguments):
         value, kind = getattr(arguments, option.name), hints[option.name]
         kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

@@ -33,13 +33,13 @@ from ckd_trainer.utils.option_types import check_types
         (lambda: CKDArguments(window_size="21"), "window_size is '21': give a whole number or None."),
         (lambda: CKDArguments(window_size=21.0), "window_size is 21.0: give a whole number or None."),
         (lambda: CKDArguments(balance_interval="10"), "balance_interval is '10': give a whole number or None."),
-        (lambda: CKDArguments(teacher_cache_dir=3), "teacher_cache_dir is 3: give a text or None."),
+        (lambda: CKDArguments(teacher_cache_dir=3), "teacher_cache_dir is 3: give a string or None."),
         (lambda: PKDArguments(pkd_weight="0.3"), "pkd_weight is '0.3': give a number."),
         (
             lambda: AttributionArguments(attribution_top_k=2.5),
             "attribution_top_k is 2.5: give a whole number or None.",
         ),
-        (lambda: DynamicArguments(student_widths=[1.0, 0.5]), r"student_widths is \[1.0, 0.5\]: give a text."),
+        (lambda: DynamicArguments(student_widths=[1.0, 0.5]), r"student_widths is \[1.0, 0.5\]: give a string."),
     ],
 )
 def test_another_type_is_one_message(make, message):
