@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +18,11 @@ from ckd_trainer.utils.errors import InputError, short
 logger = logging.getLogger(__name__)
 
 
+def listed(given: Any) -> Any:
+    """Returns methods or terms that a user gave as a list of its own; all that is not iterable, and text, as it is."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given
+
+
 def check_kinds(
     ckd_args: CKDArguments, methods: Sequence[MethodArguments], terms: Sequence[Term], head: Head | None
 ) -> None:
@@ -30,7 +35,7 @@ def check_kinds(
         ("methods", methods, MethodArguments, "of options of methods, such as [PKDArguments(pkd_weight=0.3)]"),
         ("terms", terms, Term, "of instances of ckd_trainer.methods.Term"),
     ):
-        if not isinstance(values, list | tuple):
+        if not isinstance(values, list):
             raise InputError(f"{name} is {short(values)}: give a list {example}.")
         wrong = [value for value in values if not isinstance(value, kind)]
         if wrong:

@@ -21,7 +21,7 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ from ckd_trainer.methods import MethodArguments, Pair, Term, terms_of
 from ckd_trainer.model_card import write_model_card
 from ckd_trainer.models.stored_teacher import StoredTeacher
 from ckd_trainer.models.subnetworks import SUBNETWORKS
-from ckd_trainer.objective import Objective, check_kinds, check_loss, check_readable
+from ckd_trainer.objective import Objective, check_kinds, check_loss, check_readable, listed
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
 from ckd_trainer.teacher.signals import Listener, Signal
@@ -188,10 +188,8 @@ class DistillationTrainer(SamplingTrainer):
         """
         before = dict(vars(self))
         self.__dict__.update(options)
-        for name in ("methods", "_given_terms"):  # copies, which the user does not change later
-            given = getattr(self, name)
-            setattr(self, name, list(given) if isinstance(given, Iterable) and not isinstance(given, str) else given)
         try:
+            self.methods, self._given_terms = listed(self.methods), listed(self._given_terms)
             check_kinds(self.ckd_args, self.methods, self._given_terms, self._given_head)
             self._derive(student)
         except Exception:

@@ -77,6 +77,7 @@ class Checked:
             for stage in self.stages:
                 with stage.naming_errors():
                     check_steps(stage.args, examples_of_epoch(self.task, stage))
+            del self.task.inputs  # the comparison lasts for hours, and only its runs train
 
     def has_cache(self) -> bool:
         """Returns whether its teacher cache holds all that it reads. Logits are in every cache."""

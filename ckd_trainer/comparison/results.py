@@ -273,5 +273,5 @@ def _notes(
 def _baseline_of(row: Row, rows: Sequence[Row], baseline: str) -> Row | None:
     """Returns the row of the baseline with the same student; None for the baseline itself, or if it has no row."""
     wanted = row.variant.student, baseline
-    others = (other for other in rows if (other.variant.student, other.variant.method) == wanted)
-    return next((other for other in others if other is not row), None)
+    found = next((other for other in rows if (other.variant.student, other.variant.method) == wanted), None)
+    return None if found is row else found

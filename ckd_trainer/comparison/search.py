@@ -187,15 +187,15 @@ class Search:
             yield study.ask(dict(self.ranges)).params
 
     def _in_order(self) -> Iterator[Options]:
-        """Yields all options once, from a random place on; none if a range has no end of values."""
+        """Yields each combination of values once, beginning with a random one; none if a range is not finite."""
         choices = [_values(one) for one in self.ranges.values()]
         count = math.prod(map(len, choices))
-        begin = random.Random(self._seed(_ATTEMPTS)).randrange(count or 1)
-        for place in range(begin, begin + count):
+        begin = random.Random(self._seed(_ATTEMPTS)).randrange(count or 1)  # a seed that optuna's draws do not have
+        for number in range(begin, begin + count):
             options = {}
             for name, values in zip(self.ranges, choices, strict=True):
-                place, chosen = divmod(place, len(values))
-                options[name] = values[chosen]
+                number, place = divmod(number, len(values))
+                options[name] = values[place]
             yield options
 
     def _seed(self, attempt: int) -> int:
@@ -306,7 +306,7 @@ class Search:
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any]:
-    """Returns the values in a range; none if it has no end of them."""
+    """Returns the values in a range; none if it is not finite."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     return range(distribution.low, distribution.high + 1) if isinstance(distribution, IntDistribution) else ()

@@ -99,11 +99,10 @@ def _check_columns(
     token_column: int,
     tag_column: int | None,
 ) -> None:
-    count = f"{len(columns)} {agreeing(len(columns), 'column', 'columns')}"
     if len(columns) != first[1]:
         raise InputError(
-            f"{place}: the line has {count}, but line {first[0]} has {first[1]}: separate all by tabs, or all by "
-            "spaces, with an empty line after each sentence."
+            f"{place}: the line has {_count(columns)}, but line {first[0]} has {first[1]}: separate all by tabs, "
+            "or all by spaces, with an empty line after each sentence."
         )
     if labeled and tag_column is None and len(columns) == 1:
         has_comma = "," in columns[0].strip(",")
@@ -117,9 +116,13 @@ def _check_columns(
     wanted = {"token_column_number": token_column} | ({"tag_column_number": tag_column} if labeled else {})
     for option, number in wanted.items():
         if number is not None and number > len(columns):
-            raise InputError(f"{place}: {option} is {number}, but the line has {count}: give another.")
+            raise InputError(f"{place}: {option} is {number}, but the line has {_count(columns)}: give another.")
     if not columns[token_column - 1].strip(" "):
         raise InputError(f"{place}: the token is empty: give one, or an empty line between sentences.")
+
+
+def _count(columns: Sequence[str]) -> str:
+    return f"{len(columns)} {agreeing(len(columns), 'column', 'columns')}"
 
 
 def write_conll(path: Path, sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> None:

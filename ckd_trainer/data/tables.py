@@ -426,11 +426,11 @@ def _why_unusable(value: Any) -> str | None:
     try:
         pa.array([value])
     except UnicodeEncodeError:
-        return "holds half of a surrogate pair and is no text: write the whole character"
+        return "holds half of a surrogate pair, which is not text: write the whole character"
     except OverflowError:
         return "is too large for a number: write it in quotes"
-    except _UNUSABLE:  # such as a list of values of several types
-        pass
+    except _UNUSABLE:
+        return "holds values of several kinds, which cannot stand in one column: give values of one kind"
     return None
 
 

@@ -121,7 +121,7 @@ def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:
     """Reorders the rows of the head's last layer.
 
     Raises:
-        InputError: there is no linear one.
+        InputError: the head has no linear layer with a row for each label.
     """
     layer = last_layer(model, len(order))
     if layer is None:

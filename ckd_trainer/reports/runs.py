@@ -30,7 +30,7 @@ class Run:
     curve: list[tuple[float, float]]  # (epoch, metric)
     teacher: Path | None
     is_teacher: bool = False
-    task: str | None = None  # the task_name of its recipe, "own texts" if that is none; None without a recipe
+    task: str | None = None  # the task_name of its recipe, "own texts" if it has none; None without a recipe
 
 
 def read_runs(folders: Iterable[str | Path], metric: str) -> list[Run]:
