@@ -226,7 +226,7 @@ def check_same_examples(runs: Sequence[Run], metric: str, current: str | None = 
         raise InputError(
             "the runs were evaluated on different validation examples: give all variants the same options of the "
             "data; if the data has changed, restore it, give another --output, or delete the folders of the older "
-            f"runs ({first_of([str(run.folder) for run in older])})."
+            f"runs ({first_of([run.folder for run in older])})."
         )
 
 

@@ -91,8 +91,7 @@ def zip_submission(
             found[name] = paths[0]
     if not found:
         raise InputError(
-            f"no prediction file ({', '.join(names)}) in {first_of(list(map(str, run_folders)))}: run with "
-            "--do_predict first."
+            f"no prediction file ({', '.join(names)}) in {first_of(run_folders)}: run with --do_predict first."
         )
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -67,8 +67,11 @@ _repr.maxlevel = 2
 
 
 def short(value: object) -> str:
-    """Returns `repr(value)` for a message, without the middle of a long text or the end of a long list."""
-    return _repr.repr(value)
+    """Returns `repr(value)` for a message, without the middle of a long text or the end of a long list.
+
+    Paths stay whole, so that they can be opened or deleted.
+    """
+    return repr(str(value)) if isinstance(value, Path) else _repr.repr(value)
 
 
 def first_of(names: Sequence, most: int = 5) -> str:

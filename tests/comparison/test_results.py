@@ -239,9 +239,10 @@ def test_variants_may_read_other_data_on_purpose(tmp_path, teacher):
 
 
 def test_other_validation_examples_are_not_paired(tmp_path, teacher):
-    """As many as before, but in another order or with other labels."""
-    variants, runs = make(tmp_path / "runs", {"plain": 0.7}, teacher)
-    others, more = make(tmp_path / "runs", {"better": 0.7}, teacher, examples="others")
+    """As many as before, but in another order or with other labels. The folders to delete are told in full."""
+    folder = tmp_path / ("deep" * 20)
+    variants, runs = make(folder, {"plain": 0.7}, teacher)
+    others, more = make(folder, {"better": 0.7}, teacher, examples="others")
     with pytest.raises(InputError, match="different validation examples") as refused:
         read(variants + others, more + runs)
     assert all(str(run.folder) in str(refused.value) for run in runs)  # the older ones

@@ -36,7 +36,7 @@ def test_a_zip_of_several_runs(tmp_path, capsys):
 
 def test_bad_submissions_end_with_code_2(tmp_path, capsys):
     one, two = run_folder(tmp_path / "one", "RTE.tsv"), run_folder(tmp_path / "two", "RTE.tsv", "QNLI.tsv")
-    empty, output = run_folder(tmp_path / "empty"), str(tmp_path / "s.zip")
+    empty, output = run_folder(tmp_path / ("empty" * 20)), str(tmp_path / "s.zip")
 
     def refused(*folders):
         with pytest.raises(SystemExit) as end:
@@ -45,7 +45,8 @@ def test_bad_submissions_end_with_code_2(tmp_path, capsys):
         return capsys.readouterr().err
 
     assert f"RTE.tsv is there twice, in {one} and {two}" in refused(one, two)
-    assert "no prediction file" in refused(empty)
+    said = refused(empty)
+    assert "no prediction file" in said and repr(empty) in said
     assert "nowhere is not a folder" in refused("nowhere")
     main([one, "--output", output])
     assert f"{output} exists" in refused(two)
