@@ -102,22 +102,15 @@ class MaskedLanguageModeling(Task):
     def use_stages(self, stages: Sequence[Stage]) -> None:
         if self.args.streaming:
             self.trainer_class = StreamTrainer
-            for stage in stages if self.training_args.do_train else ():
-                with stage.naming_errors():
-                    check_streamed_stage(stage)
+        for stage in stages:
+            with stage.naming_errors():
+                self._check_stage(stage, is_last=stage is stages[-1])
         masks = self.args.mlm_probability > 0
-        orders = next((stage for stage in stages if has_widths(stage.dynamic_args.subnetworks)), None)
         self.reads_head = any(stage.ckd_args.labels_and_logits for stage in stages)
         self.model_class = AutoModelForMaskedLM if self.reads_head else AutoModel
         always = all(stage.ckd_args.labels_and_logits for stage in stages)
         self.metrics = ("perplexity",) if always and masks else ()
-        for stage in stages:
-            if stage.dynamic_args.whole_student_teaches:
-                with stage.naming_errors():
-                    raise InputError(
-                        "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it "
-                        "out, and give teacher_model_name_or_path."
-                    )
+        orders = next((stage for stage in stages if has_widths(stage.dynamic_args.subnetworks)), None)
         if orders is not None and not (masks and self.reads_head):
             with orders.naming_errors():
                 raise InputError(
@@ -125,32 +118,38 @@ class MaskedLanguageModeling(Task):
                     "for the loss on masked tokens: set labels_and_logits to true and mlm_probability to 0.15, or "
                     "give student_depths alone."
                 )
-        for stage in stages:
-            loss = stage.ckd_args
-            with stage.naming_errors():
-                if loss.labels_and_logits and loss.alpha < 1 and not masks:
-                    raise InputError(
-                        f"labels_and_logits is set and alpha is {loss.alpha:g}, so masked tokens have a weight in the "
-                        "loss, but mlm_probability is 0: set mlm_probability to 0.15, or alpha to 1 to compare the "
-                        "logits of all tokens, or labels_and_logits to false to train with relations alone."
-                    )
-                if not loss.labels_and_logits and not stage.has_terms:
-                    raise InputError(
-                        "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
-                        "mlm_probability to 0.15 to train on masked tokens."
-                    )
-                is_evaluated = stage.args.eval_strategy != "no" or (stage.args.do_eval and stage is stages[-1])
-                if is_evaluated and not loss.weights and not loss.labels_and_logits and _learns_projections(stage):
-                    raise InputError(
-                        "every term of the loss learns a projection, which exists only in training, so there is "
-                        "nothing to evaluate: leave out do_eval and eval_strategy, or give another term a weight."
-                    )
-                if loss.teacher_cache_dir and masks:
-                    raise InputError(
-                        f"teacher_cache_dir is set, but mlm_probability is {self.args.mlm_probability:g}, and masks "
-                        "change from one epoch to the next, so the teacher has to run on each batch: leave out one of "
-                        "them."
-                    )
+
+    def _check_stage(self, stage: Stage, is_last: bool) -> None:
+        loss, masks = stage.ckd_args, self.args.mlm_probability > 0
+        if self.args.streaming and self.training_args.do_train:
+            check_streamed_stage(stage)
+        if stage.dynamic_args.whole_student_teaches:
+            raise InputError(
+                "whole_student_teaches is set, but a language model is evaluated against a teacher: leave it out, and "
+                "give teacher_model_name_or_path."
+            )
+        if loss.labels_and_logits and loss.alpha < 1 and not masks:
+            raise InputError(
+                f"labels_and_logits is set and alpha is {loss.alpha:g}, so masked tokens have a weight in the loss, "
+                "but mlm_probability is 0: set mlm_probability to 0.15, or alpha to 1 to compare the logits of all "
+                "tokens, or labels_and_logits to false to train with relations alone."
+            )
+        if not loss.labels_and_logits and not stage.has_terms:
+            raise InputError(
+                "no term of the loss has a weight: give one a weight, or set labels_and_logits to true and "
+                "mlm_probability to 0.15 to train on masked tokens."
+            )
+        is_evaluated = stage.args.eval_strategy != "no" or (stage.args.do_eval and is_last)
+        if is_evaluated and not loss.weights and not loss.labels_and_logits and _learns_projections(stage):
+            raise InputError(
+                "every term of the loss learns a projection, which exists only in training, so there is nothing to "
+                "evaluate: leave out do_eval and eval_strategy, or give another term a weight."
+            )
+        if loss.teacher_cache_dir and masks:
+            raise InputError(
+                f"teacher_cache_dir is set, but mlm_probability is {self.args.mlm_probability:g}, and masks change "
+                "from one epoch to the next, so the teacher has to run on each batch: leave out one of them."
+            )
 
     def files(self, splits: Sequence[str]) -> dict[str, list[Path]]:
         # Those of a stream are not read here, as that would take too long: see `sets_by_name`.
