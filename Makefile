@@ -39,7 +39,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
 	    "Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": give another one with PYTHON=python3.12")'
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install -e '.[test,plots]' -c constraints.txt
+	$(RUN) -m pip install -e '.[test,plots,onnx]' -c constraints.txt
 	touch $@
 
 # Pins each `name>=1.2` of setup.cfg to `name==1.2`. Their own dependencies are the newest that fit.
