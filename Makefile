@@ -22,8 +22,6 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON ?= $(shell for python in python3.10 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.10.*/bin/python3.10; do \
     $$python -c "" 2>/dev/null && echo $$python && exit; done; echo $(PYTHON))
 
-NO_RELATIONS := --wr_distance_weight 0 --wr_angle_weight 0 --ltr_distance_weight 0 --ltr_angle_weight 0
-
 SENTENCE := The poets opposite the boy truly and still succeed.
 
 # Idle workers take tests from busy ones: some tests take seconds, others a minute.
@@ -71,7 +69,7 @@ quickstart-mlm: $(INSTALLED)
 	$(CKD) demo agreement runs/quickstart_mlm/data
 	$(CKD) mlm recipes/quickstart_mlm_teacher.yaml
 	export OMP_NUM_THREADS=1; $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --disable_tqdm true & \
-	    $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --output_dir runs/quickstart_mlm/logits $(NO_RELATIONS) && wait $$!
+	    $(CKD) mlm recipes/quickstart_mlm_ckd.yaml --output_dir runs/quickstart_mlm/logits --wr_distance_weight 0 && wait $$!
 	$(CKD) compare recipes/quickstart_mlm_task.yaml --methods recipes/quickstart_mlm_starts.yaml \
 	    --baseline from_scratch --seeds 1 2 3 --jobs 2 --output runs/quickstart_mlm/compare
 
