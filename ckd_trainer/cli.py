@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "search": Command("the best student for a budget of latency or size", "ckd_trainer.commands.search"),
     "augment": Command("variants of training texts, for a teacher to answer", "ckd_trainer.commands.augment"),
+    "recombine": Command("new pairs of training texts, for a teacher to answer", "ckd_trainer.commands.recombine"),
     "submission": Command("zip the prediction files of runs for the GLUE server", "ckd_trainer.data.submission"),
     "demo": Group(f"generate the data of a demo task: {', '.join(DEMOS)}", DEMOS),
 }

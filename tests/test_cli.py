@@ -51,6 +51,7 @@ def test_help_has_one_line_for_each_command(capsys, argv):
         "export-subnets",
         "search",
         "augment",
+        "recombine",
         "submission",
         "demo",
     ]

@@ -8,13 +8,9 @@ Words are replaced as TinyBERT does, see `ckd_trainer.data.augmentation`. Labels
 the variants.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 from tqdm.auto import tqdm
@@ -24,12 +20,13 @@ from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.data.augmentation import Augmenter, check_masks, read_vectors, variants
 from ckd_trainer.data.glue import load_task, text_columns_of
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.texts_file import check_output_file, texts_file
 from ckd_trainer.models.compatibility import check_embeddings, max_length
 from ckd_trainer.models.loading import load_config, load_weights
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.utils.errors import InputError, command_line
-from ckd_trainer.utils.files import expanded, input_errors_about, told_without_room, user_path
+from ckd_trainer.utils.files import expanded, user_path
 
 _ROWS = 256  # training examples that are augmented at a time
 
@@ -55,20 +52,13 @@ class AugmentArguments:
     seed: int = option(42, "Decides which words are replaced by which candidates.")
 
     def __post_init__(self) -> None:
-        for name in ("model_name_or_path", "output_file"):
-            if not getattr(self, name):
-                raise InputError(f"{name} is not set: give it.")
+        if not self.model_name_or_path:
+            raise InputError("model_name_or_path is not set: give it.")
         self.model_name_or_path = expanded(self.model_name_or_path)
         check_positive(self, "variants", "candidates", "batch_size")
         if not 0 < self.replace_probability <= 1:
             raise InputError(f"replace_probability is {self.replace_probability:g}: give a number above 0, up to 1.")
-        path = user_path(self.output_file)
-        if path.suffix != ".parquet":
-            raise InputError(f"output_file is {path}: give a name that ends in .parquet.")
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"output_file is {path}, but there is no folder {path.absolute().parent}: create it.")
-        if path.exists():
-            raise InputError(f"output_file is {path}, which exists: give another name, or delete it.")
+        check_output_file(self.output_file)
 
 
 @command_line
@@ -78,7 +68,7 @@ def main(argv: list[str]) -> None:
     for name in data_args.given("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name"):
         raise InputError(f"{name} is {getattr(data_args, name)}, but only training texts are augmented: leave it out.")
     rows = 0
-    with _writer(user_path(args.output_file), list(text_columns_of(data_args).values())) as write:
+    with texts_file(user_path(args.output_file), list(text_columns_of(data_args).values())) as write:
         config = load_config(args.model_name_or_path, trust_remote_code=False)
         tokenizer = load_tokenizer(args.model_name_or_path, trust_remote_code=False)
         check_embeddings(config, tokenizer)
@@ -133,25 +123,3 @@ def _variants(
                 seen.update(map(hash, made))
             yield new
             progress.update(len(texts[0]))
-
-
-@contextmanager
-def _writer(path: Path, names: list[str]) -> Iterator[Callable[[list], int]]:
-    """Yields a function that writes examples to a parquet file, which appears once all are written."""
-    schema = pa.schema([(name, pa.string()) for name in names])
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with told_without_room(path.absolute().parent, "output_file", "the beginning"):
-        with input_errors_about(path):
-            file = open(unfinished, "wb")
-        try:
-            with file, pq.ParquetWriter(file, schema) as writer:
-
-                def write(examples: list[tuple[str, ...]]) -> int:
-                    columns = list(zip(*examples, strict=True)) or [()] * len(schema)
-                    writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
-                    return len(examples)
-
-                yield write
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.commands.augment import AugmentArguments
 from ckd_trainer.commands.options import option_types
+from ckd_trainer.commands.recombine import RecombineArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
@@ -67,7 +68,7 @@ def test_options_and_code(page):
     groups = (ModelArguments, RunArguments, TrainingArguments, CKDArguments, *METHODS, DynamicArguments)
     data = (GlueArguments, NerArguments, SquadArguments, TextArguments)
     known = set().union(*(options_of(*groups, kind) for kind in data))
-    known |= options_of(AugmentArguments) | {f"--{name}" for name in OTHERS}
+    known |= options_of(AugmentArguments, RecombineArguments) | {f"--{name}" for name in OTHERS}
     used = set(re.findall(r"(?<![\w-])(--[a-z]\w+)", text))
     assert used <= known, used - known
     for code in re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE):

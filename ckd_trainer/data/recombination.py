@@ -1,0 +1,57 @@
+"""New pairs of texts out of those of a task: each first text beside second texts of other examples.
+
+Augmented SBERT (Thakur et al. 2021, arXiv 2010.08240) lets a large model score such pairs for a small one. As there,
+most second texts are the nearest by the words that they share, because nearly all pairs that are drawn at random have
+the same answer: they have nothing to do with each other.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+_CELLS = 2**24  # similarities in memory at a time: 128 MB
+
+
+def recombined(
+    firsts: Sequence[str], seconds: Sequence[str], *, neighbors: int, random_pairs: int, seed: int
+) -> Iterator[list[tuple[str, str]]]:
+    """Yields the new pairs of each distinct first text.
+
+    None is one of the given pairs, occurs twice, or consists of one text twice.
+
+    Args:
+        firsts, seconds: the texts of the given pairs, in their order.
+        neighbors: second texts for each first one, nearest by the cosine of TF-IDF vectors of words. Fewer where fewer
+            share a word with it.
+        random_pairs: further second texts for each first one, drawn at random. One that makes no new pair is dropped.
+        seed: draws them. Each first text has its own numbers.
+
+    Example:
+        >>> list(recombined(["a cat sleeps", "a dog runs"], ["the cat naps", "the dog is quick"],
+        ...                 neighbors=1, random_pairs=1, seed=0))
+        [[('a cat sleeps', 'the dog is quick')], [('a dog runs', 'the cat naps')]]
+    """
+    partners: dict[str, set[str]] = defaultdict(set)
+    for first, second in zip(firsts, seconds, strict=True):
+        partners[first].add(second)
+    names, pool = list(partners), list(dict.fromkeys(seconds))
+    vectorizer = TfidfVectorizer(token_pattern=r"\w+|\S").fit([*names, *pool])
+    queries, texts = vectorizer.transform(names), vectorizer.transform(pool).T.tocsr()
+    block = max(1, _CELLS // len(pool))
+    for row, first in enumerate(names):
+        if row % block == 0:
+            similarities = (queries[row : row + block] @ texts).toarray()
+        similarity, taken = similarities[row % block], {*partners[first], first}
+        nearest = _largest(similarity, neighbors + len(taken))
+        drawn = np.random.default_rng([seed, row]).integers(len(pool), size=random_pairs)
+        new = [pool[one] for one in nearest if similarity[one] > 0 and pool[one] not in taken][:neighbors]
+        new += [pool[one] for one in drawn if pool[one] not in taken]
+        yield [(first, second) for second in dict.fromkeys(new)]
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns the places of the largest values, the largest first."""
+    places = np.argpartition(-values, min(count, len(values)) - 1)[:count]
+    return places[np.lexsort((places, -values[places]))]
