@@ -514,12 +514,13 @@ class DistillationTrainer(SamplingTrainer):
     ) -> tuple[Tensor, Any]:
         """Returns the loss on the labels (0 if the batch has none) and the student's outputs."""
         given = self._student_inputs(inputs) | options
+        if self.compute_loss_func is None:
+            given |= self.head.labels_for_model(inputs)
         smooths = self.label_smoother is not None and "labels" in inputs
         if self.compute_loss_func is not None or smooths:
             return super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
         if not self.head.has_labels(inputs):
             return torch.zeros((), device=self.args.device), model(**given)
-        given |= self.head.labels_for_model(inputs)
         loss, outputs = super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
         return self.head.task_loss(outputs, inputs, loss), outputs
 

@@ -416,6 +416,36 @@ def llama(layers, seed):
     return LlamaForCausalLM(LlamaConfig(vocab_size=100, num_hidden_layers=layers, **sizes))
 
 
+def test_smoothed_labels_of_a_decoder_leave_out_what_follows_padding(tmp_path):
+    """Padded on the left, the first token of a text is predicted from padding; on the right, all is as in `Trainer`."""
+    data = examples(8).map(lambda row: {"labels": row["input_ids"]})
+
+    def collator(side):
+        def padded(rows):
+            length = max(len(row["input_ids"]) for row in rows)
+            batch = {}
+            for name, fill in {"input_ids": 0, "attention_mask": 0, "labels": -100}.items():
+                fills = [[fill] * (length - len(row[name])) for row in rows]
+                both = zip(rows, fills, strict=True)
+                batch[name] = torch.tensor(
+                    [more + row[name] if side == "left" else row[name] + more for row, more in both]
+                )
+            return batch | {"position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp_min(0)}
+
+        return padded
+
+    losses = {}
+    for cls, side in ((DistillationTrainer, "left"), (DistillationTrainer, "right"), (Trainer, "right")):
+        more = {"ckd_args": CKDArguments.fine_tuning()} if cls is DistillationTrainer else {}
+        options = {"label_smoothing_factor": 0.3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+        run = trainer(cls, tmp_path, llama(1, 0), train=data, data_collator=collator(side), options=options, **more)
+        evaluated = run.evaluate()["eval_loss"]
+        run.train()
+        losses[cls, side] = evaluated, logs(run)[0]["loss"]
+    assert losses[DistillationTrainer, "left"] == pytest.approx(losses[Trainer, "right"], rel=1e-5)
+    assert losses[DistillationTrainer, "right"] == pytest.approx(losses[Trainer, "right"], rel=1e-5)
+
+
 def test_texts_packed_into_a_row_are_texts_of_their_own(tmp_path):
     """For the logits of a decoder; what compares tokens is refused."""
     data = examples(16).remove_columns("labels")
