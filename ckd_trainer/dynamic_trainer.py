@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import numbers
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -340,7 +341,9 @@ class DynamicTrainer(DistillationTrainer):
             # A type of entity that a sub-network never predicts, and that no text has, has no scores there.
             values = {part: metrics[name] for part, metrics in by_part.items() if name in metrics}
             output.metrics.update({f"{name}_{part}": value for part, value in values.items()})
-            if name in whole and len(values) == len(by_part):
+            everywhere = [metrics[name] for metrics in (whole, *by_part.values()) if name in metrics]
+            is_number = all(isinstance(value, numbers.Real) for value in everywhere)  # a report is text
+            if len(everywhere) == len(self.subnetworks) and is_number:
                 score = name.removeprefix(f"{metric_key_prefix}_")
-                output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean([whole[name], *values.values()])
+                output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean(everywhere)
         return output

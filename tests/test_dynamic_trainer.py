@@ -260,6 +260,18 @@ def test_scores_that_only_some_sub_networks_have(tmp_path):
     assert not any("mean_whole" in name or "mean_small" in name or name.startswith("eval_whole_") for name in found)
 
 
+def test_metrics_that_are_not_numbers_have_no_mean(tmp_path):
+    *others, _ = FOUR.subnetworks[1:]
+    same = {"report": "good", "each": [0.5, 0.7], "none": None, "half": 0.5}
+    scores = [same | {"some": 0.2}] * len(others) + [same | {"some": None}, same | {"some": 0.2}]
+    in_order = iter(scores)
+    found = dynamic(tmp_path, compute_metrics=lambda prediction: next(in_order)).evaluate()
+    assert found["eval_mean_half"] == 0.5
+    for name in ("report", "each", "none", "some"):
+        assert found[f"eval_{name}"] == found[f"eval_{name}_{others[0]}"] == scores[0][name]
+        assert f"eval_mean_{name}" not in found
+
+
 def test_timings_of_an_evaluation_are_not_scores_of_sub_networks(tmp_path):
     found = dynamic(tmp_path).evaluate(examples(4))
     assert [name for name in found if "preparation_time" in name] == ["eval_model_preparation_time"]
