@@ -1,9 +1,10 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides thirteen methods of `Trainer`:
+`DistillationTrainer` overrides fourteen methods of `Trainer`:
 
 - `call_model_init` fits the terms to each new student.
 - `train` and `create_optimizer` train learned projections with the student.
+- `_inner_training_loop` starts the means of the log.
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
@@ -301,12 +302,16 @@ class DistillationTrainer(SamplingTrainer):
         """Trains learned projections with the student, and takes them out of it at the end."""
         if self._projections is not None:
             self._projections.attach()
-        self._drained_means()  # what an earlier training has not logged
         try:
             return super().train(*args, **kwargs)
         finally:
             if self._projections is not None:
                 self._projections.detach()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # What an earlier training has not logged, or an attempt whose batches were too large (auto_find_batch_size).
+        self._drained_means()
+        return super()._inner_training_loop(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Gives learned projections their own learning rate, if there is one."""

@@ -495,6 +495,32 @@ def test_the_first_log_of_a_second_training_holds_that_training_alone(tmp_path):
         assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
 
 
+def test_the_first_log_holds_nothing_of_an_attempt_with_larger_batches(tmp_path):
+    student = no_dropout(layers=2)
+    forward, sizes = student.forward, []
+
+    def limited(input_ids, **inputs):
+        sizes.append(len(input_ids))
+        if len(sizes) == 3:
+            raise RuntimeError("CUDA out of memory.")
+        return forward(input_ids=input_ids, **inputs)
+
+    student.forward = functools.wraps(forward)(limited)
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        student,
+        steps=3,
+        teacher_model=tiny_model(seed=1),
+        ckd_args=CKDArguments.without_relations(alpha=0.5),
+        options={"logging_steps": 3, "learning_rate": 0.05, "auto_find_batch_size": True},
+    )
+    run.train()
+    assert sizes[:3] == [8, 8, 8] and 8 not in sizes[3:]
+    first = logs(run)[0]
+    assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
+
+
 def test_a_loss_function_may_read_labels_of_any_kind(tmp_path):
     """Such as probabilities. `Trainer` counts them for the function, and so do we."""
 
