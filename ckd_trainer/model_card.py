@@ -103,7 +103,7 @@ def _adapter_usage(trainer: Trainer, model_name: str) -> str:
 
 
 def _results(folder: Path, log_history: list[dict]) -> str:
-    """Returns a table of the latest value of each evaluation metric that is a number; timings and counts are left out."""
+    """Returns a table of the latest value of each metric, without timings, counts and what is not a number."""
     latest: dict[str, Any] = {}
     for entry in log_history:
         latest |= entry

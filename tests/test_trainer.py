@@ -417,7 +417,7 @@ def llama(layers, seed):
 
 
 def test_smoothed_labels_of_a_decoder_leave_out_what_follows_padding(tmp_path):
-    """Padded on the left, the first token of a text is predicted from padding; on the right, all is as in `Trainer`."""
+    """Padded on the left, the first token is predicted from padding. On the right, all is as in `Trainer`."""
     data = examples(8).map(lambda row: {"labels": row["input_ids"]})
 
     def collator(side):
