@@ -155,7 +155,7 @@ def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
     """Returns the score that picks the best checkpoint of a stage, and the names of all scores."""
     if not stage.dynamic_args.is_dynamic:
         return task.best_metric, task.metrics
-    return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, task.metrics)
+    return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, [*task.metrics, "loss"])
 
 
 def _run_started(
