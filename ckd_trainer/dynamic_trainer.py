@@ -268,6 +268,11 @@ class DynamicTrainer(DistillationTrainer):
             self._read = None
         return torch.stack(losses).mean()
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Adds up the sub-networks of a step: each takes about width x depth of what the whole student takes."""
+        whole = super().floating_point_ops(inputs)
+        return sum(round(whole * part.width * part.depth) for part in self._parts_of_step())
+
     @property
     def _will_rewire(self) -> bool:
         return has_widths(self.subnetworks) and not self._is_ordered

@@ -183,6 +183,14 @@ def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
     assert len(calls) == 2 * (5 + 1)  # of each batch: for each of five gradients, and to train
 
 
+def test_the_operations_of_a_step_are_those_of_its_sub_networks(tmp_path):
+    runs = [dynamic(tmp_path, dynamic_args=dynamic_args) for dynamic_args in (DynamicArguments(), FOUR)]
+    for run in runs:
+        run.train()
+    plain, ours = (run.state.total_flos for run in runs)
+    assert ours == pytest.approx(plain * (1 + 0.5 + 0.5 + 0.25)) and plain > 0
+
+
 def test_every_weight_of_the_whole_student_is_trained(tmp_path):
     student = student_of()
     before = {name: value.clone() for name, value in student.named_parameters()}
