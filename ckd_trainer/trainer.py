@@ -4,11 +4,11 @@
 
 - `call_model_init` fits the terms to each new student.
 - `train` and `create_optimizer` train learned projections with the student.
-- `_inner_training_loop` starts the means of the log.
 - `get_train_dataloader` adds cached teacher signals to the batches.
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
 - `compute_loss` adds the terms that compare the student with the teacher.
+- `training_step` checks that a class of your own has not replaced it.
 - `prediction_step` keeps only logits.
 - `log` reports each term.
 - `save_model` adds the configuration, with the labels, to a PEFT adapter.
@@ -29,7 +29,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.heads import Head, head_of
@@ -75,6 +75,16 @@ from ckd_trainer.utils.wrapped_models import (
     use_eager_attention,
     use_inner_weight_names,
 )
+
+
+class _BeginsLog(TrainerCallback):
+    """Drops means that were not logged: of an earlier training, or of batches too large for `auto_find_batch_size`."""
+
+    def __init__(self, trainer: "DistillationTrainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer._drained_means()
 
 
 class DistillationTrainer(SamplingTrainer):
@@ -164,6 +174,7 @@ class DistillationTrainer(SamplingTrainer):
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._read: tuple[dict[str, Any], dict[Signal, Any] | None] | None = None  # a batch and its teacher signals
         self._fit_to(self.model)
+        self.add_callback(_BeginsLog(self))
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """Fits terms, layers and columns to the new student: `model_init` may vary its depth or set `ckd_args`."""
@@ -307,11 +318,6 @@ class DistillationTrainer(SamplingTrainer):
         finally:
             if self._projections is not None:
                 self._projections.detach()
-
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        # What an earlier training has not logged, or an attempt whose batches were too large (auto_find_batch_size).
-        self._drained_means()
-        return super()._inner_training_loop(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Gives learned projections their own learning rate, if there is one."""
@@ -513,6 +519,16 @@ class DistillationTrainer(SamplingTrainer):
         if step and self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga"):
             total = total / len(step.batches)  # without the attribute, `Trainer` leaves this to the function
         return (total, outputs) if return_outputs else total
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Raises InputError if a class of the user's own computes a loss without the terms."""
+        loss = super().training_step(*args, **kwargs)
+        if self._running_means.sums is None and self.distillation_objective.terms:
+            raise InputError(
+                f"compute_loss of {type(self).__name__} does not call super().compute_loss, so the teacher has no "
+                "effect: call it, or change the loss on the labels by a compute_loss_func, or add a term of your own."
+            )
+        return loss
 
     def _task_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any], num_items: Any

@@ -521,6 +521,22 @@ def test_the_first_log_holds_nothing_of_an_attempt_with_larger_batches(tmp_path)
     assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
 
 
+def test_a_loss_that_leaves_out_the_teacher_is_refused(tmp_path):
+    class Ours(DistillationTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+    class More(DistillationTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    teacher = tiny_model(seed=1)
+    with pytest.raises(InputError, match=r"compute_loss of Ours does not call super\(\).compute_loss"):
+        trainer(Ours, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
+    trainer(More, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
+    trainer(Ours, tmp_path, tiny_model(layers=2), ckd_args=CKDArguments.fine_tuning()).train()
+
+
 def test_a_loss_function_may_read_labels_of_any_kind(tmp_path):
     """Such as probabilities. `Trainer` counts them for the function, and so do we."""
 
