@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import numbers
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -267,6 +268,11 @@ class DynamicTrainer(DistillationTrainer):
             self._read = None
         return torch.stack(losses).mean()
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Adds up the sub-networks of a step: each takes about width x depth of what the whole student takes."""
+        whole = super().floating_point_ops(inputs)
+        return sum(round(whole * part.width * part.depth) for part in self._parts_of_step())
+
     @property
     def _will_rewire(self) -> bool:
         return has_widths(self.subnetworks) and not self._is_ordered
@@ -340,7 +346,9 @@ class DynamicTrainer(DistillationTrainer):
             # A type of entity that a sub-network never predicts, and that no text has, has no scores there.
             values = {part: metrics[name] for part, metrics in by_part.items() if name in metrics}
             output.metrics.update({f"{name}_{part}": value for part, value in values.items()})
-            if name in whole and len(values) == len(by_part):
+            everywhere = [metrics[name] for metrics in (whole, *by_part.values()) if name in metrics]
+            is_number = all(isinstance(value, numbers.Real) for value in everywhere)  # a report is text
+            if len(everywhere) == len(self.subnetworks) and is_number:
                 score = name.removeprefix(f"{metric_key_prefix}_")
-                output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean([whole[name], *values.values()])
+                output.metrics[f"{metric_key_prefix}_mean_{score}"] = statistics.fmean(everywhere)
         return output

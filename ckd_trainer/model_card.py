@@ -1,6 +1,7 @@
 """The model card of a student: its teacher, the losses, the recipe and the results."""
 
 import json
+import numbers
 import re
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def _adapter_usage(trainer: Trainer, model_name: str) -> str:
 
 
 def _results(folder: Path, log_history: list[dict]) -> str:
-    """Returns a table of the latest value of each evaluation metric; timings and counts are left out."""
+    """Returns a table of the latest value of each metric, without timings, counts and what is not a number."""
     latest: dict[str, Any] = {}
     for entry in log_history:
         latest |= entry
@@ -112,7 +113,7 @@ def _results(folder: Path, log_history: list[dict]) -> str:
     rows = [
         f"| {name.removeprefix('eval_')} | {value:.4f} |"
         for name, value in sorted(latest.items())
-        if name.startswith("eval_") and is_score(name)
+        if name.startswith("eval_") and is_score(name) and isinstance(value, numbers.Real)
     ]
     return "\n".join(["| metric | value |", "| --- | ---: |", *rows]) if rows else "The model was not evaluated."
 

@@ -1,6 +1,6 @@
 """`transformers.Trainer` with a teacher.
 
-`DistillationTrainer` overrides thirteen methods of `Trainer`:
+`DistillationTrainer` overrides fourteen methods of `Trainer`:
 
 - `call_model_init` fits the terms to each new student.
 - `train` and `create_optimizer` train learned projections with the student.
@@ -8,6 +8,7 @@
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
 - `compute_loss` adds the terms that compare the student with the teacher.
+- `training_step` checks that a class of your own has not replaced it.
 - `prediction_step` keeps only logits.
 - `log` reports each term.
 - `save_model` adds the configuration, with the labels, to a PEFT adapter.
@@ -28,7 +29,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from ckd_trainer.arguments import CKDArguments
 from ckd_trainer.heads import Head, head_of
@@ -74,6 +75,16 @@ from ckd_trainer.utils.wrapped_models import (
     use_eager_attention,
     use_inner_weight_names,
 )
+
+
+class _BeginsLog(TrainerCallback):
+    """Drops means that were not logged: of an earlier training, or of batches too large for `auto_find_batch_size`."""
+
+    def __init__(self, trainer: "DistillationTrainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer._drained_means()
 
 
 class DistillationTrainer(SamplingTrainer):
@@ -163,6 +174,7 @@ class DistillationTrainer(SamplingTrainer):
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._read: tuple[dict[str, Any], dict[Signal, Any] | None] | None = None  # a batch and its teacher signals
         self._fit_to(self.model)
+        self.add_callback(_BeginsLog(self))
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """Fits terms, layers and columns to the new student: `model_init` may vary its depth or set `ckd_args`."""
@@ -301,7 +313,6 @@ class DistillationTrainer(SamplingTrainer):
         """Trains learned projections with the student, and takes them out of it at the end."""
         if self._projections is not None:
             self._projections.attach()
-        self._drained_means()  # what an earlier training has not logged
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -509,17 +520,28 @@ class DistillationTrainer(SamplingTrainer):
             total = total / len(step.batches)  # without the attribute, `Trainer` leaves this to the function
         return (total, outputs) if return_outputs else total
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Raises InputError if a class of the user's own computes a loss without the terms."""
+        loss = super().training_step(*args, **kwargs)
+        if self._running_means.sums is None and self.distillation_objective.terms:
+            raise InputError(
+                f"compute_loss of {type(self).__name__} does not call super().compute_loss, so the teacher has no "
+                "effect: call it, or change the loss on the labels by a compute_loss_func, or add a term of your own."
+            )
+        return loss
+
     def _task_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], options: dict[str, Any], num_items: Any
     ) -> tuple[Tensor, Any]:
         """Returns the loss on the labels (0 if the batch has none) and the student's outputs."""
         given = self._student_inputs(inputs) | options
+        if self.compute_loss_func is None:
+            given |= self.head.labels_for_model(inputs)
         smooths = self.label_smoother is not None and "labels" in inputs
         if self.compute_loss_func is not None or smooths:
             return super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
         if not self.head.has_labels(inputs):
             return torch.zeros((), device=self.args.device), model(**given)
-        given |= self.head.labels_for_model(inputs)
         loss, outputs = super().compute_loss(model, given, return_outputs=True, num_items_in_batch=num_items)
         return self.head.task_loss(outputs, inputs, loss), outputs
 

@@ -183,6 +183,14 @@ def test_the_teacher_runs_once_for_all_sub_networks(tmp_path):
     assert len(calls) == 2 * (5 + 1)  # of each batch: for each of five gradients, and to train
 
 
+def test_the_operations_of_a_step_are_those_of_its_sub_networks(tmp_path):
+    runs = [dynamic(tmp_path, dynamic_args=dynamic_args) for dynamic_args in (DynamicArguments(), FOUR)]
+    for run in runs:
+        run.train()
+    plain, ours = (run.state.total_flos for run in runs)
+    assert ours == pytest.approx(plain * (1 + 0.5 + 0.5 + 0.25)) and plain > 0
+
+
 def test_every_weight_of_the_whole_student_is_trained(tmp_path):
     student = student_of()
     before = {name: value.clone() for name, value in student.named_parameters()}
@@ -258,6 +266,18 @@ def test_scores_that_only_some_sub_networks_have(tmp_path):
     found = dynamic(tmp_path, compute_metrics=lambda prediction: next(in_order)).evaluate()
     assert found["eval_mean_all"] == 0.5 and found["eval_whole"] == 1.0 and found[f"eval_small_{smallest}"] == 0.2
     assert not any("mean_whole" in name or "mean_small" in name or name.startswith("eval_whole_") for name in found)
+
+
+def test_metrics_that_are_not_numbers_have_no_mean(tmp_path):
+    *others, _ = FOUR.subnetworks[1:]
+    same = {"report": "good", "each": [0.5, 0.7], "none": None, "half": 0.5}
+    scores = [same | {"some": 0.2}] * len(others) + [same | {"some": None}, same | {"some": 0.2}]
+    in_order = iter(scores)
+    found = dynamic(tmp_path, compute_metrics=lambda prediction: next(in_order)).evaluate()
+    assert found["eval_mean_half"] == 0.5
+    for name in ("report", "each", "none", "some"):
+        assert found[f"eval_{name}"] == found[f"eval_{name}_{others[0]}"] == scores[0][name]
+        assert f"eval_mean_{name}" not in found
 
 
 def test_timings_of_an_evaluation_are_not_scores_of_sub_networks(tmp_path):

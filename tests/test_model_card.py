@@ -112,3 +112,13 @@ def test_adapters(tmp_path, task_type):
     assert "Distilled from `org/teacher`" in text and 'from_pretrained("org/base", config=config' in text
     data, text = card(tmp_path / "teacher", teacher=lora(task_type)(named("org/base")))
     assert f"Distilled from a `{type(student).__name__}` around `org/base` by ckd-trainer" in text
+
+
+def test_metrics_that_are_not_numbers_are_left_out(tmp_path):
+    scores = {"accuracy": 0.5, "report": "good", "none": None}
+    run = trainer(DistillationTrainer, tmp_path, tiny_model(layers=2), teacher_model=tiny_model(seed=1))
+    run.compute_metrics = lambda prediction: scores
+    run.evaluate()
+    run.create_model_card()
+    text = (tmp_path / "README.md").read_text()
+    assert "| accuracy | 0.5000 |" in text and "| report |" not in text and "| none |" not in text

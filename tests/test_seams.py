@@ -163,7 +163,7 @@ SIGNATURES = [
     (Trainer._load_from_checkpoint, "self resume_from_checkpoint model", "trainer.py: projections are read"),
     (Trainer.create_optimizer, "self model", "trainer.py: the learning rate of projections"),
     (Trainer._prepare_inputs, "self inputs", "trainer.py: the batches whose gradients are measured"),
-    (Trainer.training_step, "self model inputs num_items_in_batch", "tests/helpers/chaos.py: kills in a step"),
+    (Trainer.training_step, "self model inputs num_items_in_batch", "trainer.py: the loss has all terms"),
     (Trainer.get_optimizer_cls_and_kwargs, "args model", "run.py: an optimizer that cannot be made is refused"),
     (Trainer.save_model, "self output_dir _internal_call", "trainer.py: adapters keep their labels; run.py"),
     (TrainerState.load_from_json, "json_path", "run.py: where a training stands"),

@@ -416,6 +416,36 @@ def llama(layers, seed):
     return LlamaForCausalLM(LlamaConfig(vocab_size=100, num_hidden_layers=layers, **sizes))
 
 
+def test_smoothed_labels_of_a_decoder_leave_out_what_follows_padding(tmp_path):
+    """Padded on the left, the first token is predicted from padding. On the right, all is as in `Trainer`."""
+    data = examples(8).map(lambda row: {"labels": row["input_ids"]})
+
+    def collator(side):
+        def padded(rows):
+            length = max(len(row["input_ids"]) for row in rows)
+            batch = {}
+            for name, fill in {"input_ids": 0, "attention_mask": 0, "labels": -100}.items():
+                fills = [[fill] * (length - len(row[name])) for row in rows]
+                both = zip(rows, fills, strict=True)
+                batch[name] = torch.tensor(
+                    [more + row[name] if side == "left" else row[name] + more for row, more in both]
+                )
+            return batch | {"position_ids": (batch["attention_mask"].cumsum(-1) - 1).clamp_min(0)}
+
+        return padded
+
+    losses = {}
+    for cls, side in ((DistillationTrainer, "left"), (DistillationTrainer, "right"), (Trainer, "right")):
+        more = {"ckd_args": CKDArguments.fine_tuning()} if cls is DistillationTrainer else {}
+        options = {"label_smoothing_factor": 0.3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+        run = trainer(cls, tmp_path, llama(1, 0), train=data, data_collator=collator(side), options=options, **more)
+        evaluated = run.evaluate()["eval_loss"]
+        run.train()
+        losses[cls, side] = evaluated, logs(run)[0]["loss"]
+    assert losses[DistillationTrainer, "left"] == pytest.approx(losses[Trainer, "right"], rel=1e-5)
+    assert losses[DistillationTrainer, "right"] == pytest.approx(losses[Trainer, "right"], rel=1e-5)
+
+
 def test_texts_packed_into_a_row_are_texts_of_their_own(tmp_path):
     """For the logits of a decoder; what compares tokens is refused."""
     data = examples(16).remove_columns("labels")
@@ -463,6 +493,48 @@ def test_the_first_log_of_a_second_training_holds_that_training_alone(tmp_path):
         run.train()
         first = logs(run)[0]
         assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
+
+
+def test_the_first_log_holds_nothing_of_an_attempt_with_larger_batches(tmp_path):
+    student = no_dropout(layers=2)
+    forward, sizes = student.forward, []
+
+    def limited(input_ids, **inputs):
+        sizes.append(len(input_ids))
+        if len(sizes) == 3:
+            raise RuntimeError("CUDA out of memory.")
+        return forward(input_ids=input_ids, **inputs)
+
+    student.forward = functools.wraps(forward)(limited)
+    run = trainer(
+        DistillationTrainer,
+        tmp_path,
+        student,
+        steps=3,
+        teacher_model=tiny_model(seed=1),
+        ckd_args=CKDArguments.without_relations(alpha=0.5),
+        options={"logging_steps": 3, "learning_rate": 0.05, "auto_find_batch_size": True},
+    )
+    run.train()
+    assert sizes[:3] == [8, 8, 8] and 8 not in sizes[3:]
+    first = logs(run)[0]
+    assert 0.5 * first["loss_task"] + 0.5 * first["loss_logits"] == pytest.approx(first["loss"], abs=1e-4)
+
+
+def test_a_loss_that_leaves_out_the_teacher_is_refused(tmp_path):
+    class Ours(DistillationTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+    class More(DistillationTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    teacher = tiny_model(seed=1)
+    with pytest.raises(InputError, match=r"compute_loss of Ours does not call super\(\).compute_loss"):
+        trainer(Ours, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
+    trainer(More, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
+    trainer(Ours, tmp_path, tiny_model(layers=2), ckd_args=CKDArguments.fine_tuning()).train()
 
 
 def test_a_loss_function_may_read_labels_of_any_kind(tmp_path):

@@ -21,7 +21,7 @@ from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.metrics.entities import SCORES
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of
-from ckd_trainer.runs.stages import Stage
+from ckd_trainer.runs.stages import Stage, terms_of_teacher
 from ckd_trainer.runs.training_options import check_steps
 from ckd_trainer.runs.unlabeled import check_unlabeled_options, mixed_share
 from ckd_trainer.tasks.base import Task
@@ -143,7 +143,7 @@ def checked(variant: Variant, groups: Sequence[Any], task: Task) -> Checked:
         stages = checked_stages(task, groups)
         distills = any(stage.distills for stage in stages)
         models = ModelPair(
-            one_of(ModelArguments, groups), model_class=task.model_class, distills=distills, trains=True
+            one_of(ModelArguments, groups), model_class=task.model_class, terms=terms_of_teacher(stages), trains=True
         )
         if data.has_unlabeled:
             check_unlabeled_options(data, stages, classifies=task.classifies)

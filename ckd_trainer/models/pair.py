@@ -68,7 +68,8 @@ class ModelPair:
     Args:
         args: names the models.
         model_class: the Auto class for the task.
-        distills: whether a loss reads the teacher. If not, the teacher is loaded only to build the student from it.
+        terms: the names of the terms that read the teacher. If there are none, the teacher is loaded only to build the
+            student from it.
         trains: whether the student will be trained. If not, a missing head or one with other labels is refused.
 
     Attributes:
@@ -86,7 +87,7 @@ class ModelPair:
 
     Example::
 
-        pair = ModelPair(model_args, distills=True, trains=True)
+        pair = ModelPair(model_args, terms=["logits"], trains=True)
         pair.set_labels(["negative", "positive"])
         student, teacher = pair.load()
     """
@@ -96,18 +97,25 @@ class ModelPair:
         args: ModelArguments,
         *,
         model_class: type[Any] = AutoModelForSequenceClassification,
-        distills: bool,
+        terms: Sequence[str],
         trains: bool,
     ) -> None:
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
             raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} needs it.")
+        distills = bool(terms)
         if teacher is None and (distills or from_teacher):
-            reader = "a term of the loss" if distills else f"student_init {args.student_init}"
+            readers, changes = [], []
+            if distills:
+                weights = ["alpha" if term == "logits" else f"{term}_weight" for term in terms]
+                readers, changes = [f"the loss ({', '.join(terms)})"], [f"{', '.join(weights)} to 0"]
+            if from_teacher:
+                readers.append(f"student_init {args.student_init}")
+                changes.append("student_init to pretrained")
             raise InputError(
-                f"teacher_model_name_or_path is not given, but {reader} needs the teacher: name one or, for plain "
-                "fine-tuning, set alpha and the weights to 0 and student_init to pretrained."
+                f"teacher_model_name_or_path is not given, but needed for {' and '.join(readers)}: name one or, for "
+                f"plain fine-tuning, set {' and '.join(changes)}."
             )
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}

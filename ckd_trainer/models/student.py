@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ckd_trainer.arguments import STUDENT_LAYERS, ModelArguments
 from ckd_trainer.losses.layer_mapping import resolve_layer_mapping
 from ckd_trainer.models.compatibility import outline
 from ckd_trainer.models.head_layer import last_layer
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, agreeing, first_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,25 +97,46 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
         config: the student's; only the number of layers and the labels may differ from the teacher's.
 
     Raises:
-        InputError: the teacher's layers differ in structure, or are shared (ALBERT).
+        InputError: the student has another structure where a layer goes (ModernBERT's first layer lacks a norm), or
+            layers are shared (ALBERT).
     """
     student = type(teacher)(config)
     prefix = layer_list(teacher)
     weights = teacher.state_dict()
+    fresh = student.state_dict()
+    _check_structure(_names_by_layer(weights, prefix), _names_by_layer(fresh, prefix), layers, config.model_type)
     chosen = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{prefix}.")}
     for target, source in enumerate(layers):
         old, new = f"{prefix}.{source - 1}.", f"{prefix}.{target}."
         chosen |= {new + name[len(old) :]: tensor for name, tensor in weights.items() if name.startswith(old)}
-    fresh = student.state_dict()
-    if chosen.keys() != fresh.keys():
-        raise InputError(
-            f"layers of the {config.model_type} teacher cannot be selected, because their structures differ: use "
-            "student_init pretrained or random."
-        )
     # A head with other labels than the teacher's stays random.
     chosen = {name: tensor if tensor.shape == fresh[name].shape else fresh[name] for name, tensor in chosen.items()}
     student.load_state_dict(chosen)
     return student
+
+
+def _names_by_layer(weights: Mapping[str, Any], prefix: str) -> dict[int, set[str]]:
+    """Returns {layer, from 1: the names of its weights} for the layers in the list `prefix`."""
+    names: dict[int, set[str]] = defaultdict(set)
+    for name in weights:
+        if name.startswith(f"{prefix}."):
+            index, own = name.removeprefix(f"{prefix}.").split(".", 1)
+            names[int(index) + 1].add(own)
+    return names
+
+
+def _check_structure(
+    teacher: Mapping[int, set[str]], student: Mapping[int, set[str]], layers: Sequence[int], family: str
+) -> None:
+    """Raises InputError if a student's layer has other weights than the teacher's that it is to become."""
+    for target, source in enumerate(layers, start=1):
+        if teacher[source] != student[target]:
+            fitting = [layer for layer, names in teacher.items() if names == student[target]]
+            raise InputError(
+                f"layer {source} of the {family} teacher cannot be the student's layer {target}, which has another "
+                f"structure: give {agreeing(len(fitting), 'layer', 'one of layers')} {first_of(fitting)} there "
+                "(student_layers), or use student_init pretrained or random."
+            )
 
 
 def permute_head(model: PreTrainedModel, order: Sequence[int]) -> None:

@@ -77,7 +77,12 @@ class Stage:
     @property
     def has_terms(self) -> bool:
         """Whether its loss has terms beside the labels."""
-        return bool(self.ckd_args.weights or any(method.weights for method in self.methods))
+        return bool(self.terms)
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of its terms beside the labels."""
+        return [*self.ckd_args.weights, *(term for method in self.methods for term in method.weights)]
 
     def without_teacher(self) -> "Stage":
         """Returns the stage for a call that does not train: with the loss on the labels alone."""
@@ -96,6 +101,11 @@ class Stage:
         """Adds the stage to the messages of InputErrors about its options."""
         with _naming_errors(None if self.options is None else self.number):
             yield
+
+
+def terms_of_teacher(stages: Sequence[Stage]) -> list[str]:
+    """Returns the names of the terms of all stages that read the teacher, without duplicates."""
+    return list(dict.fromkeys(term for stage in stages if stage.distills for term in stage.terms))
 
 
 def terms_of_stages(stages: Sequence[Stage], pair: Pair) -> list[Term]:

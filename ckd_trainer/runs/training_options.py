@@ -13,7 +13,7 @@ from transformers.debug_utils import DebugOption
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_liger_kernel_available
 
-from ckd_trainer.metrics.names import less_is_better
+from ckd_trainer.metrics.names import less_is_better, without_subnetwork
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
 
@@ -118,7 +118,8 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
     name = args.metric_for_best_model.removeprefix("eval_")
     if less_is_better(name):
         args.greater_is_better = False  # for TrainingArguments, more of anything but a loss is better
-    if args.prediction_loss_only and args.eval_strategy != "no" and name != "loss":
+    of_loss = without_subnetwork(name).removeprefix("mean_") == "loss"
+    if args.prediction_loss_only and args.eval_strategy != "no" and not of_loss:
         raise InputError(
             f"prediction_loss_only leaves no scores, but metric_for_best_model is {name}: set that to eval_loss, or "
             "leave prediction_loss_only out."
@@ -126,7 +127,7 @@ def use_best_metric(args: TrainingArguments, best_metric: str, metrics: Sequence
     if args.lr_scheduler_type in SCHEDULES_BY_METRIC:
         mode = {"mode": "max" if args.greater_is_better else "min"}
         args.lr_scheduler_kwargs = mode | (args.lr_scheduler_kwargs or {})
-    known = (*metrics, "loss")
+    known = dict.fromkeys((*metrics, "loss"))
     if name not in known:
         raise InputError(
             f"metric_for_best_model is {args.metric_for_best_model}, but the evaluation reports {', '.join(known)}: "

@@ -24,7 +24,7 @@ from ckd_trainer.runs.folder import Start
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.run import run, start
-from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages
+from ckd_trainer.runs.stages import Stage, stage_folder, stages_of, terms_of_stages, terms_of_teacher
 from ckd_trainer.runs.training_options import check_options, check_steps, use_best_metric, use_early_stopping
 from ckd_trainer.runs.unlabeled import check_unlabeled_options
 from ckd_trainer.tasks.base import Task
@@ -155,7 +155,7 @@ def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
     """Returns the score that picks the best checkpoint of a stage, and the names of all scores."""
     if not stage.dynamic_args.is_dynamic:
         return task.best_metric, task.metrics
-    return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, task.metrics)
+    return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, [*task.metrics, "loss"])
 
 
 def _run_started(
@@ -204,7 +204,7 @@ def _run_started(
     pair = ModelPair(
         model_args,
         model_class=task.model_class,
-        distills=any(stage.distills for stage in stages),
+        terms=terms_of_teacher(stages),
         trains=trains or saves_adapter,  # an adapter brings the head of its base model
     )
     if saves_adapter and begin.is_trained:  # with the labels of the training, and their thresholds

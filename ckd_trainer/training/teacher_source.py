@@ -198,9 +198,14 @@ class TeacherSource:
 
 
 def check_has_rows(examples: Any) -> None:
-    """Raises InputError unless the examples can be cached by their row numbers."""
+    """Raises InputError unless the examples can be cached: they have row numbers, and token ids are stored."""
     if not isinstance(examples, Dataset):
         raise InputError(
             f"teacher_cache_dir is set, but the training set is a {type(examples).__name__}: the cache needs a "
             "datasets.Dataset, whose rows have numbers."
+        )
+    if "input_ids" not in examples.column_names:
+        raise InputError(
+            "teacher_cache_dir is set, but the training set stores no input_ids, by which a cache knows its examples: "
+            "encode the texts with map instead of a transform or a data collator, or leave teacher_cache_dir out."
         )

@@ -102,7 +102,7 @@ MODELS = [
     Row(
         "model: no teacher given",
         GLUE,
-        "teacher_model_name_or_path is not given | a term of the loss | name one",
+        "teacher_model_name_or_path is not given | the loss (logits, | name one | set alpha, ",
         f"{TEXTS} {QUICK} --model_name_or_path GOOD/teacher",
         alone=True,
     ),

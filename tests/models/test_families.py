@@ -193,6 +193,20 @@ def test_a_family_supports_what_the_table_says(family, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ families
 
 
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([3, 4], "layer 3 of the modernbert teacher cannot be the student's layer 1, .* give layer 1 there"),
+        ([1, 1], "layer 1 of the modernbert teacher cannot be the student's layer 2, .* give one of layers 2, 3, 4 "),
+    ],
+)
+def test_the_first_layer_of_modernbert_is_a_students_first(layers, words):
+    teacher = family_model("ModernBERT")
+    student_from_layers(teacher, [1, 4], config_of_layers(teacher.config, [1, 4]))
+    with pytest.raises(InputError, match=words):
+        student_from_layers(teacher, layers, config_of_layers(teacher.config, layers))
+
+
 @pytest.mark.parametrize("family", NAMES)
 def test_hidden_states_are_those_of_the_text(family):
     """One state per layer and one of the embeddings, of the tokens alone: more padding changes nothing."""

@@ -18,7 +18,7 @@ IDS = torch.tensor([[2, 7, 9, 3], [2, 5, 8, 3]])
 
 
 def load(texts=(), *, labels=NAMES, examples=EXAMPLES, several=True, **models):
-    pair = ModelPair(ModelArguments(**models), distills=False, trains=True)
+    pair = ModelPair(ModelArguments(**models), terms=[], trains=True)
     pair.set_labels(labels, several=several, examples=examples)
     return pair.load(texts)[0].eval()
 

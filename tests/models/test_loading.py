@@ -105,7 +105,7 @@ def model_folder(tmp_path):
 
 
 def load_student(folder, trains=True, **kwargs):
-    pair = ModelPair(ModelArguments(str(folder), **kwargs), distills=False, trains=trains)
+    pair = ModelPair(ModelArguments(str(folder), **kwargs), terms=[], trains=trains)
     pair.set_labels(["bad", "good"])
     return pair.load()[0]
 
@@ -193,7 +193,7 @@ def test_the_option_reaches_the_teacher_of_a_pair(model_folder):
             student_num_layers=2,
             allow_unused_weights=allowed,
         )
-        pair = ModelPair(args, distills=True, trains=True)
+        pair = ModelPair(args, terms=["logits"], trains=True)
         pair.set_labels(["bad", "good"])
         if allowed:
             pair.load()[1].load()

@@ -26,7 +26,7 @@ def pair_of(teacher, labels=("bad", "good"), sizes=None, **kwargs):
     args = ModelArguments(
         teacher_model_name_or_path=str(teacher), student_init="teacher_layers", student_config=sizes, **kwargs
     )
-    pair = ModelPair(args, distills=False, trains=True)
+    pair = ModelPair(args, terms=[], trains=True)
     pair.set_labels(list(labels))
     return pair
 

@@ -37,7 +37,7 @@ def pair_of(teacher, *, distills=True, student=None, labels=NAMES, **kwargs):
         teacher_model_name_or_path=str(teacher) if teacher else None,
         **kwargs,
     )
-    pair = ModelPair(args, distills=distills, trains=True)
+    pair = ModelPair(args, terms=["logits", "wr_angle"] if distills else [], trains=True)
     pair.set_labels(labels)
     return pair
 
@@ -224,8 +224,12 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(tiny_teacher):
 
 
 def test_no_teacher_named():
-    with pytest.raises(InputError, match="teacher_model_name_or_path is not given, but a term of the loss"):
+    with pytest.raises(
+        InputError, match=r"not given, .* the loss \(logits, wr_angle\): .* set alpha, wr_angle_weight"
+    ):
         pair_of(None, student="x")
+    with pytest.raises(InputError, match="needed for student_init random: .* fine-tuning, set student_init to pretr"):
+        pair_of(None, distills=False, student_init="random")
 
 
 def test_teacher_without_a_trained_head_is_refused(tmp_path):

@@ -118,6 +118,8 @@ def test_a_trained_student_is_evaluated_again(once, tmp_path):
         ([], "mean_accuracy"),
         (["--metric_for_best_model", "accuracy"], "accuracy"),
         (["--metric_for_best_model", "accuracy_w0.5_d0.5"], "accuracy_w0.5_d0.5"),
+        (["--metric_for_best_model", "eval_mean_loss", "--prediction_loss_only"], "mean_loss"),
+        (["--metric_for_best_model", "loss_w0.5_d0.5"], "loss_w0.5_d0.5"),
     ],
 )
 def test_the_best_checkpoint_is_that_of_the_chosen_score(once, tmp_path, options, metric):
@@ -126,7 +128,7 @@ def test_the_best_checkpoint_is_that_of_the_chosen_score(once, tmp_path, options
     state = read(tmp_path / "run" / "trainer_state.json")
     scores = [entry[f"eval_{metric}"] for entry in state["log_history"] if f"eval_{metric}" in entry]
     assert len(scores) == 3
-    assert state["best_metric"] == max(scores)
+    assert state["best_metric"] == (min(scores) if "loss" in metric else max(scores))
 
 
 def refused(capsys, *arguments):
@@ -138,7 +140,7 @@ def refused(capsys, *arguments):
 
 def test_an_unknown_score_is_refused(once, tmp_path, capsys):
     error = refused(capsys, once, tmp_path / "run", *BOTH, "--metric_for_best_model", "accuracy_w0.25_d1")
-    assert "accuracy_w0.25_d1, but the evaluation reports accuracy, f1, mean_accuracy" in error
+    assert "accuracy_w0.25_d1, but the evaluation reports accuracy, f1, loss, mean_accuracy" in error
     error = refused(capsys, once, tmp_path / "run", "--metric_for_best_model", "mean_accuracy")
     assert "mean_accuracy, but the evaluation reports accuracy, f1, loss" in error
 

@@ -357,6 +357,13 @@ def test_texts_that_change_each_time_are_refused_before_the_teacher_runs(tmp_pat
     assert not teacher_runs
 
 
+def test_texts_that_are_encoded_when_they_are_read_are_refused(tmp_path):
+    data = examples().rename_columns({"input_ids": "words", "attention_mask": "mask"})
+    data.set_transform(lambda rows: {"input_ids": rows["words"], "attention_mask": rows["mask"], **rows})
+    with pytest.raises(InputError, match="the training set stores no input_ids.*with map instead of a transform"):
+        caching_trainer(tmp_path, train=data)
+
+
 def test_building_draws_no_random_numbers(tmp_path):
     """Not every run builds a cache, nor every process, and a collator may draw what does not change the texts."""
 
