@@ -36,6 +36,8 @@ ROWS = [
     option("--lr 1e-4", "lr is not a known option | did you mean learning_rate?"),
     option("--label_column tag", "label_column is not a known option: see --help", main=NER),
     option("recipes/later.yaml", "recipes/later.yaml comes after other options | give the recipe first"),
+    option("--bf16 recipes/later.yaml", "recipes/later.yaml comes after other options | give the recipe first"),
+    option("-alpha 0.5", "'-alpha' belongs to no option: options are written --name value"),
     option("--alpha 1.5", "alpha is 1.5 | share of the loss | from 0 to 1"),
     option("--alpha nan", "alpha is nan | share of the loss | from 0 to 1", main=SQUAD),
     option("--temperature 0", "temperature is 0.0 | logits are divided | above 0"),
