@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_deepspeed_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ckd_trainer.runs.recipe_file import read_recipe, with_exponents
@@ -154,6 +155,8 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
     if not issubclass(cls, TrainingArguments):  # ours, which raise InputError themselves
         return cls(**values)
     _check_best_model(values)
+    if values["deepspeed"] and not is_deepspeed_available():
+        raise InputError("deepspeed is set, but deepspeed is not installed: install it, or leave it out.")
     try:
         return cls(**values)
     except OSError as error:  # a JSON file that an option names

@@ -133,7 +133,10 @@ ROWS = [
     option("--gradient_checkpointing_kwargs {", "gradient_checkpointing_kwargs"),
     option("--bf16 --fp16", "bf16 | fp16"),
     option("--optim adamw_bnb_8bit", "bitsandbytes"),
-    option("--deepspeed HERE/nonesuch.json", "deepspeed"),
+    option(
+        "--deepspeed HERE/nonesuch.json",
+        "deepspeed is set, but deepspeed is not installed: install it, or leave it out.",
+    ),
     option("--distance l2", "distance_loss kl does not compare distance l2 | give l1 or mse"),
     option("--wr_layer_mapping 1-2", "wr_layer_mapping: '1-2' is not a layer mapping | such as 0:0,1:2,3:6"),
     option("--wr_layer_mapping 1:2,1:2", "wr_layer_mapping | 1:2,1:2 | names a pair twice"),
