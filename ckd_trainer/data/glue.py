@@ -292,7 +292,10 @@ def _file_opener(
 def _dataset_opener(
     data: NamedDataset, texts: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, of_lists: bool
 ) -> Callable[[str], Table]:
-    advice = "name the columns with text_column, text_pair_column and label_column"
+    advice = (
+        "name the columns with text_column, text_pair_column and label_column, or set task_name to ner for entities, "
+        "or to squad for questions"
+    )
 
     def open_split(split: str) -> Table:
         others = () if split == "test" else (*labels, *groups)

@@ -29,7 +29,9 @@ class GlueArguments(DataArguments):
 
     task_name: str | None = option(
         None,
-        "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave it out for other data.",
+        "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave it out for your own labeled texts. "
+        "ckd-trainer teacher also takes ner (entities), squad and squad_v2 (questions); --task_name ner --help lists "
+        "their options.",
     )
     data_dir: str | None = option(
         None,
