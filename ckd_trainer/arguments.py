@@ -255,8 +255,8 @@ class ModelArguments:
     )
     student_num_layers: int | None = option(
         None,
-        "Number of student layers for student_init teacher_layers or random. By default as many as the model has that "
-        "the student is made from: the teacher, or with random model_name_or_path, if given.",
+        "The number of student layers, for student_init teacher_layers or random. By default, the number of layers of "
+        "the model that the student is made from: the teacher or, with random, model_name_or_path if it is given.",
     )
     student_layers: str | None = option(
         None,
@@ -366,9 +366,9 @@ class RunArguments:
     )
     stages: list | str | None = option(
         None,
-        "Several trainings in a row, each from the weights of the one before and with a new optimizer: a list of the "
-        'options that each changes, such as [{"labels_and_logits": false}, {"num_train_epochs": 1}] (a list in a '
-        "recipe, JSON on the command line). A stage may change options of the loss, learning_rate, num_train_epochs "
+        "Several trainings in a row, each starting from the weights of the previous one with a new optimizer: a list "
+        'of the options that each changes, such as [{"labels_and_logits": false}, {"num_train_epochs": 1}] (a list in '
+        "a recipe, JSON on the command line). A stage may change options of the loss, learning_rate, num_train_epochs "
         "and similar ones; these win over the command line.",
     )
     method_file: str | None = option(

@@ -120,7 +120,7 @@ def _results(folder: Path, log_history: list[dict]) -> str:
 
 def _of_stages(stages: list[dict]) -> str:
     """Returns a list of the options and the loss of each stage."""
-    lines = [f"Trained in {len(stages)} stages, each from the weights of the one before:", ""]
+    lines = [f"Trained in {len(stages)} stages, each starting from the weights of the previous one:", ""]
     for number, stage in enumerate(stages, start=1):
         options = ", ".join(f"{name} {value}" for name, value in stage["options"].items())
         lines.append(f"{number}. {f'With {options}: ' if options else ''}{stage['loss']}")

@@ -31,23 +31,23 @@ def card(folder, student=None, teacher=None, **kwargs):
 @pytest.mark.parametrize(
     ("teacher", "words", "base"),
     [
-        (lambda: tiny_model(seed=1), "Distilled from a `BertForSequenceClassification` by ckd-trainer", None),
+        (lambda: tiny_model(seed=1), "Distilled from a `BertForSequenceClassification` with ckd-trainer", None),
         (
             lambda: compiled(tiny_model(seed=1)),
-            "Distilled from a `BertForSequenceClassification` by ckd-trainer",
+            "Distilled from a `BertForSequenceClassification` with ckd-trainer",
             None,
         ),
-        (lambda: named("org/teacher"), "Distilled from `org/teacher` by ckd-trainer", "org/teacher"),
-        (lambda: compiled(named("org/teacher")), "Distilled from `org/teacher` by ckd-trainer", "org/teacher"),
-        (lambda: named("/home/me/teacher"), "Distilled from `teacher` by ckd-trainer", None),
+        (lambda: named("org/teacher"), "Distilled from `org/teacher` with ckd-trainer", "org/teacher"),
+        (lambda: compiled(named("org/teacher")), "Distilled from `org/teacher` with ckd-trainer", "org/teacher"),
+        (lambda: named("/home/me/teacher"), "Distilled from `teacher` with ckd-trainer", None),
         (
             lambda: PassesOn(named("org/teacher")),
-            "Distilled from a `PassesOn` around `org/teacher` by ckd-trainer",
+            "Distilled from a `PassesOn` around `org/teacher` with ckd-trainer",
             None,
         ),
         (
             lambda: PassesOn(tiny_model(seed=1)),
-            "Distilled from a `PassesOn` around a `BertForSequenceClassification` by ckd-trainer",
+            "Distilled from a `PassesOn` around a `BertForSequenceClassification` with ckd-trainer",
             None,
         ),
     ],
@@ -85,7 +85,7 @@ def test_a_stored_teacher(tmp_path):
     tiny_model(seed=1).save_pretrained(tmp_path / "teacher")
     teacher = StoredTeacher(tmp_path / "teacher", tiny_model().config)
     _, text = card(tmp_path / "out", teacher=teacher)
-    assert "Distilled from `teacher` by ckd-trainer" in text and "| teacher | 37,154 | 4 | 32 |" in text
+    assert "Distilled from `teacher` with ckd-trainer" in text and "| teacher | 37,154 | 4 | 32 |" in text
 
 
 def test_a_control_run(tmp_path):
@@ -111,7 +111,7 @@ def test_adapters(tmp_path, task_type):
     assert data["base_model"] == "org/base" and data["library_name"] == "peft"
     assert "Distilled from `org/teacher`" in text and 'from_pretrained("org/base", config=config' in text
     data, text = card(tmp_path / "teacher", teacher=lora(task_type)(named("org/base")))
-    assert f"Distilled from a `{type(student).__name__}` around `org/base` by ckd-trainer" in text
+    assert f"Distilled from a `{type(student).__name__}` around `org/base` with ckd-trainer" in text
 
 
 def test_metrics_that_are_not_numbers_are_left_out(tmp_path):

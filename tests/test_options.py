@@ -107,6 +107,12 @@ def test_a_word_that_belongs_to_no_option(tmp_path):
         parse(tmp_path, "", "--report_to", "tensorboard", "wandb")
 
 
+def test_the_help_of_a_negated_option(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(ALL, ["--help"])
+    assert "--no-log-on-each-node The same as --log_on_each_node false." in " ".join(capsys.readouterr().out.split())
+
+
 def test_options_of_a_command_line_as_a_mapping():
     words = "--alpha 0.3 --bf16 --no_scale_by_temperature --no-labels-and-logits --label-names=a --window_size none"
     assert mapping_of(words.split()) == {

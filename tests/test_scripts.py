@@ -1,6 +1,7 @@
 """The scripts through their `main`: whole runs on tiny models, and the files they leave."""
 
 import json
+import logging
 import shutil
 from importlib.metadata import version
 
@@ -513,3 +514,11 @@ def test_foreign_folder_is_refused(tiny_teacher, text_files, capsys):
     for option in ([], ["--overwrite_output_dir"]):
         assert "but no run of ckd-trainer" in refused(capsys, *common, *text_files, "--do_train", *option)
     assert (tiny_teacher / "model.safetensors").is_file()
+
+
+def test_warnings_of_the_hub_are_printed_once(monkeypatch, capsys, text_files):
+    """By its own handler, and not by that of the run."""
+    hub = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(hub, "propagate", True)
+    refused(capsys, "--do_train", *text_files, "--output_dir", "out", "--report_to", "none")
+    assert hub.handlers and not hub.propagate

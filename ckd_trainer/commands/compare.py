@@ -85,7 +85,8 @@ def main(argv: list[str]) -> None:
     check_free(given, "the command line")
     if options.search:
         check_free(given, "the command line", EVALUATIONS, by="search")
-    recipe = read_recipe(options.recipe) | given
+    shared = read_recipe(options.recipe)
+    recipe = shared | given
     if of_text := language_model_options(recipe):
         raise InputError(
             f"{of_text[0]} is an option of language models, which are compared by what they learn next: give a recipe "
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> None:
         )
     command, data_arguments, task = kind_of(recipe)
     kinds = option_types(data_arguments, [options.recipe, *words])
-    groups = parse_mapping(kinds, recipe, [], source=options.recipe)
+    groups = parse_mapping(kinds, shared, words, source=options.recipe)
     if token := one_of(TrainingArguments, groups).hub_token:
         os.environ["HF_TOKEN"] = token  # of the checks here, and of the runs
     output, metric = Path(options.output), metric_of(options.metric, groups)

@@ -87,13 +87,15 @@ class Setup:
     def check_data(self) -> None:
         """Reads the local data of all variants once, so that a mistake in it is told before the first run starts."""
         read: list[Task] = []
+        predicts = any(stage.args.do_predict for one in self.plan for stage in one.stages)
+        splits = ("train", "validation", *(["test"] if predicts else []))
         for one in self.plan:
             task, args = one.task, one.task.args
             before = next((other for other in read if other.args == args), None)
             if before is None:
                 read.append(task)
                 if task.hub_dataset is None:
-                    task.load(("train", "validation"))
+                    task.load(splits)
                 if args.has_unlabeled:
                     check_unlabeled(args, task.unlabeled_columns)
             elif task.hub_dataset is None:

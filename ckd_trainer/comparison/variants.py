@@ -18,6 +18,7 @@ CKD = "ckd"
 TOTAL_SHARE = sum(weights_of(CKDArguments()).values())
 SET_BY_COMPARISON = ("output_dir", "seed", "overwrite_output_dir", "resume_from_checkpoint", "do_train", "do_eval")
 _NOT_IN_VARIANTS = (*SET_BY_COMPARISON, "push_to_hub", "hub_token")
+_INSTEAD = {"seed": "--seeds", "output_dir": "--output"}  # of these, the options of `ckd-trainer compare`
 _OF_STUDENTS = ("student_num_layers", "student_layers", "student_config")
 
 Options = dict[str, Any]  # of a recipe
@@ -176,7 +177,8 @@ def check_free(
     """Raises InputError for options that the comparison (or the search) sets itself."""
     wrong = [name for name in options if name in taken]
     if wrong:
-        raise InputError(f"{source} sets {first_of(wrong)}, which the {by} sets: leave it out.")
+        advice = f"use {_INSTEAD[wrong[0]]}" if wrong[0] in _INSTEAD else "leave it out"
+        raise InputError(f"{source} sets {first_of(wrong)}, which the {by} sets: {advice}.")
 
 
 def _student_options(student: str, groups: Sequence[Any]) -> Options:

@@ -19,7 +19,7 @@ from ckd_trainer.data.groups import check_relevance, limit_groups, with_groups
 from ckd_trainer.data.hub import NamedDataset, loaded
 from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.submission import write_predictions
-from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.data.tables import Table, checked_path, open_table
 from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.metrics import multi_label, ranking
@@ -258,6 +258,15 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     )
 
 
+# What columns of data for other tasks show.
+_OTHER_TASKS = {
+    "tokens": ", or, for entities, set task_name to ner",
+    "spans": ", or, for entities, set task_name to ner",
+    "answers": ", or, for questions, set task_name to squad",
+    "data": ", or, for questions, set task_name to squad",  # of the official files
+}
+
+
 def _file_opener(
     arguments: GlueArguments, texts: Sequence[str], others: Sequence[str], splits: Sequence[str]
 ) -> Callable[[str], Table]:
@@ -267,12 +276,14 @@ def _file_opener(
             why = f"the {split} set is needed" if split in splits else "its labels define the classes"
             raise InputError(f"{split}_file is not set, but {why}: give a .csv, .tsv, .json or .parquet file.")
         usecols = [*texts, *(others if split != "test" else ())]
+        checked_path(path, ", or, for entities in CoNLL files, set task_name to ner")
         table = open_table(path, columns=arguments.header, usecols=usecols, quoting=arguments.quoting)
+        or_task = next((advice for column, advice in _OTHER_TASKS.items() if column in (table.names or ())), "")
         has_header = user_path(path).suffix.lower() in (".csv", ".tsv") and arguments.header is None
         or_row = " (or give column_names if the file has no header line)" if has_header else ""
         for option, column in arguments.columns:
             if column in usecols:
-                table.require(column, f"; name the right one with {option}{or_row}")
+                table.require(column, f"; name the right one with {option}{or_row}{or_task}")
         return table
 
     return open_split
@@ -281,7 +292,10 @@ def _file_opener(
 def _dataset_opener(
     data: NamedDataset, texts: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, of_lists: bool
 ) -> Callable[[str], Table]:
-    advice = "name the columns with text_column, text_pair_column and label_column"
+    advice = (
+        "name the columns with text_column, text_pair_column and label_column, or set task_name to ner for entities, "
+        "or to squad for questions"
+    )
 
     def open_split(split: str) -> Table:
         others = () if split == "test" else (*labels, *groups)

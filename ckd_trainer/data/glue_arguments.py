@@ -29,7 +29,9 @@ class GlueArguments(DataArguments):
 
     task_name: str | None = option(
         None,
-        "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave it out for other data.",
+        "A GLUE task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. Leave it out for your own labeled texts. "
+        "ckd-trainer teacher also takes ner (entities), squad and squad_v2 (questions); --task_name ner --help lists "
+        "their options.",
     )
     data_dir: str | None = option(
         None,
@@ -90,9 +92,9 @@ class GlueArguments(DataArguments):
 
     def __post_init__(self) -> None:
         if self.task_name in SQUAD_TASKS:
-            raise InputError(f"task_name is {self.task_name}, which is question answering: use run_squad_ckd.py.")
+            raise InputError(f"task_name is {self.task_name}, which is question answering: use ckd-trainer squad.")
         if self.task_name == NER:
-            raise InputError(f"task_name is {NER}, which is named entities: use run_ner_ckd.py.")
+            raise InputError(f"task_name is {NER}, which is named entities: use ckd-trainer ner.")
         if self.task_name and self.task_name not in GLUE_TASKS:
             names = [*GLUE_TASKS, *SQUAD_TASKS, NER]
             nearest = difflib.get_close_matches(self.task_name.lower(), names, n=1, cutoff=0.0)[0]

@@ -220,12 +220,21 @@ def open_table(
     return table_of(path, read_text(path), columns=columns, usecols=usecols, quoting=quoting)
 
 
-def checked_path(path: str | Path) -> Path:
-    """Returns the path of a table; raises InputError if it is not a file or its suffix is unknown."""
+def checked_path(path: str | Path, or_else: str = "") -> Path:
+    """Returns the path of a table.
+
+    Args:
+        or_else: more advice for a file with an unknown suffix.
+
+    Raises:
+        InputError: it is not a file, or its suffix is unknown.
+    """
     path = user_path(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
-        raise InputError(f"{path} has the suffix {suffix!r}: give a .csv, .tsv, .json, .jsonl or .parquet file.")
+        raise InputError(
+            f"{path} has the suffix {suffix!r}: give a .csv, .tsv, .json, .jsonl or .parquet file{or_else}."
+        )
     with input_errors_about(path):
         if not path.is_file():
             what = "a folder" if path.is_dir() else "missing"

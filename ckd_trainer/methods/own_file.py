@@ -26,6 +26,8 @@ def methods_of_file(path: str | Path, taken: Collection[str] = ()) -> tuple[type
             itself raises is passed on.
     """
     file = user_path(path)
+    if not file.exists():
+        raise InputError(f"method_file is {path}, which does not exist: give an existing file.")
     if not file.is_file() or file.suffix != ".py":
         raise InputError(f"method_file is {path}, which is not a Python file: give one that ends in .py.")
     sys.modules[_MODULE] = module = types.ModuleType(_MODULE)

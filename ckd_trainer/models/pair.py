@@ -103,7 +103,13 @@ class ModelPair:
         student, teacher = args.model_name_or_path, args.teacher_model_name_or_path
         from_teacher = args.student_is_from_teacher
         if student is None and not from_teacher:
-            raise InputError(f"model_name_or_path is not given, but student_init {args.student_init} needs it.")
+            or_layers = (
+                ", or set student_init to teacher_layers to start from layers of the teacher" if teacher else ""
+            )
+            raise InputError(
+                "model_name_or_path is not given: name a pre-trained model, such as "
+                f"google-bert/bert-base-uncased{or_layers}."
+            )
         distills = bool(terms)
         if teacher is None and (distills or from_teacher):
             readers, changes = [], []

@@ -1,6 +1,7 @@
 """Reads the options of a run from a YAML recipe and the command line; the command line wins."""
 
 import dataclasses
+import itertools
 import json
 import re
 import types
@@ -10,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_deepspeed_available
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ckd_trainer.runs.recipe_file import read_recipe, with_exponents
@@ -28,6 +30,12 @@ _PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "f
 
 
 class _Parser(HfArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for action in self._actions:
+            if action.const is False:  # --no_<option>, which argparse describes like the option
+                action.help = f"The same as --{action.dest} false."
+
     def error(self, message: str) -> NoReturn:  # argparse would first print the usage of two hundred options
         raise InputError(message)
 
@@ -74,6 +82,9 @@ def parse_mapping(
     parser = _Parser(dataclass_types, prog=prog, allow_abbrev=False)
     fields = _kinds(dataclass_types)
     command_line = _join_values(words)
+    for option, word in itertools.pairwise(command_line):
+        if _is_recipe(word) and option.startswith("--") and _takes(fields.get(_key(option)), bool):
+            raise InputError(_stray(word))
     for key in recipe:
         if key not in fields:
             raise InputError(f"{source}: {unknown_option(key, fields, elsewhere)}")
@@ -87,7 +98,7 @@ def parse_mapping(
     given = {_key(word) for word in command_line if word.startswith("--")}
     namespace, unknown = parser.parse_known_args([word for word in from_recipe if _key(word) not in given] + by_hand)
     if unknown:
-        is_option = unknown[0].startswith("-")
+        is_option = unknown[0].startswith("--")
         raise InputError(unknown_option(_key(unknown[0]), fields, elsewhere) if is_option else _stray(unknown[0]))
     nulls = (nulls - given) | nulls_by_hand
     values = vars(namespace) | dict.fromkeys(nulls)
@@ -144,6 +155,8 @@ def _instance(cls: type, values: dict[str, Any]) -> Any:
     if not issubclass(cls, TrainingArguments):  # ours, which raise InputError themselves
         return cls(**values)
     _check_best_model(values)
+    if values["deepspeed"] and not is_deepspeed_available():
+        raise InputError("deepspeed is set, but deepspeed is not installed: install it, or leave it out.")
     try:
         return cls(**values)
     except OSError as error:  # a JSON file that an option names
@@ -324,8 +337,12 @@ def unknown_option(key: str, fields: Collection[str], elsewhere: Mapping[str, st
     return f"{key} is not a known option: {hint}"
 
 
+def _is_recipe(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
+
+
 def _stray(word: str) -> str:
     """Returns the message about a word of the command line that is no option's name or value."""
-    if word.endswith((".yaml", ".yml")):
+    if _is_recipe(word):
         return f"{word} comes after other options: give the recipe first."
     return f"{short(word)} belongs to no option: options are written --name value."

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -309,3 +310,4 @@ def _set_up_logging(args: TrainingArguments) -> None:
     logging.getLogger("ckd_trainer").setLevel(logging.INFO if args.should_log else logging.ERROR)
     transformers.utils.logging.set_verbosity(level)
     datasets.utils.logging.set_verbosity(level)
+    huggingface_hub.utils.logging.disable_propagation()  # it prints each line itself

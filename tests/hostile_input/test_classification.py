@@ -14,6 +14,7 @@ from helpers.hostile_input import (
     folder,
     lines,
     parquet,
+    squad,
     text_lines,
     texts,
 )
@@ -171,6 +172,13 @@ ROWS = [
     ),
     texts("a folder", folder, "bad.tsv is a folder | give an existing .tsv file"),
     texts("unknown suffix", FINE, "bad.xlsx has the suffix '.xlsx' | give a .csv", file="bad.xlsx"),
+    texts(
+        "CoNLL", "cat O\n", "has the suffix '.conll' | for entities in CoNLL files, set task_name to ner", "bad.conll"
+    ),
+    texts(
+        "tokens", lines({"tokens": ["a"], "ner_tags": ["O"]}), "or, for entities, set task_name to ner", "bad.jsonl"
+    ),
+    texts("SQuAD", squad(), "no column 'text' | or, for questions, set task_name to squad", "bad.json"),
     Row(
         "texts: test file without texts",
         GLUE,

@@ -98,7 +98,13 @@ MODELS = [
         "train.tsv is a file: give the folder of a model",
         "--teacher_model_name_or_path GOOD/train.tsv",
     ),
-    Row("model: none given", TEACHER, "model_name_or_path is not given", f"{TEXTS} {QUICK}", alone=True),
+    Row(
+        "model: none given",
+        TEACHER,
+        "model_name_or_path is not given: name a pre-trained model, such as google-bert/bert-base-uncased.\n",
+        f"{TEXTS} {QUICK}",
+        alone=True,
+    ),
     Row(
         "model: no teacher given",
         GLUE,

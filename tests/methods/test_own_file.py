@@ -54,11 +54,18 @@ def test_refused(tmp_path, text, message):
         methods_of_file(tmp_path / "own.py", taken={"alpha"})
 
 
-@pytest.mark.parametrize("name", ["missing.py", "folder.py", "words.txt"])
-def test_not_a_python_file(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.py", "missing.py, which does not exist: give an existing file"),
+        ("folder.py", "folder.py, which is not a Python file"),
+        ("words.txt", "words.txt, which is not a Python file"),
+    ],
+)
+def test_not_a_python_file(tmp_path, name, message):
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "words.txt").write_text("x = 1")
-    with pytest.raises(InputError, match="which is not a Python file"):
+    with pytest.raises(InputError, match=message):
         methods_of_file(tmp_path / name)
 
 

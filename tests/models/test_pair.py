@@ -209,7 +209,7 @@ def test_control_run_reads_no_teacher(tmp_path):
         ),
         ({"student_init": "random", "student_config": {"vocab_size": 5}}, "the tokenizer has 22 entries"),
         ({"student": "nowhere"}, "cannot load nowhere"),
-        ({}, "model_name_or_path is not given"),
+        ({}, "model_name_or_path is not given: name a pre-trained model, .*, or set student_init to teacher_layers"),
     ],
 )
 def test_refused(tiny_teacher, kwargs, words, monkeypatch):

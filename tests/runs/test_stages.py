@@ -115,7 +115,7 @@ def test_the_folder_is_that_of_one_run(once):
     card = (whole / "README.md").read_text()
     assert "Trained in 2 stages" in card and f"2. With {', '.join(f'{k} {v}' for k, v in typed[1].items())}" in card
     assert first["loss"] in card and second["loss"] in card
-    assert "Distilled from `teacher` by ckd-trainer, with Contextual Knowledge Distillation" in card
+    assert "Distilled from `teacher` with ckd-trainer, using Contextual Knowledge Distillation" in card
     (run,) = read_runs([whole], "accuracy")
     assert [epoch for epoch, _ in run.curve] == pytest.approx([step / 12 for step in (2, 4, 6, 8, 10)])
 

@@ -472,7 +472,7 @@ def test_scripts_and_tasks_that_do_not_go_together(tmp_path, capsys):
     misspelt = refused(capsys, "--task_name", "squad2", *output, main=run_teacher.main)
     assert "task_name is 'squad2', which is not a task; the nearest is squad" in misspelt
     other = refused(capsys, "--task_name", "squad", *output, main=run_glue_ckd.main)
-    assert "task_name is squad, which is question answering: use run_squad_ckd.py" in other
+    assert "task_name is squad, which is question answering: use ckd-trainer squad" in other
     refused(capsys, str(recipe), *output, main=run_teacher.main)
 
 

@@ -315,7 +315,7 @@ def test_mistakes_are_refused_before_anything_is_written(teacher, files, tmp_pat
 def test_scripts_and_tasks_that_do_not_go_together(tmp_path, capsys):
     output = ["--output_dir", str(tmp_path / "out"), "--do_train"]
     other = refused(capsys, "--task_name", "ner", *output, main=run_glue_ckd.main)
-    assert "task_name is ner, which is named entities: use run_ner_ckd.py" in other
+    assert "task_name is ner, which is named entities: use ckd-trainer ner" in other
     misspelt = refused(capsys, "--task_name", "NER", *output, main=run_teacher.main)
     assert "task_name is 'NER', which is not a task; the nearest is ner" in misspelt
     assert "there is no data to use: give dataset_name, or train_file" in refused(capsys, *output)
