@@ -4,7 +4,8 @@ All become texts with the places of their words. The tokens of a sentence are jo
 them as it reads any text in production.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,12 @@ from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.data.tags import check_tag, label_names, read_tags
-from ckd_trainer.data.texts_with_spans import spans_of, tags_of_spans, words_of
+from ckd_trainer.data.texts_with_spans import SPANS, spans_of, tags_of_spans, words_of
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import user_path
 
 _TABLES = (".json", ".jsonl", ".parquet")
+_ADVICE = "name the columns with tokens_column and tags_column, or with text_column and spans_column"
 
 
 @dataclass
@@ -123,26 +125,41 @@ def _of_file(path: str, arguments: NerArguments, labeled: bool) -> _Set:
         )
         return _of_tokens(sentences)
     columns = (arguments.tokens_column, arguments.tags_column, arguments.text_column, arguments.spans_column)
-    return _of_table(open_table(path, usecols=columns), arguments, labeled)
+    table = open_table(path, usecols=columns, forms={arguments.spans_column: SPANS})
+    return _of_table(table, arguments, labeled)
 
 
 def _named_table(named: NamedDataset, split: str, arguments: NerArguments, labeled: bool) -> Table:
-    advice = "name the columns with tokens_column and tags_column, or with text_column and spans_column"
-    if arguments.tokens_column in named.columns(split):
+    if _has_tokens(arguments, named.columns(split)):
         label = arguments.tags_column if labeled else None
-        return named.table(split, texts=[], label=label, others=[arguments.tokens_column], advice=advice)
+        return named.table(split, texts=[], label=label, others=[arguments.tokens_column], advice=_ADVICE)
     label = arguments.spans_column if labeled else None
-    return named.table(split, texts=[arguments.text_column], label=label, advice=advice)
+    return named.table(split, texts=[arguments.text_column], label=label, advice=_ADVICE)
+
+
+def _has_tokens(arguments: NerArguments, names: Collection[str]) -> bool:
+    """Returns whether a table is read as tokens and tags; if it has texts with spans too, the columns named decide."""
+    if arguments.tokens_column not in names:
+        return False
+    if arguments.text_column not in names or arguments.spans_column not in names:
+        return True
+    defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
+    named = {name for name, default in defaults.items() if getattr(arguments, name) != default}
+    if named & {"tokens_column", "tags_column"}:
+        return True
+    return arguments.tags_column in names and not named & {"text_column", "spans_column"}
 
 
 def _of_table(table: Table, arguments: NerArguments, labeled: bool) -> _Set:
     names = table.data.column_names if table.names is None else table.names
     tokens, tags, text, spans = (getattr(arguments, f"{name}_column") for name in ("tokens", "tags", "text", "spans"))
-    if tokens in names:
+    if _has_tokens(arguments, names):
         if labeled:
-            table.require(tags)
+            table.require(tags, f"; {_ADVICE}")
         return _of_tokens(_tokens_of(table, tokens, tags if labeled else None), _types_of(table, tags))
-    table.require(text, f": give {tokens!r} and {tags!r}, or {text!r} and {spans!r}")
+    table.require(text, f"; {_ADVICE}")
+    if labeled:
+        table.require(spans, f"; {_ADVICE}")
     texts = table.texts(text)
     words = [words_of(one) for one in texts]
 

@@ -92,6 +92,30 @@ def test_spans_of_a_folder(tmp_path):
     assert columns(load_entities(arguments, seed=0, splits=["train"]).train) == EXPECTED
 
 
+@pytest.mark.parametrize("form", ["file", "named"])
+@pytest.mark.parametrize(
+    ("options", "without", "text"),
+    [
+        ({}, (), "a b"),
+        ({"text_column": "letter"}, (), "Bo left"),
+        ({"spans_column": "ents"}, (), "Ann left"),
+        ({"text_column": "letter", "tokens_column": "words"}, (), "c d"),
+        ({"text_column": "letter"}, ("spans",), "a b"),  # the column of unlabeled texts
+        ({}, ("ner_tags",), "Ann left"),
+    ],
+)
+def test_tokens_or_texts_where_a_table_has_both(tmp_path, form, options, without, text):
+    row = {"tokens": ["a", "b"], "words": ["c", "d"], "ner_tags": ["B-X", "O"], "text": "Ann left"}
+    row |= {"letter": "Bo left", "spans": spans((0, 3, "PER")), "ents": spans((0, 2, "PER"))}
+    rows = [{name: value for name, value in row.items() if name not in without}]
+    if form == "file":
+        task = load(lines(tmp_path / "a.jsonl", rows), **options)
+    else:
+        Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        task = load_entities(NerArguments(dataset_name=str(tmp_path / "saved"), **options), seed=0, splits=["train"])
+    assert task.train["text"][:] == [text]
+
+
 def test_samples_and_types_of_unlabeled_runs(tmp_path):
     path = lines(tmp_path / "a.jsonl", TEXTS * 5)
     arguments = NerArguments(train_file=str(path), validation_file=str(path), max_train_samples=3, max_eval_samples=2)
@@ -146,6 +170,9 @@ def test_spans_inside_words_are_warned_of(tmp_path, caplog):
         (spans((0, 3, "a\tb")), "the label of the span 0 to 3 is 'a\\tb'"),
         (spans((0, None, "A")), "line 2: 'spans' holds {'end': None, 'label': 'A', 'start': 0}: give [{"),
         (None, "line 2: 'spans' is None: give [{"),
+        ([[0, 3, "A"]], "line 2: 'spans' is [[0, 3, 'A']], which holds values of several kinds"),
+        ([[0, 3, "A"]], 'one column: give [{"start": 0, "end": 5, "label": "PER"}]'),
+        ([["Ann", "A"]], 'give [{"start": 0, "end": 5, "label": "PER"}]'),
     ],
 )
 def test_spans_that_are_refused(tmp_path, given, message):
@@ -170,9 +197,9 @@ def test_spans_that_are_refused(tmp_path, given, message):
         ([{"tokens": [None], "ner_tags": ["O"]}], "line 1, token 1: 'tokens' holds None: give a text in quotes"),
         ([{"tokens": "a b", "ner_tags": ["O"]}], "line 1: 'tokens' is 'a b': give a list of texts"),
         ([{"tokens": ["a"], "ner_tags": "O"}], "line 1: 'ner_tags' is 'O': give a list of tags"),
-        ([{"tokens": ["a"], "tags": ["O"]}], "has no column 'ner_tags'"),
-        ([{"words": ["a"]}], "has no column 'text': it has 'words': give 'tokens' and 'ner_tags', or 'text' and 'sp"),
-        ([{"text": "a"}], "has no column 'spans'"),
+        ([{"tokens": ["a"], "tags": ["O"]}], "has no column 'ner_tags': it has 'tokens', 'tags'; name .* tags_column"),
+        ([{"words": ["a"]}], "has no column 'text': it has 'words'; name the columns with tokens_column"),
+        ([{"text": "a"}], "has no column 'spans': it has 'text'; name .* or with text_column and spans_column"),
         ([{"tokens": ["a"], "ner_tags": ["O"]}], "line 1, token 1: there is no entity from here to the end"),
         ([{"tokens": ["\ud800"], "ner_tags": ["B-X"]}], "line 1: 'tokens' is .* half of a surrogate pair"),
     ],
