@@ -62,6 +62,8 @@ def split_rows(
     rows, lines, mistake = _parse(text, delimiter, rule, header, line=first_line + (1 if start else 0))
     if mistake:
         line, what, remedy = mistake
+        if header is not None and first_line == 1 and lines[:1] == [line] and len(rows[0]) not in (0, len(header)):
+            remedy = f"name all columns with column_names, or {remedy}"
         other = _OTHER[rule]
         if '"' in text and not _parse(text, delimiter, other, header)[2]:
             remedy += f", or set quoting to {other}, with which every row can be read"
