@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from ckd_trainer.data.classes import advice_for
 from ckd_trainer.data.conll import Sentences, read_conll
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
@@ -250,9 +251,10 @@ def _dataset(sentences: _Set, names: Sequence[str]) -> Dataset:
         for row, tags in enumerate(sentences.tags):
             for word, tag in enumerate(tags):
                 if tag not in numbers:
+                    types = [name[2:] for name in names[1::2]]
                     raise InputError(
                         f"{sentences.place(row, word)}: {short(tag[2:])} is not an entity type of the training data "
-                        f"({first_of([name[2:] for name in names[1::2]], 20)}): correct it, or add it to them."
+                        f"({first_of(types, 20)}): correct it, or add it to them.{advice_for(tag[2:], types)}"
                     )
         columns["tags"] = [[numbers[tag] for tag in tags] for tags in sentences.tags]
         features["tags"] = List(Value("int64"))

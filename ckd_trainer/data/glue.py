@@ -12,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import EvalPrediction
 
-from ckd_trainer.data.classes import class_names
+from ckd_trainer.data.classes import advice_for, class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.groups import check_relevance, limit_groups, with_groups
@@ -313,7 +313,7 @@ def _encode(
         if word not in indices:
             raise InputError(
                 f"{table.place(row)}: the label ({label_column!r}) is {short(word)}, but {known} {len(names)} labels: "
-                f"{first_of(names)}."
+                f"{first_of(names)}.{advice_for(word, names)}"
             )
     return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
 

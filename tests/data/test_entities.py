@@ -217,5 +217,10 @@ def test_types_that_training_does_not_know(tmp_path):
         InputError, match="b.conll, line 2: 'ORG' is not an entity type of the training data .'LOC', 'PER'.: correct"
     ):
         load_entities(arguments, seed=0, splits=["train", "validation"])
+    (tmp_path / "b.conll").write_text("x O\ny B-Per\n")
+    with pytest.raises(
+        InputError, match=r"'Per' is not an entity type .*: correct it, or add it to them\. Write it as 'PER'"
+    ):
+        load_entities(arguments, seed=0, splits=["train", "validation"])
     with pytest.raises(InputError, match="test_file is not set, but the test set is needed"):
         load_entities(arguments, seed=0, splits=["test"])

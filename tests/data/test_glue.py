@@ -323,6 +323,8 @@ def test_a_text_column_may_be_called_label(tmp_path):
             {},
             r"validation\.csv, line 3: .*'label'\) is 'c', but the training data have 2 labels: 'a', 'b'\.",
         ),
+        (["Good", "bad"], ["good"], {}, r"is 'good', but the training data .*: 'Good', 'bad'\. Write it as 'Good'\."),
+        (["a", "b"], ["a "], {}, r"is 'a ', but the training data have 2 labels: 'a', 'b'\. Write it as 'a'\."),
         (["a", "b"], ["a", ""], {}, r"validation\.csv, line 3: the label \('label'\) is empty"),
         (["a", "a"], ["a"], {}, r"train\.csv: every label \('label'\) is 'a': give two classes or more"),
         (["a", "b"], None, {}, r"validation_file is not set, but the validation set is needed"),
