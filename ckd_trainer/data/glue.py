@@ -196,7 +196,13 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
         texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
         label = glue.file_label_column if labeled else None
         columns = glue.file_columns if labeled else None
-        table = open_table(path, columns=columns, usecols=[*texts.values(), label], quoting=quoting)
+        table = open_table(
+            path,
+            columns=columns,
+            usecols=[*texts.values(), label],
+            quoting=quoting,
+            skip_short=labeled and glue.skip_short,
+        )
         return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 
     return read

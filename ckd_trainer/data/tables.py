@@ -212,17 +212,20 @@ def open_table(
     columns: Sequence[str] | None = None,
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
+    skip_short: bool = False,
     forms: Mapping[str, str] | None = None,
 ) -> Table:
     """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`.
 
     Args:
+        skip_short: as for `ckd_trainer.data.delimited.split_rows`.
         forms: {column: what its values should be}, for messages about JSON values that no column can hold.
     """
     path = checked_path(path)
     if path.suffix.lower() == ".parquet":
         return _open_parquet(path, usecols)
-    return table_of(path, read_text(path), columns=columns, usecols=usecols, quoting=quoting, forms=forms)
+    text = read_text(path)
+    return table_of(path, text, columns=columns, usecols=usecols, quoting=quoting, skip_short=skip_short, forms=forms)
 
 
 def checked_path(path: str | Path) -> Path:
@@ -245,6 +248,7 @@ def table_of(
     columns: Sequence[str] | None = None,
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
+    skip_short: bool = False,
     forms: Mapping[str, str] | None = None,
     delimiter: str | None = None,
     line: int = 1,
@@ -252,7 +256,7 @@ def table_of(
     """Returns the table in the text of a csv, tsv or JSON lines file, or in a part of it.
 
     Args:
-        columns, usecols, quoting, forms: as for `open_table`.
+        columns, usecols, quoting, skip_short, forms: as for `open_table`.
         delimiter: that of a csv file; None to find it in the text.
         line: the number of the text's first line in the file.
     """
@@ -266,7 +270,13 @@ def table_of(
         _check_rows(path, names)  # objects without keys are not rows of a table
     else:
         names, rows, lines = split_rows(
-            path, text, header=columns, quoting=quoting, delimiter=delimiter, first_line=line
+            path,
+            text,
+            header=columns,
+            quoting=quoting,
+            skip_short=skip_short,
+            delimiter=delimiter,
+            first_line=line,
         )
     _check_rows(path, rows)
     used = _used(path, names, usecols)
