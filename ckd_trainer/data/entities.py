@@ -80,7 +80,7 @@ def load_entities(
         task = load_entities(NerArguments(train_file="eng.train", validation_file="eng.testa"), seed=0)
         task.validation[""][0]["text"]  # "CRICKET - LEICESTERSHIRE TAKE OVER AT TOP AFTER INNINGS VICTORY ."
     """
-    named = NamedDataset(arguments) if arguments.dataset_name else None
+    named = NamedDataset(arguments, quoting=arguments.quoting) if arguments.dataset_name else None
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     known = "validation" if is_unlabeled else "train"

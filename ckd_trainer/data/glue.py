@@ -229,7 +229,7 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     labels, group = [label] if sets is None else sets.columns, arguments.group_column
     groups = [group] if group else []
     if arguments.dataset_name:
-        named = NamedDataset(arguments)
+        named = NamedDataset(arguments, quoting=arguments.quoting)
         open_split = _dataset_opener(named, list(texts.values()), labels, groups, of_lists=sets is not None)
     else:
         open_split = _file_opener(arguments, list(texts.values()), [*labels, *groups], splits)

@@ -301,7 +301,7 @@ def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
     return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
 
 
-def parquet_parts(path: Path, usecols: Collection[str | None], rows: int) -> Iterator[Table]:
+def parquet_parts(path: Path, usecols: Collection[str | None] | None, rows: int) -> Iterator[Table]:
     """Yields the table in a parquet file in parts with this many rows."""
     with _errors_of_parquet(path):
         file = pq.ParquetFile(path)

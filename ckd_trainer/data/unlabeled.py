@@ -54,6 +54,6 @@ def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Tab
                 part.require(name, advice)
             yield part
         return
-    named = NamedDataset(arguments, "unlabeled_")
+    named = NamedDataset(arguments, "unlabeled_", quoting=arguments.quoting)
     table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")
     yield from table.parts()
