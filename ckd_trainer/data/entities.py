@@ -176,9 +176,13 @@ def _of_table(table: Table, arguments: NerArguments, labeled: bool) -> _Set:
 
 def _types_of(table: Table, column: str) -> set[str]:
     """Returns the types that a `ClassLabel` column names."""
-    feature = table.data.features.get(column)
-    names = feature.feature.names if isinstance(feature, List) and isinstance(feature.feature, ClassLabel) else []
-    return {name.partition("-")[2] for name in names} - {""}
+    return {name.partition("-")[2] for name in _names_of(table, column) or ()} - {""}
+
+
+def _names_of(table: Table, column: str) -> list[str] | None:
+    """Returns the names of a column of lists of `ClassLabel`."""
+    feature = getattr(table.data.features.get(column), "feature", None)  # of a List or a LargeList
+    return feature.names if isinstance(feature, ClassLabel) else None
 
 
 def _tokens_of(table: Table, tokens: str, tags: str | None) -> Sentences:
@@ -195,8 +199,7 @@ def _tokens_of(table: Table, tokens: str, tags: str | None) -> Sentences:
     if tags is None:
         return Sentences(words, None, place)
     labels = _lists(table, tags, "a list of tags")
-    feature = table.data.features[tags].feature if isinstance(table.data.features[tags], List) else Value("string")
-    names = feature.names if isinstance(feature, ClassLabel) else None
+    names = _names_of(table, tags)
     for row, (sentence, given) in enumerate(zip(words, labels, strict=True)):
         if len(sentence) != len(given):
             raise InputError(

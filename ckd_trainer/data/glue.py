@@ -230,7 +230,9 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     groups = [group] if group else []
     if arguments.dataset_name:
         named = NamedDataset(arguments, quoting=arguments.quoting)
-        open_split = _dataset_opener(named, list(texts.values()), labels, groups, of_lists=sets is not None)
+        options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
+        advice = f"name the columns with {', '.join(options)}"
+        open_split = _dataset_opener(named, list(texts.values()), labels, groups, advice, of_lists=sets is not None)
     else:
         open_split = _file_opener(arguments, list(texts.values()), [*labels, *groups], splits)
     # Unlabeled texts can be all that there is to train on.
@@ -285,10 +287,14 @@ def _file_opener(
 
 
 def _dataset_opener(
-    data: NamedDataset, texts: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, of_lists: bool
+    data: NamedDataset,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    advice: str,
+    *,
+    of_lists: bool,
 ) -> Callable[[str], Table]:
-    advice = "name the columns with text_column, text_pair_column and label_column"
-
     def open_split(split: str) -> Table:
         others = () if split == "test" else (*labels, *groups)
         table = data.table(split, texts=texts, label=None, others=others, advice=advice)

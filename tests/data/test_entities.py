@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 from helpers.named_data import Hub
 
 from ckd_trainer.data.entities import load_entities
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.texts_with_spans import words_of
+from ckd_trainer.data.unlabeled import check_unlabeled
 from ckd_trainer.utils.errors import InputError
 
 TOKENS = [["Ann", "Lee", "saw", "Rome"], ["no", "one"]]
@@ -68,8 +69,8 @@ def test_all_forms_hold_the_same(tmp_path, form):
     assert columns(test) == {name: value for name, value in EXPECTED.items() if name != "tags"}
 
 
-def class_labels(names):
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=names))})
+def class_labels(names, kind=List):
+    features = Features({"tokens": kind(Value("string")), "ner_tags": kind(ClassLabel(names=names))})
     numbers = [[names.index(tag) for tag in row] for row in TAGS]
     return Dataset.from_dict({"tokens": TOKENS, "ner_tags": numbers}, features=features)
 
@@ -84,6 +85,8 @@ def test_the_hub_with_the_names_of_its_labels(tmp_path, monkeypatch):
     assert task.test[""].column_names == ["text", "starts", "ends"]
     data.to_parquet(tmp_path / "a.parquet")  # which holds the names as well
     assert load(tmp_path / "a.parquet").train["tags"][:] == task.train["tags"][:]
+    class_labels(NAMES, LargeList).to_parquet(tmp_path / "b.parquet")
+    assert columns(load(tmp_path / "b.parquet").train) == EXPECTED
 
 
 def test_spans_of_a_folder(tmp_path):
@@ -224,3 +227,12 @@ def test_types_that_training_does_not_know(tmp_path):
         load_entities(arguments, seed=0, splits=["train", "validation"])
     with pytest.raises(InputError, match="test_file is not set, but the test set is needed"):
         load_entities(arguments, seed=0, splits=["test"])
+
+
+def test_a_missing_column_of_unlabeled_texts_leads_to_its_option(tmp_path):
+    DatasetDict(train=Dataset.from_dict({"body": ["a"]})).save_to_disk(tmp_path / "saved")
+    lines(tmp_path / "a.jsonl", [{"body": "a"}])
+    for option, name in (("unlabeled_file", "a.jsonl"), ("unlabeled_dataset_name", "saved")):
+        arguments = NerArguments(train_file="a.conll", **{option: str(tmp_path / name)})
+        with pytest.raises(InputError, match="has no column 'text': it has 'body'; .* texts with text_column"):
+            check_unlabeled(arguments, {"text": "text"})

@@ -124,7 +124,11 @@ def test_columns_of_a_data_set(tmp_path):
     DatasetDict({"train": data, "validation": data}).save_to_disk(tmp_path / "data")
     options = {"train_file": None, "validation_file": None, "dataset_name": str(tmp_path / "data")}
     assert loaded(None, **options, label_columns="joy,love").train["label"][:] == [flags[1:] for flags in FLAGS]
-    assert "no column 'fear'" in refused(None, **options, label_columns="joy,fear")
+    message = refused(None, **options, label_columns="joy,fear")
+    assert (
+        "no column 'fear'" in message
+        and "name the columns with text_column, text_pair_column, label_columns." in message
+    )
 
 
 def test_lists_need_multi_label(tmp_path):
