@@ -480,7 +480,8 @@ class DistillationTrainer(SamplingTrainer):
         if needs and not self.head.has_labels(batch):
             raise InputError(
                 f"the batches have no {' and '.join(self.head.label_columns)}, but with alpha {self.ckd_args.alpha:g} "
-                "the loss on the labels has a weight: set alpha to 1 to train without labels."
+                "the loss on the labels has a weight: give the labels that name in the data, as a Trainer drops "
+                "columns of other names, or set alpha to 1 to train without labels."
             )
 
     def _check_texts(self, batch: dict[str, Tensor]) -> None:

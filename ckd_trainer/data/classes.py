@@ -4,7 +4,7 @@ import logging
 import math
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ckd_trainer.data.tables import Table
 from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
@@ -96,6 +96,12 @@ def _look_alikes(names: list[str]) -> list[str]:
     for name in names:
         groups[_looks(name)].append(name)
     return [name for group in groups.values() if len(group) > 1 for name in group]
+
+
+def advice_for(word: str, names: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown label: a name that looks alike; empty if there is none."""
+    alike = [name for name in names if _looks(name) == _looks(word)]
+    return f" Write it as {short(alike[0])}." if alike else ""
 
 
 def _looks(name: str) -> str | float:

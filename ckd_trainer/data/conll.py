@@ -35,7 +35,8 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
     Tabs separate the columns of a line that has a tab, and spaces those of other lines. All lines have the same number
     of columns. Sentences end at lines that are empty or hold only tabs and spaces, and at lines that begin with
     -DOCSTART-, which are left out. A long file that is one sentence is warned of. Comments are left out, too: lines
-    before the first token of a sentence that begin with #, and have more than one column but no tag.
+    before the first token of a sentence that begin with #, and have more than one column but no tag. Where tags are
+    not read, a token such as #tag may have no tag either: it is kept if its line has as many columns as the others.
 
     Args:
         path: The file.
@@ -61,16 +62,18 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
     lines: list[list[int]] = [[]]
     first: tuple[int, int] | None = None  # the line of the first token, and its number of columns
     # Not splitlines: a token may be another line separator of Unicode.
-    for line, content in enumerate(read_text(path).split("\n"), 1):
-        content = content.rstrip("\r")
-        if not content.strip(" \t") or content.startswith("-DOCSTART-"):
+    contents = [content.rstrip("\r") for content in read_text(path).split("\n")]
+    width = next((len(_columns(one)) for one in contents if not _ends_sentence(one) and one[0] != "#"), 0)
+    for line, content in enumerate(contents, 1):
+        if _ends_sentence(content):
             if tokens[-1]:
                 for part in (tokens, tags, lines):
                     part.append([])
             continue
-        columns = content.split("\t") if "\t" in content else re.split(" +", content.strip(" "))
+        columns = _columns(content)
         tag = columns[min(tag_column or len(columns), len(columns)) - 1].strip(" ")
-        if content[0] == "#" and not tokens[-1] and len(columns) > 1 and not is_tag(tag):
+        may_be_token = not labeled and columns[0] != "#" and len(columns) == width
+        if content[0] == "#" and not tokens[-1] and len(columns) > 1 and not is_tag(tag) and not may_be_token:
             continue
         first = first or (line, len(columns))
         _check_columns(f"{path}, line {line}", columns, first, labeled, token_column, tag_column)
@@ -89,6 +92,14 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
             "%s is read as one sentence of %d tokens: put an empty line after each sentence.", path, len(tokens[0])
         )
     return Sentences(tokens, tags if labeled else None, lambda row, word: f"{path}, line {lines[row][word]}")
+
+
+def _ends_sentence(content: str) -> bool:
+    return not content.strip(" \t") or content.startswith("-DOCSTART-")
+
+
+def _columns(content: str) -> list[str]:
+    return content.split("\t") if "\t" in content else re.split(" +", content.strip(" "))
 
 
 def _check_columns(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 
 Rows = list[list[str]]
 Mistake = tuple[int, str, str]  # line, what, remedy
@@ -32,6 +32,7 @@ def split_rows(
     *,
     header: Sequence[str] | None,
     quoting: str,
+    skip_short: bool = False,
     delimiter: str | None = None,
     first_line: int = 1,
 ) -> tuple[Sequence[str], Rows, list[int]]:
@@ -46,6 +47,7 @@ def split_rows(
         header: The column names of a file without a header line, or None: the first row is the header.
         quoting: "csv" or "none", the rule for quotes; "auto" for "none" in .tsv and "csv" in .csv files, with a
             warning if the quotes in the file contradict that.
+        skip_short: Leave out rows with fewer fields than the others, with a warning, instead of refusing them.
         delimiter: That of the file; None to find it as above.
         first_line: The number of the text's first line in the file.
 
@@ -59,9 +61,23 @@ def split_rows(
     rule = rule_of(path, quoting)
     delimiter, start = (delimiter, 0) if delimiter else delimiter_of(path, text, rule, header)
     text = text[start:]
-    rows, lines, mistake = _parse(text, delimiter, rule, header, line=first_line + (1 if start else 0))
+    skipped: list[int] | None = [] if skip_short else None
+    rows, lines, mistake = _parse(
+        text, delimiter, rule, header, line=first_line + (1 if start else 0), skipped=skipped
+    )
+    if skipped:
+        logger.warning(
+            "%s: %d %s left out, as fields are missing, such as in a row that a line break divides; the first is that "
+            "of line %d.",
+            path,
+            len(skipped),
+            agreeing(len(skipped), "row is", "rows are"),
+            skipped[0],
+        )
     if mistake:
         line, what, remedy = mistake
+        if header is not None and first_line == 1 and lines[:1] == [line] and len(rows[0]) not in (0, len(header)):
+            remedy = f"name all columns with column_names, or {remedy}"
         other = _OTHER[rule]
         if '"' in text and not _parse(text, delimiter, other, header)[2]:
             remedy += f", or set quoting to {other}, with which every row can be read"
@@ -107,9 +123,19 @@ def delimiter_of(path: Path, text: str, rule: str, header: Sequence[str] | None)
 
 
 def _parse(
-    text: str, delimiter: str, rule: str, header: Sequence[str] | None, line: int = 1
+    text: str,
+    delimiter: str,
+    rule: str,
+    header: Sequence[str] | None,
+    line: int = 1,
+    skipped: list[int] | None = None,
 ) -> tuple[Rows, list[int], Mistake | None]:
-    """Returns the rows, the line on which each starts, and the first mistake as (line, what, remedy), or None."""
+    """Returns the rows, the line on which each starts, and the first mistake as (line, what, remedy), or None.
+
+    Args:
+        line: the number of the text's first line.
+        skipped: a list that takes the lines of rows with too few fields, which are then left out.
+    """
     # The module's limit of 131,072 characters guards against unclosed quotes, which strict reading reports anyway.
     # Long texts are legitimate.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
@@ -128,6 +154,10 @@ def _parse(
         rows.pop()
         lines.pop()
     names = header or rows[0]
+    if skipped is not None:
+        whole = [place for place, row in enumerate(rows) if len(row) >= len(names)]
+        skipped += sorted(set(lines) - {lines[place] for place in whole})
+        rows, lines = [rows[place] for place in whole], [lines[place] for place in whole]
     for row, line in zip(rows, lines, strict=True):
         if not row:
             return rows, lines, (line, "the line is blank", "delete it")

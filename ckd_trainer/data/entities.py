@@ -4,23 +4,26 @@ All become texts with the places of their words. The tokens of a sentence are jo
 them as it reads any text in production.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from ckd_trainer.data.classes import advice_for
 from ckd_trainer.data.conll import Sentences, read_conll
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.tables import Table, open_table
 from ckd_trainer.data.tags import check_tag, label_names, read_tags
-from ckd_trainer.data.texts_with_spans import spans_of, tags_of_spans, words_of
+from ckd_trainer.data.texts_with_spans import SPANS, spans_of, tags_of_spans, words_of
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import user_path
 
 _TABLES = (".json", ".jsonl", ".parquet")
+_ADVICE = "name the columns with tokens_column and tags_column, or with text_column and spans_column"
 
 
 @dataclass
@@ -77,7 +80,7 @@ def load_entities(
         task = load_entities(NerArguments(train_file="eng.train", validation_file="eng.testa"), seed=0)
         task.validation[""][0]["text"]  # "CRICKET - LEICESTERSHIRE TAKE OVER AT TOP AFTER INNINGS VICTORY ."
     """
-    named = NamedDataset(arguments) if arguments.dataset_name else None
+    named = NamedDataset(arguments, quoting=arguments.quoting) if arguments.dataset_name else None
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     known = "validation" if is_unlabeled else "train"
@@ -123,26 +126,41 @@ def _of_file(path: str, arguments: NerArguments, labeled: bool) -> _Set:
         )
         return _of_tokens(sentences)
     columns = (arguments.tokens_column, arguments.tags_column, arguments.text_column, arguments.spans_column)
-    return _of_table(open_table(path, usecols=columns), arguments, labeled)
+    table = open_table(path, usecols=columns, forms={arguments.spans_column: SPANS})
+    return _of_table(table, arguments, labeled)
 
 
 def _named_table(named: NamedDataset, split: str, arguments: NerArguments, labeled: bool) -> Table:
-    advice = "name the columns with tokens_column and tags_column, or with text_column and spans_column"
-    if arguments.tokens_column in named.columns(split):
+    if _has_tokens(arguments, named.columns(split)):
         label = arguments.tags_column if labeled else None
-        return named.table(split, texts=[], label=label, others=[arguments.tokens_column], advice=advice)
+        return named.table(split, texts=[], label=label, others=[arguments.tokens_column], advice=_ADVICE)
     label = arguments.spans_column if labeled else None
-    return named.table(split, texts=[arguments.text_column], label=label, advice=advice)
+    return named.table(split, texts=[arguments.text_column], label=label, advice=_ADVICE)
+
+
+def _has_tokens(arguments: NerArguments, names: Collection[str]) -> bool:
+    """Returns whether a table is read as tokens and tags; if it has texts with spans too, the columns named decide."""
+    if arguments.tokens_column not in names:
+        return False
+    if arguments.text_column not in names or arguments.spans_column not in names:
+        return True
+    defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
+    named = {name for name, default in defaults.items() if getattr(arguments, name) != default}
+    if named & {"tokens_column", "tags_column"}:
+        return True
+    return arguments.tags_column in names and not named & {"text_column", "spans_column"}
 
 
 def _of_table(table: Table, arguments: NerArguments, labeled: bool) -> _Set:
     names = table.data.column_names if table.names is None else table.names
     tokens, tags, text, spans = (getattr(arguments, f"{name}_column") for name in ("tokens", "tags", "text", "spans"))
-    if tokens in names:
+    if _has_tokens(arguments, names):
         if labeled:
-            table.require(tags)
+            table.require(tags, f"; {_ADVICE}")
         return _of_tokens(_tokens_of(table, tokens, tags if labeled else None), _types_of(table, tags))
-    table.require(text, f": give {tokens!r} and {tags!r}, or {text!r} and {spans!r}")
+    table.require(text, f"; {_ADVICE}")
+    if labeled:
+        table.require(spans, f"; {_ADVICE}")
     texts = table.texts(text)
     words = [words_of(one) for one in texts]
 
@@ -158,9 +176,13 @@ def _of_table(table: Table, arguments: NerArguments, labeled: bool) -> _Set:
 
 def _types_of(table: Table, column: str) -> set[str]:
     """Returns the types that a `ClassLabel` column names."""
-    feature = table.data.features.get(column)
-    names = feature.feature.names if isinstance(feature, List) and isinstance(feature.feature, ClassLabel) else []
-    return {name.partition("-")[2] for name in names} - {""}
+    return {name.partition("-")[2] for name in _names_of(table, column) or ()} - {""}
+
+
+def _names_of(table: Table, column: str) -> list[str] | None:
+    """Returns the names of a column of lists of `ClassLabel`."""
+    feature = getattr(table.data.features.get(column), "feature", None)  # of a List or a LargeList
+    return feature.names if isinstance(feature, ClassLabel) else None
 
 
 def _tokens_of(table: Table, tokens: str, tags: str | None) -> Sentences:
@@ -177,8 +199,7 @@ def _tokens_of(table: Table, tokens: str, tags: str | None) -> Sentences:
     if tags is None:
         return Sentences(words, None, place)
     labels = _lists(table, tags, "a list of tags")
-    feature = table.data.features[tags].feature if isinstance(table.data.features[tags], List) else Value("string")
-    names = feature.names if isinstance(feature, ClassLabel) else None
+    names = _names_of(table, tags)
     for row, (sentence, given) in enumerate(zip(words, labels, strict=True)):
         if len(sentence) != len(given):
             raise InputError(
@@ -233,9 +254,10 @@ def _dataset(sentences: _Set, names: Sequence[str]) -> Dataset:
         for row, tags in enumerate(sentences.tags):
             for word, tag in enumerate(tags):
                 if tag not in numbers:
+                    types = [name[2:] for name in names[1::2]]
                     raise InputError(
                         f"{sentences.place(row, word)}: {short(tag[2:])} is not an entity type of the training data "
-                        f"({first_of([name[2:] for name in names[1::2]], 20)}): correct it, or add it to them."
+                        f"({first_of(types, 20)}): correct it, or add it to them.{advice_for(tag[2:], types)}"
                     )
         columns["tags"] = [[numbers[tag] for tag in tags] for tags in sentences.tags]
         features["tags"] = List(Value("int64"))

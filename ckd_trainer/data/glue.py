@@ -12,7 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import EvalPrediction
 
-from ckd_trainer.data.classes import class_names
+from ckd_trainer.data.classes import advice_for, class_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.groups import check_relevance, limit_groups, with_groups
@@ -196,7 +196,13 @@ def _folder_reader(glue: GlueTask, data_dir: Path, quoting: str) -> Callable[...
         texts = dict(zip(glue.text_columns, glue.file_text_columns or glue.text_columns, strict=True))
         label = glue.file_label_column if labeled else None
         columns = glue.file_columns if labeled else None
-        table = open_table(path, columns=columns, usecols=[*texts.values(), label], quoting=quoting)
+        table = open_table(
+            path,
+            columns=columns,
+            usecols=[*texts.values(), label],
+            quoting=quoting,
+            skip_short=labeled and glue.skip_short,
+        )
         return _encode(table, texts, label, glue.file_labels, f"{glue.name} has")
 
     return read
@@ -223,8 +229,12 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     labels, group = [label] if sets is None else sets.columns, arguments.group_column
     groups = [group] if group else []
     if arguments.dataset_name:
-        named = NamedDataset(arguments)
-        open_split = _dataset_opener(named, list(texts.values()), labels, groups, of_lists=sets is not None)
+        named = NamedDataset(arguments, quoting=arguments.quoting)
+        options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
+        advice = (
+            f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for questions"
+        )
+        open_split = _dataset_opener(named, list(texts.values()), labels, groups, advice, of_lists=sets is not None)
     else:
         open_split = _file_opener(arguments, list(texts.values()), [*labels, *groups], splits)
     # Unlabeled texts can be all that there is to train on.
@@ -290,13 +300,14 @@ def _file_opener(
 
 
 def _dataset_opener(
-    data: NamedDataset, texts: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, of_lists: bool
+    data: NamedDataset,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    advice: str,
+    *,
+    of_lists: bool,
 ) -> Callable[[str], Table]:
-    advice = (
-        "name the columns with text_column, text_pair_column and label_column, or set task_name to ner for entities, "
-        "or to squad for questions"
-    )
-
     def open_split(split: str) -> Table:
         others = () if split == "test" else (*labels, *groups)
         table = data.table(split, texts=texts, label=None, others=others, advice=advice)
@@ -327,7 +338,7 @@ def _encode(
         if word not in indices:
             raise InputError(
                 f"{table.place(row)}: the label ({label_column!r}) is {short(word)}, but {known} {len(names)} labels: "
-                f"{first_of(names)}."
+                f"{first_of(names)}.{advice_for(word, names)}"
             )
     return Dataset.from_dict({**data, "label": [indices[word] for word in words]})
 

@@ -24,6 +24,7 @@ class GlueTask:
     file_label_column: str = "label"
     file_columns: tuple[str, ...] | None = None  # of labeled files without a header line
     quoting: str = "auto"  # of the files, as `split_rows` takes it
+    skip_short: bool = False  # rows with too few fields, of labeled files
     metrics: tuple[str, ...] = ("accuracy",)
     best_metric: str = "accuracy"
     # key -> split on the Hub, file in the folder
@@ -65,6 +66,7 @@ _TASKS = (
         text_columns=("question1", "question2"),
         file_label_column="is_duplicate",
         quoting="none",  # the official files are quoted as in csv, but GLUE counts those quotes as text
+        skip_short=True,  # so do the readers of GLUE with rows that have a line break in quotes
         metrics=("accuracy", "f1"),  # accuracy is best_metric, as in the published CKD results
     ),
     GlueTask(

@@ -2,18 +2,21 @@
 
 import os
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import pyarrow as pa
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Value, packaged_modules
+from datasets import ClassLabel, Dataset, DatasetBuilder, DatasetDict, IterableDataset, Value, packaged_modules
+from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.packaged_modules.csv.csv import CsvConfig
 from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.arguments import DataArguments
+from ckd_trainer.data.parts import read_parts
 from ckd_trainer.data.tables import Table
 from ckd_trainer.utils.errors import (
     NO_ACCESS,
@@ -62,6 +65,7 @@ class NamedDataset:
 
     Args:
         prefix: the beginning of the names of the options, if it is another data set.
+        quoting: how csv and tsv files in a folder are quoted, see `ckd_trainer.data.delimited.split_rows`.
         streaming: whether to read only `rows`, which copies nothing to this disk.
 
     Raises:
@@ -74,13 +78,15 @@ class NamedDataset:
         data.class_names("label")  # ["neg", "pos"]
     """
 
-    def __init__(self, arguments: DataArguments, prefix: str = "", *, streaming: bool = False) -> None:
+    def __init__(
+        self, arguments: DataArguments, prefix: str = "", *, quoting: str = "auto", streaming: bool = False
+    ) -> None:
         self.arguments, self.prefix = arguments, prefix
         name, config, revision = (
             getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name", "revision")
         )
         self.source = ", ".join(filter(None, (name, config)))
-        self.splits, self._origins = _load(name, config, revision, f"{prefix}dataset_name", streaming)
+        self.splits, self._origins = _load(name, config, revision, f"{prefix}dataset_name", quoting, streaming)
         if not self.splits:
             raise InputError(f"{prefix}dataset_name is {self.source}, which has no splits: give another data set.")
 
@@ -209,7 +215,7 @@ def _kind(feature: object) -> str:
 
 
 def _load(
-    name: str, config: str | None, revision: str | None, option: str, streaming: bool
+    name: str, config: str | None, revision: str | None, option: str, quoting: str, streaming: bool
 ) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Returns the splits by name and, with `streaming`, the origin of those that are not memory-mapped."""
     if not _exists(name):
@@ -227,7 +233,7 @@ def _load(
     if not is_saved:
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
         advice = "give a folder made by save_to_disk, or one with csv, JSON or parquet files"
-        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice, streaming)
+        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice, streaming, quoting)
     if config:
         raise InputError(
             f"{option.removesuffix('name')}config_name is set, but {option} {name} was made by save_to_disk, which "
@@ -260,10 +266,18 @@ def _from_hub(
 
 
 def _read(
-    place: str, config: str | None, revision: str | None, name: str, advice: str, streaming: bool
+    place: str,
+    config: str | None,
+    revision: str | None,
+    name: str,
+    advice: str,
+    streaming: bool,
+    quoting: str | None = None,
 ) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Returns what `_load` does; `quoting` is that of a folder, and None for the Hub."""
+
     def load() -> tuple[Mapping[str, Any], dict[str, str]]:
-        if not streaming:
+        if quoting is None and not streaming:
             return datasets.load_dataset(place, config, revision=revision), {}
         builder = datasets.load_dataset_builder(place, config, revision=revision)
         files = builder.config.data_files or {}
@@ -271,9 +285,44 @@ def _read(
             str(split): f"{[_within(str(file), place) for file in part]} {part.origin_metadata}"
             for split, part in files.items()
         }
-        return builder.as_streaming_dataset(), origins
+        if quoting is not None and _is_delimited(builder):
+            return {str(split): _delimited(part, quoting, streaming) for split, part in files.items()}, origins
+        if streaming:
+            return builder.as_streaming_dataset(), origins
+        return datasets.load_dataset(place, config), {}
 
     return loaded(load, name=name, advice=advice)
+
+
+def _is_delimited(builder: DatasetBuilder) -> bool:
+    """Returns whether the files are csv or tsv, and the folder's README.md does not say how to read them."""
+    config = builder.config
+    if not isinstance(config, CsvConfig) or builder.info.features is not None:
+        return False
+    files = [str(file) for part in config.data_files.values() for file in part]
+    is_plain = config.pd_read_csv_kwargs == CsvConfig(sep=config.sep).pd_read_csv_kwargs and config.sep in (",", "\t")
+    return is_plain and all(file.lower().endswith((".csv", ".tsv")) for file in files)
+
+
+def _delimited(files: DataFilesList, quoting: str, streaming: bool) -> Dataset | IterableDataset:
+    """Returns the rows of csv and tsv files as those of `train_file` are read, and not by the rules of pandas."""
+    kind, group = (IterableDataset, list) if streaming else (Dataset, tuple)  # a list is a list of shards
+    # The files are read again if their metadata, such as the time of change, differ.
+    options = {"files": group(map(str, files)), "metadata": group(map(str, files.origin_metadata)), "quoting": quoting}
+    return kind.from_generator(_rows_of, gen_kwargs=options)
+
+
+def _rows_of(files: Sequence[str], metadata: Sequence[str], quoting: str) -> Iterator[dict[str, str]]:
+    names: Sequence[str] | None = None
+    for file in files:
+        for part in read_parts(file, usecols=None, quoting=quoting):
+            names = names or part.names
+            if part.names != names:
+                raise InputError(
+                    f"{file} has the columns {first_of(part.names, 20)}, but {files[0]} has {first_of(names, 20)}: "
+                    "give all files of a split the same columns."
+                )
+            yield from part.data.data.to_pylist()
 
 
 def _within(file: str, place: str) -> str:
@@ -301,6 +350,8 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
         # A builder wraps whatever it fails on.
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         is_script = isinstance(reason, RuntimeError) and "scripts" in str(reason)  # "no longer supported"
+        if isinstance(reason, InputError):
+            raise reason from None
         if isinstance(reason, OSError):
             if not is_for_user(reason):
                 raise

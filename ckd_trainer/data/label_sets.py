@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from ckd_trainer.data.classes import sorted_names
+from ckd_trainer.data.classes import advice_for, sorted_names
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.tables import Table, read_text
 from ckd_trainer.utils.errors import InputError, first_of, short
@@ -56,6 +56,11 @@ class LabelSets:
         """
         named = self._flags or self._names_in_file() or self._names_of_column(table)
         column = "".join(self.columns[:1])
+        if not self._flags and self._holds_flags(table, named):
+            raise InputError(
+                f"{table.source}: the labels ({column!r}) are lists of 0 and 1, but a list holds the labels that "
+                "apply: give their names or ids, or a column of 0 and 1 for each label as label_columns."
+            )
         if named is None:
             items = list(self._items(table))
             if not any(items):
@@ -120,7 +125,9 @@ class LabelSets:
                 return int(item)
             raise InputError(f"{what}, with the ids 0 to {len(names) - 1}: correct the label or the names.")
         other = next((one for one in _OTHER_SEPARATORS if one != self._separator and one in item), None)
-        hint = "" if other is None else f" Set label_separator to {other!r} if that separates labels."
+        hint = advice_for(item, names)
+        if other is not None:
+            hint = f" Set label_separator to {other!r} if that separates labels."
         raise InputError(f"{what}: {first_of(names)}.{hint}")
 
     def _items(self, table: Table) -> Iterator[list[str]]:
@@ -170,6 +177,16 @@ class LabelSets:
                 )
             flags.append(flag)
         return flags
+
+    def _holds_flags(self, table: Table, names: Sequence[str] | None) -> bool:
+        """Returns whether all lists hold 0 or 1 for each label. As ids, they would give every text the same labels."""
+        rows = [row.split(self._separator) if isinstance(row, str) else row for row in table.values(self.columns[0])]
+        return (
+            all(isinstance(row, list) and len(row) == len(rows[0]) > 1 for row in rows)
+            and {str(item).strip().casefold() for row in rows for item in row} <= _FLAGS.keys()
+            and (names is None or len(names) == len(rows[0]))
+            and self._names_of_column(table) is None
+        )
 
     def _check_separator(self, table: Table) -> None:
         """Raises InputError if the separator is in no label, but another one is."""

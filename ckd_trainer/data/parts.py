@@ -19,7 +19,7 @@ _MARK = codecs.BOM_UTF8.decode("latin-1")
 def read_parts(
     path: str | Path,
     *,
-    usecols: Collection[str | None],
+    usecols: Collection[str | None] | None,
     quoting: str = "auto",
     columns: Sequence[str] | None = None,
     size: int = _BYTES,

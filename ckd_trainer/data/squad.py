@@ -77,7 +77,7 @@ def load_questions(
     task = SQUAD_TASKS[arguments.task_name]
     rules = {"answerable": not task.null_answers, "drop_misplaced": arguments.drop_misplaced_answers}
 
-    named = NamedDataset(arguments) if arguments.dataset_name else None
+    named = NamedDataset(arguments, quoting=arguments.quoting) if arguments.dataset_name else None
 
     def read(split: str) -> Dataset | None:
         labeled = split != "test"

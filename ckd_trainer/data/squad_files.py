@@ -113,7 +113,10 @@ def _articles(path: Path) -> list | None:
     if is_official:
         return value["data"]
     if not isinstance(value, dict) or "\n" in text[start:end]:
-        raise InputError(f"{path} begins with {short(value)}, which is neither layout: {_LAYOUTS}.")
+        what = short(value)
+        if isinstance(value, list | dict):
+            what = f"an object with {first_of(list(value))}" if isinstance(value, dict) else "a list"
+        raise InputError(f"{path} holds {what}, which is neither layout: {_LAYOUTS}.")
     return None
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,12 +212,20 @@ def open_table(
     columns: Sequence[str] | None = None,
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
+    skip_short: bool = False,
+    forms: Mapping[str, str] | None = None,
 ) -> Table:
-    """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`."""
+    """Reads a table as `read_table` does, and returns it with the place of each row: a `Table`.
+
+    Args:
+        skip_short: as for `ckd_trainer.data.delimited.split_rows`.
+        forms: {column: what its values should be}, for messages about JSON values that no column can hold.
+    """
     path = checked_path(path)
     if path.suffix.lower() == ".parquet":
         return _open_parquet(path, usecols)
-    return table_of(path, read_text(path), columns=columns, usecols=usecols, quoting=quoting)
+    text = read_text(path)
+    return table_of(path, text, columns=columns, usecols=usecols, quoting=quoting, skip_short=skip_short, forms=forms)
 
 
 def checked_path(path: str | Path, or_else: str = "") -> Path:
@@ -249,13 +257,15 @@ def table_of(
     columns: Sequence[str] | None = None,
     usecols: Collection[str | None] | None = None,
     quoting: str = "auto",
+    skip_short: bool = False,
+    forms: Mapping[str, str] | None = None,
     delimiter: str | None = None,
     line: int = 1,
 ) -> Table:
     """Returns the table in the text of a csv, tsv or JSON lines file, or in a part of it.
 
     Args:
-        columns, usecols, quoting: as for `open_table`.
+        columns, usecols, quoting, skip_short, forms: as for `open_table`.
         delimiter: that of a csv file; None to find it in the text.
         line: the number of the text's first line in the file.
     """
@@ -269,7 +279,13 @@ def table_of(
         _check_rows(path, names)  # objects without keys are not rows of a table
     else:
         names, rows, lines = split_rows(
-            path, text, header=columns, quoting=quoting, delimiter=delimiter, first_line=line
+            path,
+            text,
+            header=columns,
+            quoting=quoting,
+            skip_short=skip_short,
+            delimiter=delimiter,
+            first_line=line,
         )
     _check_rows(path, rows)
     used = _used(path, names, usecols)
@@ -278,7 +294,8 @@ def table_of(
     else:
         places = {name: place for place, name in enumerate(names)}
         data = {name: [row[places[name]] for row in rows] for name in used}
-    arrays = {name: _array(path, name, lines, values) for name, values in data.items()}
+    forms = {name: "values of one kind" for name in used} | dict(forms or {})
+    arrays = {name: _array(path, name, lines, values, forms[name]) for name, values in data.items()}
     return Table(_dataset(path, pa.table(arrays)), str(path), lines, names=names)
 
 
@@ -293,7 +310,7 @@ def _open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
     return Table(_dataset(path, _without_notes(table)), str(path), rows, unit="row", names=names)
 
 
-def parquet_parts(path: Path, usecols: Collection[str | None], rows: int) -> Iterator[Table]:
+def parquet_parts(path: Path, usecols: Collection[str | None] | None, rows: int) -> Iterator[Table]:
     """Yields the table in a parquet file in parts with this many rows."""
     with _errors_of_parquet(path):
         file = pq.ParquetFile(path)
@@ -410,14 +427,14 @@ def _used(path: Path, names: Sequence[str], usecols: Collection[str | None] | No
     return used
 
 
-def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Array:
+def _array(path: Path, name: str, lines: Sequence[int], values: list, form: str) -> pa.Array:
     try:
         return pa.array(values)
     except (*_UNUSABLE, ValueError, OverflowError) as error:
         # Only JSON gets here: a column with values of several types, or with one that Arrow cannot hold.
         first = next(value for value in values if value is not None)
         for line, value in zip(lines, values, strict=True):
-            reason = _why_unusable(value)
+            reason = _why_unusable(value, form)
             if reason is not None:
                 raise InputError(f"{path}, line {line}: {name!r} is {short(value)}, which {reason}.") from None
             try:
@@ -425,12 +442,12 @@ def _array(path: Path, name: str, lines: Sequence[int], values: list) -> pa.Arra
             except (*_UNUSABLE, ValueError, OverflowError):
                 raise InputError(
                     f"{path}, line {line}: {name!r} is {short(value)}, which cannot stand in one column with "
-                    f"{short(first)}: give values of one kind."
+                    f"{short(first)}: give {form}."
                 ) from None
         raise InputError(f"{path}: the values of {name!r} cannot stand in one column ({error}).") from None
 
 
-def _why_unusable(value: Any) -> str | None:
+def _why_unusable(value: Any, form: str) -> str | None:
     """Returns why Arrow cannot hold a value of JSON, and what to do; None if it can."""
     try:
         pa.array([value])
@@ -439,7 +456,7 @@ def _why_unusable(value: Any) -> str | None:
     except OverflowError:
         return "is too large for a number: write it in quotes"
     except _UNUSABLE:
-        return "holds values of several kinds, which cannot stand in one column: give values of one kind"
+        return f"holds values of several kinds, which cannot stand in one column: give {form}"
     return None
 
 

@@ -21,7 +21,7 @@ _ALONE += "\U00020000-\U0003ffff"
 _MARKS = "".join(char for char in map(chr, range(0x300, 0x2100)) if unicodedata.category(char)[0] == "M")
 _WORD = re.compile(rf"(?:[^\W{_ALONE}][{_MARKS}]*)+|\S[{_MARKS}]*")
 
-_SPANS = '[{"start": 0, "end": 5, "label": "PER"}], with an empty list where there is no entity'
+SPANS = '[{"start": 0, "end": 5, "label": "PER"}], with an empty list where there is no entity'
 
 
 class Span(NamedTuple):
@@ -48,14 +48,13 @@ def spans_of(table: Table, column: str, texts: Sequence[str]) -> list[list[Span]
     Raises:
         InputError: with the line: a span that is malformed, blank or not in the text, or two that overlap.
     """
-    table.require(column)
-    rows = table.data[column][:]
+    rows = table.values(column)
     return [_checked(table.place(row), column, texts[row], value) for row, value in enumerate(rows)]
 
 
 def _checked(place: str, column: str, text: str, value: Any) -> list[Span]:
     if not isinstance(value, list):
-        raise InputError(f"{place}: {column!r} is {short(value)}: give {_SPANS}.")
+        raise InputError(f"{place}: {column!r} is {short(value)}: give {SPANS}.")
     spans = sorted(_span(place, column, text, item) for item in value)
     for one, other in zip(spans, spans[1:], strict=False):
         if other.start < one.end:
@@ -69,7 +68,7 @@ def _checked(place: str, column: str, text: str, value: Any) -> list[Span]:
 def _span(place: str, column: str, text: str, item: Any) -> Span:
     start, end, label = (item.get(name) if isinstance(item, Mapping) else None for name in ("start", "end", "label"))
     if type(start) is not int or type(end) is not int or not isinstance(label, str):
-        raise InputError(f"{place}: {column!r} holds {short(item)}: give {_SPANS}.")
+        raise InputError(f"{place}: {column!r} holds {short(item)}: give {SPANS}.")
     if not is_tag(f"B-{label}"):
         raise InputError(
             f"{place}: the label of the span {start} to {end} is {short(label)}: give a name without tabs, line "

@@ -43,17 +43,17 @@ def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder:
 
 def _parts(arguments: DataArguments, columns: Mapping[str, str]) -> Iterator[Table]:
     names = list(columns.values())
+    advice = "give it the text columns of the training data"
+    if isinstance(arguments, NerArguments):
+        advice = "name the column of the texts with text_column"
     if arguments.unlabeled_file:
-        advice = "; give it the text columns of the training data"
-        if isinstance(arguments, NerArguments):
-            advice = "; name the column of the texts with text_column"
         for part in read_parts(
             arguments.unlabeled_file, usecols=names, quoting=arguments.quoting, columns=arguments.header
         ):
             for name in names:
-                part.require(name, advice)
+                part.require(name, f"; {advice}")
             yield part
         return
-    named = NamedDataset(arguments, "unlabeled_")
-    table = named.table("train", texts=names, label=None, advice="unlabeled texts have the columns of the others")
+    named = NamedDataset(arguments, "unlabeled_", quoting=arguments.quoting)
+    table = named.table("train", texts=names, label=None, advice=advice)
     yield from table.parts()

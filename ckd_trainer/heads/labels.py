@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedConfig
 
-from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
+from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,13 @@ def label_order(theirs: PreTrainedConfig, ours: PreTrainedConfig, *, whose: str 
         InputError: the number or the names of the labels differ.
     """
     if theirs.num_labels != ours.num_labels:
-        count = f"{theirs.num_labels} {agreeing(theirs.num_labels, 'label', 'labels')}"
-        raise InputError(f"{whose} has {count}, but the data has {ours.num_labels}{_difference(theirs, ours)}")
+        if ours.num_labels == 1:
+            what = f"has {theirs.num_labels} labels, but the data has numbers to predict"
+        elif theirs.num_labels == 1:
+            what = f"predicts a number, but the data has {ours.num_labels} labels"
+        else:
+            what = f"has {theirs.num_labels} labels, but the data has {ours.num_labels}"
+        raise InputError(f"{whose} {what}{_difference(theirs, ours)}")
     if ours.num_labels == 1:
         return None
     their_names, our_names = _names(theirs), _names(ours)

@@ -38,7 +38,7 @@ class OpenText:
         self._table: Table | None = None
         if source.dataset_name:
             options: Any = args if split == "validation" else source  # it has the options of a data set by name, too
-            named = NamedDataset(options, streaming=args.streaming)
+            named = NamedDataset(options, quoting=args.quoting, streaming=args.streaming)
             advice = "name the column of texts with text_column"
             if args.streaming:
                 rows = named.rows(split, text=source.text_column, advice=advice)

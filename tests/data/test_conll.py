@@ -61,6 +61,12 @@ def test_tokens_without_tags(tmp_path):
     assert found.tokens == [["a", "#b"], ["#c", "#"]] and found.tags is None
 
 
+@pytest.mark.parametrize("comment", ["", "# id = 1\n", "#\tVB\n", "#begin document (a)\n"])
+def test_hashtags_without_tags_beside_other_columns(tmp_path, comment):
+    content = f"{comment}#MeToo\tNN\nis\tVB\n\n{comment}#1\tNN\n"
+    assert read_conll(written(tmp_path, content), labeled=False).tokens == [["#MeToo", "is"], ["#1"]]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [

@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 from helpers.named_data import Hub
 
 from ckd_trainer.data.entities import load_entities
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.texts_with_spans import words_of
+from ckd_trainer.data.unlabeled import check_unlabeled
 from ckd_trainer.utils.errors import InputError
 
 TOKENS = [["Ann", "Lee", "saw", "Rome"], ["no", "one"]]
@@ -68,8 +69,8 @@ def test_all_forms_hold_the_same(tmp_path, form):
     assert columns(test) == {name: value for name, value in EXPECTED.items() if name != "tags"}
 
 
-def class_labels(names):
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=names))})
+def class_labels(names, kind=List):
+    features = Features({"tokens": kind(Value("string")), "ner_tags": kind(ClassLabel(names=names))})
     numbers = [[names.index(tag) for tag in row] for row in TAGS]
     return Dataset.from_dict({"tokens": TOKENS, "ner_tags": numbers}, features=features)
 
@@ -84,12 +85,38 @@ def test_the_hub_with_the_names_of_its_labels(tmp_path, monkeypatch):
     assert task.test[""].column_names == ["text", "starts", "ends"]
     data.to_parquet(tmp_path / "a.parquet")  # which holds the names as well
     assert load(tmp_path / "a.parquet").train["tags"][:] == task.train["tags"][:]
+    class_labels(NAMES, LargeList).to_parquet(tmp_path / "b.parquet")
+    assert columns(load(tmp_path / "b.parquet").train) == EXPECTED
 
 
 def test_spans_of_a_folder(tmp_path):
     DatasetDict(train=Dataset.from_list(TEXTS)).save_to_disk(tmp_path / "saved")
     arguments = NerArguments(dataset_name=str(tmp_path / "saved"))
     assert columns(load_entities(arguments, seed=0, splits=["train"]).train) == EXPECTED
+
+
+@pytest.mark.parametrize("form", ["file", "named"])
+@pytest.mark.parametrize(
+    ("options", "without", "text"),
+    [
+        ({}, (), "a b"),
+        ({"text_column": "letter"}, (), "Bo left"),
+        ({"spans_column": "ents"}, (), "Ann left"),
+        ({"text_column": "letter", "tokens_column": "words"}, (), "c d"),
+        ({"text_column": "letter"}, ("spans",), "a b"),  # the column of unlabeled texts
+        ({}, ("ner_tags",), "Ann left"),
+    ],
+)
+def test_tokens_or_texts_where_a_table_has_both(tmp_path, form, options, without, text):
+    row = {"tokens": ["a", "b"], "words": ["c", "d"], "ner_tags": ["B-X", "O"], "text": "Ann left"}
+    row |= {"letter": "Bo left", "spans": spans((0, 3, "PER")), "ents": spans((0, 2, "PER"))}
+    rows = [{name: value for name, value in row.items() if name not in without}]
+    if form == "file":
+        task = load(lines(tmp_path / "a.jsonl", rows), **options)
+    else:
+        Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        task = load_entities(NerArguments(dataset_name=str(tmp_path / "saved"), **options), seed=0, splits=["train"])
+    assert task.train["text"][:] == [text]
 
 
 def test_samples_and_types_of_unlabeled_runs(tmp_path):
@@ -146,6 +173,9 @@ def test_spans_inside_words_are_warned_of(tmp_path, caplog):
         (spans((0, 3, "a\tb")), "the label of the span 0 to 3 is 'a\\tb'"),
         (spans((0, None, "A")), "line 2: 'spans' holds {'end': None, 'label': 'A', 'start': 0}: give [{"),
         (None, "line 2: 'spans' is None: give [{"),
+        ([[0, 3, "A"]], "line 2: 'spans' is [[0, 3, 'A']], which holds values of several kinds"),
+        ([[0, 3, "A"]], 'one column: give [{"start": 0, "end": 5, "label": "PER"}]'),
+        ([["Ann", "A"]], 'give [{"start": 0, "end": 5, "label": "PER"}]'),
     ],
 )
 def test_spans_that_are_refused(tmp_path, given, message):
@@ -170,9 +200,9 @@ def test_spans_that_are_refused(tmp_path, given, message):
         ([{"tokens": [None], "ner_tags": ["O"]}], "line 1, token 1: 'tokens' holds None: give a text in quotes"),
         ([{"tokens": "a b", "ner_tags": ["O"]}], "line 1: 'tokens' is 'a b': give a list of texts"),
         ([{"tokens": ["a"], "ner_tags": "O"}], "line 1: 'ner_tags' is 'O': give a list of tags"),
-        ([{"tokens": ["a"], "tags": ["O"]}], "has no column 'ner_tags'"),
-        ([{"words": ["a"]}], "has no column 'text': it has 'words': give 'tokens' and 'ner_tags', or 'text' and 'sp"),
-        ([{"text": "a"}], "has no column 'spans'"),
+        ([{"tokens": ["a"], "tags": ["O"]}], "has no column 'ner_tags': it has 'tokens', 'tags'; name .* tags_column"),
+        ([{"words": ["a"]}], "has no column 'text': it has 'words'; name the columns with tokens_column"),
+        ([{"text": "a"}], "has no column 'spans': it has 'text'; name .* or with text_column and spans_column"),
         ([{"tokens": ["a"], "ner_tags": ["O"]}], "line 1, token 1: there is no entity from here to the end"),
         ([{"tokens": ["\ud800"], "ner_tags": ["B-X"]}], "line 1: 'tokens' is .* half of a surrogate pair"),
     ],
@@ -190,5 +220,19 @@ def test_types_that_training_does_not_know(tmp_path):
         InputError, match="b.conll, line 2: 'ORG' is not an entity type of the training data .'LOC', 'PER'.: correct"
     ):
         load_entities(arguments, seed=0, splits=["train", "validation"])
+    (tmp_path / "b.conll").write_text("x O\ny B-Per\n")
+    with pytest.raises(
+        InputError, match=r"'Per' is not an entity type .*: correct it, or add it to them\. Write it as 'PER'"
+    ):
+        load_entities(arguments, seed=0, splits=["train", "validation"])
     with pytest.raises(InputError, match="test_file is not set, but the test set is needed"):
         load_entities(arguments, seed=0, splits=["test"])
+
+
+def test_a_missing_column_of_unlabeled_texts_leads_to_its_option(tmp_path):
+    DatasetDict(train=Dataset.from_dict({"body": ["a"]})).save_to_disk(tmp_path / "saved")
+    lines(tmp_path / "a.jsonl", [{"body": "a"}])
+    for option, name in (("unlabeled_file", "a.jsonl"), ("unlabeled_dataset_name", "saved")):
+        arguments = NerArguments(train_file="a.conll", **{option: str(tmp_path / name)})
+        with pytest.raises(InputError, match="has no column 'text': it has 'body'; .* texts with text_column"):
+            check_unlabeled(arguments, {"text": "text"})

@@ -165,6 +165,25 @@ def test_folders_that_pandas_has_written_are_warned_of(shared_data, tmp_path, ca
         assert task.train[:] == real.train[:] and not caplog.text
 
 
+def test_official_qqp_with_line_breaks_in_quotes(tmp_path, caplog):
+    """The Hub's copy lacks these rows, too."""
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    broken = '2\t3\t4\t"one\ntwo"\tthree\t1\n5\t6\t7\t"a\n\nb"\tc\t0\n'
+    rows = '0\t1\t2\t"x"\ty\t0\n' + broken + "8\t9\t10\tx\ty\t{label}\n"
+    (tmp_path / "train.tsv").write_text(header + rows.format(label=1))
+    task = load_task(glue_arguments("qqp", tmp_path), seed=0, splits=["train"])
+    assert task.train[:] == {"question1": ['"x"', "x"], "question2": ["y", "y"], "label": [0, 1]}
+    assert "train.tsv: 5 rows are left out, as fields are missing" in caplog.text
+    assert "the first is that of line 3." in caplog.text and len(caplog.records) == 1
+    (tmp_path / "train.tsv").write_text(header + rows.format(label=7))
+    with pytest.raises(InputError, match=r"line 8: the label \('is_duplicate'\) is '7'"):
+        load_task(glue_arguments("qqp", tmp_path), seed=0, splits=["train"])
+    # The server wants a prediction for each row of the test set.
+    (tmp_path / "test.tsv").write_text("id\tquestion1\tquestion2\n0\ta\tb\n1\tc\n")
+    with pytest.raises(InputError, match=r"test\.tsv, line 3: the row has 2 fields, not 3"):
+        load_task(glue_arguments("qqp", tmp_path), seed=0, splits=["test"])
+
+
 # The Hub
 
 
@@ -323,6 +342,8 @@ def test_a_text_column_may_be_called_label(tmp_path):
             {},
             r"validation\.csv, line 3: .*'label'\) is 'c', but the training data have 2 labels: 'a', 'b'\.",
         ),
+        (["Good", "bad"], ["good"], {}, r"is 'good', but the training data .*: 'Good', 'bad'\. Write it as 'Good'\."),
+        (["a", "b"], ["a "], {}, r"is 'a ', but the training data have 2 labels: 'a', 'b'\. Write it as 'a'\."),
         (["a", "b"], ["a", ""], {}, r"validation\.csv, line 3: the label \('label'\) is empty"),
         (["a", "a"], ["a"], {}, r"train\.csv: every label \('label'\) is 'a': give two classes or more"),
         (["a", "b"], None, {}, r"validation_file is not set, but the validation set is needed"),

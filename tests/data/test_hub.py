@@ -12,9 +12,10 @@ from helpers.named_data import Hub, questions, saved, split_questions, split_tex
 
 from ckd_trainer.data.glue import load_task
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.hub import hub_name
+from ckd_trainer.data.hub import NamedDataset, hub_name
 from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.tables import state_of
 from ckd_trainer.utils.errors import InputError, TemporaryError
 
 FORMS = ["save_to_disk", "parquet", "json", "csv"]
@@ -310,6 +311,72 @@ def test_a_folder_with_the_name_of_a_format_is_read(tmp_path, monkeypatch):
     (tmp_path / "train.csv").write_text("text,label\nwrong,a\nwrong,b\n")
     task = load("csv", splits=["train"], text_column="text")
     assert task.train["text"][:] == ["right", "right"]
+
+
+# Folders of csv and tsv files
+
+ODD = [['"He" said', "01"], ["NA", "02"], ["007", "01"], ["null", "02"], ["1.50", "01"], ['"a ""b"""', "02"]]
+
+
+def delimited(path, delimiter=",", rows=ODD):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{delimiter.join(row)}\n" for row in [["text", "label"], *rows]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "delimiter", "options"),
+    [
+        ("tsv", "\t", {"quoting": "none"}),
+        ("tsv", "\t", {"quoting": "csv"}),
+        ("csv", ",", {"quoting": "none"}),
+        ("csv", ";", {"quoting": "none"}),
+        ("csv", ",", {}),
+    ],
+)
+def test_a_folder_of_delimited_files_is_read_as_the_file(tmp_path, suffix, delimiter, options):
+    rows = ODD if options.get("quoting") == "none" else ODD[1:]  # the first is not written as in csv
+    path = delimited(tmp_path / "data" / f"train.{suffix}", delimiter, rows)
+    own = load_task(GlueArguments(train_file=str(path), **options), seed=0, splits=["train"])
+    named = load(path.parent, ["train"], text_column="text", **options)
+    assert named.train[:] == own.train[:] and named.label_names == own.label_names == ["01", "02"]
+    assert named.train["text"][-1] == (rows[-1][0] if rows == ODD else 'a "b"')
+
+
+def test_a_file_that_changed_is_read_again(tmp_path):
+    path = delimited(tmp_path / "data" / "train.csv", rows=[["a", "x"], ["b", "y"]])
+    before = NamedDataset(glue(path.parent)).splits["train"]
+    assert state_of(NamedDataset(glue(path.parent)).splits["train"]) == state_of(before)
+    delimited(path, rows=[["a", "x"], ["c", "y"]])
+    os.utime(path, ns=(0, 0))
+    after = NamedDataset(glue(path.parent)).splits["train"]
+    assert after["text"][:] == ["a", "c"] and state_of(after) != state_of(before)
+
+
+def test_files_of_a_split(tmp_path):
+    for number, text in enumerate("ab"):
+        delimited(tmp_path / "data" / f"train-{number}.csv", rows=[[text, "x"]] * 2)
+    assert NamedDataset(glue(tmp_path / "data")).splits["train"]["text"][:] == ["a", "a", "b", "b"]
+    streamed = NamedDataset(glue(tmp_path / "data"), streaming=True).rows("train", text="text", advice="")
+    assert [row["text"] for row in streamed.data] == ["a", "a", "b", "b"] and streamed.data.num_shards == 2
+    (tmp_path / "data" / "train-1.csv").write_text("words\na\nb\n")
+    with pytest.raises(
+        InputError, match=r"train-1\.csv has the columns 'words', but .*train-0\.csv has 'text', 'label'"
+    ):
+        load(tmp_path / "data", ["train"])
+
+
+def test_a_mistake_in_a_folder_names_file_and_line(tmp_path):
+    path = delimited(tmp_path / "data" / "train.csv", rows=[["a", "x"], ["b"]])
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}, line 3: the row has 1 fields, not 2"):
+        load(path.parent, ["train"], text_column="text")
+
+
+def test_a_folder_that_says_how_to_read_it(tmp_path):
+    path = delimited(tmp_path / "data" / "train.csv", "/", rows=[["a", "x"], ["b", "y"]])
+    config = "configs:\n- config_name: default\n  data_files: train.csv\n  sep: /\n"
+    (path.parent / "README.md").write_text(f"---\n{config}---\n")
+    assert load(path.parent, ["train"], text_column="text").train["text"][:] == ["a", "b"]
 
 
 @pytest.mark.parametrize("squad", [False, True])

@@ -124,7 +124,11 @@ def test_columns_of_a_data_set(tmp_path):
     DatasetDict({"train": data, "validation": data}).save_to_disk(tmp_path / "data")
     options = {"train_file": None, "validation_file": None, "dataset_name": str(tmp_path / "data")}
     assert loaded(None, **options, label_columns="joy,love").train["label"][:] == [flags[1:] for flags in FLAGS]
-    assert "no column 'fear'" in refused(None, **options, label_columns="joy,fear")
+    message = refused(None, **options, label_columns="joy,fear")
+    assert (
+        "no column 'fear'" in message
+        and "name the columns with text_column, text_pair_column, label_columns." in message
+    )
 
 
 def test_lists_need_multi_label(tmp_path):
@@ -248,6 +252,24 @@ def test_flags_without_any(tmp_path):
     assert "there is one label, 'joy'" in refused(path, label_columns="joy")
 
 
+@pytest.mark.parametrize("flags", [FLAGS, [[0, 1], [1, 0]] * 6, [[True, False, False]] * 12, [[0.0, 1.0]] * 12])
+@pytest.mark.parametrize("form", ["lists", "texts"])
+def test_lists_of_flags_are_not_labels(tmp_path, names_file, form, flags):
+    if form == "lists":
+        path = json_lines(tmp_path / "a.jsonl", flags)
+    else:
+        path = tsv(tmp_path / "a.tsv", [", ".join(map(str, row)) for row in flags])
+    message = "the labels ('label') are lists of 0 and 1, but a list holds the labels that apply: give their names or"
+    assert message in refused(path)
+    if len(flags[0]) == len(NAMES):
+        assert message in refused(path, label_names_file=names_file)
+
+
+def test_ids_that_look_like_flags(tmp_path, names_file):
+    task = loaded(json_lines(tmp_path / "a.jsonl", [[0, 1], [1, 0]] * 6), label_names_file=names_file)
+    assert task.train["label"][:] == [[1, 1, 0]] * 12  # two of three labels
+
+
 def test_a_label_of_the_validation_set_alone(tmp_path):
     train = tsv(tmp_path / "a.tsv", ["joy,love"] * 12)
     other = tsv(tmp_path / "b.tsv", ["joy,fear"] * 12)
@@ -255,6 +277,12 @@ def test_a_label_of_the_validation_set_alone(tmp_path):
     assert (
         "b.tsv, line 2: the label ('label') is 'fear', but the training data have 2 labels: 'joy', 'love'" in message
     )
+
+
+def test_a_label_in_another_case(tmp_path):
+    train = tsv(tmp_path / "a.tsv", ["joy,love"] * 12)
+    message = refused(train, validation_file=str(tsv(tmp_path / "b.tsv", ["Joy,love"] * 12)))
+    assert "is 'Joy', but the training data have 2 labels: 'joy', 'love'. Write it as 'joy'." in message
 
 
 def test_a_header_that_was_denied(tmp_path):

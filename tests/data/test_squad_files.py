@@ -166,14 +166,18 @@ def test_the_home_folder_may_be_a_tilde(write, monkeypatch):
         (
             "a.json",
             '[{"id": "q1"}]',
-            r"a\.json begins with \[\{'id': 'q1'\}\], which is neither layout: give .* one object per line",
+            r"a\.json holds a list, which is neither layout: give .* one object per line",
         ),
-        ("a.json", '[\n{"id": "q1"}\n]', r"begins with \[.*\], which is neither layout: give .* one object per line"),
-        ("a.json", "3", r"a\.json begins with 3, which is neither layout"),
+        (
+            "a.json",
+            '[\n{"id": "q1"}\n]',
+            r"a\.json holds a list, which is neither layout: give .* one object per line",
+        ),
+        ("a.json", "3", r"a\.json holds 3, which is neither layout"),
         (
             "a.json",
             '{"version": "1.1",\n "data": {}}',
-            r"begins with \{'data'.*, which is neither layout: give the off",
+            r"a\.json holds an object with 'version', 'data', which is neither layout: give the off",
         ),
         ("a.json", '{"data": {}, "n": 1}', r"a\.json has no column 'id': it has 'data', 'n': give the official SQuAD"),
         ("a.json", '{"data": []}', r"a\.json has no questions: give some"),

@@ -283,7 +283,9 @@ def test_text_without_labels(tmp_path, head):
     run.train()
     logs = [entry for entry in run.state.log_history if "loss" in entry]
     assert len(logs) == 2 and all(entry["loss_task"] == 0 < entry["loss_logits"] for entry in logs)
-    with pytest.raises(InputError, match=r"no labels, but with alpha 0\.3 .* set alpha to 1"):
+    with pytest.raises(
+        InputError, match=r"no labels, but with alpha 0\.3 .* give the labels that name .* or set alpha to 1"
+    ):
         trainer(tmp_path, head, data).train()
 
 

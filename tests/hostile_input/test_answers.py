@@ -16,7 +16,7 @@ ROWS = [
     questions("UTF-16", squad().encode("utf-16"), "line 1: not UTF-8 | save the file as UTF-8"),
     questions("deep nesting", DEEP, "bad.json cannot be read as JSON | recursion | official SQuAD JSON"),
     questions("deep nesting in data", '{"data": ' + DEEP, "cannot be read as JSON | recursion"),
-    questions("a list", "[1, 2]", "bad.json begins with [1, 2] | neither layout | official SQuAD JSON"),
+    questions("a list", "[1, 2]", "bad.json holds a list | neither layout | official SQuAD JSON"),
     questions("no questions", '{"data": []}', "bad.json has no questions | give some"),
     questions("data of numbers", '{"data": [1]}', "data[0] is 1 | 'paragraphs'"),
     questions("no answers", squad({"id": "1", "question": "a"}), "qas[0]: there is no 'answers' | add it, a list"),

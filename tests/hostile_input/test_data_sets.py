@@ -116,7 +116,7 @@ ROWS = [
     named("a split that is gone", "be loaded", saved(several, saying("dataset_dict.json", splits=["dev"]))),
     named("no splits", "has no splits", saved(several, saying("dataset_dict.json", splits=[]))),
     named("a list of splits that is none", "be loaded", saved(several, holding("dataset_dict.json", "[]"))),
-    named("csv of bytes", "be loaded", file("train.csv", NOISE)),
+    named("csv of bytes", "train.csv, line 2: not UTF-8 | save the file as UTF-8", file("train.csv", NOISE)),
     named("parquet that is cut off", "be loaded", file("train.parquet", b"PAR1" + bytes(40))),
     named("README.md with broken YAML", "be loaded", file("README.md", "---\nconfigs: [\n---\n")),
 ]

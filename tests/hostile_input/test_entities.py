@@ -40,7 +40,7 @@ ROWS = [
     entities(
         "lines of neither form",
         lines({"words": ["cat"]}),
-        "no column 'text' | 'tokens' and 'ner_tags', or 'text' and 'spans'",
+        "no column 'text': it has 'words' | tokens_column and tags_column, or with text_column and spans_column",
         file="bad.jsonl",
     ),
     entities("no tags in lines", lines({"tokens": ["cat"]}), "no column 'ner_tags'", file="bad.jsonl"),

@@ -38,7 +38,7 @@ ROWS = [
     label_sets(
         "other numbers of names",
         "the cat\tgood,bad\tx\n",
-        "line 1: the row has 3 fields, not 2 ('text', 'label')",
+        "line 1: the row has 3 fields, not 2 ('text', 'label') | name all columns with column_names, or",
         options="--column_names text,label",
     ),
     label_sets(

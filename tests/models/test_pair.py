@@ -388,6 +388,8 @@ def test_many_labels_are_no_long_message():
             "The data also has 'x' and lacks 'c', 'd': correct that, or fine-tune",
         ),
         (["a", "b", "c"], ["x", "y"], "but the data has 2: it was fine-tuned for another task"),
+        (["a", "b"], ["a"], "the teacher has 2 labels, but the data has numbers to predict: it was fine-tuned"),
+        (["a"], ["a", "b"], "the teacher predicts a number, but the data has 2 labels: it was fine-tuned"),
         (["yes", "no"], ["bad", "good"], "the teacher's labels are 'yes', 'no', but the data has 'bad', 'good'"),
         # Of many, those that the other side lacks come first.
         (

@@ -387,7 +387,7 @@ def test_a_teacher_of_one_label_is_refused(files, tmp_path, capsys, problem):
 
 def test_a_teacher_of_scores_and_one_of_other_labels_are_refused(files, tmp_path, capsys):
     for labels, words in (
-        (("score",), "the teacher has 1 label, but the data has 3"),
+        (("score",), "the teacher predicts a number, but the data has 3 labels: it was fine-tuned for another"),
         (("bad", "fine", "ugly"), "the teacher's labels are 'ugly', 'bad', 'fine', but the data has 'good'"),
     ):
         problem = "regression" if len(labels) == 1 else "multi_label_classification"
