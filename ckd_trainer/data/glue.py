@@ -232,7 +232,8 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         named = NamedDataset(arguments, quoting=arguments.quoting)
         options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
         advice = (
-            f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for questions"
+            f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for "
+            "questions"
         )
         open_split = _dataset_opener(named, list(texts.values()), labels, groups, advice, of_lists=sets is not None)
     else:
