@@ -8,7 +8,7 @@
 - `_set_signature_columns_if_needed` keeps the columns that teacher and losses read.
 - `get_batch_samples` counts the items of each term in a step, and measures the gradients of the terms.
 - `compute_loss` adds the terms that compare the student with the teacher.
-- `training_step` checks that a class of your own has not replaced it.
+- `training_step` checks that an overridden `compute_loss` still adds the terms.
 - `prediction_step` keeps only logits.
 - `log` reports each term.
 - `save_model` adds the configuration, with the labels, to a PEFT adapter.
@@ -77,7 +77,7 @@ from ckd_trainer.utils.wrapped_models import (
 )
 
 
-class _BeginsLog(TrainerCallback):
+class _ResetsMeans(TrainerCallback):
     """Drops means that were not logged: of an earlier training, or of batches too large for `auto_find_batch_size`."""
 
     def __init__(self, trainer: "DistillationTrainer") -> None:
@@ -174,7 +174,7 @@ class DistillationTrainer(SamplingTrainer):
         self._last_step: StepItems | None = None  # of the last step, for `log_gradient_norms`
         self._read: tuple[dict[str, Any], dict[Signal, Any] | None] | None = None  # a batch and its teacher signals
         self._fit_to(self.model)
-        self.add_callback(_BeginsLog(self))
+        self.add_callback(_ResetsMeans(self))
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         """Fits terms, layers and columns to the new student: `model_init` may vary its depth or set `ckd_args`."""
@@ -522,12 +522,12 @@ class DistillationTrainer(SamplingTrainer):
         return (total, outputs) if return_outputs else total
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Raises InputError if a class of the user's own computes a loss without the terms."""
+        """Returns the loss of a batch; raises InputError if an overridden `compute_loss` leaves out the terms."""
         loss = super().training_step(*args, **kwargs)
         if self._running_means.sums is None and self.distillation_objective.terms:
             raise InputError(
-                f"compute_loss of {type(self).__name__} does not call super().compute_loss, so the teacher has no "
-                "effect: call it, or change the loss on the labels by a compute_loss_func, or add a term of your own."
+                f"compute_loss of {type(self).__name__} did not call super().compute_loss, so the teacher has no "
+                "effect: call it, change the loss on the labels with a compute_loss_func, or add a term of your own."
             )
         return loss
 

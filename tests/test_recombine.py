@@ -52,6 +52,7 @@ def test_a_run_reads_them(train, tmp_path, tiny_teacher):
     [
         (["--neighbors", "-1"], "neighbors is -1: give 0 or more."),
         (["--neighbors", "0", "--random_pairs", "0"], "both 0, so there are no pairs to make"),
+        (["--seed", "-1"], "seed is -1: give 0 or more."),
         (["--output_file", "a.csv"], "give a name that ends in .parquet"),
         (["--output_file", "HERE/train.parquet"], "which exists"),
         (["--text_pair_column", "reply"], "has no column 'reply'"),
@@ -78,3 +79,13 @@ def test_single_texts_are_refused(train, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "a.parquet", *COLUMNS)
     assert "there is no data to use" in capsys.readouterr().err
+
+
+def test_no_new_pair_is_a_mistake(tmp_path, capsys):
+    """Without a common word; no file is left."""
+    rows = [("one", "two", "good"), ("three", "four", "bad")]
+    path = write_tsv(tmp_path / "train.tsv", rows, header=("question", "answer", "label"))
+    with pytest.raises(SystemExit):
+        run(tmp_path / "a.parquet", "--train_file", path, *COLUMNS, "--random_pairs", 0)
+    assert "no new pair can be made of these texts" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["train.tsv"]

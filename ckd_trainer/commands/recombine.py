@@ -28,12 +28,14 @@ class RecombineArguments:
     """Which pairs are made."""
 
     output_file: str = option("", "The .parquet file to write, for --unlabeled_file.")
-    neighbors: int = option(2, "How many second texts each first text gets, those that share most words with it.")
-    random_pairs: int = option(1, "How many more it gets, drawn at random.")
-    seed: int = option(42, "Decides which are drawn.")
+    neighbors: int = option(
+        2, "The number of second texts for each first text: those that share the most words with it."
+    )
+    random_pairs: int = option(1, "The number of further second texts for each first text, drawn at random.")
+    seed: int = option(42, "Seeds the random draws.")
 
     def __post_init__(self) -> None:
-        for name in ("neighbors", "random_pairs"):
+        for name in ("neighbors", "random_pairs", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}: give 0 or more.")
         if self.neighbors + self.random_pairs == 0:
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> None:
     for name in data_args.given(*unused):
         raise InputError(f"{name} is {getattr(data_args, name)}, but only training texts are paired: leave it out.")
     if data_args.group_column:
-        raise InputError("group_column is set, but texts without labels are not drawn with their query: leave it out.")
+        raise InputError("group_column is set, but texts without labels cannot be grouped by query: leave it out.")
     columns = list(text_columns_of(data_args).values())
     if len(columns) == 1:
         raise InputError(
@@ -64,4 +66,6 @@ def main(argv: list[str]) -> None:
     with texts_file(user_path(args.output_file), columns) as write:
         while block := list(islice(shown, _TEXTS)):
             rows += write([pair for pairs in block for pair in pairs])
+        if not rows:
+            raise InputError("no new pair can be made of these texts: give more examples, or raise random_pairs.")
     print(f"{rows} new pairs out of {len(firsts)} written to {args.output_file}.")

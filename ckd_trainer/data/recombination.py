@@ -9,9 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import regex
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-_CELLS = 2**24  # similarities in memory at a time: 128 MB
+_CELLS = 2**24  # similarities in memory at a time: 128 MB, and up to 200 MB while they are computed
+# Scripts without spaces between words: each character counts as one.
+_NO_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_words = regex.compile(rf"{_NO_SPACES}|[[\w\p{{M}}]--{_NO_SPACES}]+|\S", regex.V1).findall
 
 
 def recombined(
@@ -23,8 +27,8 @@ def recombined(
 
     Args:
         firsts, seconds: the texts of the given pairs, in their order.
-        neighbors: second texts for each first one, nearest by the cosine of TF-IDF vectors of words. Fewer where fewer
-            share a word with it.
+        neighbors: second texts for each first one, nearest by the cosine of TF-IDF vectors of words. Fewer if fewer
+            texts share a word or punctuation mark with it.
         random_pairs: further second texts for each first one, drawn at random. One that makes no new pair is dropped.
         seed: draws them. Each first text has its own numbers.
 
@@ -36,13 +40,13 @@ def recombined(
     partners: dict[str, set[str]] = defaultdict(set)
     for first, second in zip(firsts, seconds, strict=True):
         partners[first].add(second)
-    names, pool = list(partners), list(dict.fromkeys(seconds))
-    vectorizer = TfidfVectorizer(token_pattern=r"\w+|\S").fit([*names, *pool])
-    queries, texts = vectorizer.transform(names), vectorizer.transform(pool).T.tocsr()
+    distinct, pool = list(partners), list(dict.fromkeys(seconds))
+    vectorizer = TfidfVectorizer(tokenizer=_words, token_pattern=None).fit([*distinct, *pool])
+    vectors, others = vectorizer.transform(distinct), vectorizer.transform(pool).T.tocsr()
     block = max(1, _CELLS // len(pool))
-    for row, first in enumerate(names):
+    for row, first in enumerate(distinct):
         if row % block == 0:
-            similarities = (queries[row : row + block] @ texts).toarray()
+            similarities = (vectors[row : row + block] @ others).toarray()
         similarity, taken = similarities[row % block], {*partners[first], first}
         nearest = _largest(similarity, neighbors + len(taken))
         drawn = np.random.default_rng([seed, row]).integers(len(pool), size=random_pairs)

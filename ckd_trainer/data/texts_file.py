@@ -26,7 +26,7 @@ def check_output_file(name: str) -> None:
 
 @contextmanager
 def texts_file(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Sequence[tuple[str, ...]]], int]]:
-    """Yields a function that writes examples, and returns how many; the file appears once all are written."""
+    """Yields a function that writes examples and returns their number; the file appears when the block ends well."""
     schema = pa.schema([(name, pa.string()) for name in columns])
     unfinished = path.with_name(f".{path.name}.unfinished")
     with told_without_room(path.absolute().parent, "output_file", "the beginning"):

@@ -115,13 +115,14 @@ class ModelPair:
             readers, changes = [], []
             if distills:
                 weights = ["alpha" if term == "logits" else f"{term}_weight" for term in terms]
-                readers, changes = [f"the loss ({', '.join(terms)})"], [f"{', '.join(weights)} to 0"]
+                readers, changes = [f"the loss ({', '.join(terms)})"], [f"{' and '.join(weights)} to 0"]
             if from_teacher:
                 readers.append(f"student_init {args.student_init}")
                 changes.append("student_init to pretrained")
+            need = "need" if len(readers) > 1 else "needs"
             raise InputError(
-                f"teacher_model_name_or_path is not given, but needed for {' and '.join(readers)}: name one or, for "
-                f"plain fine-tuning, set {' and '.join(changes)}."
+                f"teacher_model_name_or_path is not given, but {' and '.join(readers)} {need} a teacher: name one or, "
+                f"for plain fine-tuning, set {' and '.join(changes)}."
             )
         self.args, self.model_class = args, model_class
         self.options = {"trust_remote_code": args.trust_remote_code}

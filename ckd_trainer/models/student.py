@@ -132,10 +132,15 @@ def _check_structure(
     for target, source in enumerate(layers, start=1):
         if teacher[source] != student[target]:
             fitting = [layer for layer, names in teacher.items() if names == student[target]]
+            advice = "use student_init pretrained or random"
+            if fitting:
+                advice = (
+                    f"give {agreeing(len(fitting), 'layer', 'one of layers')} {first_of(fitting)} there "
+                    f"(student_layers), or {advice}"
+                )
             raise InputError(
                 f"layer {source} of the {family} teacher cannot be the student's layer {target}, which has another "
-                f"structure: give {agreeing(len(fitting), 'layer', 'one of layers')} {first_of(fitting)} there "
-                "(student_layers), or use student_init pretrained or random."
+                f"structure: {advice}."
             )
 
 

@@ -1,5 +1,6 @@
 """Reads the options of a run from a YAML recipe and the command line; the command line wins."""
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -30,11 +31,11 @@ _PATHS = {"output_dir", "logging_dir", "resume_from_checkpoint", "deepspeed", "f
 
 
 class _Parser(HfArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for action in self._actions:
-            if action.const is False:  # --no_<option>, which argparse describes like the option
-                action.help = f"The same as --{action.dest} false."
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        action = super().add_argument(*args, **kwargs)
+        if action.const is False:  # --no_<option>, which argparse describes like the option
+            action.help = f"The same as --{action.dest} false."
+        return action
 
     def error(self, message: str) -> NoReturn:  # argparse would first print the usage of two hundred options
         raise InputError(message)

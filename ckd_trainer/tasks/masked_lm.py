@@ -120,6 +120,7 @@ class MaskedLanguageModeling(Task):
                 )
 
     def _check_stage(self, stage: Stage, is_last: bool) -> None:
+        """Raises InputError if the options of a stage contradict each other or the data."""
         loss, masks = stage.ckd_args, self.args.mlm_probability > 0
         if self.args.streaming and self.training_args.do_train:
             check_streamed_stage(stage)

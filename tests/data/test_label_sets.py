@@ -127,7 +127,7 @@ def test_columns_of_a_data_set(tmp_path):
     message = refused(None, **options, label_columns="joy,fear")
     assert (
         "no column 'fear'" in message
-        and "name the columns with text_column, text_pair_column, label_columns." in message
+        and "name the columns with text_column, text_pair_column, label_columns, or" in message
     )
 
 

@@ -74,3 +74,19 @@ def test_no_pair_is_left():
     # without a common word, or of one text twice
     assert list(recombined(["one", "two"], ["three", "four"], neighbors=1, random_pairs=0, seed=0)) == [[], []]
     assert list(recombined(["one", "two"], ["two", "one"], neighbors=1, random_pairs=0, seed=0)) == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "near", "far"),
+    [
+        ("猫在沙发上睡觉", "我的猫睡着了", "股票今天下跌"),
+        ("แมวนอนหลับ", "แมวของฉันหลับ", "กกก"),
+        ("बिल्ली सोती है", "बिल्ली कूदती है", "शेयर गिरते हैं"),
+        ("고양이 잔다", "고양이 뛴다", "주가 하락"),
+    ],
+    ids=["Chinese", "Thai", "Hindi", "Korean"],
+)
+def test_other_scripts(text, near, far):
+    """Also those without spaces between words, and those whose vowels are marks."""
+    made = list(recombined([text, "one", "two"], ["two", far, near], neighbors=1, random_pairs=0, seed=0))
+    assert made[0] == [(text, near)]

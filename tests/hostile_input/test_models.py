@@ -313,7 +313,9 @@ PAIRS = [
         "the teacher has 3 labels | has 2 | ckd-trainer teacher",
     ),
     teacher(
-        "a score for classes", modelled(labels=("score",)), "the teacher has 1 label, | has 2 | ckd-trainer teacher"
+        "a score for classes",
+        modelled(labels=("score",)),
+        "the teacher predicts a number, | has 2 labels | ckd-trainer teacher",
     ),
 ]
 

@@ -225,7 +225,7 @@ def test_a_width_that_the_heads_do_not_divide_is_refused(tiny_teacher):
 
 def test_no_teacher_named():
     with pytest.raises(
-        InputError, match=r"not given, .* the loss \(logits, wr_angle\): .* set alpha, wr_angle_weight"
+        InputError, match=r"not given, .* the loss \(logits, wr_angle\) needs .* set alpha and wr_angle_weight to 0"
     ):
         pair_of(None, student="x")
     with pytest.raises(InputError, match="needed for student_init random: .* fine-tuning, set student_init to pretr"):
