@@ -531,7 +531,7 @@ def test_a_loss_that_leaves_out_the_teacher_is_refused(tmp_path):
             return 2 * super().compute_loss(*args, **kwargs)
 
     teacher = tiny_model(seed=1)
-    with pytest.raises(InputError, match=r"compute_loss of Ours does not call super\(\).compute_loss"):
+    with pytest.raises(InputError, match=r"compute_loss of Ours did not call super\(\).compute_loss"):
         trainer(Ours, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
     trainer(More, tmp_path, tiny_model(layers=2), teacher_model=teacher).train()
     trainer(Ours, tmp_path, tiny_model(layers=2), ckd_args=CKDArguments.fine_tuning()).train()

@@ -108,7 +108,7 @@ MODELS = [
     Row(
         "model: no teacher given",
         GLUE,
-        "teacher_model_name_or_path is not given | the loss (logits, | name one | set alpha, ",
+        "teacher_model_name_or_path is not given | the loss (logits, | name one | set alpha and ",
         f"{TEXTS} {QUICK} --model_name_or_path GOOD/teacher",
         alone=True,
     ),

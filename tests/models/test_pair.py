@@ -228,7 +228,9 @@ def test_no_teacher_named():
         InputError, match=r"not given, .* the loss \(logits, wr_angle\) needs .* set alpha and wr_angle_weight to 0"
     ):
         pair_of(None, student="x")
-    with pytest.raises(InputError, match="needed for student_init random: .* fine-tuning, set student_init to pretr"):
+    with pytest.raises(
+        InputError, match="student_init random needs a teacher: .* fine-tuning, set student_init to pretr"
+    ):
         pair_of(None, distills=False, student_init="random")
 
 
