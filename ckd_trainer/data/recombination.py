@@ -1,8 +1,8 @@
 """New pairs of texts out of those of a task: each first text beside second texts of other examples.
 
 Augmented SBERT (Thakur et al. 2021, arXiv 2010.08240) lets a large model score such pairs for a small one. As there,
-most second texts are the nearest by the words that they share, because nearly all pairs that are drawn at random have
-the same answer: they have nothing to do with each other.
+most second texts are the nearest by the words that they share: most pairs that are drawn at random have nothing to do
+with each other, and so the same answer. On STS-B, this made no difference (docs/results.md, "Recombined pairs").
 """
 
 from collections import defaultdict
