@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.data.augmentation import Augmenter, check_masks, read_vectors, variants
-from ckd_trainer.data.glue import load_task, text_columns_of
+from ckd_trainer.data.glue import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.texts_file import check_output_file, texts_file
 from ckd_trainer.models.compatibility import check_embeddings, max_length
@@ -65,8 +65,7 @@ class AugmentArguments:
 def main(argv: list[str]) -> None:
     data_args, args = parse_recipe([GlueArguments, AugmentArguments], argv, prog="ckd-trainer augment")
     transformers.utils.logging.set_verbosity_error()
-    for name in data_args.given("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name"):
-        raise InputError(f"{name} is {getattr(data_args, name)}, but only training texts are augmented: leave it out.")
+    check_training_alone(data_args, "augmented")
     rows = 0
     with texts_file(user_path(args.output_file), list(text_columns_of(data_args).values())) as write:
         config = load_config(args.model_name_or_path, trust_remote_code=False)
@@ -74,10 +73,7 @@ def main(argv: list[str]) -> None:
         check_embeddings(config, tokenizer)
         check_masks(tokenizer)
         vectors = None if args.vectors_file is None else read_vectors(args.vectors_file)
-        task = load_task(data_args, seed=args.seed, splits=("train",))
-        if task.train is None:
-            raise InputError("there are no training texts to augment: give task_name, dataset_name or train_file.")
-        texts = [task.train[name][:] for name in task.text_columns]
+        texts = training_texts(data_args, seed=args.seed)
         augmenter = Augmenter(
             _masked_lm(args.model_name_or_path),
             tokenizer,

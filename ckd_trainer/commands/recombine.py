@@ -12,7 +12,7 @@ from itertools import islice
 from tqdm.auto import tqdm
 
 from ckd_trainer.arguments import option
-from ckd_trainer.data.glue import load_task, text_columns_of
+from ckd_trainer.data.glue import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.recombination import recombined
 from ckd_trainer.data.texts_file import check_output_file, texts_file
@@ -46,9 +46,7 @@ class RecombineArguments:
 @command_line
 def main(argv: list[str]) -> None:
     data_args, args = parse_recipe([GlueArguments, RecombineArguments], argv, prog="ckd-trainer recombine")
-    unused = ("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name")
-    for name in data_args.given(*unused):
-        raise InputError(f"{name} is {getattr(data_args, name)}, but only training texts are paired: leave it out.")
+    check_training_alone(data_args, "paired")
     if data_args.group_column:
         raise InputError("group_column is set, but texts without labels cannot be grouped by query: leave it out.")
     columns = list(text_columns_of(data_args).values())
@@ -57,13 +55,11 @@ def main(argv: list[str]) -> None:
             f"the examples have one text, {columns[0]}, but only pairs are recombined: give a task of pairs, or set "
             "text_pair_column."
         )
-    task = load_task(data_args, seed=args.seed, splits=("train",))
-    if task.train is None:
-        raise InputError("there are no training texts to pair: give task_name, dataset_name or train_file.")
-    firsts, seconds = (task.train[name][:] for name in task.text_columns)
-    found = recombined(firsts, seconds, neighbors=args.neighbors, random_pairs=args.random_pairs, seed=args.seed)
-    rows, shown = 0, iter(tqdm(found, total=len(set(firsts)), unit=" texts", desc="Recombining"))
+    rows = 0
     with texts_file(user_path(args.output_file), columns) as write:
+        firsts, seconds = training_texts(data_args, seed=args.seed)
+        found = recombined(firsts, seconds, neighbors=args.neighbors, random_pairs=args.random_pairs, seed=args.seed)
+        shown = iter(tqdm(found, total=len(set(firsts)), unit=" texts", desc="Recombining"))
         while block := list(islice(shown, _TEXTS)):
             rows += write([pair for pairs in block for pair in pairs])
         if not rows:

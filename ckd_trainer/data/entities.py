@@ -144,8 +144,7 @@ def _has_tokens(arguments: NerArguments, names: Collection[str]) -> bool:
         return False
     if arguments.text_column not in names or arguments.spans_column not in names:
         return True
-    defaults = {field.name: field.default for field in dataclasses.fields(arguments)}
-    named = {name for name, default in defaults.items() if getattr(arguments, name) != default}
+    named = {field.name for field in dataclasses.fields(arguments) if getattr(arguments, field.name) != field.default}
     if named & {"tokens_column", "tags_column"}:
         return True
     return arguments.tags_column in names and not named & {"text_column", "spans_column"}

@@ -213,6 +213,20 @@ def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
     return folder if os.path.isdir(folder) else data_dir
 
 
+def check_training_alone(arguments: GlueArguments, done: str) -> None:
+    """Raises InputError if options name other sets, for a command in which training texts alone are `done`."""
+    for name in arguments.given("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name"):
+        raise InputError(f"{name} is {getattr(arguments, name)}, but only training texts are {done}: leave it out.")
+
+
+def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
+    """Returns the columns of texts of the training set, which is all that is read."""
+    task = load_task(arguments, seed=seed, splits=("train",))
+    if task.train is None:
+        raise InputError("there are no training texts: give task_name, dataset_name or train_file.")
+    return [task.train[name][:] for name in task.text_columns]
+
+
 def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
     """Returns {name in a `TextTask`: name of the column in the data} of the texts."""
     if arguments.task_name:

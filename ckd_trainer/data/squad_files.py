@@ -113,9 +113,9 @@ def _articles(path: Path) -> list | None:
     if is_official:
         return value["data"]
     if not isinstance(value, dict) or "\n" in text[start:end]:
-        what = short(value)
-        if isinstance(value, list | dict):
-            what = f"an object with {first_of(list(value))}" if isinstance(value, dict) else "a list"
+        what = "a list" if isinstance(value, list) else short(value)
+        if isinstance(value, dict):
+            what = f"an object with {first_of(list(value))}"
         raise InputError(f"{path} holds {what}, which is neither layout: {_LAYOUTS}.")
     return None
 
