@@ -254,7 +254,22 @@ def test_answers(tmp_path, caplog):
     options += [*files, "--num_train_epochs", "8", "--alpha", "1", *SHORT_RUN]
     left = run(run_squad_ckd, tmp_path / "output", *options, "--teacher_cache_dir", str(tmp_path / "cache"))
     assert NOTE in caplog.text and left["eval_f1"] > 60
+    assert lost_probability(caplog) < 20
+
+
+def test_an_unsure_teacher_loses_probability(tmp_path, caplog):
+    """A teacher that was never trained also gives the special tokens their share, which no word can take over."""
+    base, student = other_task(tmp_path, BertForQuestionAnswering, labels=("LABEL_0", "LABEL_1"))
+    questions = write_questions(tmp_path / "train.json", 8)
+    options = ["--teacher_model_name_or_path", str(base), "--model_name_or_path", str(student), *QUICK]
+    options += ["--train_file", str(questions), "--validation_file", str(questions), "--max_seq_length", "20"]
+    options += ["--doc_stride", "4", "--max_question_length", "6", "--do_train", "--max_steps", "1"]
+    run_squad_ckd.main([*options, "--output_dir", str(tmp_path / "output")])
+    assert 5 < lost_probability(caplog) < 50
+
+
+def lost_probability(caplog):
     (share,) = re.findall(
-        r"In \d+ validation examples, at least (.*)% of the teacher's probability falls on tokens", caplog.text
+        r"In \d+ \w+ examples, at least (.*)% of the teacher's probability falls on tokens", caplog.text
     )
-    assert 0 < float(share) < 20
+    return float(share)
