@@ -101,7 +101,11 @@ def _task_of(folder: Path) -> Task:
 
 
 def _inputs(folder: Path, task: Task, size: int) -> list[dict[str, Tensor]]:
-    task.load(["validation"])
+    """Returns batches of the validation set of a run; raises InputError, with its recipe, if it cannot be read."""
+    try:
+        task.load_texts()
+    except InputError as error:
+        raise type(error)(f"{folder / RECIPE}: {error}") from error
     return batches(task, load_tokenizer(str(folder)), size)
 
 

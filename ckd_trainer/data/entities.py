@@ -86,14 +86,8 @@ def load_entities(
     known = "validation" if is_unlabeled else "train"
 
     def read(split: str) -> _Set:
-        labeled = split != "test"
-        if named is not None:
-            return _of_table(_named_table(named, split, arguments, labeled), arguments, labeled)
-        path = getattr(arguments, f"{split}_file")
-        if not path:
-            why = f"the {split} set is needed" if split in splits else "its tags define the types of entities"
-            raise InputError(f"{split}_file is not set, but {why}: give a CoNLL, .json, .jsonl or .parquet file.")
-        return _of_file(path, arguments, labeled)
+        why = f"the {split} set is needed" if split in splits else "its tags define the types of entities"
+        return _read(split, arguments, named, why, labeled=split != "test")
 
     sets = {split: read(split) for split in dict.fromkeys([known, *splits]) if not (split == "train" and is_unlabeled)}
     source = sets[known]
@@ -114,6 +108,32 @@ def load_entities(
         test={"": data["test"]} if "test" in data else {},
         label_names=names,
     )
+
+
+def load_validation_texts(arguments: NerArguments) -> EntityTask:
+    """Loads the validation set for its texts, without tags and without the training set that defines their types.
+
+    Raises:
+        InputError: as `load_entities`, about the validation set.
+    """
+    named = NamedDataset(arguments, quoting=arguments.quoting) if arguments.dataset_name else None
+    data = _dataset(_read("validation", arguments, named, "the validation set is needed", labeled=False), [])
+    data = data.select(range(min(arguments.max_eval_samples or len(data), len(data))))
+    return EntityTask(train=None, validation={"": data}, test={}, label_names=[])
+
+
+def _read(split: str, arguments: NerArguments, named: NamedDataset | None, why: str, *, labeled: bool) -> _Set:
+    """Reads a split of a data set by name, or of the user's files if `named` is None.
+
+    Args:
+        why: the reason why the split is needed, for a message.
+    """
+    if named is not None:
+        return _of_table(_named_table(named, split, arguments, labeled), arguments, labeled)
+    path = getattr(arguments, f"{split}_file")
+    if not path:
+        raise InputError(f"{split}_file is not set, but {why}: give a CoNLL, .json, .jsonl or .parquet file.")
+    return _of_file(path, arguments, labeled)
 
 
 def _of_file(path: str, arguments: NerArguments, labeled: bool) -> _Set:

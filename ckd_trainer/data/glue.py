@@ -34,6 +34,7 @@ __all__ = [
     "compute_metrics_for",
     "files_of",
     "load_task",
+    "load_validation_texts",
     "tokenize",
     "write_predictions",
 ]
@@ -138,6 +139,24 @@ def load_task(
     return task
 
 
+def load_validation_texts(arguments: GlueArguments) -> TextTask:
+    """Loads the validation set for its texts, without the training set that defines the classes of the user's data.
+
+    Returns:
+        A `TextTask`, whose labels are left out if they need that set.
+
+    Raises:
+        InputError: as `load_task`, about the validation set.
+    """
+    if arguments.task_name is not None:
+        return load_task(arguments, seed=0, splits=("validation",))
+    texts = text_columns_of(arguments)
+    open_split, _ = _opener(arguments, texts, [], [], ("validation",))
+    data = _encode(open_split("validation"), texts, None, None, "")
+    data = data.select(range(min(arguments.max_eval_samples or len(data), len(data))))
+    return TextTask("own_files", None, {"": data}, {}, text_columns=tuple(texts), label_names=None)
+
+
 def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
     """Loads a GLUE task; `read(split, file, labeled, needed)` returns a Dataset, or None for a missing second set."""
 
@@ -238,20 +257,10 @@ def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
 
 def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     """Loads a data set by name or the user's files."""
-    texts, label, named = text_columns_of(arguments), arguments.label_column, None
+    texts, label = text_columns_of(arguments), arguments.label_column
     sets = LabelSets(arguments) if arguments.multi_label else None
     labels, group = [label] if sets is None else sets.columns, arguments.group_column
-    groups = [group] if group else []
-    if arguments.dataset_name:
-        named = NamedDataset(arguments, quoting=arguments.quoting)
-        options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
-        advice = (
-            f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for "
-            "questions"
-        )
-        open_split = _dataset_opener(named, list(texts.values()), labels, groups, advice, of_lists=sets is not None)
-    else:
-        open_split = _file_opener(arguments, list(texts.values()), [*labels, *groups], splits)
+    open_split, named = _opener(arguments, texts, labels, [group] if group else [], splits)
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     labeled = "validation" if is_unlabeled else "train"
@@ -281,6 +290,31 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
         label_names=names,
         multi_label=arguments.multi_label,
     )
+
+
+def _opener(
+    arguments: GlueArguments,
+    texts: Mapping[str, str],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    splits: Sequence[str],
+) -> tuple[Callable[[str], Table], NamedDataset | None]:
+    """Returns a function that opens a split of a data set by name or of the user's files, and the data set.
+
+    Args:
+        texts: as `text_columns_of` returns them.
+        labels, groups: the columns that labeled sets hold beside the texts.
+        splits: those that are loaded.
+    """
+    columns = list(texts.values())
+    if not arguments.dataset_name:
+        return _file_opener(arguments, columns, [*labels, *groups], splits), None
+    named = NamedDataset(arguments, quoting=arguments.quoting)
+    options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
+    advice = (
+        f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for questions"
+    )
+    return _dataset_opener(named, columns, labels, groups, advice, of_lists=arguments.multi_label), named
 
 
 # What columns of data for other tasks show.

@@ -77,7 +77,7 @@ def batches(task: Task, tokenizer: PreTrainedTokenizerBase, size: int) -> list[d
     several inputs.
 
     Args:
-        task: loaded with its validation set.
+        task: loaded with the texts of its validation set.
     """
     texts = next(iter(task.data.validation.values())).select_columns(list(task.data.text_columns))
     rows = np.resize(np.random.default_rng(0).permutation(len(texts)), _BATCHES * size)

@@ -81,6 +81,10 @@ class Task(abc.ABC):
     def load(self, splits: Sequence[str]) -> None:
         """Reads the data of these splits (train, validation, test)."""
 
+    def load_texts(self) -> None:
+        """Reads the validation set for its texts alone. Its labels may be left out, and no other set is needed."""
+        self.load(["validation"])
+
     @abc.abstractmethod
     def check(self, pair: ModelPair) -> None:
         """Raises InputError if the models' configurations or tokenizers do not fit; called before `load`."""

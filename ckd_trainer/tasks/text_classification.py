@@ -19,6 +19,7 @@ from ckd_trainer.data.glue import (
     compute_metrics_for,
     files_of,
     load_task,
+    load_validation_texts,
     metric_of,
     metrics_of,
     predictions_of,
@@ -78,6 +79,9 @@ class TextClassification(Task):
     def load(self, splits: Sequence[str]) -> None:
         self.data = load_task(self.args, seed=self.seed, splits=splits)
         self.scores = compute_metrics_for(self.data)
+
+    def load_texts(self) -> None:
+        self.data = load_validation_texts(self.args)
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification, EvalPrediction, TrainingArguments
 
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
-from ckd_trainer.data.entities import files_of, load_entities
+from ckd_trainer.data.entities import files_of, load_entities, load_validation_texts
 from ckd_trainer.data.found_entities import write_entities
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.ner_arguments import NerArguments
@@ -68,6 +68,9 @@ class TokenClassification(Task):
 
     def load(self, splits: Sequence[str]) -> None:
         self.data = load_entities(self.args, seed=self.seed, splits=splits)
+
+    def load_texts(self) -> None:
+        self.data = load_validation_texts(self.args)
 
     def check(self, pair: ModelPair) -> None:
         pair.fit_max_length(self.args)

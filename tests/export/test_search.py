@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 from helpers.files import WORDS, sentences, write_questions, write_tagged, write_tsv
+from helpers.label_sets import write_label_sets
+from helpers.rankings import write_rankings
 from helpers.tiny import save_tokenizer, tiny_model
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -17,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import run_glue_ckd
 from ckd_trainer.cli import main
 from ckd_trainer.commands import search
+from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.export import subnetworks
@@ -26,6 +29,7 @@ from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.extraction import extract
 from ckd_trainer.models.subnetworks import SubNetwork
 from ckd_trainer.tasks.question_answering import QuestionAnswering
+from ckd_trainer.tasks.texts import text_task
 from ckd_trainer.tasks.token_classification import TokenClassification
 from ckd_trainer.utils.errors import InputError
 
@@ -325,9 +329,71 @@ def test_entities_have_batches_of_that_size_too(runs, tmp_path):
 
 
 def test_files_of_the_training_may_be_gone(copied, tmp_path):
-    folder = copied("other", method_file="gone.py", own_weight=1.0, deepspeed="gone.json")
+    gone = {f"{name}_file": f"gone_{name}.tsv" for name in ("train", "test", "unlabeled")}
+    folder = copied("other", method_file="gone.py", own_weight=1.0, deepspeed="gone.json", **gone)
     main(["search", str(folder), "--metric", "accuracy", "--output", str(tmp_path / "new")])
     assert json.loads((tmp_path / "new" / "search.json").read_text())["best"] == "other"
+
+
+def test_a_validation_set_that_is_gone_is_refused_with_the_recipe_that_names_it(copied, tmp_path, capsys):
+    folder = copied("other", validation_file="gone.tsv")
+    error = refused(capsys, "search", folder, "--metric", "accuracy", "--output", tmp_path / "new")
+    assert f"{folder / 'recipe.yaml'}: gone.tsv is missing" in error
+
+
+def tagged_rows(path, count):
+    """Writes sentences with spans as JSON lines."""
+    rows = [
+        {"text": text, "spans": [{"start": text.index(label), "end": text.index(label) + len(label), "label": label}]}
+        for text, label in sentences(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+SETS = {
+    "classes": ("tsv", lambda path, count: write_tsv(path, sentences(count)), text_task, GlueArguments, {}),
+    "label sets": ("tsv", write_label_sets, text_task, GlueArguments, {"multi_label": True}),
+    "rankings": (
+        "tsv",
+        write_rankings,
+        text_task,
+        GlueArguments,
+        {"text_column": "query", "text_pair_column": "candidate", "group_column": "query_id"},
+    ),
+    "tokens": ("conll", write_tagged, TokenClassification, NerArguments, {"doc_stride": 2}),
+    "spans": ("jsonl", tagged_rows, TokenClassification, NerArguments, {"doc_stride": 2}),
+    "questions": (
+        "json",
+        write_questions,
+        QuestionAnswering,
+        SquadArguments,
+        {"doc_stride": 2, "max_question_length": 4},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(kind, named) for kind in SETS for named in (False, True) if not named or SETS[kind][0] in ("tsv", "jsonl")],
+)
+def test_texts_to_time_need_no_training_set(runs, tmp_path, kind, named):
+    suffix, write, make_task, arguments, options = SETS[kind]
+    files = {f"{name}_file": str(write(tmp_path / f"{name}.{suffix}", 12)) for name in ("train", "validation")}
+    options = options | ({"dataset_name": str(tmp_path)} if named else files)
+    tokenizer = AutoTokenizer.from_pretrained(runs / "plain")
+    found = []
+    for is_whole in (True, False):
+        task = make_task(arguments(**options, max_seq_length=24, max_eval_samples=8), seed=0)
+        if is_whole:
+            task.load(["validation"])
+        else:
+            os.remove(files["train_file"])
+            task.load_texts()
+        found.append(batches(task, tokenizer, 4))
+    for whole, alone in zip(*found, strict=True):
+        assert whole.keys() == alone.keys()
+        assert all(torch.equal(whole[name], alone[name]) for name in whole)
 
 
 def test_language_models_are_refused_by_name(runs, copied, tmp_path, capsys):
