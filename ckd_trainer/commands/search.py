@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,6 +193,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}: give 1 or more.")
+    for name in ("max_latency_ms", "max_parameters", "max_size_mb"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:  # nan is not
+            raise InputError(f"{name} is {value:g}: give a number above 0.")
+    if options.min_score is not None and not math.isfinite(options.min_score):
+        raise InputError(f"min_score is {options.min_score}: give a finite number.")
     return options
 
 

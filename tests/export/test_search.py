@@ -214,9 +214,25 @@ def test_search_refuses_what_it_cannot_read(runs, tmp_path, capsys):
     new = ["--output", tmp_path / "new"]
     assert "no metric bleu" in refused(capsys, "search", runs / "dynamic", "--metric", "bleu", *new)
     assert "is not a folder" in refused(capsys, "search", tmp_path / "nonesuch", "--metric", "accuracy", *new)
-    words = ["--metric", "accuracy", "--batch_size", "0", *new]
-    assert "batch_size is 0: give 1 or more" in refused(capsys, "search", runs / "dynamic", *words)
     assert "teacher has no recipe.yaml" in refused(capsys, "search", runs / "teacher", "--metric", "accuracy", *new)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch_size", "0"], "batch_size is 0: give 1 or more"),
+        (["--threads", "-1"], "threads is -1: give 1 or more"),
+        (["--max_latency_ms", "-5"], "max_latency_ms is -5: give a number above 0"),
+        (["--max_latency_ms", "nan"], "max_latency_ms is nan: give a number above 0"),
+        (["--max_size_mb", "0"], "max_size_mb is 0: give a number above 0"),
+        (["--max_parameters", "-1"], "max_parameters is -1: give a number above 0"),
+        (["--min_score", "nan"], "min_score is nan: give a finite number"),
+        (["--min_score=-inf"], "min_score is -inf: give a finite number"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(runs, tmp_path, capsys, words, message):
+    words = [*words, "--metric", "accuracy", "--output", tmp_path / "new"]
+    assert message in refused(capsys, "search", runs / "dynamic", *words)
 
 
 @pytest.mark.parametrize("metric", ["loss", "eval_rmse", "mean_rmse", "rmse_w0.5_d0.5", "mean_loss", "perplexity"])
