@@ -1,16 +1,17 @@
 """Finds the best student for a budget: `ckd-trainer search`.
 
-    ckd-trainer search runs/dynamic --metric accuracy --max_latency_ms 5 --output small
+    ckd-trainer search runs/dynamic --max_latency_ms 5
     ckd-trainer search runs/dynamic runs/ckd runs/fine_tuned --metric pearson --min_score 0.83 --output small
 
 Lists every sub-network of dynamic students, and finished runs of other students, with score, size and latency, and
-writes to the output folder:
+writes to the output folder, by default runs/dynamic-search:
 
 - model/: the best student within the budget, as a plain model, if it is a sub-network; an ordinary student stays where
   it is, which search.json names
 - search.json, search.md and search.png: the table, and scores against latency
 
-Scores are those of the runs, which must have the same validation set. Latency is measured here, on texts of that set.
+Scores are those of the runs, which must have the same validation set. Latency is measured here, on the CPU, with texts
+of that set.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from ckd_trainer.commands.options import kind_of, language_model_options
 from ckd_trainer.export.candidates import Budget, Candidate, frontier, measure, read_candidates, weigh
 from ckd_trainer.export.subnetworks import export, load_dynamic, load_plain, plain_model
 from ckd_trainer.export.validation_texts import batches, check_same_data
-from ckd_trainer.metrics.names import less_is_better
+from ckd_trainer.metrics.names import less_is_better, without_subnetwork
 from ckd_trainer.models.loading import load_config
 from ckd_trainer.models.tokenizers import load_tokenizer
 from ckd_trainer.reports.frontier import Point, draw_frontier
@@ -46,9 +47,8 @@ def main(argv: list[str]) -> None:
     budget = Budget(options.max_latency_ms, options.max_parameters, options.max_size_mb, options.min_score)
     output = Path(options.output)
     check_new(output)
-    if less_is_better(options.metric):
-        raise InputError(f"metric is {options.metric}, of which less is better: give a score of which more is better.")
     tasks = {folder: _task_of(folder) for folder in map(Path, options.runs)}
+    options.metric = _metric_of(options.metric, *next(iter(tasks.items())))
     check_same_data(tasks, options.metric.removeprefix("eval_"))
     candidates = read_candidates(options.runs, options.metric)
     budget.check(candidates)  # as early as possible: their scores, then their sizes, then their latencies
@@ -99,6 +99,31 @@ def _task_of(folder: Path) -> Task:
     names = [field.name for field in dataclasses.fields(data_arguments) if field.init and field.name in recipe]
     (arguments,) = parse_mapping((data_arguments,), {name: recipe[name] for name in names}, [], source=str(path))
     return make_task(arguments, seed=0)
+
+
+def _metric_of(name: str | None, folder: Path, task: Task) -> str:
+    """Returns the score to compare.
+
+    By default it is the one that chose the best checkpoint of a run, but of each sub-network instead of their mean. If
+    the loss did, or nothing, it is the task's usual one.
+
+    Raises:
+        InputError: less of it is better, or it is not that of a single student.
+    """
+    if name is None:
+        score = _of_one_student(read_recipe(folder / RECIPE).get("metric_for_best_model") or "loss")
+        return task.best_metric if score not in task.metrics or less_is_better(score) else score
+    if less_is_better(name):
+        raise InputError(f"metric is {name}, of which less is better: give a score of which more is better.")
+    score = _of_one_student(name)
+    if score in task.metrics and score != name.removeprefix("eval_"):
+        raise InputError(f"metric is {name}, but each sub-network is listed with its own score: give {score}.")
+    return name
+
+
+def _of_one_student(name: str) -> str:
+    """Returns the name of a score without a sub-network, and without the mark of a mean over sub-networks."""
+    return without_subnetwork(name).removeprefix("eval_").removeprefix("mean_")
 
 
 def _inputs(folder: Path, task: Task, size: int) -> list[dict[str, Tensor]]:
@@ -179,16 +204,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="Finds the best of finished students for a budget. To vary options of the training, use "
         "ckd-trainer compare --search.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output_dir of a finished run, dynamic or not")
-    parser.add_argument("--metric", required=True, help="score to compare, such as accuracy")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", type=given_path, help="output_dir of a finished run, dynamic or not"
+    )
+    parser.add_argument(
+        "--metric",
+        help="score to compare, such as accuracy (default: the one that chose the best checkpoint of the first run, "
+        "or else the task's usual one)",
+    )
     parser.add_argument("--max_latency_ms", type=float, help="the most milliseconds for a batch")
     parser.add_argument("--max_parameters", type=int, help="the most parameters")
     parser.add_argument("--max_size_mb", type=float, help="the largest size of the weights, in 10^6 bytes")
     parser.add_argument("--min_score", type=float, help="the lowest score; the fastest such student is the best")
     parser.add_argument("--batch_size", type=int, default=1, help="texts in a batch, for the latency (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads, for the latency (default: as torch chooses)")
-    parser.add_argument("--output", required=True, type=given_path, help="a new folder for the result")
+    parser.add_argument(
+        "--output", type=given_path, help="a new folder for the result (default: RUN_DIR-search, beside the first run)"
+    )
     options = parser.parse_args(argv)
+    options.output = options.output or f"{_named(Path(options.runs[0]))}-search"
     for name in ("batch_size", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -200,6 +234,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if options.min_score is not None and not math.isfinite(options.min_score):
         raise InputError(f"min_score is {options.min_score}: give a finite number.")
     return options
+
+
+def _named(folder: Path) -> Path:
+    """Returns a path that ends in the name of a folder, unlike "." and ".."."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 if __name__ == "__main__":

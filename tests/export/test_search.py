@@ -74,6 +74,11 @@ def test_runs_whose_folders_have_one_name_are_apart_in_the_picture(runs, tmp_pat
     ]
 
 
+def test_an_empty_run_is_refused(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs / "dynamic")
+    assert "argument RUN_DIR: '' is not a path" in refused(capsys, "search", "")
+
+
 @pytest.mark.parametrize("words", [["--widths", ","], ["--depths", ""], ["--output", ""]], ids=str)
 def test_what_is_empty_is_refused(runs, tmp_path, monkeypatch, capsys, words):
     """As from a shell variable that is not set."""
@@ -241,12 +246,18 @@ def test_metrics_of_which_less_is_better_are_refused(runs, tmp_path, capsys, met
     assert f"metric is {metric}, of which less is better" in error
 
 
+@pytest.mark.parametrize("metric", ["mean_accuracy", "eval_mean_accuracy", "accuracy_w0.5_d0.5"])
+def test_scores_of_other_than_one_student_are_refused(runs, tmp_path, capsys, metric):
+    error = refused(capsys, "search", runs / "dynamic", "--metric", metric, "--output", tmp_path / "new")
+    assert error == f"error: metric is {metric}, but each sub-network is listed with its own score: give accuracy.\n"
+
+
 @pytest.fixture
 def copied(runs, tmp_path):
     """Returns a function that copies the plain run and changes its recipe."""
 
-    def copy(name, **options):
-        folder = shutil.copytree(runs / "plain", tmp_path / name)
+    def copy(name, source="plain", **options):
+        folder = shutil.copytree(runs / source, tmp_path / name)
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe | options))
         return folder
@@ -306,6 +317,38 @@ def test_each_student_gets_the_same_texts_in_its_own_tokens(runs, copied, tmp_pa
     ]
     assert texts[0] == texts[1] and "[UNK]" not in str(texts)
     assert not torch.equal(timed[0][0]["input_ids"], timed[-1][0]["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "metric"),
+    [
+        (None, "accuracy"),
+        ("f1", "f1"),
+        ("eval_f1", "f1"),
+        ("mean_f1", "f1"),
+        ("f1_w0.5_d0.5", "f1"),
+        ("loss", "accuracy"),
+        ("mean_loss", "accuracy"),
+    ],
+)
+def test_the_metric_that_chose_the_checkpoint_is_the_default(copied, timed, monkeypatch, chosen, metric):
+    """And the default output is beside the run."""
+    folder = copied("other", "dynamic", metric_for_best_model=chosen)
+    monkeypatch.chdir(folder)
+    main(["search", ".", "--max_latency_ms", "5"])
+    found = json.loads((folder.parent / "other-search" / "search.json").read_text())
+    results = json.loads((folder / "all_results.json").read_text())
+    assert found["metric"] == metric
+    assert found["students"][-1]["score"] == results[f"eval_{metric}_w0.5_d0.5"]
+    assert found["model"] == str(folder.parent / "other-search" / "model")
+
+
+def test_the_default_output_must_be_new(runs, copied, timed, monkeypatch, capsys):
+    folder = copied("other")
+    monkeypatch.chdir(folder.parent)
+    main(["search", "other/", str(runs / "dynamic")])
+    assert "Written to other-search: search.json" in capsys.readouterr().out
+    assert "output other-search already exists and is not empty" in refused(capsys, "search", "other")
 
 
 @pytest.mark.parametrize("size", [1, 4, 40])  # 22 rows
