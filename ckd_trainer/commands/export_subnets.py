@@ -3,8 +3,8 @@
     ckd-trainer export-subnets runs/dynamic --widths 0.5 --depths 0.5 --output small
     ckd-trainer export-subnets runs/dynamic --widths 0.5,0.25 --depths 1.0,0.5 --output students
 
-A single sub-network is written to the output folder itself, several to folders such as w0.5_d1 in it. They load with
-transformers alone.
+By default all widths and depths of the student are written. A single sub-network is written to the output folder
+itself, several to folders such as w0.5_d1 in it. They load with transformers alone.
 """
 
 import argparse
@@ -25,15 +25,16 @@ def main(argv: list[str]) -> None:
         "run", metavar="RUN_DIR", type=given_path, help="output_dir of a run with student_widths or student_depths"
     )
     for name, example in (("widths", "0.5,0.25"), ("depths", "1.0,0.5")):
-        help_text = f"{name}, such as {example} (default: 1)"
-        parser.add_argument(f"--{name}", nargs="+", type=_numbers, default=[[1.0]], metavar="SHARE", help=help_text)
+        help_text = f"{name}, such as {example} (default: all that were trained)"
+        parser.add_argument(f"--{name}", nargs="+", type=_numbers, metavar="SHARE", help=help_text)
     parser.add_argument("--output", required=True, type=given_path, help="a new folder for the models")
     options = parser.parse_args(argv)
     output = Path(options.output)
     check_new(output)
     dynamic = load_dynamic(Path(options.run))
-    widths, depths = (dict.fromkeys(itertools.chain(*words)) for words in (options.widths, options.depths))
-    parts = chosen(dynamic, list(widths), list(depths))
+    widths = options.widths or [[part.width for part in dynamic.subnetworks]]
+    depths = options.depths or [[part.depth for part in dynamic.subnetworks]]
+    parts = chosen(dynamic, *(list(dict.fromkeys(itertools.chain(*words))) for words in (widths, depths)))
     models = [plain_model(dynamic, part) for part in parts]  # all are checked before any is written
     with filling(output):
         for part, plain in zip(parts, models, strict=True):

@@ -125,6 +125,20 @@ def test_several_are_exported_to_folders_of_their_own(runs, tmp_path, widths):
 
 
 @pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["w0.5_d0.5", "w0.5_d1", "w1_d0.5", "w1_d1"]),
+        (["--widths", "0.5"], ["w0.5_d0.5", "w0.5_d1"]),
+        (["--depths", "0.5"], ["w0.5_d0.5", "w1_d0.5"]),
+    ],
+    ids=str,
+)
+def test_all_widths_and_depths_are_exported_by_default(runs, tmp_path, words, parts):
+    main(["export-subnets", str(runs / "dynamic"), *words, "--output", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == parts
+
+
+@pytest.mark.parametrize(
     "option",
     [{"output_hidden_states": True}, {"output_attentions": True}, {"return_dict": False}, {"dtype": "bfloat16"}],
     ids=str,
@@ -133,7 +147,7 @@ def test_a_student_with_another_config_is_exported(runs, tmp_path, option):
     student = shutil.copytree(runs / "dynamic", tmp_path / "student")
     config = json.loads((student / "config.json").read_text())
     (student / "config.json").write_text(json.dumps(config | option))
-    main(["export-subnets", str(student), "--widths", "0.5", "--output", str(tmp_path / "new")])
+    main(["export-subnets", str(student), "--widths", "0.5", "--depths", "1", "--output", str(tmp_path / "new")])
     assert (tmp_path / "new" / "model.safetensors").is_file()
 
 
@@ -163,7 +177,7 @@ def test_adapters_are_refused_by_name(runs, tmp_path, capsys, command):
 
 def test_what_cannot_be_exported_is_refused(runs, tmp_path, capsys):
     new = ["--output", tmp_path / "new"]
-    error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.75", *new)
+    error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.75", "--depths", "1", *new)
     assert "was not trained for width 0.75 with depth 1: its sub-networks, width x depth, are 1 x 1, 1 x 0.5" in error
     assert "holds no dynamic student" in refused(capsys, "export-subnets", runs / "plain", *new)
     error = refused(capsys, "export-subnets", runs / "dynamic", "--widths", "0.5;1", *new)
