@@ -8,15 +8,22 @@ import statistics
 
 import pytest
 import torch
-from helpers.method_reference import attention_relation_loss as slow_attention_relation_loss
-from helpers.method_reference import state_loss as slow_state_loss
+from helpers import method_reference as slow
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
 from torch.nn import functional as F
 
 from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, DynamicTrainer
-from ckd_trainer.methods import MiniLMv2Arguments, TinyBERTArguments
+from ckd_trainer.methods import (
+    AttributionArguments,
+    DistilBERTArguments,
+    GramArguments,
+    MiniLMv2Arguments,
+    PKDArguments,
+    RankingArguments,
+    TinyBERTArguments,
+)
 from ckd_trainer.models.importance import importance, rewire
 from ckd_trainer.models.linear_layers import linear_layers
 from ckd_trainer.models.subnetworks import SubNetwork, record_subnetworks, subnetworks_of
@@ -27,6 +34,14 @@ TEACHES = DynamicArguments(student_widths="1.0,0.5", student_depths="1.0,0.5", w
 WEIGHTS = {"wr_distance": 3.0, "wr_angle": 5.0, "ltr_distance": 7.0, "ltr_angle": 11.0}
 LOSS = ALL_TERMS | {f"{term}_weight": weight for term, weight in WEIGHTS.items()}
 LOSS |= {"term_balance": "none", "alpha": 0.3, "temperature": 2.0, "window_size": 5}
+METHODS = {
+    "pkd": PKDArguments(pkd_weight=3.0),
+    "distilbert_cosine": DistilBERTArguments(distilbert_cosine_weight=3.0),
+    "gram": GramArguments(gram_weight=3.0),
+    "attribution": AttributionArguments(attribution_weight=3.0, attribution_top_k=10),
+    "listwise": RankingArguments(listwise_weight=3.0, listwise_temperature=2.0),
+    "margin_mse": RankingArguments(margin_mse_weight=3.0),
+}
 DESCENT = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
 
 
@@ -76,28 +91,63 @@ def masked(model, part):
     return lambda batch: torch.func.functional_call(Twin(), weights, (batch["input_ids"], batch["attention_mask"]))
 
 
+def slow_terms(name, ours, theirs, batch, pairs):
+    """Returns CKD's terms, or that of another method, by their names.
+
+    ours, theirs: (logits, hidden states).
+    pairs: the matched layers, of which the first are the embeddings and the last the last.
+    """
+    (logits, states), (their_logits, their_states), mask = ours, theirs, batch["attention_mask"]
+    if name == "ckd":
+        return slow_relation_losses(states, their_states, mask, pairs=pairs, window_size=5)
+    if name == "attribution":  # of the first class: the second has the same
+        log_p, their_log_p = (values.log_softmax(-1)[:, :1] for values in (logits, their_logits))
+        found = slow.attributions(log_p, states[0], mask)
+        wanted = slow.attributions(their_log_p, their_states[0], mask, 10).detach()
+        return {name: slow.attribution_loss(found, wanted, mask)}
+    if name in ("listwise", "margin_mse"):
+        scores = [values[:, 1] - values[:, 0] for values in (logits, their_logits)]
+        more = [2.0] if name == "listwise" else []
+        return {name: getattr(slow, f"{name}_loss")(*scores, batch["group"], *more)}
+    first = torch.zeros_like(mask)
+    first[:, 0] = 1
+    pairs, loss, *more = {
+        "pkd": (pairs[1:-1], slow.normalized_state_loss, first),
+        "distilbert_cosine": (pairs[-1:], slow.cosine_loss, mask),
+        "gram": (pairs, slow.gram_matrix_loss, mask, False),
+    }[name]
+    return {name: sum(loss(states[i], their_states[j], *more) for i, j in pairs) / len(pairs)}
+
+
+@pytest.mark.parametrize("name", ["ckd", *METHODS])
 @pytest.mark.parametrize("whole_student_teaches", [False, True])
-def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path, whole_student_teaches):
-    student, teacher = student_of().double(), tiny_model(layers=4, seed=1).double()
-    twin, data = copy.deepcopy(student), examples(8, seed=3)
-    dynamic_args = TEACHES if whole_student_teaches else FOUR
-    run = dynamic(tmp_path, student, dynamic_args, teacher_model=teacher, train=data, options=DESCENT)
+def test_one_step_is_the_twins_sum_over_sub_networks(tmp_path, whole_student_teaches, name):
+    teacher = tiny_model(layers=4, seed=1, width=32 if name == "ckd" else 16).double()
+    student, data = student_of().double(), examples(8, seed=3)
+    twin, dynamic_args = copy.deepcopy(student), TEACHES if whole_student_teaches else FOUR
+    weights, options = WEIGHTS, {}
+    if name != "ckd":
+        weights, loss = {name: 3.0}, {key: LOSS[key] for key in ("alpha", "temperature", "term_balance")}
+        options = {"ckd_args": CKDArguments.without_relations(**loss), "methods": [METHODS[name]]}
+    if name in ("listwise", "margin_mse"):
+        data, options = data.add_column("group", [0, 0, 0, 0, 1, 1, 1, 1]), options | {"group_size": 4}
+    run = dynamic(tmp_path, student, dynamic_args, teacher_model=teacher, train=data, options=DESCENT, **options)
     run.train()
 
     batch = pad(list(data))
     twin.set_attn_implementation("eager")
-    with torch.no_grad():
-        theirs = (copy.deepcopy(twin) if whole_student_teaches else teacher).eval()(**batch, output_hidden_states=True)
+    teaching = (copy.deepcopy(twin) if whole_student_teaches else teacher).requires_grad_(name == "attribution")
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    theirs = teaching.eval()(**inputs, output_hidden_states=True)
     losses = {}
     for part in FOUR.subnetworks:
-        logits, hidden = masked(twin, part)(batch)
+        ours = logits, _ = masked(twin, part)(batch)
         p, q = (theirs.logits / 2).softmax(-1), (logits / 2).softmax(-1)
         pairs = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)] if part.depth == 1 else [(0, 0), (1, 2), (2, 4)]
-        terms = slow_relation_losses(
-            hidden, theirs.hidden_states, batch["attention_mask"], pairs=pairs, window_size=5
-        ) | {"task": F.cross_entropy(logits, batch["labels"])}
+        terms = slow_terms(name, ours, (theirs.logits, theirs.hidden_states), batch, pairs)
+        terms |= {"task": F.cross_entropy(logits, batch["labels"])}
         terms["logits"] = 4 * (p * (p.log() - q.log())).sum(-1).mean()
-        losses[part] = sum(weight * terms[term] for term, weight in WEIGHTS.items())
+        losses[part] = sum(weight * terms[term] for term, weight in weights.items())
         losses[part] += 0.7 * terms["task"] + 0.3 * terms["logits"]
         if whole_student_teaches and part == SubNetwork():
             losses[part] = terms["task"]
@@ -348,6 +398,14 @@ def test_what_does_not_work_is_refused(tmp_path, kwargs, message):
         dynamic(tmp_path, **kwargs)
 
 
+@pytest.mark.parametrize("kind", ["fsdp", "deepspeed"])
+def test_weights_in_parts_are_refused(tmp_path, kind):
+    run = dynamic(tmp_path)
+    setattr(run, f"is_{kind}_enabled", True)
+    with pytest.raises(InputError, match="needs all of its weights on each device: leave out FSDP and DeepSpeed"):
+        run.use_loss(CKDArguments(**LOSS))
+
+
 def test_states_are_compared_without_projections(tmp_path):
     """DynaBERT's own loss: the squared error of hidden states, for which the teacher has the student's width."""
     states = TinyBERTArguments(
@@ -374,7 +432,7 @@ def test_projections_are_shared_by_all_sub_networks(tmp_path):
         for part in FOUR.subnetworks:
             ours = [linear.double()(state) for state in masked(student, part)(batch)[1]]
             pairs = [(1, 1), (2, 2), (3, 3), (4, 4)] if part.depth == 1 else [(1, 2), (2, 4)]
-            losses = [slow_state_loss(ours[i], theirs[j], batch["attention_mask"]).item() for i, j in pairs]
+            losses = [slow.state_loss(ours[i], theirs[j], batch["attention_mask"]).item() for i, j in pairs]
             assert entry[f"loss_tinybert_hidden_{part}"] == pytest.approx(sum(losses), rel=1e-5), part
     trained = dynamic(tmp_path / "trained", options=DESCENT, **more | {"teacher_model": tiny_model(layers=4, seed=1)})
     before = copy.deepcopy(trained._projections.module.state_dict())
@@ -405,7 +463,7 @@ def test_relation_heads_work_with_several_widths(tmp_path):
             dims = 16 if part.width == 1 else 8
             ours = projections(student, part.layers(student.config)[-1], state, dims)
             losses = [
-                slow_attention_relation_loss((a, a), (b, b), batch["attention_mask"], 4).item()
+                slow.attention_relation_loss((a, a), (b, b), batch["attention_mask"], 4).item()
                 for a, b in zip(ours, theirs, strict=True)
             ]
             assert entry[f"loss_minilmv2_{part}"] == pytest.approx(sum(losses), rel=1e-5), part

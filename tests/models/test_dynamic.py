@@ -1,10 +1,12 @@
 """Dynamic models: sub-networks as slices, the order of heads and neurons, and plain models made from them."""
 
 import copy
+import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
@@ -202,6 +204,64 @@ def test_the_gradient_of_a_sub_network_touches_its_slice_alone(family):
             inside = gradient[: rows // 2] if name in (*layer.projections, layer.up) else gradient[:, : columns // 2]
             outside = gradient[rows // 2 :] if name in (*layer.projections, layer.up) else gradient[:, columns // 2 :]
             assert inside.abs().sum() > 0 and outside.abs().max() == 0
+
+
+def used(model, part):
+    """Returns where the states that a sub-network computes have a gradient: {parameter: booleans}.
+
+    That of biases of keys is 0, but for rounding.
+    """
+    model.zero_grad()
+    with DynamicModel(model).running(part):
+        model.base_model(**batch_of()).last_hidden_state.pow(3).sum().backward()
+    return {
+        name: torch.zeros_like(weight, dtype=torch.bool) if weight.grad is None else weight.grad.abs() > 1e-12
+        for name, weight in model.named_parameters()
+    }
+
+
+@families
+def test_sub_networks_nest(family):
+    """All that a narrower or shallower sub-network uses is in the wider or deeper one, which uses more."""
+    model = model_of(family)
+    found = {part: used(model, part) for part in (SubNetwork(), *PARTS, SubNetwork(0.25, 0.5))}
+    pairs = [
+        (inner, outer)
+        for inner, outer in itertools.permutations(found, 2)
+        if inner.width <= outer.width and inner.depth <= outer.depth
+    ]
+    assert len(pairs) == 14
+    for inner, outer in pairs:
+        both = [(found[inner][name], found[outer][name]) for name in found[outer]]
+        assert not any((ours & ~theirs).any() for ours, theirs in both), (inner, outer)
+        assert sum(ours.sum() for ours, _ in both) < sum(theirs.sum() for _, theirs in both), (inner, outer)
+
+
+def test_layers_nest():
+    for layers in range(1, 30):
+        config = BertConfig(num_hidden_layers=layers)
+        kept = [set(SubNetwork(depth=percent / 100).layers(config)) for percent in range(1, 101)]
+        assert all(inner <= outer for inner, outer in itertools.pairwise(kept))
+
+
+@families
+@parts
+def test_slices_are_no_copies(family, part, monkeypatch):
+    """The weights that linear layers compute with lie in the memory of the whole ones."""
+    model, computed_with, linear = model_of(family), [], F.linear
+
+    def recorded(inputs, weight, bias=None):
+        computed_with.extend([weight] if bias is None else [weight, bias])
+        return linear(inputs, weight, bias)
+
+    monkeypatch.setattr(F, "linear", recorded)
+    outputs_of(model, part)
+    whole = {weight.untyped_storage().data_ptr(): weight for weight in model.parameters()}
+    cut = 0
+    for weight in computed_with:
+        cut += weight.numel() < whole[weight.untyped_storage().data_ptr()].numel()
+    # Of each layer, four projections and two linear layers are cut, and the biases of four of them.
+    assert cut == 10 * len(part.layers(model.config))
 
 
 @families
