@@ -15,12 +15,14 @@ from transformers import AutoModelForSequenceClassification
 
 import run_glue_ckd
 import run_squad_ckd
+from ckd_trainer.cli import main
 from ckd_trainer.models.dynamic import DynamicModel
 from ckd_trainer.models.subnetworks import SubNetwork
 
 QUICK = "--per_device_train_batch_size 8 --save_steps 2 --logging_steps 1 --report_to none --disable_tqdm true"
 QUICK = [*QUICK.split(), "--max_seq_length", "32", "--do_train", "--do_eval"]
 SAME_DEPTH = ["--student_init", "teacher_layers", "--student_num_layers", "4", "--student_layers", "first"]
+PARTS = ["w1_d0.5", "w0.5_d1", "w0.5_d0.5"]
 BOTH = ["--student_widths", "1.0,0.5", "--student_depths", "1.0,0.5"]
 STAGES = [
     {"student_widths": "1.0,0.5", "max_steps": 4},
@@ -228,6 +230,25 @@ def test_a_student_that_teaches_itself_learns_from_labels(once, tmp_path, capsys
     with pytest.raises(SystemExit):
         run_glue_ckd.main([*options, "--alpha", "1", "--whole_student_teaches"])
     assert "with whole_student_teaches the whole student learns from the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("labels", [True, False], ids=["beside labels", "alone"])
+def test_texts_without_labels_train_all_sub_networks(once, tmp_path, labels):
+    """And a search finds the best of them."""
+    more = write_tsv(tmp_path / "more.tsv", [row[:1] for row in sentences(60, seed=3)], header=("text",))
+    files = ["--unlabeled_file", str(more), "--validation_file", str(once / "validation.tsv")]
+    files += ["--train_file", str(once / "train.tsv")] if labels else ["--alpha", "1"]
+    start = ["--teacher_model_name_or_path", str(once / "teacher"), "--output_dir", str(tmp_path / "run")]
+    results = run_glue_ckd.main([*files, *start, *QUICK, *SAME_DEPTH, *BOTH, "--max_steps", "3"])
+    assert results["train_samples"] == (96 if labels else 60)
+    assert results.get("unlabeled_samples") == (60 if labels else None)
+    last = [entry for entry in read(tmp_path / "run" / "trainer_state.json")["log_history"] if "loss" in entry][-1]
+    assert all(last[f"loss_logits_{part}"] > 0 and last[f"loss_wr_distance_{part}"] > 0 for part in PARTS)
+    main(["search", str(tmp_path / "run"), "--max_parameters", "1000000"])
+    found = read(tmp_path / "run-search" / "search.json")
+    scores = [results["eval_accuracy"], *(results[f"eval_accuracy_{part}"] for part in PARTS)]
+    assert [one["score"] for one in found["students"]] == scores
+    assert (tmp_path / "run-search" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
