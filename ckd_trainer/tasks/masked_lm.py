@@ -211,12 +211,14 @@ class MaskedLanguageModeling(Task):
         """Cuts the text into blocks, or opens those that an earlier run has cut, or a stream."""
         train: Any = None
         parts, held_out = [], []
+        # First, as cutting the training text may take hours.
+        own = None if self.held_out is None else self._blocks(self.held_out, tokenizer)
         for opened in () if self.args.streaming else self.sources:
             rest, held = self._divided(self._blocks(opened, tokenizer))
             parts.append(self._repeated(rest, opened.source.weight))
             held_out.append(held)
-        if self.held_out is not None:
-            held_out = [self._blocks(self.held_out, tokenizer)]
+        if own is not None:
+            held_out = [own]
         if self.reads_train and self.args.streaming:
             seed = data_seed(self.training_args)
             train = open_stream(self.sources, tokenizer, self._block_options, seed=seed)

@@ -37,6 +37,7 @@ from transformers import (
 import run_glue_ckd
 import run_mlm_ckd
 import run_teacher
+from ckd_trainer.data import documents
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
 from ckd_trainer.data.demo import agreement
 from ckd_trainer.data.masking import MaskingCollator
@@ -392,6 +393,24 @@ def test_held_out_blocks(command, tmp_path):
     assert sets(1, sample_seed=7)[1] != held
     few = sets(1, max_eval_samples=4)[1]
     assert len(few) == 4 and {*few} < {*held} and few != held[:4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"the cat", "has 2 tokens"), (b"the cat\n" * 300 + b"\xff", "line 301")]
+)
+def test_the_held_out_text_is_cut_first(text, teacher, tmp_path, content, message, monkeypatch):
+    """Its mistakes are found before all of the training text is cut."""
+    monkeypatch.setattr(documents, "_BYTES", 512)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_bytes(content)
+    task = MaskedLanguageModeling(
+        TextArguments(train_file=str(text), validation_file=str(held_out), max_seq_length=16),
+        TrainingArguments("unused", use_cpu=True),
+    )
+    task.load(["train", "validation"])
+    with pytest.raises(InputError, match=f"held_out.txt.* {message}"):
+        task.encode(AutoTokenizer.from_pretrained(teacher))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 DYNAMIC = [*MASKS, "--student_num_layers", "4", "--student_widths", "1.0,0.5", "--student_depths", "1.0,0.5"]
