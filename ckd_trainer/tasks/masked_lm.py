@@ -34,6 +34,7 @@ from ckd_trainer.tasks.stream_trainer import StreamTrainer
 from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream
 from ckd_trainer.training.sampling import data_seed
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import public
 from ckd_trainer.utils.processes import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -293,6 +294,7 @@ class MaskedLanguageModeling(Task):
             why = f"{name} has none" if head is None else f"that of {name} has another size"
         if head is not None and fits(config, head):
             trainer.language_head = head
+            trainer.head_of = "the teacher" if pair.layers else f"`{public(str(name))}`"
         else:
             logger.info("The student is saved without a language-model head: %s.", why)
 

@@ -75,6 +75,7 @@ def test_relations_alone(command, teacher, tmp_path):
     moved = "bert.encoder.layer.0.output.dense.weight"
     assert not torch.equal(ours[moved], before[moved])
     assert pipeline("fill-mask", str(tmp_path / "out"))("the cat [MASK]")
+    assert "The language-model head is that of the teacher, and was not trained on" in card(tmp_path / "out")
 
     train = write_tsv(tmp_path / "train.tsv", sentences(24))
     files = ["--train_file", str(train), "--validation_file", str(train), "--max_seq_length", "16"]
@@ -83,6 +84,10 @@ def test_relations_alone(command, teacher, tmp_path):
     run_teacher.main([*quick, *options])
     options = ["--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / "distilled")]
     run_glue_ckd.main([*quick, *options, "--teacher_model_name_or_path", str(tmp_path / "fine-tuned")])
+
+
+def card(folder):
+    return (folder / "README.md").read_text()
 
 
 def blocks(teacher, command):
@@ -116,6 +121,7 @@ def test_evaluation_against_loops(command, teacher, tmp_path, text):
     assert found["eval_loss_logits"] == pytest.approx(logits, rel=1e-4)
     assert found["eval_loss"] == pytest.approx(0.75 * task + 0.25 * logits, rel=1e-4)
     assert found["eval_perplexity"] == pytest.approx(math.exp(task), rel=1e-3)
+    assert "The language-model head was trained with the rest of the model." in card(tmp_path / "out")
 
 
 def test_evaluated_relations_do_not_depend_on_batches(command, tmp_path):
@@ -328,6 +334,7 @@ def test_students_without_a_head(teacher, text, tmp_path, student, reason, caplo
         run(command, tmp_path / "out")
     assert f"saved without a language-model head: {reason}" in caplog.text.replace(f"that of {teacher} ", "")
     assert not any("predictions" in name for name in weights(tmp_path / "out"))
+    assert "The model has no language-model head: train one" in card(tmp_path / "out")
     AutoModel.from_pretrained(tmp_path / "out")
 
 
