@@ -7,7 +7,8 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
-from helpers.files import PROJECT, WORDS, sentences, write_tsv
+from helpers.families import family_model
+from helpers.files import PROJECT, WORDS, sentences, write_questions, write_tagged, write_tsv
 from helpers.language_models import (
     MASKS,
     NO_RELATIONS,
@@ -36,6 +37,8 @@ from transformers import (
 
 import run_glue_ckd
 import run_mlm_ckd
+import run_ner_ckd
+import run_squad_ckd
 import run_teacher
 from ckd_trainer.data import documents
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
@@ -47,6 +50,7 @@ from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 from ckd_trainer.utils.errors import InputError
 
+SHORT = ["--max_steps", "2", "--save_strategy", "no"]
 QUICK = [*QUICK_RUN, "--validation_share", "0.2"]
 
 
@@ -141,6 +145,7 @@ def test_a_masked_student_learns(command, text, tmp_path):
     assert results["eval_perplexity"] < 3
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert log[0]["num_input_tokens_seen"] > 0
+    assert all(entry["train_tokens_per_second"] > 0 for entry in log if "loss" in entry)
 
 
 @pytest.mark.parametrize("options", [[], [*MASKS, "--max_steps", "9"]], ids=["relations", "masks, second epoch"])
@@ -195,6 +200,41 @@ def test_another_method(command, tmp_path):
         "2",
     )
     assert {"eval_loss_gram", "eval_loss_minilmv2"} <= results.keys()
+
+
+FURTHER = [
+    (["pkd", "distilbert_cosine"], []),
+    (["tinybert_attention", "tinybert_embedding"], ["tinybert_embedding"]),
+    (["minilm_attention", "minilm_value"], []),
+]
+
+
+@pytest.mark.parametrize(("terms", "projected"), FURTHER, ids=[terms[0] for terms, _ in FURTHER])
+def test_further_methods(command, tmp_path, unmeasured, terms, projected):
+    """They train; those that learn a projection are not evaluated."""
+    options = [*NO_RELATIONS, *(f"--{term}_weight=0.5" for term in terms), *SHORT]
+    results = run(command, tmp_path / "out", *options)
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert all(log[0][f"loss_{term}"] > 0 for term in terms)
+    assert all((f"eval_loss_{term}" in results) == (term not in projected) for term in terms)
+
+
+@pytest.mark.parametrize("family", ["ModernBERT", "DistilBERT"])
+def test_other_families(command, teacher, tmp_path, unmeasured, family):
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(family_model(family, vocab_size=5 + len(WORDS)).config).save_pretrained(teacher)
+    results = run(command, tmp_path / "out", *MASKS, *SHORT)
+    assert math.isfinite(results["eval_perplexity"]) and math.isfinite(results["eval_loss_wr_distance"])
+    student, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and student.config.num_hidden_layers == 2
+
+
+def test_bf16(command, tmp_path, unmeasured):
+    results = run(command, tmp_path / "out", *MASKS, *SHORT, "--bf16", "true")
+    whole = run(command, tmp_path / "whole", *MASKS, *SHORT)
+    assert results["eval_perplexity"] == pytest.approx(whole["eval_perplexity"], rel=0.02)
+    assert results["eval_perplexity"] != whole["eval_perplexity"]
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
 
 
 def test_projections_are_not_evaluated(command, tmp_path):
@@ -336,6 +376,25 @@ def test_students_without_a_head(teacher, text, tmp_path, student, reason, caplo
     assert not any("predictions" in name for name in weights(tmp_path / "out"))
     assert "The model has no language-model head: train one" in card(tmp_path / "out")
     AutoModel.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", ["ner", "squad"])
+def test_a_student_without_a_head_learns_a_task(command, teacher, tmp_path, unmeasured, task):
+    """Fine-tuned, and distilled."""
+    start = ["--student_init", "random", "--model_name_or_path", str(teacher), *SHORT]
+    run(command, tmp_path / "encoder", *start)
+    write, distill = {"ner": (write_tagged, run_ner_ckd), "squad": (write_questions, run_squad_ckd)}[task]
+    data = str(write(tmp_path / ("data.conll" if task == "ner" else "data.json"), 24))
+    files = ["--train_file", data, "--validation_file", data, "--model_name_or_path", str(tmp_path / "encoder")]
+    files += [*QUICK_RUN, *SHORT, "--doc_stride", "3", *(["--max_question_length", "4"] if task == "squad" else [])]
+    run_teacher.main([*files, "--task_name", task, "--output_dir", str(tmp_path / "fine-tuned")])
+    options = [
+        "--teacher_model_name_or_path",
+        str(tmp_path / "fine-tuned"),
+        "--output_dir",
+        str(tmp_path / "distilled"),
+    ]
+    assert "eval_f1" in distill.main([*files, *options])
 
 
 def test_a_bare_teacher(command, teacher, tmp_path):
