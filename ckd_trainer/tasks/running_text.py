@@ -11,6 +11,7 @@ from ckd_trainer.data.hub import NamedDataset, has_lines_as_rows
 from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile, StreamedRows
 from ckd_trainer.data.tables import Table, state_of
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.utils.errors import InputError
 
 _SAMPLE = 256  # texts of each source that are read before the models are looked up
 
@@ -54,6 +55,10 @@ class OpenText:
             self.streamed = StreamedFile(source, quoting=self.quoting)
         if self.streamed is not None:
             self.sample = first_texts((part for part, _ in self.streamed.parts()), _SAMPLE)
+            if not self.sample:
+                raise InputError(
+                    f"{self.streamed.name}: all texts ({source.text_column!r}) are blank: give another text_column."
+                )
         else:
             self.sample = first_texts(read_documents(source, self._table, quoting=self.quoting), _SAMPLE)
 

@@ -154,6 +154,18 @@ def test_blocks_of_a_folder_of_text_files(tmp_path):
     assert blocks(other).startswith("i b")
 
 
+@pytest.mark.parametrize("form", ["txt", "parquet"])
+def test_a_source_of_blank_rows(tmp_path, form):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if form == "txt":
+        (folder / "train.txt").write_text(" \n\n")
+    else:
+        pq.write_table(pa.table({"text": [" ", ""]}), folder / "train.parquet")
+    with pytest.raises(InputError, match="data, train: all texts .'text'. are blank"):
+        opened(folder, "paragraphs", streaming=True)
+
+
 def test_nothing_is_copied(tmp_path):
     assert len(texts_of(rows_of(folder_of_files(tmp_path / "data")).parts())) == 3 * ROWS
     assert not list((tmp_path / "cache").rglob("*.arrow"))
