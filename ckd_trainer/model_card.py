@@ -67,6 +67,7 @@ def write_model_card(
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=_of_stages(stages) if stages else trainer.describe_loss(),
+        head=trainer.describe_head(),
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=not _OF_CKD.isdisjoint({*objective.weights, *(term for one in stages for term in one["weights"])}),
         adapter=_adapter(student) if adapts else None,

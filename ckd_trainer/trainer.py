@@ -624,6 +624,10 @@ class DistillationTrainer(SamplingTrainer):
         """Returns the loss in one line, with the scales of its weights once they are known."""
         return self.distillation_objective.describe(self.scales)
 
+    def describe_head(self) -> str | None:
+        """Returns what the model card says of the student's head; None where it is trained like the rest."""
+        return None
+
     def _measure(self, step: StepItems) -> None:
         """Measures the norms of a step's gradients and updates the balance."""
         balance = self.balance

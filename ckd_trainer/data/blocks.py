@@ -164,7 +164,7 @@ def blocks_of(
         tokenizer: that of teacher and student.
         options: how the text is cut.
         table: the rows of a data set by name; None for a file.
-        streamed: a data set by name that is not on this disk, instead of `table`.
+        streamed: a data set by name that is read from where it is, instead of `table`.
         show_progress: whether to show a progress bar.
 
     Raises:
@@ -234,7 +234,9 @@ def _key(
     if table is not None:
         content = state_of(table.data)
     elif streamed is not None:
-        content = streamed.identity
+        name = source.dataset_name or ""
+        # With the path of a folder, as the files of two folders may have the same names and times.
+        content = f"{os.path.realpath(name) if os.path.isdir(name) else name} {streamed.identity}"
     elif (path := source.path) is not None:
         with input_errors_about(path):
             content = files_fingerprint([path])

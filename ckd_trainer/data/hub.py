@@ -13,6 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetBuilder, DatasetDict, IterableD
 from datasets.data_files import DataFilesList
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.packaged_modules.csv.csv import CsvConfig
+from datasets.packaged_modules.text.text import TextConfig
 from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.arguments import DataArguments
@@ -33,6 +34,7 @@ Data = TypeVar("Data")
 
 # About configurations and values, the network, a missing library, broken YAML in README.md, damaged files.
 ABOUT_DATA = (ValueError, ImportError, HTTPError, yaml.YAMLError, pa.ArrowException, DatasetsError)
+_ADVICE = "give a folder made by save_to_disk, or one with csv, JSON or parquet files"
 _FORMATS = {module.name for module in pkgutil.iter_modules(packaged_modules.__path__)}  # csv, json, parquet, ...
 
 
@@ -44,6 +46,22 @@ def hub_name(arguments: DataArguments, prefix: str = "") -> str | None:
     """
     name = getattr(arguments, f"{prefix}dataset_name")
     return name if name and not _exists(name) else None
+
+
+def has_lines_as_rows(folder: str, config: str | None) -> bool:
+    """Returns whether a data set is a folder of .txt files, which `datasets` reads as a row for each line.
+
+    Raises:
+        InputError: the folder cannot be loaded.
+    """
+    if not Path(folder).is_dir() or _is_saved(Path(folder)):
+        return False
+    builder = loaded(
+        lambda: datasets.load_dataset_builder(str(Path(folder).resolve()), config),
+        name=f"dataset_name is {folder}, which",
+        advice=_ADVICE,
+    )
+    return isinstance(builder.config, TextConfig) and builder.config.sample_by == "line"
 
 
 class Rows(NamedTuple):
@@ -229,11 +247,9 @@ def _load(
         raise InputError(
             f"{option.removesuffix('name')}revision is set, but {option} {name} is a local folder: leave it out."
         )
-    is_saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
-    if not is_saved:
+    if not _is_saved(folder):
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
-        advice = "give a folder made by save_to_disk, or one with csv, JSON or parquet files"
-        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", advice, streaming, quoting)
+        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", _ADVICE, streaming, quoting)
     if config:
         raise InputError(
             f"{option.removesuffix('name')}config_name is set, but {option} {name} was made by save_to_disk, which "
@@ -249,6 +265,11 @@ def _load(
         return data, {}
     recorded = str(data.split or "").partition("[")[0]  # "train" of "train[:10%]", but all of "train+test"
     return {recorded or "train": data}, {}
+
+
+def _is_saved(folder: Path) -> bool:
+    """Returns whether `save_to_disk` made a folder."""
+    return any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
 
 
 def _file_of(option: str) -> str:

@@ -18,6 +18,7 @@ class MaskingCollator:
 
     Each token other than special ones is chosen with `probability`. Of these, 80% become the mask token, 10% a random
     token and 10% stay; their labels are what they were, all other labels are -100 (Devlin et al. 2019, section 3.1).
+    At least one token of a block is chosen, as in BERT's own code, unless all are special.
     Masks depend only on the seed, the epoch and the tokens of a block. So each epoch has other masks, and they are the
     same after a resume, with any number of processes, workers or batches. A block that an epoch reads twice has
     the same masks both times. A stream has no epochs: there, masks depend on the block's number, and it gets others
@@ -80,7 +81,11 @@ class MaskingCollator:
         draw = "evaluation " if time is None else f"{self.seed} {time} "
         key = hashlib.blake2b(draw.encode() + block.tobytes(), digest_size=16).digest()
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-        chosen = (random.random(len(block)) < self.probability) & self._is_word[block]
+        is_word = self._is_word[block]
+        lots = np.where(is_word, random.random(len(block)), 1.0)  # special tokens are never chosen
+        chosen = lots < self.probability
+        if is_word.any() and not chosen.any():
+            chosen[lots.argmin()] = True
         fate, others = random.random(len(block)), self._words[random.integers(len(self._words), size=len(block))]
         masked = np.select([fate < 0.8, fate < 0.9], [self.tokenizer.mask_token_id, others], block)
         return np.where(chosen, masked, block), np.where(chosen, block, -100)

@@ -166,17 +166,21 @@ class StreamedFile(StreamedDocuments):
 
 
 class StreamedRows(StreamedDocuments):
-    """The documents of a data set by name; each row is one. A place is a shard and the number of rows before it.
+    """The documents of a data set by name: its rows, unless these are lines of .txt files that hold paragraphs.
+
+    A place is a shard, the number of rows before it, and whether the next text begins a document.
 
     Args:
         rows: the split to read.
         text_column: the column of texts.
         seed: draws another order of the shards, such as files, for each pass; None for their own order.
+        paragraphs: whether a document is all rows between two blank ones, or between one and an end of the shard.
     """
 
-    def __init__(self, rows: Rows, text_column: str, *, seed: int | None = None) -> None:
+    def __init__(self, rows: Rows, text_column: str, *, seed: int | None = None, paragraphs: bool = False) -> None:
         super().__init__()
         self.rows, self.name, self.text_column, self.seed = rows, rows.source, text_column, seed
+        self.paragraphs = paragraphs
         data = rows.data
         if isinstance(data, Dataset):
             if len(data) == 0:
@@ -189,13 +193,14 @@ class StreamedRows(StreamedDocuments):
         data = self.rows.data
         return state_of(data) if isinstance(data, Dataset) else str(self.rows.origin)
 
-    def _read(self, number: int, place: list[int] | None) -> Iterator[tuple[Part, list[int]]]:
+    def _read(self, number: int, place: list | None) -> Iterator[tuple[Part, list]]:
         count = self._data.num_shards
         order = range(count) if self.seed is None else np.random.default_rng([self.seed, number]).permutation(count)
-        start, begin = place or (0, 0)
+        start, begin, is_first = place or (0, 0, True)
         for turn in range(start, count):
             shard = self._data.shard(num_shards=count, index=int(order[turn]))
             texts: list[str] = []
+            begins: list[bool] = []
             size, row = 0, begin
             for example in shard.skip(begin) if begin else shard:
                 row += 1
@@ -203,11 +208,13 @@ class StreamedRows(StreamedDocuments):
                 size += len(text)
                 if text:
                     texts.append(text)
+                    begins.append(is_first)
+                is_first = not (self.paragraphs and text)
                 if size >= _CHARACTERS or row - begin >= _ROWS:
-                    yield Part(texts, [True] * len(texts), row - begin), [turn, row]
-                    texts, size, begin = [], 0, row
-            yield Part(texts, [True] * len(texts), row - begin), [turn + 1, 0]
-            begin = 0
+                    yield Part(texts, begins, row - begin), [turn, row, is_first]
+                    texts, begins, size, begin = [], [], 0, row
+            yield Part(texts, begins, row - begin), [turn + 1, 0, True]
+            begin, is_first = 0, True
 
     def _text(self, example: dict[str, Any], where: str) -> str:
         if self.text_column not in example:
@@ -222,7 +229,7 @@ class StreamedRows(StreamedDocuments):
             raise InputError(f"{self.name}, {where}: {self.text_column!r} is {short(text)}, which is not text.")
         return text.strip()
 
-    def _described(self, place: list[int] | None) -> str:
-        if not place or place == [0, 0]:
+    def _described(self, place: list | None) -> str:
+        if not place or place[:2] == [0, 0]:
             return "at its beginning"
         return f"in shard {place[0] + 1}, after {place[1]} rows"

@@ -13,7 +13,7 @@ from ckd_trainer.data.masking import NUMBER
 from ckd_trainer.data.streamed_documents import StreamedDocuments
 from ckd_trainer.utils.errors import InputError
 
-FORMAT = 1  # of states: bump when the same seed gives other blocks, or a place in a text means another one
+FORMAT = 2  # of states: bump when the same seed gives other blocks, or a place in a text means another one
 
 # Blocks that are shuffled together: at 128 tokens a block, 10,000 x 128 x 4 bytes = 5 MB, which take seconds to read.
 # Long blocks are fewer, as the training waits for the first pool.

@@ -43,10 +43,13 @@ class TextArguments(DataArguments):
         "an epoch reads its blocks (1 by default; a fraction draws some of them, the same ones for each epoch). With "
         "streaming it is the share of blocks that are drawn from this text, in relation to the other weights.",
     )
-    text_column: str = option("text", "The column that holds the texts; each row is a document.")
+    text_column: str = option(
+        "text", "The column that holds the texts; each row is a document, except those of a folder of .txt files."
+    )
     lines: Literal["paragraphs", "documents"] = option(
         "paragraphs",
-        "What a line of a .txt file is: a paragraph, where blank lines separate documents, or a document.",
+        "What a line of a .txt file is, also in a folder given as dataset_name: a paragraph, where blank lines "
+        "separate documents, or a document.",
     )
     validation_share: float | None = option(
         None,

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from ckd_trainer.data.masking import MaskingCollator
 from ckd_trainer.dynamic_trainer import DynamicTrainer
+from ckd_trainer.heads import NoHead
 from ckd_trainer.models.language_head import HeadWeights, attach
 from ckd_trainer.trainer import DistillationTrainer
 
@@ -41,9 +42,11 @@ class LanguageModelTrainer(DistillationTrainer):
     Attributes:
         language_head: the head to put on the encoder whenever it is saved in the output folder, see
             `ckd_trainer.models.language_head`; None to save it as it is.
+        head_of: the model that the head is from.
     """
 
     language_head: HeadWeights | None = None
+    head_of = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,6 +121,16 @@ class LanguageModelTrainer(DistillationTrainer):
             mean = torch.where(count > 0, terms[term], 0)  # the mean over zero items is NaN
             self._held_out[term] += torch.stack([mean * count, count.to(mean.dtype)])
         return None, None, None
+
+    def describe_head(self) -> str:
+        if not isinstance(self.head, NoHead):
+            return "The language-model head was trained with the rest of the model."
+        if self.language_head is None:
+            return "The model has no language-model head: train one before you use the model to fill in masks."
+        return (
+            f"The language-model head is that of {self.head_of}, and was not trained on the hidden states of this "
+            "model: train it before you use the model to fill in masks."
+        )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model; in the output folder, with its language-model head. Checkpoints do not need it."""

@@ -34,6 +34,7 @@ from ckd_trainer.tasks.stream_trainer import StreamTrainer
 from ckd_trainer.tasks.streaming import check_streamed_stage, open_stream
 from ckd_trainer.training.sampling import data_seed
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.files import public
 from ckd_trainer.utils.processes import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -211,12 +212,14 @@ class MaskedLanguageModeling(Task):
         """Cuts the text into blocks, or opens those that an earlier run has cut, or a stream."""
         train: Any = None
         parts, held_out = [], []
+        # First, as cutting the training text may take hours.
+        own = None if self.held_out is None else self._blocks(self.held_out, tokenizer)
         for opened in () if self.args.streaming else self.sources:
             rest, held = self._divided(self._blocks(opened, tokenizer))
             parts.append(self._repeated(rest, opened.source.weight))
             held_out.append(held)
-        if self.held_out is not None:
-            held_out = [self._blocks(self.held_out, tokenizer)]
+        if own is not None:
+            held_out = [own]
         if self.reads_train and self.args.streaming:
             seed = data_seed(self.training_args)
             train = open_stream(self.sources, tokenizer, self._block_options, seed=seed)
@@ -291,6 +294,7 @@ class MaskedLanguageModeling(Task):
             why = f"{name} has none" if head is None else f"that of {name} has another size"
         if head is not None and fits(config, head):
             trainer.language_head = head
+            trainer.head_of = "the teacher" if pair.layers else f"`{public(str(name))}`"
         else:
             logger.info("The student is saved without a language-model head: %s.", why)
 

@@ -7,10 +7,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
 from ckd_trainer.data.documents import first_texts, read_documents
-from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.hub import NamedDataset, has_lines_as_rows
 from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile, StreamedRows
 from ckd_trainer.data.tables import Table, state_of
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.utils.errors import InputError
 
 _SAMPLE = 256  # texts of each source that are read before the models are looked up
 
@@ -25,8 +26,8 @@ class OpenText:
         seed: draws the order in which a streamed data set is read; None for its own order.
 
     Attributes:
-        streamed: the documents of a text that is not copied to this disk. With `streaming`, these are the texts to
-            train on, and data sets by name.
+        streamed: the documents of a text of which this disk gets no copy: a folder of .txt files and, with
+            `streaming`, the texts to train on and data sets by name.
 
     Raises:
         InputError: the source cannot be found or read, or has no text.
@@ -38,17 +39,26 @@ class OpenText:
         self._table: Table | None = None
         if source.dataset_name:
             options: Any = args if split == "validation" else source  # it has the options of a data set by name, too
-            named = NamedDataset(options, quoting=args.quoting, streaming=args.streaming)
+            lines = has_lines_as_rows(source.dataset_name, source.dataset_config_name)
+            named = NamedDataset(options, quoting=args.quoting, streaming=args.streaming or lines)
             advice = "name the column of texts with text_column"
-            if args.streaming:
-                rows = named.rows(split, text=source.text_column, advice=advice)
-                self.streamed = StreamedRows(rows, source.text_column, seed=seed)
+            if args.streaming or lines:
+                self.streamed = StreamedRows(
+                    named.rows(split, text=source.text_column, advice=advice),
+                    source.text_column,
+                    seed=seed if args.streaming else None,
+                    paragraphs=lines and source.lines == "paragraphs",
+                )
             else:
                 self._table = named.table(split, texts=[source.text_column], label=None, advice=advice)
         elif args.streaming and split == "train":
             self.streamed = StreamedFile(source, quoting=self.quoting)
         if self.streamed is not None:
             self.sample = first_texts((part for part, _ in self.streamed.parts()), _SAMPLE)
+            if not self.sample:
+                raise InputError(
+                    f"{self.streamed.name}: all texts ({source.text_column!r}) are blank: give another text_column."
+                )
         else:
             self.sample = first_texts(read_documents(source, self._table, quoting=self.quoting), _SAMPLE)
 

@@ -20,7 +20,7 @@ from helpers.rankings import write_rankings
 from helpers.tiny import save_base, tiny_config
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
-from transformers import BertForSequenceClassification, BertForTokenClassification
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
 
 import run_glue_ckd
 import run_teacher
@@ -28,6 +28,7 @@ from ckd_trainer.commands import compare
 from ckd_trainer.comparison import schedule
 from ckd_trainer.comparison.setup import Setup
 from ckd_trainer.comparison.variants import Variant
+from ckd_trainer.data.demo import agreement
 from ckd_trainer.metrics.multi_label import SCORES
 from ckd_trainer.utils.errors import InputError
 
@@ -347,6 +348,22 @@ def test_what_counts_as_another_option(tmp_path, before, now, changed):
     (tmp_path / "runs" / "one" / "seed_1" / "recipe.yaml").touch()
     with pytest.raises(InputError, match="other options for one") if changed else contextlib.nullcontext():
         setup.write_recipes([Variant("one", None, now)])
+
+
+def test_the_starts_of_the_quickstart_of_language_models(in_process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    agreement.write_task("runs/quickstart_mlm/data", train=1000, validation=20, test=2, text=2)
+    base = Path("runs/quickstart_mlm/data/base")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 128}
+    model = BertForMaskedLM(BertConfig(**json.loads((base / "config.json").read_text()) | sizes))
+    for name in ("logits", "ckd"):
+        shutil.copytree(base, base.parents[1] / name)
+        model.save_pretrained(base.parents[1] / name)
+    recipes, short = PROJECT / "recipes", ["--max_steps", "2", "--disable_tqdm", "true"]
+    starts = [str(recipes / "quickstart_mlm_starts.yaml"), "--baseline", "from_scratch"]
+    found = run(recipes / "quickstart_mlm_task.yaml", tmp_path / "out", *short, methods=starts, seeds=(1,))
+    assert [row["method"] for row in found["methods"]] == ["from_scratch", "distilled_logits", "distilled_ckd"]
+    assert len({row["parameters"] for row in found["methods"]}) == 1 and not found["failed"]
 
 
 def test_a_recipe_of_a_language_model_is_refused(tmp_path, capsys):

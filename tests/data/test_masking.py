@@ -10,6 +10,7 @@ from helpers.tiny import save_tokenizer
 from transformers import AutoTokenizer
 
 from ckd_trainer.data.masking import NUMBER, MaskingCollator
+from ckd_trainer.heads import Vocabulary
 from ckd_trainer.utils.errors import InputError
 
 
@@ -71,6 +72,28 @@ def test_masks_follow_from_seed_epoch_and_block(tokenizer):
     assert torch.equal(masked(3, None), masked(4, None))  # those of a validation set
     seen = [masked(3, 0), masked(3, 1), masked(4, 0), masked(3, None)]
     assert not any(torch.equal(one, other) for index, one in enumerate(seen) for other in seen[:index])
+
+
+def test_a_block_without_a_chosen_token_has_one_masked(tokenizer):
+    """At this probability all are such blocks. Each of their words is as likely, and the law stays 80/10/10."""
+    rows = blocks(tokenizer, count=3000, length=5)
+    batch = MaskingCollator(tokenizer, 1e-9, seed=0)(rows)
+    original = torch.tensor([row["input_ids"] for row in rows])
+    chosen, ids = batch["labels"] != -100, batch["input_ids"]
+    assert (chosen.sum(1) == 1).all()
+    places = chosen.sum(0).tolist()
+    assert places[0] == places[-1] == 0 and all(within(count, len(rows), 1 / 5) for count in places[1:-1])
+    assert within(int((ids == tokenizer.mask_token_id).sum()), len(rows), 0.8)
+    assert within(int((ids[chosen] == original[chosen]).sum()), len(rows), 0.1)
+    assert int(Vocabulary().logit_count(batch)) == len(rows)
+    again = MaskingCollator(tokenizer, 1e-9, seed=0)(rows[1000:1001])
+    assert torch.equal(again["labels"][0], batch["labels"][1000])
+
+
+def test_a_block_without_a_word_stays_as_it_is(tokenizer):
+    ids = [tokenizer.cls_token_id, tokenizer.unk_token_id, tokenizer.sep_token_id]
+    batch = MaskingCollator(tokenizer, 0.5, seed=0)([{"input_ids": ids}])
+    assert batch["input_ids"].tolist() == [ids] and batch["labels"].tolist() == [[-100] * 3]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import time
 import zlib
 from types import SimpleNamespace
@@ -15,12 +16,16 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetGenerationError
 from helpers.streams import Breaks
+from helpers.tiny import save_tokenizer
 from huggingface_hub.errors import HTTPError
+from transformers import AutoTokenizer
 
 from ckd_trainer.data import documents, streamed_documents
+from ckd_trainer.data.blocks import BlockOptions
 from ckd_trainer.data.hub import NamedDataset, Rows
 from ckd_trainer.data.streamed_documents import StreamBroken, StreamedDocuments, StreamedFile, StreamedRows
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
+from ckd_trainer.tasks.running_text import OpenText
 from ckd_trainer.utils.errors import InputError
 
 ROWS = 2500  # in each of three files
@@ -94,6 +99,71 @@ def test_rows_from_every_place(tmp_path, monkeypatch, form):
     assert sorted(first) == sorted(second) == sorted(in_order)
     assert any(texts_of(source.parts(number)) != first for number in range(1, 6))  # of three files, six orders
     assert texts_of(rows_of(folder).parts(7)) == in_order
+
+
+def folder_of_lines(folder):
+    """Three .txt files of paragraphs and blank lines; the first one ends without a blank line."""
+    folder.mkdir()
+    for file, lines in enumerate([["a", "b", "", " ", "c", "d"], ["e", "", "f", ""], ["", "g", "h"]]):
+        (folder / f"train-{file}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def opened(folder, lines, seed=None, **options):
+    args = TextArguments(dataset_name=str(folder), lines=lines, **options)
+    return OpenText(args.training_sources[0], args, "train", seed=seed)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_folder_of_text_files(tmp_path, monkeypatch, streaming):
+    """As these files one by one: blank lines separate documents, and so do files."""
+    folder = folder_of_lines(tmp_path / "data")
+    for size in (1, 2, 100):
+        monkeypatch.setattr(streamed_documents, "_ROWS", size)
+        source = opened(folder, "paragraphs", streaming=streaming)
+        parts = [part for part, _ in source.streamed.parts()]
+        assert [text for part in parts for text in part.texts] == [*"abcdefgh"] == source.sample
+        begins = [text for part in parts for text, begin in zip(part.texts, part.begins, strict=True) if begin]
+        assert begins == [*"acefg"]
+        documents = [part for part, _ in opened(folder, "documents", streaming=streaming).streamed.parts()]
+        assert all(all(part.begins) for part in documents) and sum(len(part.texts) for part in documents) == 8
+    monkeypatch.setattr(streamed_documents, "_ROWS", 2)
+    check_every_place(opened(folder, "paragraphs", streaming=True, seed=3).streamed, number=2)
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+def test_blocks_of_a_folder_of_text_files(tmp_path):
+    """Their order does not depend on the seed, and another folder with the same names and times has others."""
+    folder = folder_of_lines(tmp_path / "data")
+    save_tokenizer(tmp_path / "tokenizer", [*"abcdefghi"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+
+    def blocks(folder, seed=0):
+        source = opened(folder, "paragraphs", seed=seed)
+        found = source.blocks(tokenizer, BlockOptions(8 + 2), show_progress=False)["input_ids"]
+        return " ".join(tokenizer.decode(block[1:-1]) for block in found)
+
+    for seed in range(4):
+        assert blocks(folder, seed) == "a b [SEP] c d [SEP] e [SEP] f [SEP] g h"
+    for path in folder.iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert blocks(folder).startswith("a b")
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "train-0.txt").write_text("\n".join(["i", "b", "", " ", "c", "d"]))
+    os.utime(other / "train-0.txt", (1e9, 1e9))
+    assert blocks(other).startswith("i b")
+
+
+@pytest.mark.parametrize("form", ["txt", "parquet"])
+def test_a_source_of_blank_rows(tmp_path, form):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if form == "txt":
+        (folder / "train.txt").write_text(" \n\n")
+    else:
+        pq.write_table(pa.table({"text": [" ", ""]}), folder / "train.parquet")
+    with pytest.raises(InputError, match="data, train: all texts .'text'. are blank"):
+        opened(folder, "paragraphs", streaming=True)
 
 
 def test_nothing_is_copied(tmp_path):

@@ -7,7 +7,8 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
-from helpers.files import PROJECT, WORDS, sentences, write_tsv
+from helpers.families import family_model
+from helpers.files import PROJECT, WORDS, sentences, write_questions, write_tagged, write_tsv
 from helpers.language_models import (
     MASKS,
     NO_RELATIONS,
@@ -36,7 +37,10 @@ from transformers import (
 
 import run_glue_ckd
 import run_mlm_ckd
+import run_ner_ckd
+import run_squad_ckd
 import run_teacher
+from ckd_trainer.data import documents
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
 from ckd_trainer.data.demo import agreement
 from ckd_trainer.data.masking import MaskingCollator
@@ -46,6 +50,7 @@ from ckd_trainer.models.subnetworks import DynamicArguments
 from ckd_trainer.tasks.masked_lm import MaskedLanguageModeling
 from ckd_trainer.utils.errors import InputError
 
+SHORT = ["--max_steps", "2", "--save_strategy", "no"]
 QUICK = [*QUICK_RUN, "--validation_share", "0.2"]
 
 
@@ -74,6 +79,7 @@ def test_relations_alone(command, teacher, tmp_path):
     moved = "bert.encoder.layer.0.output.dense.weight"
     assert not torch.equal(ours[moved], before[moved])
     assert pipeline("fill-mask", str(tmp_path / "out"))("the cat [MASK]")
+    assert "The language-model head is that of the teacher, and was not trained on" in card(tmp_path / "out")
 
     train = write_tsv(tmp_path / "train.tsv", sentences(24))
     files = ["--train_file", str(train), "--validation_file", str(train), "--max_seq_length", "16"]
@@ -82,6 +88,10 @@ def test_relations_alone(command, teacher, tmp_path):
     run_teacher.main([*quick, *options])
     options = ["--model_name_or_path", str(tmp_path / "out"), "--output_dir", str(tmp_path / "distilled")]
     run_glue_ckd.main([*quick, *options, "--teacher_model_name_or_path", str(tmp_path / "fine-tuned")])
+
+
+def card(folder):
+    return (folder / "README.md").read_text()
 
 
 def blocks(teacher, command):
@@ -115,6 +125,7 @@ def test_evaluation_against_loops(command, teacher, tmp_path, text):
     assert found["eval_loss_logits"] == pytest.approx(logits, rel=1e-4)
     assert found["eval_loss"] == pytest.approx(0.75 * task + 0.25 * logits, rel=1e-4)
     assert found["eval_perplexity"] == pytest.approx(math.exp(task), rel=1e-3)
+    assert "The language-model head was trained with the rest of the model." in card(tmp_path / "out")
 
 
 def test_evaluated_relations_do_not_depend_on_batches(command, tmp_path):
@@ -134,6 +145,7 @@ def test_a_masked_student_learns(command, text, tmp_path):
     assert results["eval_perplexity"] < 3
     log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert log[0]["num_input_tokens_seen"] > 0
+    assert all(entry["train_tokens_per_second"] > 0 for entry in log if "loss" in entry)
 
 
 @pytest.mark.parametrize("options", [[], [*MASKS, "--max_steps", "9"]], ids=["relations", "masks, second epoch"])
@@ -188,6 +200,41 @@ def test_another_method(command, tmp_path):
         "2",
     )
     assert {"eval_loss_gram", "eval_loss_minilmv2"} <= results.keys()
+
+
+FURTHER = [
+    (["pkd", "distilbert_cosine"], []),
+    (["tinybert_attention", "tinybert_embedding"], ["tinybert_embedding"]),
+    (["minilm_attention", "minilm_value"], []),
+]
+
+
+@pytest.mark.parametrize(("terms", "projected"), FURTHER, ids=[terms[0] for terms, _ in FURTHER])
+def test_further_methods(command, tmp_path, unmeasured, terms, projected):
+    """They train; those that learn a projection are not evaluated."""
+    options = [*NO_RELATIONS, *(f"--{term}_weight=0.5" for term in terms), *SHORT]
+    results = run(command, tmp_path / "out", *options)
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert all(log[0][f"loss_{term}"] > 0 for term in terms)
+    assert all((f"eval_loss_{term}" in results) == (term not in projected) for term in terms)
+
+
+@pytest.mark.parametrize("family", ["ModernBERT", "DistilBERT"])
+def test_other_families(command, teacher, tmp_path, unmeasured, family):
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(family_model(family, vocab_size=5 + len(WORDS)).config).save_pretrained(teacher)
+    results = run(command, tmp_path / "out", *MASKS, *SHORT)
+    assert math.isfinite(results["eval_perplexity"]) and math.isfinite(results["eval_loss_wr_distance"])
+    student, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and student.config.num_hidden_layers == 2
+
+
+def test_bf16(command, tmp_path, unmeasured):
+    results = run(command, tmp_path / "out", *MASKS, *SHORT, "--bf16", "true")
+    whole = run(command, tmp_path / "whole", *MASKS, *SHORT)
+    assert results["eval_perplexity"] == pytest.approx(whole["eval_perplexity"], rel=0.02)
+    assert results["eval_perplexity"] != whole["eval_perplexity"]
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
 
 
 def test_projections_are_not_evaluated(command, tmp_path):
@@ -327,7 +374,27 @@ def test_students_without_a_head(teacher, text, tmp_path, student, reason, caplo
         run(command, tmp_path / "out")
     assert f"saved without a language-model head: {reason}" in caplog.text.replace(f"that of {teacher} ", "")
     assert not any("predictions" in name for name in weights(tmp_path / "out"))
+    assert "The model has no language-model head: train one" in card(tmp_path / "out")
     AutoModel.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("task", ["ner", "squad"])
+def test_a_student_without_a_head_learns_a_task(command, teacher, tmp_path, unmeasured, task):
+    """Fine-tuned, and distilled."""
+    start = ["--student_init", "random", "--model_name_or_path", str(teacher), *SHORT]
+    run(command, tmp_path / "encoder", *start)
+    write, distill = {"ner": (write_tagged, run_ner_ckd), "squad": (write_questions, run_squad_ckd)}[task]
+    data = str(write(tmp_path / ("data.conll" if task == "ner" else "data.json"), 24))
+    files = ["--train_file", data, "--validation_file", data, "--model_name_or_path", str(tmp_path / "encoder")]
+    files += [*QUICK_RUN, *SHORT, "--doc_stride", "3", *(["--max_question_length", "4"] if task == "squad" else [])]
+    run_teacher.main([*files, "--task_name", task, "--output_dir", str(tmp_path / "fine-tuned")])
+    options = [
+        "--teacher_model_name_or_path",
+        str(tmp_path / "fine-tuned"),
+        "--output_dir",
+        str(tmp_path / "distilled"),
+    ]
+    assert "eval_f1" in distill.main([*files, *options])
 
 
 def test_a_bare_teacher(command, teacher, tmp_path):
@@ -392,6 +459,24 @@ def test_held_out_blocks(command, tmp_path):
     assert sets(1, sample_seed=7)[1] != held
     few = sets(1, max_eval_samples=4)[1]
     assert len(few) == 4 and {*few} < {*held} and few != held[:4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"the cat", "has 2 tokens"), (b"the cat\n" * 300 + b"\xff", "line 301")]
+)
+def test_the_held_out_text_is_cut_first(text, teacher, tmp_path, content, message, monkeypatch):
+    """Its mistakes are found before all of the training text is cut."""
+    monkeypatch.setattr(documents, "_BYTES", 512)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_bytes(content)
+    task = MaskedLanguageModeling(
+        TextArguments(train_file=str(text), validation_file=str(held_out), max_seq_length=16),
+        TrainingArguments("unused", use_cpu=True),
+    )
+    task.load(["train", "validation"])
+    with pytest.raises(InputError, match=f"held_out.txt.* {message}"):
+        task.encode(AutoTokenizer.from_pretrained(teacher))
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
 DYNAMIC = [*MASKS, "--student_num_layers", "4", "--student_widths", "1.0,0.5", "--student_depths", "1.0,0.5"]
