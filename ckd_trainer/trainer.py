@@ -50,6 +50,7 @@ from ckd_trainer.training.matching import (
     check_models,
     check_padding,
     check_segments,
+    check_smoothing,
     match_heads,
     tokenizer_of,
     tokenizer_pair_of,
@@ -232,6 +233,8 @@ class DistillationTrainer(SamplingTrainer):
         self.tokenizers = tokenizer_pair_of(self.data_collator)
         tokenizer = self._tokenizer
         check_padding(self.head, config, tokenizer)
+        if self.label_smoother is not None and self.compute_loss_func is None:
+            check_smoothing(self.head, self.args.label_smoothing_factor)
         if tokenizer is not None:
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
         self.distillation_objective = objective = self._objective(config, teacher)

@@ -128,7 +128,7 @@ def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str,
 
 
 def use_eager_attention(model: torch.nn.Module) -> None:
-    """Makes a model return attentions on request and have second derivatives, unlike other attention implementations."""
+    """Makes a model return attentions on request, and have second derivatives: other implementations do not."""
     for inner in inner_models(model):
         if inner.config.model_type == "modernbert":
             # It reads its configuration in each forward pass, but transformers 5.6 takes it for a model that does not.

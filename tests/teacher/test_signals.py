@@ -103,7 +103,8 @@ def test_queries_and_keys_make_the_attentions(rng):
 def test_modernbert_with_eager_attention(rng):
     """As if it had been made with it: also in transformers 5.6, which does not set it."""
     options = SIZES | {"pad_token_id": 0, "local_attention": 4}
-    switched, made_eager = (made(ModernBertConfig(**options, **more)) for more in ({}, {"attn_implementation": "eager"}))
+    eager = {"attn_implementation": "eager"}
+    switched, made_eager = (made(ModernBertConfig(**options, **more)) for more in ({}, eager))
     assert switched.config._attn_implementation == "sdpa"
     use_eager_attention(switched)
     batch = batch_of(rng)
