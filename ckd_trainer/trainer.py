@@ -21,6 +21,7 @@
 import contextlib
 import copy
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -76,6 +77,8 @@ from ckd_trainer.utils.wrapped_models import (
     use_eager_attention,
     use_inner_weight_names,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class _ResetsMeans(TrainerCallback):
@@ -311,6 +314,8 @@ class DistillationTrainer(SamplingTrainer):
         objective = self.distillation_objective
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
+            if self.ckd_args.teacher_cache_dir and self.teacher is None:
+                logger.info("No term of the loss reads the teacher, so teacher_cache_dir is not used.")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""
