@@ -21,6 +21,7 @@
 import contextlib
 import copy
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -50,6 +51,7 @@ from ckd_trainer.training.matching import (
     check_models,
     check_padding,
     check_segments,
+    check_smoothing,
     match_heads,
     tokenizer_of,
     tokenizer_pair_of,
@@ -75,6 +77,8 @@ from ckd_trainer.utils.wrapped_models import (
     use_eager_attention,
     use_inner_weight_names,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class _ResetsMeans(TrainerCallback):
@@ -232,6 +236,8 @@ class DistillationTrainer(SamplingTrainer):
         self.tokenizers = tokenizer_pair_of(self.data_collator)
         tokenizer = self._tokenizer
         check_padding(self.head, config, tokenizer)
+        if self.label_smoother is not None and self.compute_loss_func is None:
+            check_smoothing(self.head, self.args.label_smoothing_factor)
         if tokenizer is not None:
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
         self.distillation_objective = objective = self._objective(config, teacher)
@@ -308,6 +314,8 @@ class DistillationTrainer(SamplingTrainer):
         objective = self.distillation_objective
         if previous is None or previous.describe() != objective.describe():
             objective.log_plan()
+            if self.ckd_args.teacher_cache_dir and self.teacher is None:
+                logger.info("No term of the loss reads the teacher, so teacher_cache_dir is not used.")
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""

@@ -11,7 +11,7 @@ import torch
 from helpers import method_reference as slow
 from helpers.reference import contextual_relation_losses as slow_relation_losses
 from helpers.tiny import no_dropout, tiny_model
-from helpers.training import ALL_TERMS, examples, logs, pad, trainer
+from helpers.training import ALL_TERMS, CONTROL, examples, logs, pad, trainer
 from torch.nn import functional as F
 
 from ckd_trainer import CKDArguments, DistillationTrainer, DynamicArguments, DynamicTrainer
@@ -516,6 +516,17 @@ def test_a_student_teaches_without_dropout(tmp_path):
     (logits,) = [value for signal, value in signals.items() if type(signal).__name__ == "Logits"]
     with torch.no_grad():
         assert torch.equal(logits, copy.deepcopy(student).eval()(**batch).logits)
+
+
+def test_a_cache_that_nothing_reads_is_told(tmp_path, caplog):
+    """Whether the whole student teaches or nobody does; with a teacher, it is used."""
+    caplog.set_level("INFO", logger="ckd_trainer")
+    told = "No term of the loss reads the teacher, so teacher_cache_dir is not used."
+    for dynamic_args, weights, count in ((TEACHES, ALL_TERMS, 1), (FOUR, CONTROL, 1), (FOUR, ALL_TERMS, 0)):
+        caplog.clear()
+        args = CKDArguments(**weights, teacher_cache_dir=str(tmp_path / "cache"))
+        run = dynamic(tmp_path, None, dynamic_args, ckd_args=args)
+        assert caplog.messages.count(told) == count and run.caches_teacher == (not count)
 
 
 def test_texts_without_labels_are_not_drawn_where_the_whole_student_teaches(tmp_path):

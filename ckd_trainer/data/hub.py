@@ -310,7 +310,8 @@ def _read(
             return {str(split): _delimited(part, quoting, streaming) for split, part in files.items()}, origins
         if streaming:
             return builder.as_streaming_dataset(), origins
-        return datasets.load_dataset(place, config), {}
+        builder.download_and_prepare()
+        return builder.as_dataset(), {}
 
     return loaded(load, name=name, advice=advice)
 

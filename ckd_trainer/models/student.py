@@ -97,8 +97,8 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
         config: the student's; only the number of layers and the labels may differ from the teacher's.
 
     Raises:
-        InputError: the student has another structure where a layer goes (ModernBERT's first layer lacks a norm), or
-            layers are shared (ALBERT).
+        InputError: the student has another structure where a layer goes (ModernBERT's first layer lacks a norm), other
+            weights elsewhere, or layers are shared (ALBERT).
     """
     student = type(teacher)(config)
     prefix = layer_list(teacher)
@@ -110,9 +110,37 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int], config:
         old, new = f"{prefix}.{source - 1}.", f"{prefix}.{target}."
         chosen |= {new + name[len(old) :]: tensor for name, tensor in weights.items() if name.startswith(old)}
     # A head with other labels than the teacher's stays random.
-    chosen = {name: tensor if tensor.shape == fresh[name].shape else fresh[name] for name, tensor in chosen.items()}
-    student.load_state_dict(chosen)
+    rows = teacher.config.num_labels, config.num_labels
+    head = _resized(chosen, fresh, rows, config.model_type)
+    student.load_state_dict(chosen | {name: fresh[name] for name in head})
     return student
+
+
+def _resized(
+    teacher: Mapping[str, torch.Tensor], student: Mapping[str, torch.Tensor], rows: tuple[int, int], family: str
+) -> list[str]:
+    """Returns the names of the weights that have `rows` in teacher and student, one for each label, if these differ.
+
+    Raises:
+        InputError: other weights differ in shape, or only one of the models has them.
+    """
+    names = []
+    for name in {**student, **teacher}:
+        theirs, ours = (tuple(weights[name].shape) if name in weights else () for weights in (teacher, student))
+        if theirs == ours:
+            continue
+        if (*theirs[:1], *ours[:1]) != rows or theirs[1:] != ours[1:]:
+            raise InputError(
+                f"the student's configuration makes another model than the {family} teacher: of {name}, the student "
+                f"has {_described(ours)}, and the teacher {_described(theirs)}. Let only layers and labels differ, as "
+                "config_of_layers does."
+            )
+        names.append(name)
+    return names
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    return f"{' x '.join(map(str, shape))} weights" if shape else "none"
 
 
 def _names_by_layer(weights: Mapping[str, Any], prefix: str) -> dict[int, set[str]]:

@@ -136,6 +136,17 @@ def check_padding(head: Head, config: PreTrainedConfig, tokenizer: PreTrainedTok
         check_padding_token(config, tokenizer)
 
 
+def check_smoothing(head: Head, factor: float) -> None:
+    """Raises InputError if the labels of a head cannot be smoothed, which `Trainer` would find out in the first step.
+
+    Args:
+        factor: `label_smoothing_factor`, above 0.
+    """
+    if head.is_score or not head.label_columns:
+        reason = "the model predicts a score" if head.is_score else "a bare encoder has no labels to smooth"
+        raise InputError(f"label_smoothing_factor is {factor:g}, but {reason}: leave it out.")
+
+
 def check_encoding(
     config: PreTrainedConfig,
     teacher: PreTrainedModel | StoredTeacher,

@@ -128,9 +128,13 @@ def output_options(model: torch.nn.Module, wanted: dict[str, bool]) -> dict[str,
 
 
 def use_eager_attention(model: torch.nn.Module) -> None:
-    """Makes a model return attentions on request, which other attention implementations do not."""
+    """Makes a model return attentions on request, and have second derivatives: other implementations do not."""
     for inner in inner_models(model):
-        inner.set_attn_implementation("eager")
+        if inner.config.model_type == "modernbert":
+            # It reads its configuration in each forward pass, but transformers 5.6 takes it for a model that does not.
+            inner.config._attn_implementation = "eager"
+        else:
+            inner.set_attn_implementation("eager")
 
 
 def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:

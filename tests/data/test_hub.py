@@ -50,6 +50,15 @@ def test_each_form_gives_the_same_texts(tmp_path, form):
     assert task.test[""][:] == {"text": data["test"]["review"][:]}
 
 
+@pytest.mark.parametrize("form", ["parquet", "json", "csv"])
+def test_a_folder_is_listed_once(tmp_path, monkeypatch, form):
+    listed = []
+    kind = datasets.load.LocalDatasetModuleFactory
+    monkeypatch.setattr(kind, "get_module", lambda self, found=kind.get_module: listed.append(self) or found(self))
+    load(saved(tmp_path / "data", split_texts(), form))
+    assert len(listed) == 1
+
+
 def test_the_hub_is_asked_by_name_configuration_and_revision(monkeypatch):
     hub = Hub(monkeypatch, split_texts())
     task = load("me/data", dataset_config_name="small", dataset_revision="v1.0", splits=["validation"])

@@ -361,6 +361,21 @@ def test_a_bare_encoder(tmp_path):
     assert run.state.log_history[0]["loss_task"] > 0
 
 
+@pytest.mark.parametrize(("head", "reason"), [("none", "has no labels to smooth"), ("score", "predicts a score")])
+def test_smoothing_of_what_has_no_classes(tmp_path, head, reason):
+    """Also where a batch has labels for a bare encoder. A loss function of the user's own takes its place."""
+    data = examples("classes" if head == "none" else head)
+    args = CKDArguments(**RELATIONS | {"alpha": 0})
+    options = {"label_smoothing_factor": 0.1, "remove_unused_columns": False}
+    with pytest.raises(InputError, match=f"label_smoothing_factor is 0.1, but .* {reason}.*: leave it out"):
+        trainer(tmp_path, head, data, ckd_args=args, options=options).train()
+
+    def to_zero(outputs, labels, num_items_in_batch=None):
+        return outputs[0].square().mean()
+
+    trainer(tmp_path, head, data, ckd_args=args, options=options, compute_loss_func=to_zero).train()
+
+
 def test_a_loss_function_without_labels(tmp_path):
     """It need not read any: what it returns is the mean over examples."""
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from helpers.families import family_model
 from helpers.tiny import WORDS, save_tokenizer, tiny_config, tiny_model
 from transformers import (
     AlbertConfig,
@@ -144,6 +145,45 @@ def test_shared_layers_cannot_be_taken():
     )
     with pytest.raises(InputError, match="the albert teacher does not have 4 separate layers"):
         student_from_layers(teacher, [2, 4], teacher.config)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("BERT", {"hidden_size": 16}, "of bert.embeddings.word_embeddings.weight, .* 40 x 16 weights, .* 40 x 32 w"),
+        ("BERT", {"intermediate_size": 8}, "layer.0.intermediate.dense.weight, the student has 8 x 32 w.* 32 x 32 w"),
+        (
+            "BERT",
+            {"vocab_size": 60},
+            "word_embeddings.weight, the student has 60 x 32 weights, and the teacher 40 x 32",
+        ),
+        (
+            "ELECTRA",
+            {"embedding_size": 32},
+            "word_embeddings.weight, the student has 40 x 32 weights, .* 40 x 8 weights",
+        ),
+        (
+            "DeBERTa-v2",
+            {"conv_kernel_size": 0},
+            "deberta.encoder.conv.conv.weight, the student has none, and the teach",
+        ),
+        ("DistilBERT", {"num_labels": 3}, None),
+        ("RoBERTa", {"num_labels": 1}, None),
+        ("BERT", {"hidden_dropout_prob": 0.0}, None),
+    ],
+)
+def test_what_else_a_configuration_may_change(family, change, words):
+    teacher = family_model(family)
+    config = config_of_layers(teacher.config, [1, 4])
+    for name, value in change.items():
+        setattr(config, name, value)
+    if words is None:
+        student = student_from_layers(teacher, [1, 4], config)
+        embeddings = (model.get_input_embeddings().weight for model in (student, teacher))
+        assert torch.equal(*embeddings) and student.config.num_labels == change.get("num_labels", 2)
+    else:
+        with pytest.raises(InputError, match=f"makes another model than the .* teacher: .*{words}"):
+            student_from_layers(teacher, [1, 4], config)
 
 
 def test_another_head_stays_random_and_the_rest_is_the_teachers(tiny_teacher):

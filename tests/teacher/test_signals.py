@@ -100,6 +100,19 @@ def test_queries_and_keys_make_the_attentions(rng):
     torch.testing.assert_close(attention, scores.softmax(-1))
 
 
+def test_modernbert_with_eager_attention(rng):
+    """As if it had been made with it: also in transformers 5.6, which does not set it."""
+    options = SIZES | {"pad_token_id": 0, "local_attention": 4}
+    eager = {"attn_implementation": "eager"}
+    switched, made_eager = (made(ModernBertConfig(**options, **more)) for more in ({}, eager))
+    assert switched.config._attn_implementation == "sdpa"
+    use_eager_attention(switched)
+    batch = batch_of(rng)
+    ours, theirs = (model(**batch, output_attentions=True) for model in (switched, made_eager))
+    assert torch.equal(ours.logits, theirs.logits) and len(ours.attentions) == len(theirs.attentions) == 3
+    assert all(map(torch.equal, ours.attentions, theirs.attentions))
+
+
 def test_a_family_whose_modules_are_unknown():
     model = Auto.from_config(GPT2Config(n_embd=8, n_head=1, n_layer=1, vocab_size=60))
     with pytest.raises(
