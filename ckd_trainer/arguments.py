@@ -156,6 +156,15 @@ class CKDArguments:
 
     def __post_init__(self) -> None:
         check_types(self)
+        self._check_weights()
+        self._check_teacher_scores()
+        self._check_relations()
+        self.teacher_cache_dir = expanded(self.teacher_cache_dir)
+        if self.teacher_cache_dir and os.path.isfile(self.teacher_cache_dir):
+            raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
+
+    def _check_weights(self) -> None:
+        """Raises InputError for a weight, a temperature or an option of their balance that cannot be used."""
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha is {self.alpha}, but it is a share of the loss: give a number from 0 to 1.")
         for name, divided in (("temperature", "logits"), ("relation_temperature", "cosines")):
@@ -169,10 +178,16 @@ class CKDArguments:
         rate = self.projection_learning_rate
         if rate is not None and not (rate >= 0 and math.isfinite(rate)):
             raise InputError(f"projection_learning_rate is {rate}: give 0 or a positive number.")
+
+    def _check_teacher_scores(self) -> None:
+        """Raises InputError if the teacher's scores cannot be mapped."""
         if not (math.isfinite(self.teacher_score_scale) and self.teacher_score_scale != 0):
             raise InputError(f"teacher_score_scale is {self.teacher_score_scale}: give a number other than 0.")
         if not math.isfinite(self.teacher_score_shift):
             raise InputError(f"teacher_score_shift is {self.teacher_score_shift}: give a finite number.")
+
+    def _check_relations(self) -> None:
+        """Raises InputError for relations that cannot be compared; sets the normalization that l2 has."""
         if self.window_size is not None and (self.window_size < 1 or self.window_size % 2 == 0):
             raise InputError(
                 f"window_size is {self.window_size}, but a token sits in the middle of its window: give an odd number "
@@ -186,9 +201,6 @@ class CKDArguments:
         if self.distance == "l2":
             self.relation_normalization = "pairs"
         check_layer_mapping(self, "wr_layer_mapping", "ltr_layer_mapping")
-        self.teacher_cache_dir = expanded(self.teacher_cache_dir)
-        if self.teacher_cache_dir and os.path.isfile(self.teacher_cache_dir):
-            raise InputError(f"teacher_cache_dir {self.teacher_cache_dir} is a file: give a folder.")
 
     @property
     def weights(self) -> dict[str, float]:

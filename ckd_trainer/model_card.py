@@ -47,23 +47,16 @@ def write_model_card(
         write_atomically(path, card)
         return
     model_name = model_name or folder.resolve().name
+    model_id = trainer.hub_model_id or model_name
     stages, objective = recorded_stages(folder), trainer.distillation_objective
     # The last stage may be one without a teacher.
     student, teacher = unwrapped(trainer.model), trainer.given_teacher if stages else trainer.teacher_model
     adapts = has_adapters(student)  # PEFT loads what was trained into the model that it was put on
-    tags = [tags] if isinstance(tags, str) else list(tags or [])
     card = ModelCard.from_template(
-        ModelCardData(
-            language=language,
-            license=license,
-            library_name="peft" if adapts else "transformers",
-            tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
-            datasets=[dataset_tags] if isinstance(dataset_tags, str) else dataset_tags or None,
-            base_model=_hub_id(student if adapts or teacher is None else teacher),
-        ),
+        _metadata(student, teacher, _listed(tags), _listed(dataset_tags), language=language, license=license),
         template_path=str(TEMPLATE),
         name=model_name,
-        model_id=trainer.hub_model_id or model_name,
+        model_id=model_id,
         teacher=_description(teacher) if teacher is not None else None,
         models=[_row("this model", student)] + ([_row("teacher", teacher)] if teacher is not None else []),
         loss=_of_stages(stages) if stages else trainer.describe_loss(),
@@ -71,14 +64,28 @@ def write_model_card(
         wrapper=None if adapts or isinstance(student, PreTrainedModel) else type(student).__name__,
         relations=not _OF_CKD.isdisjoint({*objective.weights, *(term for one in stages for term in one["weights"])}),
         adapter=_adapter(student) if adapts else None,
-        usage=_adapter_usage(trainer, model_name)
-        if adapts
-        else trainer.head.usage(trainer.hub_model_id or model_name),
+        usage=_adapter_usage(trainer, model_id) if adapts else trainer.head.usage(model_id),
         results=results,
         recipe=_recipe(folder / RECIPE),
         versions=", ".join(f"{package} {number}" for package, number in versions().items()),
     )
     write_atomically(path, str(card).rstrip() + "\n")
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or [])
+
+
+def _metadata(student: Any, teacher: Any, tags: list[str], datasets: list[str], **options: Any) -> ModelCardData:
+    """Returns what the Hub shows of a student, and by which it is found."""
+    adapts = has_adapters(student)
+    return ModelCardData(
+        library_name="peft" if adapts else "transformers",
+        tags=["ckd-trainer", *(["knowledge-distillation"] if teacher is not None else []), *tags],
+        datasets=datasets or None,
+        base_model=_hub_id(student if adapts or teacher is None else teacher),
+        **options,
+    )
 
 
 def _adapter(student: Any) -> str:
@@ -91,9 +98,9 @@ def _adapter(student: Any) -> str:
     )
 
 
-def _adapter_usage(trainer: Trainer, model_name: str) -> str:
+def _adapter_usage(trainer: Trainer, model_id: str) -> str:
     """Returns Python code that loads an adapter onto its base model."""
-    auto_class, model_id = trainer.head.auto_class, trainer.hub_model_id or model_name
+    auto_class = trainer.head.auto_class
     base = public(str(unwrapped(trainer.model).name_or_path)) or "base-model"
     return (
         f"from peft import PeftModel\nfrom transformers import AutoConfig, {auto_class}\n\n"

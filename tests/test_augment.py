@@ -80,6 +80,10 @@ def test_a_run_reads_them(masked_lm, train, tmp_path, tiny_teacher):
         (["--variants", "0"], "variants is 0"),
         (["--output_file", "HERE/there.parquet"], "there.parquet, which exists: give another name"),
         (["--unlabeled_file", "HERE/train.tsv"], "only training texts are augmented"),
+        (
+            ["--text_pair_column", "b", "--group_column", "c"],
+            "group_column is set, but texts without labels cannot be",
+        ),
         (["--train_file", "HERE/none.tsv"], "none.tsv is missing"),
         (["--vectors_file", "HERE/none.txt"], "none.txt"),
         (["--model_name_or_path", "HERE/classifier"], "has no weights for cls"),

@@ -2,6 +2,7 @@
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, write_tsv
 
@@ -36,6 +37,17 @@ def test_pairs_of_a_file(train, tmp_path, monkeypatch, capsys):
     assert run(tmp_path / "c.parquet", "--train_file", train, *COLUMNS, "--seed", 1) != rows
     more = run(tmp_path / "d.parquet", "--train_file", train, *COLUMNS, "--neighbors", 4, "--random_pairs", 0)
     assert len(more["question"]) > len(rows["question"])
+
+
+def test_labels_are_not_needed(train, tmp_path):
+    """Neither in a file nor in a data set, whatever the options say about them."""
+    rows = run(tmp_path / "a.parquet", "--train_file", train, *COLUMNS)
+    texts = [line.split("\t")[:2] for line in train.read_text().splitlines()]
+    bare = write_tsv(tmp_path / "bare.tsv", texts[1:], header=texts[0])
+    assert run(tmp_path / "b.parquet", "--train_file", bare, *COLUMNS) == rows
+    assert run(tmp_path / "c.parquet", "--train_file", bare, *COLUMNS, "--multi_label") == rows
+    Dataset.from_dict(dict(zip(texts[0], zip(*texts[1:], strict=True), strict=True))).save_to_disk(tmp_path / "saved")
+    assert run(tmp_path / "d.parquet", "--dataset_name", tmp_path / "saved", *COLUMNS) == rows
 
 
 def test_a_run_reads_them(train, tmp_path, tiny_teacher):

@@ -47,8 +47,6 @@ class RecombineArguments:
 def main(argv: list[str]) -> None:
     data_args, args = parse_recipe([GlueArguments, RecombineArguments], argv, prog="ckd-trainer recombine")
     check_training_alone(data_args, "paired")
-    if data_args.group_column:
-        raise InputError("group_column is set, but texts without labels cannot be grouped by query: leave it out.")
     columns = list(text_columns_of(data_args).values())
     if len(columns) == 1:
         raise InputError(

@@ -151,8 +151,8 @@ def load_validation_texts(arguments: GlueArguments) -> TextTask:
     if arguments.task_name is not None:
         return load_task(arguments, seed=0, splits=("validation",))
     texts = text_columns_of(arguments)
-    open_split, _ = _opener(arguments, texts, [], [], ("validation",))
-    data = _encode(open_split("validation"), texts, None, None, "")
+    table = _opener(arguments, _named(arguments), ("validation",))("validation")
+    data = _encode(table, texts, None, None, "")
     data = data.select(range(min(arguments.max_eval_samples or len(data), len(data))))
     return TextTask("own_files", None, {"": data}, {}, text_columns=tuple(texts), label_names=None)
 
@@ -233,17 +233,22 @@ def _task_folder(glue: GlueTask, data_dir: Path) -> Path:
 
 
 def check_training_alone(arguments: GlueArguments, done: str) -> None:
-    """Raises InputError if options name other sets, for a command in which training texts alone are `done`."""
+    """Raises InputError for options about other sets or groups, in a command where training texts alone are `done`."""
     for name in arguments.given("validation_file", "test_file", "unlabeled_file", "unlabeled_dataset_name"):
         raise InputError(f"{name} is {getattr(arguments, name)}, but only training texts are {done}: leave it out.")
+    if arguments.group_column:
+        raise InputError("group_column is set, but texts without labels cannot be grouped by query: leave it out.")
 
 
 def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
-    """Returns the columns of texts of the training set, which is all that is read."""
-    task = load_task(arguments, seed=seed, splits=("train",))
-    if task.train is None:
-        raise InputError("there are no training texts: give task_name, dataset_name or train_file.")
-    return [task.train[name][:] for name in task.text_columns]
+    """Returns the columns of texts of the training set, which is all that is read: it need not have labels."""
+    texts = text_columns_of(arguments)
+    if arguments.task_name:
+        train: Any = load_task(arguments, seed=seed, splits=("train",)).train
+    else:
+        table = _opener(arguments, _named(arguments), ("train",))("train")
+        train = arguments.sample(_encode(table, texts, None, None, ""), seed)
+    return [train[name][:] for name in texts]
 
 
 def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
@@ -257,10 +262,10 @@ def text_columns_of(arguments: GlueArguments) -> dict[str, str]:
 
 def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     """Loads a data set by name or the user's files."""
-    texts, label = text_columns_of(arguments), arguments.label_column
+    texts, label, named = text_columns_of(arguments), arguments.label_column, _named(arguments)
     sets = LabelSets(arguments) if arguments.multi_label else None
     labels, group = [label] if sets is None else sets.columns, arguments.group_column
-    open_split, named = _opener(arguments, texts, labels, [group] if group else [], splits)
+    open_split = _opener(arguments, named, splits, labels, [group] if group else [])
     # Unlabeled texts can be all that there is to train on.
     is_unlabeled = arguments.has_unlabeled and not arguments.has_labeled
     labeled = "validation" if is_unlabeled else "train"
@@ -292,29 +297,27 @@ def _load_own(arguments: GlueArguments, splits: Sequence[str]) -> TextTask:
     )
 
 
+def _named(arguments: GlueArguments) -> NamedDataset | None:
+    """Returns the data set by name, None if there are files."""
+    return NamedDataset(arguments, quoting=arguments.quoting) if arguments.dataset_name else None
+
+
 def _opener(
     arguments: GlueArguments,
-    texts: Mapping[str, str],
-    labels: Sequence[str],
-    groups: Sequence[str],
+    named: NamedDataset | None,
     splits: Sequence[str],
-) -> tuple[Callable[[str], Table], NamedDataset | None]:
-    """Returns a function that opens a split of a data set by name or of the user's files, and the data set.
-
-    Args:
-        texts: as `text_columns_of` returns them.
-        labels, groups: the columns that labeled sets hold beside the texts.
-        splits: those that are loaded.
-    """
-    columns = list(texts.values())
-    if not arguments.dataset_name:
-        return _file_opener(arguments, columns, [*labels, *groups], splits), None
-    named = NamedDataset(arguments, quoting=arguments.quoting)
+    labels: Sequence[str] = (),
+    groups: Sequence[str] = (),
+) -> Callable[[str], Table]:
+    """Returns a function that reads a split: its texts and, except of the test set, these columns."""
+    texts = list(text_columns_of(arguments).values())
+    if named is None:
+        return _file_opener(arguments, texts, [*labels, *groups], splits)
     options = dict.fromkeys(["text_column", "text_pair_column", *(option for option, _ in arguments.columns)])
     advice = (
         f"name the columns with {', '.join(options)}, or set task_name to ner for entities, or to squad for questions"
     )
-    return _dataset_opener(named, columns, labels, groups, advice, of_lists=arguments.multi_label), named
+    return _dataset_opener(named, texts, labels, groups, advice, of_lists=arguments.multi_label)
 
 
 # What columns of data for other tasks show.

@@ -12,7 +12,7 @@ import numpy as np
 import regex
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-_CELLS = 2**24  # similarities in memory at a time: 128 MB, and up to 200 MB while they are computed
+_CELLS = 2**22  # similarities in memory at a time: up to 50 MB
 # Scripts without spaces between words: each character counts as one.
 _NO_SPACES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _words = regex.compile(rf"{_NO_SPACES}|[[\w\p{{M}}]--{_NO_SPACES}]+|\S", regex.V1).findall
@@ -27,8 +27,8 @@ def recombined(
 
     Args:
         firsts, seconds: the texts of the given pairs, in their order.
-        neighbors: second texts for each first one, nearest by the cosine of TF-IDF vectors of words. Fewer if fewer
-            texts share a word or punctuation mark with it.
+        neighbors: second texts for each first one, nearest by the cosine of TF-IDF vectors of words; of equally near
+            texts, the first. Fewer if fewer texts share a word or punctuation mark with it.
         random_pairs: further second texts for each first one, drawn at random. One that makes no new pair is dropped.
         seed: draws them. Each first text has its own numbers.
 
@@ -46,16 +46,19 @@ def recombined(
     block = max(1, _CELLS // len(pool))
     for row, first in enumerate(distinct):
         if row % block == 0:
-            similarities = (vectors[row : row + block] @ others).toarray()
-        similarity, taken = similarities[row % block], {*partners[first], first}
-        nearest = _largest(similarity, neighbors + len(taken))
+            similarities = vectors[row : row + block] @ others  # sparse: of texts with a word in common
+        taken = {*partners[first], first}
+        of_row = slice(*similarities.indptr[row % block :][:2])
+        nearest = _largest(similarities.data[of_row], similarities.indices[of_row], neighbors + len(taken))
         drawn = np.random.default_rng([seed, row]).integers(len(pool), size=random_pairs)
-        new = [pool[one] for one in nearest if similarity[one] > 0 and pool[one] not in taken][:neighbors]
+        new = [pool[one] for one in nearest if pool[one] not in taken][:neighbors]
         new += [pool[one] for one in drawn if pool[one] not in taken]
         yield [(first, second) for second in dict.fromkeys(new)]
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Returns the places of the largest values, the largest first."""
-    places = np.argpartition(-values, min(count, len(values)) - 1)[:count]
-    return places[np.lexsort((places, -values[places]))]
+def _largest(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """Returns the places of the `count` largest values, the largest first; of equal values, the first places."""
+    if count < len(values):
+        kept = values >= np.partition(values, -count)[-count]
+        values, places = values[kept], places[kept]
+    return places[np.lexsort((places, -values))][:count]

@@ -59,6 +59,14 @@ def test_the_nearest_are_those_of_a_slow_twin(monkeypatch):
             assert [possible[second] for _, second in pairs] == pytest.approx(best)
 
 
+def test_of_equally_near_texts_the_first():
+    """After one that is nearer, and comes last."""
+    seconds = [*(f"cat {number}" for number in range(100, 300)), "cat cat 300"]
+    firsts = ["cat", *(second.split()[-1] for second in seconds[1:])]
+    pairs = next(recombined(firsts, seconds, neighbors=5, random_pairs=0, seed=0))
+    assert pairs == [("cat", second) for second in (seconds[-1], *seconds[1:5])]
+
+
 def test_pairs_are_new_and_the_seed_decides():
     first = list(recombined(FIRSTS, SECONDS, neighbors=2, random_pairs=2, seed=0))
     pairs = [pair for made in first for pair in made]
