@@ -54,7 +54,7 @@ def has_lines_as_rows(folder: str, config: str | None) -> bool:
     Raises:
         InputError: the folder cannot be loaded.
     """
-    if not Path(folder).is_dir() or _is_saved(Path(folder)):
+    if not os.path.isdir(folder) or _is_saved(Path(folder)):  # False for names that are too long for a path
         return False
     builder = loaded(
         lambda: datasets.load_dataset_builder(str(Path(folder).resolve()), config),

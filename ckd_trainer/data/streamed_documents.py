@@ -227,7 +227,7 @@ class StreamedRows(StreamedDocuments):
             raise InputError(f"{self.name}, {where}: there is no {self.text_column!r} (null or missing): give a text.")
         if not isinstance(text, str):
             raise InputError(f"{self.name}, {where}: {self.text_column!r} is {short(text)}, which is not text.")
-        return text.strip()
+        return text.removeprefix("\ufeff").strip()  # a byte order mark, which `datasets` leaves in
 
     def _described(self, place: list | None) -> str:
         if not place or place[:2] == [0, 0]:
