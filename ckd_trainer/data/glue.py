@@ -150,11 +150,9 @@ def load_validation_texts(arguments: GlueArguments) -> TextTask:
     """
     if arguments.task_name is not None:
         return load_task(arguments, seed=0, splits=("validation",))
-    texts = text_columns_of(arguments)
-    table = _opener(arguments, _named(arguments), ("validation",))("validation")
-    data = _encode(table, texts, None, None, "")
+    data = _own_texts(arguments, "validation")
     data = data.select(range(min(arguments.max_eval_samples or len(data), len(data))))
-    return TextTask("own_files", None, {"": data}, {}, text_columns=tuple(texts), label_names=None)
+    return TextTask("own_files", None, {"": data}, {}, text_columns=tuple(data.column_names), label_names=None)
 
 
 def _load_glue(glue: GlueTask, read: Callable[..., Dataset | None], splits: Sequence[str]) -> TextTask:
@@ -242,13 +240,17 @@ def check_training_alone(arguments: GlueArguments, done: str) -> None:
 
 def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
     """Returns the columns of texts of the training set, which is all that is read: it need not have labels."""
-    texts = text_columns_of(arguments)
     if arguments.task_name:
         train: Any = load_task(arguments, seed=seed, splits=("train",)).train
     else:
-        table = _opener(arguments, _named(arguments), ("train",))("train")
-        train = arguments.sample(_encode(table, texts, None, None, ""), seed)
-    return [train[name][:] for name in texts]
+        train = arguments.sample(_own_texts(arguments, "train"), seed)
+    return [train[name][:] for name in text_columns_of(arguments)]
+
+
+def _own_texts(arguments: GlueArguments, split: str) -> Dataset:
+    """Returns the texts of a split of a data set by name or of the user's files."""
+    table = _opener(arguments, _named(arguments), (split,))(split)
+    return _encode(table, text_columns_of(arguments), None, None, "")
 
 
 def text_columns_of(arguments: GlueArguments) -> dict[str, str]:

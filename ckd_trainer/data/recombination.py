@@ -48,8 +48,8 @@ def recombined(
         if row % block == 0:
             similarities = vectors[row : row + block] @ others  # sparse: of texts with a word in common
         taken = {*partners[first], first}
-        of_row = slice(*similarities.indptr[row % block :][:2])
-        nearest = _largest(similarities.data[of_row], similarities.indices[of_row], neighbors + len(taken))
+        start, end = similarities.indptr[row % block : row % block + 2]
+        nearest = _largest(similarities.data[start:end], similarities.indices[start:end], neighbors + len(taken))
         drawn = np.random.default_rng([seed, row]).integers(len(pool), size=random_pairs)
         new = [pool[one] for one in nearest if pool[one] not in taken][:neighbors]
         new += [pool[one] for one in drawn if pool[one] not in taken]
