@@ -102,10 +102,10 @@ def test_rows_from_every_place(tmp_path, monkeypatch, form):
 
 
 def folder_of_lines(folder):
-    """Three .txt files of paragraphs and blank lines; the first one ends without a blank line."""
+    """Three .txt files of paragraphs and blank lines; the first has a byte order mark and ends without a blank line."""
     folder.mkdir()
     for file, lines in enumerate([["a", "b", "", " ", "c", "d"], ["e", "", "f", ""], ["", "g", "h"]]):
-        (folder / f"train-{file}.txt").write_text("\n".join(lines))
+        (folder / f"train-{file}.txt").write_text("\n".join(lines), "utf-8" if file else "utf-8-sig")
     return folder
 
 
