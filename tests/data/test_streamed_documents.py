@@ -102,7 +102,7 @@ def test_rows_from_every_place(tmp_path, monkeypatch, form):
 
 
 def folder_of_lines(folder):
-    """Three .txt files of paragraphs and blank lines; the first has a byte order mark and ends without a blank line."""
+    """Three .txt files of paragraphs; the first has a byte order mark and no blank line at its end."""
     folder.mkdir()
     for file, lines in enumerate([["a", "b", "", " ", "c", "d"], ["e", "", "f", ""], ["", "g", "h"]]):
         (folder / f"train-{file}.txt").write_text("\n".join(lines), "utf-8" if file else "utf-8-sig")
