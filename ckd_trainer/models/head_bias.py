@@ -1,4 +1,4 @@
-"""Starts a new head at the frequencies of the labels, instead of equal probabilities."""
+"""Starts a new head at what is known before any text is read: the frequencies of the labels, or the mean score."""
 
 import logging
 from collections.abc import Sequence
@@ -39,23 +39,24 @@ def log_frequencies(labels: ArrayLike, classes: int) -> list[float]:
     return (logs - logs.mean()).tolist()
 
 
-def start_at(model: PreTrainedModel, logits: Sequence[float]) -> None:
-    """Sets the bias of the head's last layer, so that the first predictions are the frequencies.
+def start_at(model: PreTrainedModel, outputs: Sequence[float]) -> None:
+    """Sets the bias of the head's last layer to what a model predicts best that has not read the text.
 
-    Otherwise, a new head gives all labels the same probability, 1/2 if a text can have several. If most labels are
-    rare, the first steps lower their logits for all texts at once. The quickest way is to saturate the pooler (tanh)
-    in front of the last layer, after which all texts look the same to it. With several labels, a small model may never
-    recover: all-MiniLM-L6-v2 on GoEmotions stays at an average precision of 0.06, and reaches 0.34 in one epoch from
-    here. With 28 classes, one per text, it loses some 60 steps. RetinaNet starts its classifier in the same
-    way, for the same reason (Lin et al. 2017, arXiv 1708.02002, section 4.1).
+    Otherwise, a new head gives all labels the same probability, 1/2 if a text can have several, and scores near 0.
+    If most labels are rare, or the mean score is far from 0, the first steps move the outputs for all texts at
+    once. The quickest way is to saturate the pooler (tanh) in front of the last layer, after which all texts look
+    the same to it. With several labels, a small model may never recover: all-MiniLM-L6-v2 on GoEmotions stays at
+    an average precision of 0.06, and reaches 0.34 in one epoch from here. With 28 classes, one per text, it loses
+    some 60 steps. RetinaNet starts its classifier in the same way, for the same reason (Lin et al. 2017, arXiv
+    1708.02002, section 4.1).
 
     Args:
         model: a classifier with a new head. A last layer without a bias is left as it is.
-        logits: one for each label.
+        outputs: the logit of each label, or the mean score alone.
     """
-    layer = last_layer(model, len(logits))
+    layer = last_layer(model, len(outputs))
     if layer is None or layer.bias is None:
         return
-    logger.info("The new head starts at the frequency of each label in the training set.")
+    logger.info("The new head starts at the label frequencies or the mean score of the training set.")
     with torch.no_grad():
-        layer.bias.copy_(torch.tensor(logits))
+        layer.bias.copy_(torch.tensor(outputs))

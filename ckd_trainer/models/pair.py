@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 from transformers import (
     AutoModelForSequenceClassification,
@@ -129,7 +130,7 @@ class ModelPair:
         self.distills, self.trains = distills, trains
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order: Sequence[int] | None = None
-        self._first_logits: Sequence[float] | None = None
+        self._first_outputs: Sequence[float] | None = None
         self.teacher_config = self.teacher_tokenizer = None
         if distills or from_teacher:
             self.teacher_config = self._load_config(teacher)
@@ -203,10 +204,14 @@ class ModelPair:
 
         Args:
             several: whether a text can have several labels.
-            examples: the labels of the training set, if a new head is to start at their frequencies (see `start_at`).
+            examples: the labels or scores of the training set, if a new head is to start at their frequencies or at
+                their mean (see `start_at`).
         """
-        if examples is not None and label_names is not None:
-            self._first_logits = log_odds(examples) if several else log_frequencies(examples, len(label_names))
+        if examples is not None:
+            if label_names is None:
+                self._first_outputs = [float(np.mean(examples))]
+            else:
+                self._first_outputs = log_odds(examples) if several else log_frequencies(examples, len(label_names))
         source = copy.deepcopy(self.student_config)
         self.student_config.update(label_config(label_names, several=several))
         if self.args.student_init != "random":
@@ -330,8 +335,8 @@ class ModelPair:
             has_new_head = lacks_head(student, info)
         if self.head_order is not None and trained is None:
             permute_head(student, self.head_order)
-        if self._first_logits is not None and has_new_head:
-            start_at(student, self._first_logits)
+        if self._first_outputs is not None and has_new_head:
+            start_at(student, self._first_outputs)
         check_savable(student.config)
         return student, teacher if self.distills else None
 

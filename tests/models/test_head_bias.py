@@ -1,4 +1,4 @@
-"""A new head starts at the frequencies of the labels; a trained one is left as it is."""
+"""A new head starts at the frequencies of the labels, or at the mean score; a trained one is left as it is."""
 
 import numpy as np
 import pytest
@@ -70,8 +70,13 @@ def test_a_new_head_of_classes_starts_at_their_frequencies(tmp_path):
     base = str(save_base(tmp_path / "base"))
     start = load(model_name_or_path=base, examples=[0] * 7 + [2] * 3, several=False).classifier.bias.detach()
     np.testing.assert_allclose(softmax(start), np.array([7.5, 0.5, 3.5]) / 11.5, rtol=1e-6)
-    score = load(model_name_or_path=base, examples=[4.0, 5.0], labels=None, several=False)
-    assert (score.classifier.bias == 0).all()
+
+
+def test_a_new_head_of_scores_starts_at_their_mean(tmp_path):
+    base = str(save_base(tmp_path / "base"))
+    options = {"model_name_or_path": base, "labels": None, "several": False}
+    assert load(examples=[4.0, 4.5, 5.0], **options).classifier.bias.tolist() == [4.5]
+    assert load(examples=None, **options).classifier.bias.tolist() == [0]
 
 
 def test_trained_heads_are_left_as_they_are(tmp_path):
