@@ -236,7 +236,7 @@ class DistillationTrainer(SamplingTrainer):
         self.tokenizers = tokenizer_pair_of(self.data_collator)
         tokenizer = self._tokenizer
         check_padding(self.head, config, tokenizer)
-        if self.label_smoother is not None and self.compute_loss_func is None:
+        if self.args.label_smoothing_factor and self.compute_loss_func is None:
             check_smoothing(self.head, self.args.label_smoothing_factor)
         if tokenizer is not None:
             self.head.learn_special_tokens(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})

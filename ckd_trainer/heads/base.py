@@ -28,6 +28,7 @@ class Head(abc.ABC):
         tokens_dim: the dimension of the logits that runs over the tokens of a text, or None.
         uncached_because: why the teacher cache cannot hold these logits; None if it can.
         unaligned_because: why models with different tokenizers cannot be compared by their logits; None if they can.
+        unsmoothed_because: why `label_smoothing_factor` cannot smooth the labels; None if it can.
         reads_first_token: whether the logits include one for the special token that begins a text.
         is_score: whether the logits are a number that `CKDArguments.teacher_score_scale` can map.
         causal: whether a token sees only those before it.
@@ -40,6 +41,7 @@ class Head(abc.ABC):
     tokens_dim: int | None = None
     uncached_because: str | None = None
     unaligned_because: str | None = None
+    unsmoothed_because: str | None = None
     reads_first_token: bool = False
     is_score: bool = False
     causal: bool = False

@@ -84,6 +84,7 @@ class MultiLabel(_Labels):
 
     name = "several labels"
     auto_class = "AutoModelForSequenceClassification"
+    unsmoothed_because = "a text can have several labels"
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
@@ -128,6 +129,7 @@ class Score(Head):
 
     name = "a score"
     auto_class = "AutoModelForSequenceClassification"
+    unsmoothed_because = "the model predicts a score"
     is_score = True
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
@@ -232,6 +234,7 @@ class Spans(Head):
     label_columns = ("start_positions", "end_positions")
     other_columns = (ANSWER_MASK,)
     tokens_dim = -1
+    unsmoothed_because = "the labels are positions in a text, not classes"
     reads_first_token = True  # "no answer"
 
     def logits(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -360,6 +363,7 @@ class NoHead(Head):
     auto_class = "AutoModel"
     label_columns = ()
     uncached_because = "a bare encoder has no logits"
+    unsmoothed_because = "a bare encoder has no labels to smooth"
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         raise InputError("a bare encoder has no logits to compare: set alpha to 0.")

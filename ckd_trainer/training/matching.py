@@ -137,14 +137,13 @@ def check_padding(head: Head, config: PreTrainedConfig, tokenizer: PreTrainedTok
 
 
 def check_smoothing(head: Head, factor: float) -> None:
-    """Raises InputError if the labels of a head cannot be smoothed, which `Trainer` would find out in the first step.
+    """Raises InputError if the labels of a head cannot be smoothed, which `Trainer` finds out late or never.
 
     Args:
         factor: `label_smoothing_factor`, above 0.
     """
-    if head.is_score or not head.label_columns:
-        reason = "the model predicts a score" if head.is_score else "a bare encoder has no labels to smooth"
-        raise InputError(f"label_smoothing_factor is {factor:g}, but {reason}: leave it out.")
+    if head.unsmoothed_because:
+        raise InputError(f"label_smoothing_factor is {factor:g}, but {head.unsmoothed_because}: leave it out.")
 
 
 def check_encoding(

@@ -361,7 +361,15 @@ def test_a_bare_encoder(tmp_path):
     assert run.state.log_history[0]["loss_task"] > 0
 
 
-@pytest.mark.parametrize(("head", "reason"), [("none", "has no labels to smooth"), ("score", "predicts a score")])
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("none", "has no labels to smooth"),
+        ("score", "predicts a score"),
+        ("multi-label", "several labels"),
+        ("spans", "positions in a text"),
+    ],
+)
 def test_smoothing_of_what_has_no_classes(tmp_path, head, reason):
     """Also where a batch has labels for a bare encoder. A loss function of the user's own takes its place."""
     data = examples("classes" if head == "none" else head)
