@@ -48,20 +48,12 @@ def hub_name(arguments: DataArguments, prefix: str = "") -> str | None:
     return name if name and not _exists(name) else None
 
 
-def has_lines_as_rows(folder: str, config: str | None) -> bool:
-    """Returns whether a data set is a folder of .txt files, which `datasets` reads as a row for each line.
+class _Splits(NamedTuple):
+    """The splits of a data set by name, and the origin of those that are streamed, see `Rows`."""
 
-    Raises:
-        InputError: the folder cannot be loaded.
-    """
-    if not os.path.isdir(folder) or _is_saved(Path(folder)):  # False for names that are too long for a path
-        return False
-    builder = loaded(
-        lambda: datasets.load_dataset_builder(str(Path(folder).resolve()), config),
-        name=f"dataset_name is {folder}, which",
-        advice=_ADVICE,
-    )
-    return isinstance(builder.config, TextConfig) and builder.config.sample_by == "line"
+    data: Mapping[str, Any]
+    origins: Mapping[str, str] = {}
+    has_lines: bool = False
 
 
 class Rows(NamedTuple):
@@ -85,6 +77,10 @@ class NamedDataset:
         prefix: the beginning of the names of the options, if it is another data set.
         quoting: how csv and tsv files in a folder are quoted, see `ckd_trainer.data.delimited.split_rows`.
         streaming: whether to read only `rows`, which copies nothing to this disk.
+        stream_lines: whether to do so for a folder of .txt files alone.
+
+    Attributes:
+        has_lines: with `stream_lines`, whether this is a folder of .txt files, of which each line is a row.
 
     Raises:
         InputError: the Hub cannot be reached or does not know the name, the configuration is missing, the folder is
@@ -97,14 +93,23 @@ class NamedDataset:
     """
 
     def __init__(
-        self, arguments: DataArguments, prefix: str = "", *, quoting: str = "auto", streaming: bool = False
+        self,
+        arguments: DataArguments,
+        prefix: str = "",
+        *,
+        quoting: str = "auto",
+        streaming: bool = False,
+        stream_lines: bool = False,
     ) -> None:
         self.arguments, self.prefix = arguments, prefix
         name, config, revision = (
             getattr(arguments, f"{prefix}dataset_{part}") for part in ("name", "config_name", "revision")
         )
         self.source = ", ".join(filter(None, (name, config)))
-        self.splits, self._origins = _load(name, config, revision, f"{prefix}dataset_name", quoting, streaming)
+        option = f"{prefix}dataset_name"
+        self.splits, self._origins, self.has_lines = _load(
+            name, config, revision, option, quoting, streaming, stream_lines
+        )
         if not self.splits:
             raise InputError(f"{prefix}dataset_name is {self.source}, which has no splits: give another data set.")
 
@@ -233,9 +238,14 @@ def _kind(feature: object) -> str:
 
 
 def _load(
-    name: str, config: str | None, revision: str | None, option: str, quoting: str, streaming: bool
-) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Returns the splits by name and, with `streaming`, the origin of those that are not memory-mapped."""
+    name: str,
+    config: str | None,
+    revision: str | None,
+    option: str,
+    quoting: str,
+    streaming: bool,
+    stream_lines: bool,
+) -> _Splits:
     if not _exists(name):
         return _from_hub(name, config, revision, option, streaming)
     folder = Path(name)
@@ -249,7 +259,8 @@ def _load(
         )
     if not _is_saved(folder):
         # A path, as `load_dataset` takes a name such as csv for the format even where a folder has this name.
-        return _read(str(folder.resolve()), config, None, f"{option} is {name}, which", _ADVICE, streaming, quoting)
+        place, message = str(folder.resolve()), f"{option} is {name}, which"
+        return _read(place, config, None, message, _ADVICE, streaming, quoting, stream_lines)
     if config:
         raise InputError(
             f"{option.removesuffix('name')}config_name is set, but {option} {name} was made by save_to_disk, which "
@@ -262,9 +273,9 @@ def _load(
         also=(KeyError, TypeError, AttributeError),  # about JSON files of another form
     )
     if isinstance(data, DatasetDict):
-        return data, {}
+        return _Splits(data)
     recorded = str(data.split or "").partition("[")[0]  # "train" of "train[:10%]", but all of "train+test"
-    return {recorded or "train": data}, {}
+    return _Splits({recorded or "train": data})
 
 
 def _is_saved(folder: Path) -> bool:
@@ -276,9 +287,7 @@ def _file_of(option: str) -> str:
     return "unlabeled_file" if option.startswith("unlabeled") else "train_file"
 
 
-def _from_hub(
-    name: str, config: str | None, revision: str | None, option: str, streaming: bool
-) -> tuple[Mapping[str, Any], dict[str, str]]:
+def _from_hub(name: str, config: str | None, revision: str | None, option: str, streaming: bool) -> _Splits:
     if name in _FORMATS:  # `load_dataset` would read any files in the working directory
         raise InputError(f"{option} is {name}, which is a file format: give a folder, or files as {_file_of(option)}.")
     config_name, revision_name = (f"{option.removesuffix('name')}{part}" for part in ("config_name", "revision"))
@@ -294,12 +303,13 @@ def _read(
     advice: str,
     streaming: bool,
     quoting: str | None = None,
-) -> tuple[Mapping[str, Any], dict[str, str]]:
+    stream_lines: bool = False,
+) -> _Splits:
     """Returns what `_load` does; `quoting` is that of a folder, and None for the Hub."""
 
-    def load() -> tuple[Mapping[str, Any], dict[str, str]]:
+    def load() -> _Splits:
         if quoting is None and not streaming:
-            return datasets.load_dataset(place, config, revision=revision), {}
+            return _Splits(datasets.load_dataset(place, config, revision=revision))
         builder = datasets.load_dataset_builder(place, config, revision=revision)
         files = builder.config.data_files or {}
         origins = {
@@ -307,11 +317,13 @@ def _read(
             for split, part in files.items()
         }
         if quoting is not None and _is_delimited(builder):
-            return {str(split): _delimited(part, quoting, streaming) for split, part in files.items()}, origins
-        if streaming:
-            return builder.as_streaming_dataset(), origins
+            parts = {str(split): _delimited(part, quoting, streaming) for split, part in files.items()}
+            return _Splits(parts, origins)
+        has_lines = stream_lines and isinstance(builder.config, TextConfig) and builder.config.sample_by == "line"
+        if streaming or has_lines:
+            return _Splits(builder.as_streaming_dataset(), origins, has_lines)
         builder.download_and_prepare()
-        return builder.as_dataset(), {}
+        return _Splits(builder.as_dataset())
 
     return loaded(load, name=name, advice=advice)
 

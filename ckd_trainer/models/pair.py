@@ -209,7 +209,7 @@ class ModelPair:
         """
         if examples is not None:
             if label_names is None:
-                self._first_outputs = [float(np.mean(examples))]
+                self._first_outputs = [float(np.asarray(examples, float).mean())]
             else:
                 self._first_outputs = log_odds(examples) if several else log_frequencies(examples, len(label_names))
         source = copy.deepcopy(self.student_config)

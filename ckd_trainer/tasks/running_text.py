@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
 from ckd_trainer.data.documents import first_texts, read_documents
-from ckd_trainer.data.hub import NamedDataset, has_lines_as_rows
+from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile, StreamedRows
 from ckd_trainer.data.tables import Table, state_of
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
@@ -37,11 +37,11 @@ class OpenText:
         self.source, self.quoting = source, args.quoting
         self.streamed: StreamedDocuments | None = None
         self._table: Table | None = None
+        lines = False
         if source.dataset_name:
             options: Any = args if split == "validation" else source  # it has the options of a data set by name, too
-            lines = has_lines_as_rows(source.dataset_name, source.dataset_config_name)
-            named = NamedDataset(options, quoting=args.quoting, streaming=args.streaming or lines)
-            advice = "name the column of texts with text_column"
+            named = NamedDataset(options, quoting=args.quoting, streaming=args.streaming, stream_lines=True)
+            lines, advice = named.has_lines, "name the column of texts with text_column"
             if args.streaming or lines:
                 self.streamed = StreamedRows(
                     named.rows(split, text=source.text_column, advice=advice),
@@ -56,9 +56,9 @@ class OpenText:
         if self.streamed is not None:
             self.sample = first_texts((part for part, _ in self.streamed.parts()), _SAMPLE)
             if not self.sample:
-                raise InputError(
-                    f"{self.streamed.name}: all texts ({source.text_column!r}) are blank: give another text_column."
-                )
+                blank = f"texts ({source.text_column!r}) are blank: give another text_column"
+                reason = "lines are blank: give other files" if lines else blank
+                raise InputError(f"{self.streamed.name}: all {reason}.")
         else:
             self.sample = first_texts(read_documents(source, self._table, quoting=self.quoting), _SAMPLE)
 

@@ -162,8 +162,24 @@ def test_a_source_of_blank_rows(tmp_path, form):
         (folder / "train.txt").write_text(" \n\n")
     else:
         pq.write_table(pa.table({"text": [" ", ""]}), folder / "train.parquet")
-    with pytest.raises(InputError, match="data, train: all texts .'text'. are blank"):
+    reason = "lines are blank: give other" if form == "txt" else "texts .'text'. are blank: give another text_column"
+    with pytest.raises(InputError, match=f"data, train: all {reason}"):
         opened(folder, "paragraphs", streaming=True)
+
+
+@pytest.mark.parametrize("form", ["txt", "parquet"])
+def test_a_folder_is_listed_once(tmp_path, monkeypatch, form):
+    listed = []
+    kind = datasets.load.LocalDatasetModuleFactory
+    monkeypatch.setattr(kind, "get_module", lambda self, found=kind.get_module: listed.append(self) or found(self))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if form == "txt":
+        (folder / "train.txt").write_text("a b\n")
+    else:
+        pq.write_table(pa.table({"text": ["a b"]}), folder / "train.parquet")
+    assert opened(folder, "paragraphs").sample == ["a b"]
+    assert len(listed) == 1
 
 
 def test_nothing_is_copied(tmp_path):
