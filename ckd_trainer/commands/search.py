@@ -176,7 +176,7 @@ def _write(candidates: Sequence[Candidate], best: Candidate, options: argparse.N
     write_atomically(output / "search.md", _table(candidates, options.metric) + "\n")
     if importlib.util.find_spec("matplotlib") is None:
         print(f"Written to {output}: search.json, search.md")
-        print("For a picture, run pip install 'ckd-trainer[plots]' and this command again.")
+        print("For a picture, run pip install 'ckd-trainer[plots]' and this command again, with a new --output.")
         return
     points = {
         one.name: Point(

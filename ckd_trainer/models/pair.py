@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -32,7 +33,7 @@ from ckd_trainer.models.compatibility import (
     max_length,
     vocabulary_difference,
 )
-from ckd_trainer.models.head_bias import log_frequencies, log_odds, start_at
+from ckd_trainer.models.head_bias import center_at, log_frequencies, log_odds, start_at
 from ckd_trainer.models.loading import (
     check_all_weights,
     check_base_weights,
@@ -59,6 +60,7 @@ from ckd_trainer.utils.wrapped_models import forward_arguments
 logger = logging.getLogger(__name__)
 
 _FITTED_LENGTH = 64  # tokens of each text that a narrower student is fitted on: limits the memory that this takes
+_CENTERED_TEXTS = 64  # on which the head of a score is centered; its outputs hardly differ
 # What heads give, by their names.
 _OF_TEXT = {Classes.name: "one class per text", MultiLabel.name: "several labels per text"}
 
@@ -131,6 +133,7 @@ class ModelPair:
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order: Sequence[int] | None = None
         self._first_outputs: Sequence[float] | None = None
+        self._mean_score: float | None = None
         self.teacher_config = self.teacher_tokenizer = None
         if distills or from_teacher:
             self.teacher_config = self._load_config(teacher)
@@ -209,7 +212,8 @@ class ModelPair:
         """
         if examples is not None:
             if label_names is None:
-                self._first_outputs = [float(np.asarray(examples, float).mean())]
+                self._mean_score = float(np.asarray(examples, float).mean())
+                self._first_outputs = [self._mean_score]
             else:
                 self._first_outputs = log_odds(examples) if several else log_frequencies(examples, len(label_names))
         source = copy.deepcopy(self.student_config)
@@ -300,8 +304,9 @@ class ModelPair:
         """Returns the student with its weights, and the teacher still without (None if no loss reads it).
 
         Args:
-            texts: examples of the training data, read only if student_config makes the student narrower than the
-                teacher: it is fitted to the teacher on them.
+            texts: examples of the training data. If student_config makes the student narrower than the teacher, it is
+                fitted to the teacher on them. If it predicts a score and lacks layers of the teacher, its head is
+                centered on them (see `center_at`).
             trained: the folder in which an earlier stage of the run has left the student.
         """
         teacher = None
@@ -317,8 +322,12 @@ class ModelPair:
         if trained is not None:
             student = self._load_trained(trained)
         elif self.layers:
+            texts = list(texts)
             student = self._student_of_layers(teacher.load(), texts)
             has_new_head = student.config.num_labels != self.teacher_config.num_labels
+            is_cut = len(self.layers) < self.teacher_config.num_hidden_layers
+            if self._mean_score is not None and is_cut and not has_new_head and texts:
+                center_at(student, self._mean_score, self._encoded(texts[:_CENTERED_TEXTS], student))
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
             has_new_head = True
@@ -350,7 +359,7 @@ class ModelPair:
         student.name_or_path = student.config.name_or_path = self._student_name
         return student
 
-    def _student_of_layers(self, teacher: PreTrainedModel, texts: Iterable[tuple[str, ...]]) -> PreTrainedModel:
+    def _student_of_layers(self, teacher: PreTrainedModel, texts: Sequence[tuple[str, ...]]) -> PreTrainedModel:
         config = self.student_config
         wide = config_of_layers(self.teacher_config, self.layers)
         wide.update({name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")})
@@ -358,18 +367,21 @@ class ModelPair:
         if not sizes:
             return student_from_layers(teacher, self.layers, config)
         student = student_from_layers(teacher, self.layers, wide)
-        texts = list(texts)
         changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
         logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(texts), changes)
+        return narrow(student, config, self._encoded(texts, student))
+
+    def _encoded(self, texts: Sequence[tuple[str, ...]], model: PreTrainedModel) -> dict[str, Tensor]:
+        """Returns the inputs of a model for the beginnings of texts."""
         encoded = self.tokenizer(
             *map(list, zip(*texts, strict=True)),
             padding=True,
             truncation=True,
-            max_length=min(_FITTED_LENGTH, max_length(config, self.tokenizer)),
+            max_length=min(_FITTED_LENGTH, max_length(self.student_config, self.tokenizer)),
             return_tensors="pt",
         )
-        reads = forward_arguments(student)
-        return narrow(student, config, {name: value for name, value in encoded.items() if name in reads})
+        reads = forward_arguments(model)
+        return {name: value for name, value in encoded.items() if name in reads}
 
 
 def label_config(label_names: Sequence[str] | None, *, several: bool = False) -> dict:

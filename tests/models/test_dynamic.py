@@ -246,7 +246,7 @@ def test_layers_nest():
 
 @families
 @parts
-def test_slices_are_no_copies(family, part, monkeypatch):
+def test_slices_are_not_copied(family, part, monkeypatch):
     """The weights that linear layers compute with lie in the memory of the whole ones."""
     model, computed_with, linear = model_of(family), [], F.linear
 

@@ -6,6 +6,7 @@ import torch
 from helpers.families import FAMILIES, family_model
 from helpers.tiny import save_base, save_tokenizer, tiny_model
 from scipy.special import expit, softmax
+from transformers import AutoTokenizer
 
 from ckd_trainer import ModelArguments
 from ckd_trainer.models.head_bias import log_frequencies, log_odds, start_at
@@ -87,3 +88,31 @@ def test_trained_heads_are_left_as_they_are(tmp_path):
     ):
         ours, theirs = (load(examples=examples, **models).state_dict() for examples in (EXAMPLES, None))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+TEXTS = [("the film is good",), ("a bad film",), ("it is what it is",)]
+
+
+@pytest.mark.parametrize("layers", ["1,2", "1,3", "1,2,3"])
+def test_a_trained_head_of_scores_that_lost_layers_is_centered(tmp_path, layers):
+    """Only its bias changes, and the random numbers that follow stay the same."""
+    teacher = tiny_model(labels=["score"], layers=3, problem_type="regression")
+    torch.nn.init.normal_(teacher.classifier.weight, std=0.5)
+    teacher.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+
+    def cut(examples):
+        models = {"teacher_model_name_or_path": str(tmp_path), "student_init": "teacher_layers"}
+        torch.manual_seed(1)
+        student = load(TEXTS, labels=None, several=False, examples=examples, student_layers=layers, **models)
+        return student, student.state_dict(), torch.rand(())
+
+    student, weights, drawn = cut([4.0, 4.5, 5.0])
+    _, plain, drawn_before = cut(None)
+    assert drawn == drawn_before
+    changed = [name for name in weights if not torch.equal(weights[name], plain[name])]
+    assert changed == ([] if layers == "1,2,3" else ["classifier.bias"])
+    batch = AutoTokenizer.from_pretrained(tmp_path)([text for (text,) in TEXTS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        mean = student(**batch).logits.mean()
+    assert (mean == pytest.approx(4.5, abs=1e-5)) == bool(changed)
