@@ -1,6 +1,7 @@
 """Loads a teacher and a student, and checks that they are compatible."""
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -322,12 +323,8 @@ class ModelPair:
         if trained is not None:
             student = self._load_trained(trained)
         elif self.layers:
-            texts = list(texts)
+            has_new_head = self.student_config.num_labels != self.teacher_config.num_labels
             student = self._student_of_layers(teacher.load(), texts)
-            has_new_head = student.config.num_labels != self.teacher_config.num_labels
-            is_cut = len(self.layers) < self.teacher_config.num_hidden_layers
-            if self._mean_score is not None and is_cut and not has_new_head and texts:
-                center_at(student, self._mean_score, self._encoded(texts[:_CENTERED_TEXTS], student))
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
             has_new_head = True
@@ -359,17 +356,26 @@ class ModelPair:
         student.name_or_path = student.config.name_or_path = self._student_name
         return student
 
-    def _student_of_layers(self, teacher: PreTrainedModel, texts: Sequence[tuple[str, ...]]) -> PreTrainedModel:
+    def _student_of_layers(self, teacher: PreTrainedModel, texts: Iterable[tuple[str, ...]]) -> PreTrainedModel:
         config = self.student_config
         wide = config_of_layers(self.teacher_config, self.layers)
         wide.update({name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")})
         sizes = [name for name in SIZES if self.args.student_config and size_of(wide, name) != size_of(config, name)]
-        if not sizes:
-            return student_from_layers(teacher, self.layers, config)
-        student = student_from_layers(teacher, self.layers, wide)
-        changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
-        logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(texts), changes)
-        return narrow(student, config, self._encoded(texts, student))
+        is_cut = len(self.layers) < self.teacher_config.num_hidden_layers
+        has_its_head = config.num_labels == self.teacher_config.num_labels
+        score = self._mean_score if is_cut and has_its_head else None
+        student = student_from_layers(teacher, self.layers, wide if sizes else config)
+        if not sizes and score is None:
+            return student
+        read = list(texts if sizes else itertools.islice(texts, _CENTERED_TEXTS))
+        batch = self._encoded(read, student)
+        if sizes:
+            changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
+            logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(read), changes)
+            student = narrow(student, config, batch)
+        if score is not None:
+            center_at(student, score, batch)
+        return student
 
     def _encoded(self, texts: Sequence[tuple[str, ...]], model: PreTrainedModel) -> dict[str, Tensor]:
         """Returns the inputs of a model for the beginnings of texts."""
