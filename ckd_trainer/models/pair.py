@@ -1,7 +1,6 @@
 """Loads a teacher and a student, and checks that they are compatible."""
 
 import copy
-import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -61,7 +60,7 @@ from ckd_trainer.utils.wrapped_models import forward_arguments
 logger = logging.getLogger(__name__)
 
 _FITTED_LENGTH = 64  # tokens of each text that a narrower student is fitted on: limits the memory that this takes
-_CENTERED_TEXTS = 64  # on which the head of a score is centered; its outputs hardly differ
+_CENTERED_TEXTS = 64  # on which a head that reads a lower layer is centered; its outputs hardly differ
 # What heads give, by their names.
 _OF_TEXT = {Classes.name: "one class per text", MultiLabel.name: "several labels per text"}
 
@@ -134,7 +133,6 @@ class ModelPair:
         self.folders = [Path(name) for name in (student, teacher) if name and is_folder(name)]
         self.head_order: Sequence[int] | None = None
         self._first_outputs: Sequence[float] | None = None
-        self._mean_score: float | None = None
         self.teacher_config = self.teacher_tokenizer = None
         if distills or from_teacher:
             self.teacher_config = self._load_config(teacher)
@@ -213,8 +211,7 @@ class ModelPair:
         """
         if examples is not None:
             if label_names is None:
-                self._mean_score = float(np.asarray(examples, float).mean())
-                self._first_outputs = [self._mean_score]
+                self._first_outputs = [float(np.asarray(examples, float).mean())]
             else:
                 self._first_outputs = log_odds(examples) if several else log_frequencies(examples, len(label_names))
         source = copy.deepcopy(self.student_config)
@@ -300,18 +297,18 @@ class ModelPair:
         return models + ([(self.teacher_config, self.teacher_tokenizer)] if self.teacher_config else [])
 
     def load(
-        self, texts: Iterable[tuple[str, ...]] = (), trained: Path | None = None
+        self, texts: Sequence[tuple[str, ...]] = (), trained: Path | None = None
     ) -> tuple[PreTrainedModel, StoredTeacher | None]:
         """Returns the student with its weights, and the teacher still without (None if no loss reads it).
 
         Args:
             texts: examples of the training data. If student_config makes the student narrower than the teacher, it is
-                fitted to the teacher on them. If it predicts a score and lacks layers of the teacher, its head is
-                centered on them (see `center_at`).
+                fitted to the teacher on them. If it lacks the teacher's last layer, its head is centered on them (see
+                `center_at`).
             trained: the folder in which an earlier stage of the run has left the student.
         """
         teacher = None
-        has_new_head = False
+        has_new_head = reads_lower_layer = False
         if self.distills or self.layers:
             teacher = StoredTeacher(
                 self.args.teacher_model_name_or_path,
@@ -323,8 +320,9 @@ class ModelPair:
         if trained is not None:
             student = self._load_trained(trained)
         elif self.layers:
-            has_new_head = self.student_config.num_labels != self.teacher_config.num_labels
             student = self._student_of_layers(teacher.load(), texts)
+            has_new_head = student.config.num_labels != self.teacher_config.num_labels
+            reads_lower_layer = self.layers[-1] < self.teacher_config.num_hidden_layers
         elif self.args.student_init == "random":
             student = random_model(self.student_config, self.model_class)
             has_new_head = True
@@ -343,6 +341,8 @@ class ModelPair:
             permute_head(student, self.head_order)
         if self._first_outputs is not None and has_new_head:
             start_at(student, self._first_outputs)
+        elif self._first_outputs is not None and reads_lower_layer and texts:
+            center_at(student, self._first_outputs, self._encoded(texts[:_CENTERED_TEXTS], student))
         check_savable(student.config)
         return student, teacher if self.distills else None
 
@@ -356,26 +356,17 @@ class ModelPair:
         student.name_or_path = student.config.name_or_path = self._student_name
         return student
 
-    def _student_of_layers(self, teacher: PreTrainedModel, texts: Iterable[tuple[str, ...]]) -> PreTrainedModel:
+    def _student_of_layers(self, teacher: PreTrainedModel, texts: Sequence[tuple[str, ...]]) -> PreTrainedModel:
         config = self.student_config
         wide = config_of_layers(self.teacher_config, self.layers)
         wide.update({name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")})
         sizes = [name for name in SIZES if self.args.student_config and size_of(wide, name) != size_of(config, name)]
-        is_cut = len(self.layers) < self.teacher_config.num_hidden_layers
-        has_its_head = config.num_labels == self.teacher_config.num_labels
-        score = self._mean_score if is_cut and has_its_head else None
-        student = student_from_layers(teacher, self.layers, wide if sizes else config)
-        if not sizes and score is None:
-            return student
-        read = list(texts if sizes else itertools.islice(texts, _CENTERED_TEXTS))
-        batch = self._encoded(read, student)
-        if sizes:
-            changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
-            logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(read), changes)
-            student = narrow(student, config, batch)
-        if score is not None:
-            center_at(student, score, batch)
-        return student
+        if not sizes:
+            return student_from_layers(teacher, self.layers, config)
+        student = student_from_layers(teacher, self.layers, wide)
+        changes = ", ".join(f"{name} {size_of(wide, name)} -> {size_of(config, name)}" for name in sizes)
+        logger.info("The student is made narrower than the teacher, fitted on %d texts: %s.", len(texts), changes)
+        return narrow(student, config, self._encoded(texts, student))
 
     def _encoded(self, texts: Sequence[tuple[str, ...]], model: PreTrainedModel) -> dict[str, Tensor]:
         """Returns the inputs of a model for the beginnings of texts."""

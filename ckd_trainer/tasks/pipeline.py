@@ -37,7 +37,7 @@ from ckd_trainer.utils.processes import is_sharded
 logger = logging.getLogger(__name__)
 
 CHECKED_TEXTS = 256  # number of texts on which two tokenizers are compared
-FITTED_TEXTS = 256  # number of training texts on which a student narrower than its teacher is fitted to it
+FITTED_TEXTS = 256  # training texts on which a student narrower than its teacher is fitted to it, or its head centered
 
 
 def run_task(
@@ -234,7 +234,7 @@ def _run_started(
         trained = stage_folder(args.output_dir, begin.trained_stages) if begin.trained_stages else None
         stages = stages[begin.trained_stages :]  # only now: the pair and its texts are the same in every call
         trained_on = task.data.train or unlabeled
-        fitted = drawn_texts(task.data, trained_on, args.seed, FITTED_TEXTS) if trains else ()
+        fitted = list(drawn_texts(task.data, trained_on, args.seed, FITTED_TEXTS)) if trains else ()
         student, teacher = pair.load(fitted, trained)
         if saves_adapter and begin.is_trained:
             student = load_adapter(student, args.output_dir)

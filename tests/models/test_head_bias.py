@@ -93,26 +93,45 @@ def test_trained_heads_are_left_as_they_are(tmp_path):
 TEXTS = [("the film is good",), ("a bad film",), ("it is what it is",)]
 
 
-@pytest.mark.parametrize("layers", ["1,2", "1,3", "1,2,3"])
-def test_a_trained_head_of_scores_that_lost_layers_is_centered(tmp_path, layers):
-    """Only its bias changes, and the random numbers that follow stay the same."""
-    teacher = tiny_model(labels=["score"], layers=3, problem_type="regression")
+def centered(folder, kind, layers="1,2"):
+    """Returns the weights of a student of a teacher's layers, those without examples, and its logits of the texts."""
+    labels, outputs, examples = {
+        "score": (None, ["score"], [4.0, 4.5, 5.0]),
+        "classes": (NAMES, NAMES[::-1], [0] * 60 + [1] * 39 + [2]),  # in another order than the teacher's
+        "several labels": (NAMES, NAMES[::-1], EXAMPLES),
+    }[kind]
+    problem = {"score": "regression", "several labels": "multi_label_classification"}.get(kind)
+    teacher = tiny_model(labels=outputs, layers=3, problem_type=problem)
     torch.nn.init.normal_(teacher.classifier.weight, std=0.5)
-    teacher.save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
+    torch.nn.init.normal_(teacher.classifier.bias)
+    teacher.save_pretrained(folder)
+    save_tokenizer(folder)
 
     def cut(examples):
-        models = {"teacher_model_name_or_path": str(tmp_path), "student_init": "teacher_layers"}
+        models = {"teacher_model_name_or_path": str(folder), "student_init": "teacher_layers"}
         torch.manual_seed(1)
-        student = load(TEXTS, labels=None, several=False, examples=examples, student_layers=layers, **models)
-        return student, student.state_dict(), torch.rand(())
+        several = kind == "several labels"
+        student = load(TEXTS, labels=labels, several=several, examples=examples, student_layers=layers, **models)
+        return student, torch.rand(())
 
-    student, weights, drawn = cut([4.0, 4.5, 5.0])
-    _, plain, drawn_before = cut(None)
-    assert drawn == drawn_before
-    changed = [name for name in weights if not torch.equal(weights[name], plain[name])]
-    assert changed == ([] if layers == "1,2,3" else ["classifier.bias"])
-    batch = AutoTokenizer.from_pretrained(tmp_path)([text for (text,) in TEXTS], padding=True, return_tensors="pt")
+    (student, drawn), (plain, drawn_before) = cut(examples), cut(None)
+    assert drawn == drawn_before  # the random numbers that follow stay the same
+    batch = AutoTokenizer.from_pretrained(folder)([text for (text,) in TEXTS], padding=True, return_tensors="pt")
     with torch.no_grad():
-        mean = student(**batch).logits.mean()
-    assert (mean == pytest.approx(4.5, abs=1e-5)) == bool(changed)
+        return student.state_dict(), plain.state_dict(), student(**batch).logits
+
+
+@pytest.mark.parametrize("kind", ["score", "classes", "several labels"])
+def test_a_head_that_reads_a_lower_layer_is_centered(tmp_path, kind):
+    """Only its bias changes, and its mean predictions are those of a model that has not read the texts."""
+    weights, plain, logits = centered(tmp_path, kind)
+    assert [name for name in weights if not torch.equal(weights[name], plain[name])] == ["classifier.bias"]
+    predictions = {"score": logits, "classes": logits.softmax(-1), "several labels": logits.sigmoid()}[kind]
+    expected = {"score": [4.5], "classes": np.array([60.5, 39.5, 1.5]) / 101.5, "several labels": expit(STARTS)}[kind]
+    np.testing.assert_allclose(predictions.mean(0), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", ["1,3", "1,2,3"])
+def test_a_head_that_reads_the_last_layer_is_left_as_it_is(tmp_path, layers):
+    weights, plain, _ = centered(tmp_path, "score", layers)
+    assert all(torch.equal(weights[name], plain[name]) for name in plain)
