@@ -77,7 +77,7 @@ class NamedDataset:
         prefix: the beginning of the names of the options, if it is another data set.
         quoting: how csv and tsv files in a folder are quoted, see `ckd_trainer.data.delimited.split_rows`.
         streaming: whether to read only `rows`, which copies nothing to this disk.
-        stream_lines: whether to do so for a folder of .txt files alone.
+        stream_lines: whether to do so if this is a folder of .txt files.
 
     Attributes:
         has_lines: with `stream_lines`, whether this is a folder of .txt files, of which each line is a row.

@@ -29,6 +29,7 @@ from ckd_trainer.models.compatibility import (
     check_padding_sides,
     check_savable,
     check_task,
+    check_token_types,
     encoded_differently,
     max_length,
     vocabulary_difference,
@@ -59,7 +60,7 @@ from ckd_trainer.utils.wrapped_models import forward_arguments
 
 logger = logging.getLogger(__name__)
 
-_FITTED_LENGTH = 64  # tokens of each text that a narrower student is fitted on: limits the memory that this takes
+_READ_LENGTH = 64  # tokens of each text that a student is fitted or centered on: limits the memory that this takes
 _CENTERED_TEXTS = 64  # on which a head that reads a lower layer is centered; its outputs hardly differ
 # What heads give, by their names.
 _OF_TEXT = {Classes.name: "one class per text", MultiLabel.name: "several labels per text"}
@@ -370,15 +371,19 @@ class ModelPair:
 
     def _encoded(self, texts: Sequence[tuple[str, ...]], model: PreTrainedModel) -> dict[str, Tensor]:
         """Returns the inputs of a model for the beginnings of texts."""
+        config = model.config
         encoded = self.tokenizer(
             *map(list, zip(*texts, strict=True)),
             padding=True,
             truncation=True,
-            max_length=min(_FITTED_LENGTH, max_length(self.student_config, self.tokenizer)),
+            max_length=min(_READ_LENGTH, max_length(config, self.tokenizer, **self.options)),
             return_tensors="pt",
         )
         reads = forward_arguments(model)
-        return {name: value for name, value in encoded.items() if name in reads}
+        batch = {name: value for name, value in encoded.items() if name in reads}
+        if "token_type_ids" in batch:
+            check_token_types(config, batch["token_type_ids"].flatten().tolist())
+        return batch
 
 
 def label_config(label_names: Sequence[str] | None, *, several: bool = False) -> dict:

@@ -137,7 +137,7 @@ def check_padding(head: Head, config: PreTrainedConfig, tokenizer: PreTrainedTok
 
 
 def check_smoothing(head: Head, factor: float) -> None:
-    """Raises InputError if the labels of a head cannot be smoothed, which `Trainer` finds out late or never.
+    """Raises InputError if the labels of a head cannot be smoothed, which `Trainer` notices late or never.
 
     Args:
         factor: `label_smoothing_factor`, above 0.

@@ -9,8 +9,9 @@ from scipy.special import expit, softmax
 from transformers import AutoTokenizer
 
 from ckd_trainer import ModelArguments
-from ckd_trainer.models.head_bias import log_frequencies, log_odds, start_at
+from ckd_trainer.models.head_bias import center_at, log_frequencies, log_odds, start_at
 from ckd_trainer.models.pair import ModelPair
+from ckd_trainer.utils.errors import InputError
 
 NAMES = ["anger", "joy", "fear"]
 EXAMPLES = [[1, 0, 0]] + [[0, 1, 0]] * 6 + [[0, 0, 0]] * 3  # 1, 6 and 0 of 10
@@ -93,45 +94,79 @@ def test_trained_heads_are_left_as_they_are(tmp_path):
 TEXTS = [("the film is good",), ("a bad film",), ("it is what it is",)]
 
 
-def centered(folder, kind, layers="1,2"):
-    """Returns the weights of a student of a teacher's layers, those without examples, and its logits of the texts."""
+def start(folder, kind, layers="1,2", **config):
+    """Returns a student of a teacher's layers, its weights without examples of labels, and the inputs of the texts.
+
+    The weights of the teacher's head are so small that its outputs hardly differ between texts.
+    """
     labels, outputs, examples = {
         "score": (None, ["score"], [4.0, 4.5, 5.0]),
         "classes": (NAMES, NAMES[::-1], [0] * 60 + [1] * 39 + [2]),  # in another order than the teacher's
         "several labels": (NAMES, NAMES[::-1], EXAMPLES),
     }[kind]
     problem = {"score": "regression", "several labels": "multi_label_classification"}.get(kind)
-    teacher = tiny_model(labels=outputs, layers=3, problem_type=problem)
-    torch.nn.init.normal_(teacher.classifier.weight, std=0.5)
+    teacher = tiny_model(labels=outputs, layers=3, problem_type=problem, **config)
+    torch.nn.init.normal_(teacher.classifier.weight, std=1e-4)
     torch.nn.init.normal_(teacher.classifier.bias)
     teacher.save_pretrained(folder)
     save_tokenizer(folder)
 
     def cut(examples):
-        models = {"teacher_model_name_or_path": str(folder), "student_init": "teacher_layers"}
+        models = {
+            "teacher_model_name_or_path": str(folder),
+            "student_init": "teacher_layers",
+            "student_layers": layers,
+        }
+        pair = ModelPair(ModelArguments(**models), terms=[], trains=True)
+        pair.set_labels(labels, several=kind == "several labels", examples=examples)
         torch.manual_seed(1)
-        several = kind == "several labels"
-        student = load(TEXTS, labels=labels, several=several, examples=examples, student_layers=layers, **models)
-        return student, torch.rand(())
+        return pair.load(TEXTS)[0], torch.rand(())
 
     (student, drawn), (plain, drawn_before) = cut(examples), cut(None)
-    assert drawn == drawn_before  # the random numbers that follow stay the same
+    assert drawn == drawn_before and student.training == plain.training  # what follows is the same
     batch = AutoTokenizer.from_pretrained(folder)([text for (text,) in TEXTS], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        return student.state_dict(), plain.state_dict(), student(**batch).logits
+    return student.eval(), plain.state_dict(), batch
 
 
 @pytest.mark.parametrize("kind", ["score", "classes", "several labels"])
-def test_a_head_that_reads_a_lower_layer_is_centered(tmp_path, kind):
-    """Only its bias changes, and its mean predictions are those of a model that has not read the texts."""
-    weights, plain, logits = centered(tmp_path, kind)
+@pytest.mark.parametrize("config", [{}, {"return_dict": False}])
+def test_a_head_that_gives_all_texts_the_same_outputs_is_centered(tmp_path, kind, config):
+    """Only its bias changes, and its predictions are those without reading a text."""
+    student, plain, batch = start(tmp_path, kind, **config)
+    weights = student.state_dict()
     assert [name for name in weights if not torch.equal(weights[name], plain[name])] == ["classifier.bias"]
+    with torch.no_grad():
+        logits = student(**batch, return_dict=True).logits
     predictions = {"score": logits, "classes": logits.softmax(-1), "several labels": logits.sigmoid()}[kind]
     expected = {"score": [4.5], "classes": np.array([60.5, 39.5, 1.5]) / 101.5, "several labels": expit(STARTS)}[kind]
-    np.testing.assert_allclose(predictions.mean(0), expected, rtol=1e-4)
+    np.testing.assert_allclose(predictions, np.tile(expected, (3, 1)), rtol=1e-2)
 
 
 @pytest.mark.parametrize("layers", ["1,3", "1,2,3"])
 def test_a_head_that_reads_the_last_layer_is_left_as_it_is(tmp_path, layers):
-    weights, plain, _ = centered(tmp_path, "score", layers)
+    student, plain, _ = start(tmp_path, "score", layers)
+    weights = student.state_dict()
     assert all(torch.equal(weights[name], plain[name]) for name in plain)
+
+
+def test_a_head_that_tells_texts_apart_is_left_as_it_is(tmp_path):
+    student, _, batch = start(tmp_path, "score")
+    torch.nn.init.normal_(student.classifier.weight)
+    with torch.no_grad():
+        scores = student(**batch).logits
+    before, mean, spread = student.classifier.bias.item(), scores.mean().item(), scores.std(correction=0).item()
+    center_at(student, [mean + 0.9 * spread], batch)
+    assert student.classifier.bias.item() == before
+    center_at(student, [mean + 1.1 * spread], batch)
+    assert student.classifier.bias.item() == pytest.approx(before + 1.1 * spread)
+
+
+def test_token_types_that_a_model_lacks(tmp_path):
+    teacher = family_model("RoBERTa", type_vocab_size=1)
+    teacher.config.id2label = {0: "bad", 1: "good"}
+    teacher.config.label2id = {"bad": 0, "good": 1}
+    teacher.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    models = {"teacher_model_name_or_path": str(tmp_path), "student_init": "teacher_layers", "student_layers": "1,2"}
+    with pytest.raises(InputError, match="token_type_ids up to 1, but the roberta model has embeddings for 1"):
+        load([("the film", "a film")], labels=["bad", "good"], examples=[0, 1, 1], several=False, **models)
