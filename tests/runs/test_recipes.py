@@ -109,7 +109,7 @@ def test_all_recipes_are_found():
     ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
     ner.add("ner_personal_ckd.yaml")
     glue.add("glue_mnli_roberta.yaml")
-    ner.add("reranker_ckd.yaml")
+    ner |= {"reranker_ckd.yaml", "texts_ckd.yaml"}
     goemotions = {f"goemotions_{role}.yaml" for role in ("teacher", "ckd")}
     assert names == glue | squad | ner | goemotions | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
@@ -291,6 +291,16 @@ def test_the_reranker_recipe():
     assert options[RankingArguments].weights == {"listwise": 0.5, "margin_mse": 0.5}
     text_task(data, seed=0).use_stages(stages_of(list(options.values())))  # raises if batches would cut groups
     assert data.group_column == "query_id" and args.metric_for_best_model == ranking.SCORES[0]
+
+
+def test_the_recipe_for_own_texts_is_patient():
+    options = parse(Path("recipes/texts_ckd.yaml"))
+    data, args, run = options[GlueArguments], options[TrainingArguments], options[RunArguments]
+    assert options[CKDArguments] == dataclasses.replace(
+        parse(Path("recipes/best/sst2.yaml"))[CKDArguments], teacher_cache_dir="runs/texts_cache"
+    )
+    assert (data.train_file, data.text_column, data.label_column) == ("train.csv", "text", "label")
+    assert (args.num_train_epochs, run.early_stopping_patience, args.load_best_model_at_end) == (12, 3, True)
 
 
 def test_goemotions_recipes():
