@@ -286,7 +286,8 @@ def test_rankings_in_two_processes(tmp_path):
     batches = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
     launch("run_glue_ckd.py", *options, *batches, "--per_device_eval_batch_size", "2", "--output_dir", str(two))
     terms = [[entry.get("loss_listwise") for entry in logged(folder)] for folder in (one, two)]
-    assert len(terms[0]) == 5 and terms[1] == pytest.approx(terms[0], rel=1e-4)
+    # They are about 1e-4, the small difference of scores that are a thousand times as large.
+    assert len(terms[0]) == 5 and terms[1] == pytest.approx(terms[0], rel=1e-4, abs=1e-6)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (two, one))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
