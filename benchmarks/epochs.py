@@ -31,8 +31,9 @@ from transformers import DataCollatorWithPadding, TrainerCallback, TrainingArgum
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.arguments import ModelArguments
-from ckd_trainer.data.glue import GLUE_TASKS, compute_metrics_for, load_task, tokenize
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
+from ckd_trainer.data.text_tasks import compute_metrics_for, load_task, tokenize
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import parse_recipe
 

@@ -43,8 +43,8 @@ from floor import bert_pair, floor_step, half_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
 from ckd_trainer import CKDArguments, DistillationTrainer
-from ckd_trainer.data.glue import load_task, tokenize
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.text_tasks import load_task, tokenize
 from ckd_trainer.methods import (
     AttributionArguments,
     DistilBERTArguments,

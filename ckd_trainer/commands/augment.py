@@ -18,8 +18,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from ckd_trainer.arguments import check_positive, option
 from ckd_trainer.data.augmentation import Augmenter, check_masks, read_vectors, variants
-from ckd_trainer.data.glue import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.text_tasks import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.texts_file import check_output_file, texts_file
 from ckd_trainer.models.compatibility import check_embeddings, max_length
 from ckd_trainer.models.loading import load_config, load_weights

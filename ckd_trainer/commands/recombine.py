@@ -12,9 +12,9 @@ from itertools import islice
 from tqdm.auto import tqdm
 
 from ckd_trainer.arguments import option
-from ckd_trainer.data.glue import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.recombination import recombined
+from ckd_trainer.data.text_tasks import check_training_alone, text_columns_of, training_texts
 from ckd_trainer.data.texts_file import check_output_file, texts_file
 from ckd_trainer.runs.recipe import parse_recipe
 from ckd_trainer.utils.errors import InputError, command_line

@@ -13,11 +13,11 @@ from transformers import TrainingArguments
 from ckd_trainer.arguments import CKDArguments, ModelArguments
 from ckd_trainer.comparison.variants import SET_BY_COMPARISON, Options, Variant, weights_by_method
 from ckd_trainer.data.arguments import DataArguments
-from ckd_trainer.data.glue import metrics_of
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
+from ckd_trainer.data.text_tasks import metrics_of
 from ckd_trainer.metrics.entities import SCORES
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.runs.recipe import one_of

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 from transformers import EvalPrediction
 
-from ckd_trainer.data.glue import load_task
 from ckd_trainer.data.predicted_labels import write_label_sets
+from ckd_trainer.data.text_tasks import load_task
 from ckd_trainer.heads.labels import THRESHOLDS, thresholds_of
 from ckd_trainer.metrics.multi_label import MultiLabelMetric, best_thresholds, decisions_by, overall_scores
 from ckd_trainer.models.pair import ModelPair

@@ -10,9 +10,9 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from transformers import EvalPrediction
 
-from ckd_trainer.data.glue import metric_of, predictions_of
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.submission import write_scores
+from ckd_trainer.data.text_tasks import metric_of, predictions_of
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.metrics.glue import glue_scores
 from ckd_trainer.metrics.ranking import RankingMetric, scores_of_groups

@@ -13,9 +13,12 @@ from transformers import (
     EvalPrediction,
 )
 
-from ckd_trainer.data.glue import (
-    GLUE_ON_HUB,
-    GLUE_TASKS,
+from ckd_trainer.data.glue import GLUE_ON_HUB
+from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
+from ckd_trainer.data.hub import hub_name
+from ckd_trainer.data.submission import write_predictions
+from ckd_trainer.data.text_tasks import (
     compute_metrics_for,
     files_of,
     load_task,
@@ -25,10 +28,7 @@ from ckd_trainer.data.glue import (
     predictions_of,
     text_columns_of,
     tokenize,
-    write_predictions,
 )
-from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.methods import RankingArguments
 from ckd_trainer.metrics.glue import glue_scores

@@ -10,12 +10,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from helpers.named_data import Hub, questions, saved, split_questions, split_texts, texts
 
-from ckd_trainer.data.glue import load_task
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import NamedDataset, hub_name
 from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.tables import state_of
+from ckd_trainer.data.text_tasks import load_task
 from ckd_trainer.utils.errors import InputError, TemporaryError
 
 FORMS = ["save_to_disk", "parquet", "json", "csv"]

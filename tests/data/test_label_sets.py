@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
-from ckd_trainer.data.glue import files_of, load_task
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.text_tasks import files_of, load_task
 from ckd_trainer.utils.errors import InputError
 
 NAMES = ["anger", "joy", "love"]

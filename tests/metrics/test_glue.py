@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from ckd_trainer.data.glue import GLUE_TASKS
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.metrics.glue import GlueMetric
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.utils.errors import about_file

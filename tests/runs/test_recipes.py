@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Trainin
 
 from ckd_trainer.arguments import CKDArguments, LanguageModelCKDArguments, ModelArguments, RunArguments
 from ckd_trainer.commands.options import kind_of
-from ckd_trainer.data.glue import GLUE_TASKS
 from ckd_trainer.data.glue_arguments import GlueArguments
+from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
