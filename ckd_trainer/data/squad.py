@@ -16,7 +16,8 @@ import torch
 from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from ckd_trainer.data.hub import NamedDataset, loaded
+from ckd_trainer.data.hub import NamedDataset
+from ckd_trainer.data.splits import loaded
 from ckd_trainer.data.squad_arguments import SquadArguments
 from ckd_trainer.data.squad_files import check_questions, read_questions
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
