@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.parts import read_parts
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, TemporaryError, about_file, first_of, is_for_user
+from ckd_trainer.utils.network import is_outage
 
 Data = TypeVar("Data")
 
@@ -203,8 +204,8 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
         also: more exceptions that this function raises about the data.
 
     Raises:
-        InputError: the function complains about the data, the Hub or the network, or the disk is full or closed. Any
-            other exception is raised as it is.
+        InputError: the function complains about the data, the Hub or the network, or the disk is full or closed;
+            a `TemporaryError` for the disk, or if the Hub is out of reach. Any other exception is raised as it is.
     """
     try:
         return load()
@@ -221,7 +222,8 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
                 raise TemporaryError(about_file(reason)) from error
         elif not isinstance(reason, (*ABOUT_DATA, *also)) and not is_script:
             raise
-        raise InputError(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
+        kind = TemporaryError if is_outage(reason) else InputError
+        raise kind(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
 
 
 def _one_line(error: BaseException) -> str:

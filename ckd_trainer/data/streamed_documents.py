@@ -23,6 +23,7 @@ from ckd_trainer.data.hub import Rows
 from ckd_trainer.data.tables import state_of
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.network import LIBRARIES, is_refused
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,6 @@ _DAMAGE = (
     pa.ArrowException,
     DatasetsError,
 )
-_PASSING = (408, 425, 429)  # answers of a server to a request that may be repeated, beside those from 500 on
-# The libraries with which `datasets` reads from the network. Some of their errors are not in `_BREAKS`.
-_NETWORK = {"aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub"}
-_NETWORK |= {"requests", "s3fs", "urllib3"}
 
 
 class StreamBroken(InputError):
@@ -131,15 +128,13 @@ class StreamedDocuments(abc.ABC):
                 f"{self.name} cannot be read {self._described(place)} ({words}): the data may be damaged; leave this "
                 "source out, or give another."
             ) from error
-        status = getattr(getattr(cause, "response", None), "status_code", getattr(cause, "status", None))
-        if isinstance(cause, FileNotFoundError) or (
-            isinstance(status, int) and 400 <= status < 500 and status not in _PASSING
-        ):
+        if isinstance(cause, FileNotFoundError) or is_refused(cause):
             raise StreamBroken(
                 f"{self.name} cannot be read {self._described(place)} ({words}): the text is not there any more, or "
                 "you may not read it; restore it."
             ) from error
-        if isinstance(cause, _BREAKS) or type(cause).__module__.partition(".")[0] in _NETWORK:
+        # Some errors of these libraries are not in `_BREAKS`.
+        if isinstance(cause, _BREAKS) or type(cause).__module__.partition(".")[0] in LIBRARIES:
             return words
         raise error
 

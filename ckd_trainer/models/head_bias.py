@@ -56,12 +56,12 @@ def start_at(model: PreTrainedModel, outputs: Sequence[float]) -> None:
         model: a classifier with a new head. A last layer without a bias is left as it is.
         outputs: the logit of each label, or the mean score alone.
     """
-    layer = last_layer(model, len(outputs))
-    if layer is None or layer.bias is None:
+    bias = _last_bias(model, len(outputs))
+    if bias is None:
         return
     logger.info("The new head starts at the label frequencies or the mean score of the training set.")
     with torch.no_grad():
-        layer.bias.copy_(torch.tensor(outputs))
+        bias.copy_(torch.tensor(outputs))
 
 
 def center_at(model: PreTrainedModel, outputs: Sequence[float], batch: Mapping[str, Tensor]) -> None:
@@ -76,8 +76,8 @@ def center_at(model: PreTrainedModel, outputs: Sequence[float], batch: Mapping[s
         outputs: the logit of each label, or the mean score alone.
         batch: inputs of the model: a few dozen texts.
     """
-    layer = last_layer(model, len(outputs))
-    if layer is None or layer.bias is None:
+    bias = _last_bias(model, len(outputs))
+    if bias is None:
         return
     training = model.training
     with torch.no_grad():
@@ -85,8 +85,14 @@ def center_at(model: PreTrainedModel, outputs: Sequence[float], batch: Mapping[s
         model.train(training)
         shift = found.new_tensor(outputs) - found.mean(0)
         if found.std(0, correction=0).max() < shift.abs().max():
-            layer.bias.add_(shift)
+            bias.add_(shift)
             logger.info(
                 "The head of the student reads a lower layer than the teacher's, and gives all texts nearly the same "
                 "outputs: its bias is shifted to the label frequencies or the mean score of the training set."
             )
+
+
+def _last_bias(model: PreTrainedModel, outputs: int) -> Tensor | None:
+    """Returns the bias of the head's last layer; None if there is no such layer, or it has no bias."""
+    layer = last_layer(model, outputs)
+    return None if layer is None else layer.bias

@@ -15,7 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ckd_trainer.models.compatibility import outline
-from ckd_trainer.utils.errors import InputError, is_for_user
+from ckd_trainer.utils.errors import InputError, TemporaryError, is_for_user
+from ckd_trainer.utils.network import is_outage
 
 Result = TypeVar("Result")
 
@@ -37,10 +38,13 @@ OF_FORM = (KeyError, TypeError, AttributeError, IndexError)
 def call(
     function: Callable[..., Result], name_or_path: str, *, also: tuple[type[Exception], ...] = (), **kwargs: Any
 ) -> Result:
-    """Returns the result of a loading function; complaints about the user's files become an `InputError`.
+    """Returns the result of a loading function.
 
     Args:
         also: more exceptions that mean a complaint about the files, if they are in a local folder.
+
+    Raises:
+        InputError: the function complains about the files; a `TemporaryError` if the Hub is out of reach.
     """
     try:
         return function(name_or_path, **kwargs)
@@ -50,9 +54,12 @@ def call(
         if not is_of_files or (isinstance(error, OSError) and not is_for_user(error)):
             raise
         message = f"{' '.join(str(error).split())[:600]} ({type(error).__name__})"
-        if not os.path.exists(name_or_path):
-            message = f"there is no such folder here, and loading it from the Hub fails: {message}"
-        raise InputError(f"cannot load {name_or_path}: {message}") from error
+        if os.path.exists(name_or_path):
+            raise InputError(f"cannot load {name_or_path}: {message}") from error
+        kind = TemporaryError if is_outage(error) else InputError
+        raise kind(
+            f"cannot load {name_or_path}: there is no such folder here, and loading it from the Hub fails: {message}"
+        ) from error
 
 
 def load_config(name_or_path: str, **options: Any) -> PreTrainedConfig:

@@ -37,7 +37,7 @@ class InputError(ValueError):
 
 
 class TemporaryError(InputError):
-    """A disk without room, or a folder in use or without access: the same options work once that has changed.
+    """A disk without room, a folder in use or without access, no network: the same options work once that has changed.
 
     Scripts exit with code 75, the EX_TEMPFAIL of sysexits.h.
     """
