@@ -39,6 +39,19 @@ def test_pairs_of_a_file(train, tmp_path, monkeypatch, capsys):
     assert len(more["question"]) > len(rows["question"])
 
 
+def test_blank_texts_make_no_pairs(train, tmp_path, caplog):
+    lines = train.read_text().splitlines()
+    blank = [" \t" + lines[1].split("\t", 1)[1], lines[2].split("\t")[0] + "\t\tgood"]
+    (tmp_path / "blank.tsv").write_text("\n".join([*lines, *blank]) + "\n")
+    rows = run(tmp_path / "a.parquet", "--train_file", tmp_path / "blank.tsv", *COLUMNS)
+    assert all(text.strip() for text in [*rows["question"], *rows["answer"]])
+    assert rows == run(tmp_path / "b.parquet", "--train_file", train, *COLUMNS)
+    assert "1 of 32 texts ('question') is blank; the first is that of line 32." in caplog.text
+    (tmp_path / "none.tsv").write_text("question\tanswer\nx\t \n \ty\n")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "c.parquet", "--train_file", tmp_path / "none.tsv", *COLUMNS)
+
+
 def test_labels_are_not_needed(train, tmp_path):
     """Neither in a file nor in a data set, whatever the options say about them."""
     rows = run(tmp_path / "a.parquet", "--train_file", train, *COLUMNS)

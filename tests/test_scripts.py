@@ -225,6 +225,17 @@ def test_overwriting_deletes_nothing_before_the_rest_is_right(trained_teacher, t
     refused(capsys, *common, "--output_dir", str(output), "--overwrite_output_dir", "--train_file", "typo.tsv")
     inside = ["--output_dir", str(trained_teacher), "--overwrite_output_dir"]
     assert "holds a model that this run reads" in refused(capsys, *common, *inside)
+    checkpoint = next(output.glob("checkpoint-*"))
+    onto = ["--output_dir", str(output), "--overwrite_output_dir"]
+    teaches = [*common, "--teacher_model_name_or_path", str(checkpoint), *onto]
+    assert "holds a model that this run reads" in refused(capsys, *teaches)
+    predicted = output / "predictions" / "predictions.tsv"
+    predicted.parent.mkdir()
+    for option in ("train_file", "validation_file", "test_file", "unlabeled_file"):
+        shutil.copy(text_files[1], predicted)
+        reads = [*common, f"--{option}", str(predicted), *onto]
+        assert f"this run reads {predicted} in it: give another output_dir" in refused(capsys, *reads)
+    shutil.rmtree(predicted.parent)
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     assert (trained_teacher / "model.safetensors").is_file()
 

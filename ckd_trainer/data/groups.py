@@ -13,7 +13,8 @@ from ckd_trainer.utils.errors import InputError, first_of, short
 
 logger = logging.getLogger(__name__)
 
-RELEVANCE = (["0", "1"], ["False", "True"], ["false", "true"])  # classes of which the second is relevant
+# Classes of which the second is relevant, as pandas and spreadsheets write them, too.
+RELEVANCE = (["0", "1"], ["0.0", "1.0"], ["False", "True"], ["false", "true"], ["FALSE", "TRUE"])
 
 
 def group_numbers(table: Table, column: str) -> list[int]:

@@ -62,19 +62,8 @@ class Table:
                 )
             if not may_be_blank and (not value or value.isspace()):
                 blank.append(row)
-        if blank and len(blank) == len(values):
-            raise InputError(f"{self.source}: all texts ({column!r}) are blank: name another column.")
         if blank:
-            logger.warning(
-                "%s: %d of %d texts (%r) %s blank; the first is that of %s %d.",
-                self.source,
-                len(blank),
-                len(values),
-                column,
-                agreeing(len(blank), "is", "are"),
-                self.unit,
-                self.lines[blank[0]],
-            )
+            check_blank(self.source, column, len(blank), len(values), f"{self.unit} {self.lines[blank[0]]}")
         return values
 
     def words(self, column: str) -> list[str]:
@@ -170,6 +159,24 @@ class Table:
                     f"{self.place(row)}: the label ({column!r}) is empty: give one, or leave the row out."
                 )
         return values
+
+
+def check_blank(source: str, column: str, blank: int, texts: int, first: str) -> None:
+    """Warns of blank texts in a column.
+
+    Args:
+        blank, texts: how many there are of each.
+        first: the place of the first blank one, such as "line 7".
+
+    Raises:
+        InputError: all of them are blank.
+    """
+    if blank == texts:
+        raise InputError(f"{source}: all texts ({column!r}) are blank: name another column.")
+    are = agreeing(blank, "is", "are")
+    logger.warning(
+        "%s: %d of %d texts (%r) %s blank; the first is that of %s.", source, blank, texts, column, are, first
+    )
 
 
 def read_table(

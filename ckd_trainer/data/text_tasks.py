@@ -105,12 +105,19 @@ def check_training_alone(arguments: GlueArguments, done: str) -> None:
 
 
 def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
-    """Returns the columns of texts of the training set, which is all that is read: it need not have labels."""
+    """Returns the columns of texts of the training set, without rows with a blank text.
+
+    Nothing else is read: the set need not have labels.
+    """
     if arguments.task_name:
         train: Any = load_task(arguments, seed=seed, splits=("train",)).train
     else:
         train = arguments.sample(own_texts(arguments, "train"), seed)
-    return [train[name][:] for name in text_columns_of(arguments)]
+    rows = zip(*(train[name][:] for name in text_columns_of(arguments)), strict=True)
+    written = [row for row in rows if all(map(str.strip, row))]
+    if not written:
+        raise InputError("each row of the training set has a blank text: name other columns.")
+    return [list(column) for column in zip(*written, strict=True)]
 
 
 def text_columns_of(arguments: GlueArguments) -> dict[str, str]:

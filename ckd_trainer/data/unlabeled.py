@@ -11,7 +11,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.parts import read_parts
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.tables import Table, check_blank
 
 
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
@@ -30,14 +30,26 @@ def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder:
         columns: {name of the result's column: name of the column in the source}.
 
     Raises:
-        InputError: the source cannot be read, lacks a column, or holds something that is not text.
+        InputError: the source cannot be read, lacks a column, or holds something that is not text, or blank texts
+            alone.
     """
-    path = folder / "unlabeled.arrow"
+    path, source, count = folder / "unlabeled.arrow", "", 0
+    blank = dict.fromkeys(columns.values(), 0)
+    first: dict[str, str] = {}  # {column: place of its first blank text}
     schema = pa.schema([(name, pa.large_string()) for name in columns])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for part in _parts(arguments, columns):
-            texts = {name: pa.array(part.texts(column), pa.large_string()) for name, column in columns.items()}
-            writer.write_table(pa.table(texts, schema=schema))
+            texts = {name: part.texts(column) for name, column in columns.items()}
+            for name, column in columns.items():
+                rows = [row for row, text in enumerate(texts[name]) if not text or text.isspace()]
+                blank[column] += len(rows)
+                if rows:
+                    first.setdefault(column, f"{part.unit} {part.lines[rows[0]]}")
+            source, count = part.source, count + len(part.data)
+            arrays = {name: pa.array(values, pa.large_string()) for name, values in texts.items()}
+            writer.write_table(pa.table(arrays, schema=schema))
+    for column, place in first.items():
+        check_blank(source, column, blank[column], count, place)
     return Dataset.from_file(str(path))
 
 

@@ -29,8 +29,7 @@ from ckd_trainer.utils.files import CONTRIBUTIONS, RECIPE, RECORD
 logger = logging.getLogger(__name__)
 
 TRAINED = "train_results.json"
-# Files that training leaves under fixed names: a folder with any of them is taken. Overwriting deletes these, RECIPE
-# and RECORD, and no other files.
+# Files that training leaves under fixed names: a folder with any of them is taken.
 RESULTS = (
     "checkpoint-*",
     "_stage_*",
@@ -159,6 +158,11 @@ def look_into(
         _check_device(folder / RECORD, args)
         logger.info("Resuming the run in %s after stage %d of %d.", folder, trained, len(stages))
     return Start(recipe, trained, recorded=recorded)
+
+
+def overwritten(folder: Path) -> list[Path]:
+    """Returns the files and folders of an earlier run that overwriting it deletes; it deletes no others."""
+    return [path for pattern in (RECIPE, RECORD, *RESULTS) for path in folder.glob(pattern)]
 
 
 def _asks(args: TrainingArguments) -> str:

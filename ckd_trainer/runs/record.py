@@ -10,7 +10,7 @@ import yaml
 from transformers import TrainingArguments
 
 from ckd_trainer.runs.checkpoints import bring_best, mixed_precision, tidy_up
-from ckd_trainer.runs.folder import RESULTS, Start
+from ckd_trainer.runs.folder import Start, overwritten
 from ckd_trainer.runs.stages import Stage
 from ckd_trainer.utils.files import RECIPE, RECORD, delete, public, recorded_stages, write_atomically
 from ckd_trainer.utils.versions import source_commit, versions
@@ -35,7 +35,8 @@ def write_record(args: TrainingArguments, start: Start, stage: Stage) -> None:
     """
     folder = Path(args.output_dir)
     if start.overwrites:
-        _delete(folder)
+        for path in overwritten(folder):
+            delete(path)
     tidy_up(stage.folder, start.checkpoint, stage.args)
     if start.best is not None:
         bring_best(start.best, stage.folder)
@@ -54,12 +55,6 @@ def write_record(args: TrainingArguments, start: Start, stage: Stage) -> None:
     if stage.options is not None:
         record["stages"] = recorded_stages(folder)[: stage.number - 1]
     write_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
-
-
-def _delete(folder: Path) -> None:
-    for pattern in (RECIPE, RECORD, *RESULTS):
-        for path in folder.glob(pattern):
-            delete(path)
 
 
 def _command() -> list[str]:

@@ -1,8 +1,9 @@
 """From arguments to a run folder: the steps that all scripts share."""
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ckd_trainer.models.adapters import add_adapter, config_of_adapter, load_ada
 from ckd_trainer.models.pair import ModelPair
 from ckd_trainer.models.subnetworks import DynamicArguments, check_dynamic, check_trained
 from ckd_trainer.objective import check_aligned, check_any_loss
-from ckd_trainer.runs.folder import Start
+from ckd_trainer.runs.folder import Start, overwritten
 from ckd_trainer.runs.inputs import TrainingInputs
 from ckd_trainer.runs.recipe import one_of
 from ckd_trainer.runs.run import run, start
@@ -158,6 +159,23 @@ def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
     return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, [*task.metrics, "loss"])
 
 
+def _check_overwritten(output_dir: str, models: Iterable[Path], files: Iterable[Path]) -> None:
+    """Raises InputError if a run that overwrites its output_dir would delete what it reads."""
+    folder = Path(output_dir).resolve()
+    deleted = {path.resolve() for path in overwritten(folder)}
+    for path in models:
+        place = path.resolve()
+        if place == folder or deleted.intersection((place, *place.parents)):
+            raise InputError(f"output_dir {output_dir} holds a model that this run reads: give another output_dir.")
+    for path in files:
+        place = path.resolve()
+        if deleted.intersection((place, *place.parents)):
+            raise InputError(
+                f"output_dir {output_dir} would be overwritten, but this run reads {path} in it: give another "
+                "output_dir."
+            )
+
+
 def _run_started(
     task: Task,
     begin: Start,
@@ -209,8 +227,10 @@ def _run_started(
     )
     if saves_adapter and begin.is_trained:  # with the labels of the training, and their thresholds
         pair.student_config = config_of_adapter(args.output_dir, **pair.options)
-    if begin.overwrites and Path(args.output_dir).resolve() in map(Path.resolve, pair.folders):
-        raise InputError(f"output_dir {args.output_dir} holds a model that this run reads: give another output_dir.")
+    if begin.overwrites:
+        files = task.files(("train", "validation")).values()
+        own = [path for path in (*own_files.values(), getattr(data_args, "test_file", None)) if path]
+        _check_overwritten(args.output_dir, pair.folders, [*itertools.chain(*files), *map(user_path, own)])
     terms = checked_terms(task, pair, stages, trains=trains)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if task.hub_dataset is not None:

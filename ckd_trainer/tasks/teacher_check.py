@@ -33,7 +33,7 @@ def check_classes(labels: ArrayLike, answers: ArrayLike, names: Sequence[str], s
         InputError: the labels are in another order. The message names the order that fits.
     """
     labels, answers = np.asarray(labels), np.asarray(answers)
-    if len(labels) < _SMALLEST or len(set(labels.tolist())) < 2:
+    if _says_little(labels, split):
         return
     accuracy, correlation = accuracy_score(labels, answers), matthews_corrcoef(labels, answers)
     result = f"accuracy {accuracy:.3f}, Matthews correlation {correlation:.3f}"
@@ -95,7 +95,7 @@ def check_label_sets(labels: ArrayLike, logits: ArrayLike, names: Sequence[str],
     """
     labels, logits = np.asarray(labels, float), _finite(logits, split)
     spread = labels.std(0)
-    if len(labels) < _SMALLEST or not spread.any():
+    if _says_little(labels, split):
         return
     agreement = np.trace(_agreement(labels, logits))
     result = f"correlation {agreement / spread.sum():.3f} of logits and labels"
@@ -166,7 +166,7 @@ def check_scores(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
         InputError: the scores are on another scale. The message names the options that map them.
     """
     labels, scores = np.asarray(labels, float), _finite(scores, split)
-    if len(labels) < _SMALLEST or np.ptp(labels) == 0:
+    if _says_little(labels, split):
         return
     if np.ptp(scores) == 0:
         _report(False, f"the score {scores[0]:.3f} for each of them", len(labels), split)
@@ -204,7 +204,7 @@ def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
         InputError: the correlation is below zero by four standard errors.
     """
     labels, scores = np.asarray(labels, float), _finite(scores, split)
-    if len(labels) < _SMALLEST or np.ptp(labels) == 0:
+    if _says_little(labels, split):
         return
     correlation = 0.0 if np.ptp(scores) == 0 else float(np.corrcoef(scores, labels)[0, 1])
     result = f"correlation {correlation:.3f} of scores and labels"
@@ -215,6 +215,20 @@ def check_ranks(labels: ArrayLike, scores: ArrayLike, split: str) -> None:
             "a teacher on this data with ckd-trainer teacher."
         )
     _report(correlation > 2 / len(labels) ** 0.5, result, len(labels), split)
+
+
+def _says_little(labels: np.ndarray, split: str) -> bool:
+    """Returns whether no teacher can be judged by these labels: they are few, or all the same, which is warned of."""
+    if len(labels) < _SMALLEST:
+        return True
+    if (labels == labels[0]).all():
+        logger.warning(
+            "THE TEACHER WAS NOT CHECKED: all %d %s examples of the sample have the same label. Scores on them say "
+            "little, too. If the file is sorted by label, shuffle it, or read all of it.",
+            *(len(labels), split),
+        )
+        return True
+    return False
 
 
 def _finite(scores: ArrayLike, split: str) -> np.ndarray:

@@ -120,3 +120,19 @@ def test_wnut_as_it_is(shared_data):
         found = read_conll(folder / f"{name}.conll", labeled=True)
         assert (len(found.tokens), sum(map(len, found.tokens))) == (sentences, tokens)
         assert read_conll(folder / f"{name}.conll", labeled=False).tokens == found.tokens
+
+
+def test_plain_text_is_not_taken_for_tokens_in_silence(tmp_path, caplog):
+    """A line of a test file has a token, but its words look like columns."""
+    (tmp_path / "plain.txt").write_text("Ann Lee went\nto Paris today\n")
+    assert read_conll(tmp_path / "plain.txt", labeled=False).tokens == [["Ann", "to"]]
+    assert "3 columns without tags: only column 1 is read, such as 'Ann'" in caplog.text
+    caplog.clear()
+    (tmp_path / "tagged.txt").write_text("Ann NNP B-PER\nwent VBD O\n")
+    (tmp_path / "bare.txt").write_text("Ann\nwent\n")
+    for name in ("tagged.txt", "bare.txt"):
+        assert read_conll(tmp_path / name, labeled=False).tokens == [["Ann", "went"]]
+    assert not caplog.text
+    (tmp_path / "uneven.txt").write_text("Ann Lee went\nto Paris\n")
+    with pytest.raises(InputError, match=r"2 columns, but line 1 has 3: .*give whole texts as \.jsonl or \.parquet"):
+        read_conll(tmp_path / "uneven.txt", labeled=False)

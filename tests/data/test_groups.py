@@ -19,7 +19,9 @@ def test_spaces_around_the_name_of_a_query_make_no_group(tmp_path):
     assert group_numbers(table, "query") == [0, 1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("labels", [[True, False], ["true", "false"], [0, 1], ["1", "0"], [1.0, 0.0]])
+@pytest.mark.parametrize(
+    "labels", [[True, False], ["true", "false"], ["TRUE", "FALSE"], [0, 1], ["1", "0"], [1.0, 0.0], ["1.0", "0.0"]]
+)
 def test_spellings_of_relevance(tmp_path, labels):
     check_relevance(class_names(table_of(tmp_path, label=labels), "label"), "train.parquet")
 

@@ -106,7 +106,7 @@ def test_a_teacher_that_knows_is_reported(caplog):
     assert "RMSE 0.07" in caplog.records[1].message
 
 
-@pytest.mark.parametrize("labels", [[1], [1] * 50, list(range(9))])
+@pytest.mark.parametrize("labels", [[1], [1] * 9, list(range(9))])
 def test_too_little_to_tell(labels, caplog):
     check_classes(labels, labels[::-1], [str(label) for label in range(10)], "validation")
     check_scores([float(label) for label in labels], [0.0] * len(labels), "validation")
@@ -223,5 +223,21 @@ def test_a_teacher_of_rankings_is_judged_by_its_scores(caplog):
         assert "THE TEACHER SCORES AT CHANCE: correlation" in caplog.text
     caplog.clear()
     check_ranks(labels[:6], scores[:6], "training")
-    check_ranks(np.zeros(120), scores, "training")
-    assert caplog.text == ""  # too few, and nothing to compare with
+    assert caplog.text == ""  # too few
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda labels: check_classes(labels, labels, ["a", "b"], "validation"),
+        lambda labels: check_scores(labels, np.linspace(0, 1, len(labels)), "validation"),
+        lambda labels: check_ranks(labels, np.linspace(0, 1, len(labels)), "validation"),
+        lambda labels: check_label_sets(np.stack([labels, labels], 1), np.eye(2)[labels], ["a", "b"], "validation"),
+    ],
+)
+def test_labels_that_are_all_the_same_judge_no_teacher(check, caplog):
+    """As in the first rows of a file that is sorted by label."""
+    check(np.ones(9, int))
+    assert not caplog.text  # as for all small samples
+    check(np.ones(20, int))
+    assert "THE TEACHER WAS NOT CHECKED: all 20 validation examples of the sample have the same label." in caplog.text

@@ -97,6 +97,15 @@ def in_other_forms(texts, tmp_path):
     ]
 
 
+def test_blank_texts_are_warned_of(command, tmp_path, capsys, caplog):
+    (tmp_path / "some.tsv").write_text("text\ngood\n \nbad\n\u3000\n")
+    run(command, tmp_path / "some", "--unlabeled_file", tmp_path / "some.tsv", "--max_steps", "1")
+    assert "some.tsv: 2 of 4 texts ('text') are blank; the first is that of line 3." in caplog.text
+    (tmp_path / "all.tsv").write_text("text\n \n\u3000\n")
+    error = refused(capsys, command, tmp_path / "all", "--unlabeled_file", tmp_path / "all.tsv")
+    assert "all.tsv: all texts ('text') are blank: name another column." in error
+
+
 def test_each_form_trains_alike(command, texts, tmp_path):
     results = run(command, tmp_path / "tsv", "--unlabeled_file", texts)
     assert (results["train_samples"], results["unlabeled_samples"], results["epoch"]) == (20, 60, 6 / 5)
