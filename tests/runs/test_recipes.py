@@ -109,7 +109,7 @@ def test_all_recipes_are_found():
     ner = {f"ner_{task}_{role}.yaml" for task in ("conll2003", "wnut17") for role in ("teacher", "ckd")}
     ner.add("ner_personal_ckd.yaml")
     glue.add("glue_mnli_roberta.yaml")
-    ner |= {"reranker_ckd.yaml", "texts_ckd.yaml"}
+    ner |= {"reranker_ckd.yaml", "texts_ckd.yaml", "texts_relations_first.yaml"}
     goemotions = {f"goemotions_{role}.yaml" for role in ("teacher", "ckd")}
     assert names == glue | squad | ner | goemotions | mlm | quickstart | best | methods
     gpus = {"one_gpu", "multi_gpu", "multi_node", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"}
@@ -301,6 +301,17 @@ def test_the_recipe_for_own_texts_is_patient():
     )
     assert (data.train_file, data.text_column, data.label_column) == ("train.csv", "text", "label")
     assert (args.num_train_epochs, run.early_stopping_patience, args.load_best_model_at_end) == (12, 3, True)
+
+
+def test_relations_come_first():
+    path = Path("recipes/texts_relations_first.yaml")
+    options, patient = parse(path), parse(Path("recipes/texts_ckd.yaml"))
+    assert options[CKDArguments] == patient[CKDArguments] and options[GlueArguments] == patient[GlueArguments]
+    first, second = stages_of(list(options.values()))
+    assert (first.ckd_args.labels_and_logits, first.ckd_args.weights) == (False, {"wr_distance": 0.3})
+    assert (second.ckd_args.labels_and_logits, second.ckd_args.weights) == (True, {"logits": 0.7})
+    assert [stage.args.num_train_epochs for stage in (first, second)] == [1, 3]
+    assert [stage.args.load_best_model_at_end for stage in (first, second)] == [False, True]
 
 
 def test_goemotions_recipes():
