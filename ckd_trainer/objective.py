@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -246,16 +247,24 @@ class Objective:
         Args:
             outputs: the student's outputs, with those that its signals read.
             teacher: the values of `teacher_signals`.
+
+        Raises:
+            InputError: a term returns something else than a scalar.
         """
         student = {signal: signal.read(outputs, batch) for signal in self.student_signals}
-        return {
+        values = {
             name: term(student[term.student_signal], teacher[term.teacher_signal], batch)
             for name, term in self.terms.items()
         }
+        return {name: _scalar(value, name, "forward", batch) for name, value in values.items()}
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the number of items that each term averages over, the task loss among them, see `Term.count`."""
-        counts = {name: term.count(batch) for name, term in self.terms.items()}
+        """Returns the number of items that each term averages over, the task loss among them, see `Term.count`.
+
+        Raises:
+            InputError: a term returns something else than a scalar.
+        """
+        counts = {name: _scalar(term.count(batch), name, "count", batch) for name, term in self.terms.items()}
         if "task" in self.weights:
             ids = batch["input_ids"]
             unlabeled = ids.new_full((), len(ids) if self.counts_examples else 0)
@@ -265,3 +274,16 @@ class Objective:
             labeled = self.head.task_count(batch) if reads_head else unlabeled
             counts = {"task": labeled} | counts
         return counts
+
+
+def _scalar(value: Tensor | float, term: str, method: str, batch: Mapping[str, Tensor]) -> Tensor:
+    """Returns what a method of a term has returned, as a scalar on the device of the batch, if it is a number."""
+    if isinstance(value, int | float):
+        return torch.tensor(value, device=next(one.device for one in batch.values() if isinstance(one, Tensor)))
+    if value.dim():
+        should = "the mean over its items" if method == "forward" else "the number of items of the whole batch"
+        raise InputError(
+            f"{method} of the term {term} returns a tensor of shape {tuple(value.shape)}, not a scalar: return "
+            f"{should}."
+        )
+    return value

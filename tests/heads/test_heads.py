@@ -451,6 +451,28 @@ def test_a_term_of_the_users_gets_logits_in_the_students_order(tmp_path):
         trainer(tmp_path, "classes", data, teacher_model=model("tokens"), ckd_args=args, terms=[term])
 
 
+def test_a_term_may_count_with_a_plain_number(tmp_path):
+    class Counts(OwnTerm):
+        def count(self, batch):
+            return len(batch["input_ids"])
+
+    weights = []
+    for term in (OwnTerm(), Counts()):
+        run = trainer(tmp_path, "classes", examples("classes"), teacher_model=model("classes", seed=1), terms=[term])
+        run.train()
+        weights.append(run.model.state_dict())
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("method", ["forward", "count"])
+def test_a_term_that_returns_no_scalar_is_named(tmp_path, method):
+    term = OwnTerm()
+    setattr(term, method, lambda *arguments: torch.ones(2))
+    run = trainer(tmp_path, "classes", examples("classes"), teacher_model=model("classes", seed=1), terms=[term])
+    with pytest.raises(InputError, match=rf"{method} of the term own returns a tensor of shape \(2,\), not a scalar"):
+        run.train()
+
+
 def test_terms_that_cannot_work_are_refused(tmp_path):
     class Projected(OwnTerm):
         def __init__(self):
