@@ -61,7 +61,7 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
     tags: list[list[str]] = [[]]
     lines: list[list[int]] = [[]]
     first: tuple[int, int] | None = None  # the line of the first token, and its number of columns
-    any_tag = False
+    tagged = 0  # lines that end in a tag
     # Not splitlines: a token may be another line separator of Unicode.
     contents = [content.rstrip("\r") for content in read_text(path).split("\n")]
     width = next((len(_columns(one)) for one in contents if not _ends_sentence(one) and one[0] != "#"), 0)
@@ -76,7 +76,7 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
         may_be_token = not labeled and columns[0] != "#" and len(columns) == width
         if content[0] == "#" and not tokens[-1] and len(columns) > 1 and not is_tag(tag) and not may_be_token:
             continue
-        any_tag = any_tag or is_tag(tag)
+        tagged += is_tag(tag)
         first = first or (line, len(columns))
         _check_columns(f"{path}, line {line}", columns, first, labeled, token_column, tag_column)
         tokens[-1].append(columns[token_column - 1])
@@ -89,10 +89,11 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
             part.pop()
     if not tokens:
         raise InputError(f"{path} has no sentences: give a file with a token and its tag on each line.")
-    if not labeled and width > 1 and not any_tag:
+    if not labeled and width > 1 and 2 * tagged < sum(map(len, tokens)):
         logger.warning(
-            "%s has a token on each line, and %d columns without tags: only column %d is read, such as %s.",
-            *(path, width, token_column, short(tokens[0][0])),
+            "%s is read as CoNLL, with a token on each line. Only column %d of %d is read, such as %s; few lines end "
+            "in a tag. Give whole texts as .jsonl or .parquet.",
+            *(path, token_column, width, short(tokens[0][0])),
         )
     if len(tokens) == 1 and len(tokens[0]) > _LONG:
         logger.warning(
@@ -120,7 +121,7 @@ def _check_columns(
     if len(columns) != first[1]:
         raise InputError(
             f"{place}: the line has {_count(columns)}, but line {first[0]} has {first[1]}: separate all by tabs, "
-            "or all by spaces, with an empty line after each sentence. (Such a file has a token on each line: give "
+            "or all by spaces, with an empty line after each sentence. (A CoNLL file has a token on each line; give "
             "whole texts as .jsonl or .parquet.)"
         )
     if labeled and tag_column is None and len(columns) == 1:

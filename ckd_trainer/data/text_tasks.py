@@ -116,7 +116,7 @@ def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
     rows = zip(*(train[name][:] for name in text_columns_of(arguments)), strict=True)
     written = [row for row in rows if all(map(str.strip, row))]
     if not written:
-        raise InputError("each row of the training set has a blank text: name other columns.")
+        raise InputError("no row of the training set has all its texts: fill them in, or name other columns.")
     return [list(column) for column in zip(*written, strict=True)]
 
 

@@ -229,7 +229,9 @@ def _run_started(
         pair.student_config = config_of_adapter(args.output_dir, **pair.options)
     if begin.overwrites:
         files = task.files(("train", "validation")).values()
-        own = [path for path in (*own_files.values(), getattr(data_args, "test_file", None)) if path]
+        names = ("test_file", "dataset_name", "unlabeled_dataset_name")
+        own = [path for path in (*own_files.values(), *(getattr(data_args, name, None) for name in names)) if path]
+        own += [source.path for source in getattr(data_args, "training_sources", ()) if source.path]  # streamed, too
         _check_overwritten(args.output_dir, pair.folders, [*itertools.chain(*files), *map(user_path, own)])
     terms = checked_terms(task, pair, stages, trains=trains)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})

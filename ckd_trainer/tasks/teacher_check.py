@@ -223,8 +223,8 @@ def _says_little(labels: np.ndarray, split: str) -> bool:
         return True
     if (labels == labels[0]).all():
         logger.warning(
-            "THE TEACHER WAS NOT CHECKED: all %d %s examples of the sample have the same label. Scores on them say "
-            "little, too. If the file is sorted by label, shuffle it, or read all of it.",
+            "THE TEACHER WAS NOT CHECKED: all %d %s examples drawn for this have the same label. If all others have "
+            "it, too, scores say nothing: give examples of each label. max_eval_samples reads the first rows alone.",
             *(len(labels), split),
         )
         return True

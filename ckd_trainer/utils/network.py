@@ -3,6 +3,7 @@
 import socket
 
 from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 # The libraries that read from the network for `datasets` and `transformers`.
 LIBRARIES = {
@@ -21,18 +22,27 @@ def is_refused(error: BaseException) -> bool:
 def is_outage(error: BaseException) -> bool:
     """Returns whether an error, or one that led to it, comes from a network or a server that may be back later.
 
-    With HF_HUB_OFFLINE, nothing is: the user has switched the network off.
+    In offline mode (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE), nothing is: the user has switched the network off.
     """
-    if constants.HF_HUB_OFFLINE:
-        return False
+    chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
-        if _status(cause) is not None:
-            return not is_refused(cause)
-        if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):
-            return True
+        chain.append(cause)
         cause = cause.__cause__ or cause.__context__
+    if constants.HF_HUB_OFFLINE or any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+        return False
+    for one in chain:
+        if _status(one) is not None:
+            return not is_refused(one)
+        if isinstance(one, (ConnectionError, TimeoutError, socket.gaierror)) or _has_broken_off(one):
+            return True
     return False
+
+
+def _has_broken_off(error: BaseException) -> bool:
+    """Returns whether httpx says that a server, or a proxy on the way to it, has given up."""
+    name = type(error).__name__
+    return name == "RemoteProtocolError" or (name == "ProxyError" and str(error).startswith("5"))
 
 
 def _status(error: BaseException) -> int | None:

@@ -124,9 +124,9 @@ def test_wnut_as_it_is(shared_data):
 
 def test_plain_text_is_not_taken_for_tokens_in_silence(tmp_path, caplog):
     """A line of a test file has a token, but its words look like columns."""
-    (tmp_path / "plain.txt").write_text("Ann Lee went\nto Paris today\n")
-    assert read_conll(tmp_path / "plain.txt", labeled=False).tokens == [["Ann", "to"]]
-    assert "3 columns without tags: only column 1 is read, such as 'Ann'" in caplog.text
+    (tmp_path / "plain.txt").write_text("Ann Lee went\nto Paris today\nin group O\n")
+    assert read_conll(tmp_path / "plain.txt", labeled=False).tokens == [["Ann", "to", "in"]]
+    assert "Only column 1 of 3 is read, such as 'Ann'; few lines end in a tag." in caplog.text
     caplog.clear()
     (tmp_path / "tagged.txt").write_text("Ann NNP B-PER\nwent VBD O\n")
     (tmp_path / "bare.txt").write_text("Ann\nwent\n")

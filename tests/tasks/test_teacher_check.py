@@ -240,4 +240,4 @@ def test_labels_that_are_all_the_same_judge_no_teacher(check, caplog):
     check(np.ones(9, int))
     assert not caplog.text  # as for all small samples
     check(np.ones(20, int))
-    assert "THE TEACHER WAS NOT CHECKED: all 20 validation examples of the sample have the same label." in caplog.text
+    assert "THE TEACHER WAS NOT CHECKED: all 20 validation examples drawn for this have the same label." in caplog.text

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.text_tasks import load_task
@@ -18,6 +18,14 @@ class Answer(Exception):
     def __init__(self, status):
         self.response = self
         self.status_code = status
+
+
+class RemoteProtocolError(Exception):
+    """As in httpx: the server hung up."""
+
+
+class ProxyError(Exception):
+    """As in httpx, with the answer of the proxy."""
 
 
 def wrapped(error):
@@ -46,6 +54,10 @@ def online(monkeypatch):
         (TimeoutError(), True),
         (Answer(503), True),
         (Answer(429), True),
+        (RemoteProtocolError("Server disconnected without sending a response."), True),
+        (ProxyError("503 Service Unavailable"), True),
+        (ProxyError("407 Proxy Authentication Required"), False),
+        (OfflineModeIsEnabled("HF_DATASETS_OFFLINE is set"), False),
         (Answer(404), False),
         (Answer(401), False),
         (ValueError("a bad name"), False),
