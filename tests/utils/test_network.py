@@ -58,6 +58,7 @@ def online(monkeypatch):
         (ProxyError("503 Service Unavailable"), True),
         (ProxyError("407 Proxy Authentication Required"), False),
         (OfflineModeIsEnabled("HF_DATASETS_OFFLINE is set"), False),
+        (ConnectionError("Couldn't reach 'me/data' on the Hub (OfflineModeIsEnabled)"), False),  # of `datasets`
         (Answer(404), False),
         (Answer(401), False),
         (ValueError("a bad name"), False),
