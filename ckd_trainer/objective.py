@@ -256,7 +256,9 @@ class Objective:
             name: term(student[term.student_signal], teacher[term.teacher_signal], batch)
             for name, term in self.terms.items()
         }
-        return {name: _scalar(value, name, "forward", batch) for name, value in values.items()}
+        for name, value in values.items():
+            _check_scalar(value, f"forward of the term {name}", "the mean over its items")
+        return values
 
     def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the number of items that each term averages over, the task loss among them, see `Term.count`.
@@ -264,7 +266,10 @@ class Objective:
         Raises:
             InputError: a term returns something else than a scalar.
         """
-        counts = {name: _scalar(term.count(batch), name, "count", batch) for name, term in self.terms.items()}
+        device = next(value.device for value in batch.values() if isinstance(value, Tensor))
+        counts = {name: torch.as_tensor(term.count(batch), device=device) for name, term in self.terms.items()}
+        for name, count in counts.items():
+            _check_scalar(count, f"count of the term {name}", "the number of items of the whole batch")
         if "task" in self.weights:
             ids = batch["input_ids"]
             unlabeled = ids.new_full((), len(ids) if self.counts_examples else 0)
@@ -276,14 +281,7 @@ class Objective:
         return counts
 
 
-def _scalar(value: Tensor | float, term: str, method: str, batch: Mapping[str, Tensor]) -> Tensor:
-    """Returns what a method of a term has returned, as a scalar on the device of the batch, if it is a number."""
-    if isinstance(value, int | float):
-        return torch.tensor(value, device=next(one.device for one in batch.values() if isinstance(one, Tensor)))
+def _check_scalar(value: Tensor, method: str, should: str) -> None:
+    """Raises InputError if what a term's method has returned is not a scalar, as it `should` be."""
     if value.dim():
-        should = "the mean over its items" if method == "forward" else "the number of items of the whole batch"
-        raise InputError(
-            f"{method} of the term {term} returns a tensor of shape {tuple(value.shape)}, not a scalar: return "
-            f"{should}."
-        )
-    return value
+        raise InputError(f"{method} returns a tensor of shape {tuple(value.shape)}, not a scalar: return {should}.")

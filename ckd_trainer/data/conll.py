@@ -61,7 +61,7 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
     tags: list[list[str]] = [[]]
     lines: list[list[int]] = [[]]
     first: tuple[int, int] | None = None  # the line of the first token, and its number of columns
-    tagged = 0  # lines that end in a tag
+    tagged = 0  # lines with a tag, where tags are not read
     # Not splitlines: a token may be another line separator of Unicode.
     contents = [content.rstrip("\r") for content in read_text(path).split("\n")]
     width = next((len(_columns(one)) for one in contents if not _ends_sentence(one) and one[0] != "#"), 0)
@@ -76,7 +76,7 @@ def read_conll(path: str | Path, *, labeled: bool, token_column: int = 1, tag_co
         may_be_token = not labeled and columns[0] != "#" and len(columns) == width
         if content[0] == "#" and not tokens[-1] and len(columns) > 1 and not is_tag(tag) and not may_be_token:
             continue
-        tagged += is_tag(tag)
+        tagged += not labeled and is_tag(tag)
         first = first or (line, len(columns))
         _check_columns(f"{path}, line {line}", columns, first, labeled, token_column, tag_column)
         tokens[-1].append(columns[token_column - 1])

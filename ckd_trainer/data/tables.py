@@ -60,7 +60,7 @@ class Table:
                 raise InputError(
                     f"{self.place(row)}: {column!r} is {short(value)}, which is not text: put it in quotes."
                 )
-            if not may_be_blank and (not value or value.isspace()):
+            if not may_be_blank and is_blank(value):
                 blank.append(row)
         if blank:
             check_blank(self.source, column, len(blank), len(values), f"{self.unit} {self.lines[blank[0]]}")
@@ -159,6 +159,11 @@ class Table:
                     f"{self.place(row)}: the label ({column!r}) is empty: give one, or leave the row out."
                 )
         return values
+
+
+def is_blank(text: str) -> bool:
+    """Returns whether a text is empty or white space."""
+    return not text or text.isspace()
 
 
 def check_blank(source: str, column: str, blank: int, texts: int, first: str) -> None:

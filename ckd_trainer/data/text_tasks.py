@@ -14,6 +14,7 @@ from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.groups import limit_groups
 from ckd_trainer.data.labeled_texts import TextTask
 from ckd_trainer.data.own_texts import load_own, own_columns, own_texts
+from ckd_trainer.data.tables import is_blank
 from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.metrics import multi_label, ranking
@@ -114,7 +115,7 @@ def training_texts(arguments: GlueArguments, *, seed: int) -> list[list[str]]:
     else:
         train = arguments.sample(own_texts(arguments, "train"), seed)
     rows = zip(*(train[name][:] for name in text_columns_of(arguments)), strict=True)
-    written = [row for row in rows if all(map(str.strip, row))]
+    written = [row for row in rows if not any(map(is_blank, row))]
     if not written:
         raise InputError("no row of the training set has all its texts: fill them in, or name other columns.")
     return [list(column) for column in zip(*written, strict=True)]

@@ -11,7 +11,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.parts import read_parts
-from ckd_trainer.data.tables import Table, check_blank
+from ckd_trainer.data.tables import Table, check_blank, is_blank
 
 
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:
@@ -41,7 +41,7 @@ def load_unlabeled(arguments: DataArguments, columns: Mapping[str, str], folder:
         for part in _parts(arguments, columns):
             texts = {name: part.texts(column) for name, column in columns.items()}
             for name, column in columns.items():
-                rows = [row for row, text in enumerate(texts[name]) if not text or text.isspace()]
+                rows = [row for row, text in enumerate(texts[name]) if is_blank(text)]
                 blank[column] += len(rows)
                 if rows:
                     first.setdefault(column, f"{part.unit} {part.lines[rows[0]]}")

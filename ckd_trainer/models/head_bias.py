@@ -93,6 +93,6 @@ def center_at(model: PreTrainedModel, outputs: Sequence[float], batch: Mapping[s
 
 
 def _last_bias(model: PreTrainedModel, outputs: int) -> Tensor | None:
-    """Returns the bias of the head's last layer; None if there is no such layer, or it has no bias."""
+    """Returns the bias of the head's last layer; None if the layer or its bias is missing."""
     layer = last_layer(model, outputs)
     return None if layer is None else layer.bias

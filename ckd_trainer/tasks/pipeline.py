@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,21 +159,31 @@ def _scores(task: Task, stage: Stage) -> tuple[str, Sequence[str]]:
     return f"mean_{task.best_metric}", scores_of(stage.dynamic_args.subnetworks, [*task.metrics, "loss"])
 
 
-def _check_overwritten(output_dir: str, models: Iterable[Path], files: Iterable[Path]) -> None:
+def _check_overwritten(output_dir: str, models: Iterable[Path], data: Iterable[str | Path]) -> None:
     """Raises InputError if a run that overwrites its output_dir would delete what it reads."""
     folder = Path(output_dir).resolve()
     deleted = {path.resolve() for path in overwritten(folder)}
-    for path in models:
-        place = path.resolve()
-        if place == folder or deleted.intersection((place, *place.parents)):
-            raise InputError(f"output_dir {output_dir} holds a model that this run reads: give another output_dir.")
-    for path in files:
-        place = path.resolve()
-        if deleted.intersection((place, *place.parents)):
-            raise InputError(
-                f"output_dir {output_dir} would be overwritten, but this run reads {path} in it: give another "
-                "output_dir."
-            )
+
+    def is_deleted(path: Path) -> bool:
+        return not deleted.isdisjoint((path.resolve(), *path.resolve().parents))
+
+    if any(path.resolve() == folder or is_deleted(path) for path in models):
+        raise InputError(f"output_dir {output_dir} holds a model that this run reads: give another output_dir.")
+    read = next(filter(is_deleted, map(user_path, data)), None)
+    if read is not None:
+        raise InputError(
+            f"output_dir {output_dir} would be overwritten, but this run reads {read} in it: give another output_dir."
+        )
+
+
+def _data_read(task: Task, data_args: DataArguments, *own: str | None) -> Iterator[str | Path]:
+    """Yields the files and folders of a run's data, and its `own` other files; names on the Hub may be among them."""
+    yield from itertools.chain(*task.files(("train", "validation")).values())
+    names = ("test_file", "dataset_name", "unlabeled_dataset_name")
+    yield from filter(None, (*own, *(getattr(data_args, name, None) for name in names)))
+    for source in getattr(data_args, "training_sources", ()):  # `task.files` lacks those that are streamed
+        if source.path is not None:
+            yield source.path
 
 
 def _run_started(
@@ -228,11 +238,7 @@ def _run_started(
     if saves_adapter and begin.is_trained:  # with the labels of the training, and their thresholds
         pair.student_config = config_of_adapter(args.output_dir, **pair.options)
     if begin.overwrites:
-        files = task.files(("train", "validation")).values()
-        names = ("test_file", "dataset_name", "unlabeled_dataset_name")
-        own = [path for path in (*own_files.values(), *(getattr(data_args, name, None) for name in names)) if path]
-        own += [source.path for source in getattr(data_args, "training_sources", ()) if source.path]  # streamed, too
-        _check_overwritten(args.output_dir, pair.folders, [*itertools.chain(*files), *map(user_path, own)])
+        _check_overwritten(args.output_dir, pair.folders, _data_read(task, data_args, *own_files.values()))
     terms = checked_terms(task, pair, stages, trains=trains)
     begin.settle({name: getattr(data_args, name) for name in data_args.by_default})
     if task.hub_dataset is not None:

@@ -37,7 +37,7 @@ class InputError(ValueError):
 
 
 class TemporaryError(InputError):
-    """A disk without room, a folder in use or without access, no network: the same options work once that has changed.
+    """No room on a disk, no network, or a folder in use or closed: the same options work once that has changed.
 
     Scripts exit with code 75, the EX_TEMPFAIL of sysexits.h.
     """
