@@ -29,7 +29,7 @@ from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.spans import read_answers
 from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.losses.layer_mapping import (
     STRATEGIES,
     format_pairs,

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import yaml
 from helpers.commands import SHORT_RUN, STUDENT
 from helpers.files import sentences, write_tsv
 from helpers.tiny import ARGUMENTS, save_tokenizer, tiny_model
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -404,21 +407,68 @@ def test_evaluation_alone_writes_no_card(trained_teacher, text_files, tmp_path):
     assert (folder / "eval_results.json").is_file() and not (folder / "README.md").exists()
 
 
-def test_push_to_hub_sends_model_and_card(trained_teacher, text_files, tmp_path, monkeypatch):
-    """The Hub's two calls are replaced; everything up to them is `Trainer.push_to_hub`."""
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub whose two calls are replaced; everything up to them is `Trainer.push_to_hub`.
+
+    It has the options of the last upload in `sent`; the errors of `failing`, by call, are raised instead.
+    """
     from huggingface_hub import HfApi, RepoUrl
 
-    sent = {}
+    found = SimpleNamespace(sent={}, failing={})
 
     def create_repo(repo_id, **kwargs):
+        if error := found.failing.get("create_repo"):
+            raise error
         return RepoUrl(f"https://huggingface.co/{repo_id}")
 
     def upload_folder(**kwargs):
-        sent.update(kwargs)
+        if error := found.failing.get("upload_folder"):
+            raise error
+        found.sent.update(kwargs)
 
     for call in (create_repo, upload_folder):  # the first transformers 5 have names of their own for them
         monkeypatch.setattr(HfApi, call.__name__, staticmethod(call))
         monkeypatch.setattr(f"transformers.trainer.{call.__name__}", call, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return found
+
+
+def answer_of_hub(status):
+    """The error with which huggingface_hub reports the status of an answer."""
+    error = HTTPError(f"status {status}")
+    error.response = SimpleNamespace(status_code=status)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [
+        ("create_repo", answer_of_hub(403), 2),
+        ("create_repo", answer_of_hub(502), 75),
+        ("upload_folder", answer_of_hub(403), 2),
+        ("upload_folder", answer_of_hub(502), 75),
+    ],
+)
+def test_a_hub_that_does_not_take_the_model(call, error, code, hub, trained_teacher, text_files, tmp_path, capsys):
+    """It is one message. The model of a finished training is uploaded by the same command, without training again."""
+    hub.failing[call] = error
+    push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end"]
+    command = [*text_files, "--do_train", "--max_steps", "2", *push]
+    with pytest.raises(SystemExit) as stopped:
+        distill(trained_teacher, tmp_path / "student", *command)
+    printed = capsys.readouterr().err
+    assert stopped.value.code == code and f"Hub (status {error.response.status_code}): check the network" in printed
+    assert (tmp_path / "student" / "model.safetensors").exists() == (call == "upload_folder")
+    hub.failing.clear()
+    trained = (tmp_path / "student" / "train_results.json").read_bytes() if call == "upload_folder" else None
+    distill(trained_teacher, tmp_path / "student", *command)
+    assert hub.sent["repo_id"] == "me/my-student"
+    assert trained in (None, (tmp_path / "student" / "train_results.json").read_bytes())
+
+
+def test_push_to_hub_sends_model_and_card(hub, trained_teacher, text_files, tmp_path, monkeypatch):
+    sent = hub.sent
     output = tmp_path / "student"
     monkeypatch.delenv("HF_TOKEN", raising=False)
     push = ["--push_to_hub", "--hub_model_id", "me/my-student", "--hub_strategy", "end", "--hub_token", "hf_secret"]

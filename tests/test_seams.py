@@ -63,7 +63,7 @@ PRIVATE = {
     "ckd_trainer/metrics/multi_label.py": {"_info", "_compute"},
     "ckd_trainer/metrics/ranking.py": {"_info", "_compute"},
     "ckd_trainer/metrics/in_memory.py": {"_build_data_dir", "_data_dir_root"},  # where it makes a folder in any case
-    "ckd_trainer/data/tables.py": {"_fingerprint"},  # nothing public says whether a data set is the same as before
+    "ckd_trainer/data/table.py": {"_fingerprint"},  # nothing public says whether a data set is the same as before
     "ckd_trainer/models/compatibility.py": {"_model_mapping"},  # nothing public says which models an Auto class has
 }
 

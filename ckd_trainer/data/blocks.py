@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.documents import Part, read_documents
 from ckd_trainer.data.streamed_documents import StreamedDocuments
-from ckd_trainer.data.tables import Table, state_of
+from ckd_trainer.data.table import Table, state_of
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import files_fingerprint, input_errors_about, told_without_room

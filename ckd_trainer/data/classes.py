@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def class_names(table: Table, column: str) -> list[str]:
     values, of classes with one row, and of numbers that look like scores.
 
     Args:
-        table: A `ckd_trainer.data.tables.Table`.
+        table: A `ckd_trainer.data.table.Table`.
         column: The name of its column of labels.
 
     Raises:

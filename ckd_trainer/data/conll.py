@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ckd_trainer.data.tables import read_text
 from ckd_trainer.data.tags import check_tag, is_tag
+from ckd_trainer.data.text_files import read_text
 from ckd_trainer.utils.errors import InputError, agreeing, short
 from ckd_trainer.utils.files import input_errors_about, user_path, write_atomically
 

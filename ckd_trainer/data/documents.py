@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckd_trainer.data.parts import read_parts
-from ckd_trainer.data.tables import Table, text_of
+from ckd_trainer.data.table import Table
 from ckd_trainer.data.text_arguments import TextSource
+from ckd_trainer.data.text_files import text_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import input_errors_about
 
@@ -34,7 +35,7 @@ def read_documents(source: TextSource, table: Table | None = None, *, quoting: s
 
     Args:
         table: the rows of a data set by name; None for a file.
-        quoting: as for `ckd_trainer.data.tables.read_table`.
+        quoting: as for `ckd_trainer.data.table_files.read_table`.
 
     Raises:
         InputError: a file that is missing, empty or not UTF-8 text, a line of more than 64 MiB, a table that is
@@ -101,4 +102,9 @@ def _rows(source: TextSource, parts: Iterator[Table]) -> Iterator[Part]:
         found = found or bool(texts)
         yield Part(texts, [True] * len(texts), len(part.data))
     if not found:
-        raise InputError(f"{source}: all texts ({source.text_column!r}) are blank: give another text_column.")
+        raise all_blank(str(source), source.text_column)
+
+
+def all_blank(name: str, column: str) -> InputError:
+    """Returns the error for a source in whose column no row has a text."""
+    return InputError(f"{name}: all texts ({column!r}) are blank: give another text_column.")

@@ -16,7 +16,8 @@ from ckd_trainer.data.classes import advice_for
 from ckd_trainer.data.conll import Sentences, read_conll
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
-from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.data.tags import check_tag, label_names, read_tags
 from ckd_trainer.data.texts_with_spans import SPANS, spans_of, tags_of_spans, words_of
 from ckd_trainer.utils.errors import InputError, first_of, short

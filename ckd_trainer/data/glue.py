@@ -12,7 +12,8 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS, GlueTask
 from ckd_trainer.data.labeled_texts import TextTask, texts_and_labels
 from ckd_trainer.data.splits import loaded
-from ckd_trainer.data.tables import Table, open_table
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset
 
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.utils.errors import InputError, first_of, short
 

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, IterableDataset, Value
 
 from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.splits import Place, Reading, exists, open_splits
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 

@@ -9,7 +9,8 @@ from datasets import ClassLabel
 
 from ckd_trainer.data.classes import advice_for, sorted_names
 from ckd_trainer.data.glue_arguments import GlueArguments
-from ckd_trainer.data.tables import Table, read_text
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.text_files import read_text
 from ckd_trainer.utils.errors import InputError, first_of, short
 from ckd_trainer.utils.files import user_path
 

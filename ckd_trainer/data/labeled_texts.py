@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from ckd_trainer.data.classes import advice_for
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.utils.errors import InputError, first_of, short
 
 

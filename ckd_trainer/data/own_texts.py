@@ -10,7 +10,8 @@ from ckd_trainer.data.groups import check_relevance, with_groups
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.label_sets import LabelSets
 from ckd_trainer.data.labeled_texts import TextTask, texts_and_labels
-from ckd_trainer.data.tables import Table, checked_path, open_table
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.table_files import checked_path, open_table
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import user_path
 

@@ -1,4 +1,4 @@
-"""Reads a table in parts of bounded size, as strictly as `ckd_trainer.data.tables` reads a whole one."""
+"""Reads a table in parts of bounded size, as strictly as `ckd_trainer.data.table_files` reads a whole one."""
 
 import codecs
 import csv
@@ -7,7 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ckd_trainer.data.delimited import delimiter_of, rule_of
-from ckd_trainer.data.tables import Table, checked_path, parquet_parts, table_of, text_of
+from ckd_trainer.data.parquet import parquet_parts
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.table_files import checked_path, table_of
+from ckd_trainer.data.text_files import text_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import input_errors_about
 
@@ -27,7 +30,7 @@ def read_parts(
     """Yields the rows of a table in parts, each a `Table` in memory.
 
     Args:
-        path, usecols, quoting, columns: as for `ckd_trainer.data.tables.read_table`. Whether the quotes of a file
+        path, usecols, quoting, columns: as for `ckd_trainer.data.table_files.read_table`. Whether the quotes of a file
             contradict its suffix is judged by its first part.
         size: the bytes of text in a part; a row that is longer is a part of its own.
 

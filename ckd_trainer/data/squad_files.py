@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from ckd_trainer.data.tables import Table, open_table, read_text, unique_keys
+from ckd_trainer.data.table import Table
+from ckd_trainer.data.table_files import open_table, unique_keys
+from ckd_trainer.data.text_files import read_text
 from ckd_trainer.utils.errors import InputError, agreeing, first_of, short
 from ckd_trainer.utils.files import input_errors_about, user_path
 

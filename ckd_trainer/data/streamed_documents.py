@@ -20,9 +20,9 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ckd_trainer.data.documents import Part, read_documents
 from ckd_trainer.data.hub import Rows
-from ckd_trainer.data.tables import state_of
+from ckd_trainer.data.table import state_of
 from ckd_trainer.data.text_arguments import TextSource
-from ckd_trainer.utils.errors import InputError, first_of, short
+from ckd_trainer.utils.errors import InputError, TemporaryError, first_of, short
 from ckd_trainer.utils.network import LIBRARIES, is_refused
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _DAMAGE = (
 )
 
 
-class StreamBroken(InputError):
+class StreamBroken(TemporaryError):
     """A text cannot be read any further, for a reason that may pass: the network or a disk failed repeatedly."""
 
 

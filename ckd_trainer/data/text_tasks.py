@@ -14,7 +14,7 @@ from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.groups import limit_groups
 from ckd_trainer.data.labeled_texts import TextTask
 from ckd_trainer.data.own_texts import load_own, own_columns, own_texts
-from ckd_trainer.data.tables import is_blank
+from ckd_trainer.data.table import is_blank
 from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.losses.ranking import GROUP
 from ckd_trainer.metrics import multi_label, ranking

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.data.tags import iob2, is_tag
 from ckd_trainer.metrics.entities import Entity
 from ckd_trainer.utils.errors import InputError, short

@@ -11,7 +11,7 @@ from ckd_trainer.data.arguments import DataArguments
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.data.parts import read_parts
-from ckd_trainer.data.tables import Table, check_blank, is_blank
+from ckd_trainer.data.table import Table, check_blank, is_blank
 
 
 def check_unlabeled(arguments: DataArguments, columns: Mapping[str, str]) -> None:

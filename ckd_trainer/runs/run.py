@@ -43,6 +43,7 @@ from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training.balance import TermBalance
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import told_without_room
+from ckd_trainer.utils.network import hub_errors
 from ckd_trainer.utils.processes import broadcast_from_main, check_one_device
 from ckd_trainer.utils.wrapped_models import has_adapters
 
@@ -175,7 +176,9 @@ def run(
         if args.do_train or start.is_trained:  # the card of another model is not ours to write
             trainer.create_model_card(dataset_tags=dataset_tags)
         if args.push_to_hub:
-            trainer.push_to_hub(dataset_tags=dataset_tags)
+            what = f"the model in {args.output_dir} cannot be uploaded to the Hub"
+            with hub_errors(what, "check the network and the token (HF_TOKEN); the same command then uploads it"):
+                trainer.push_to_hub(dataset_tags=dataset_tags)
     return metrics
 
 
@@ -230,7 +233,7 @@ def _train(
         if merges_adapters:
             trainer.model = trainer.model.merge_and_unload()
     with _whole_state(trainer):
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # without an upload, which is the last thing that `run` does
     trainer.save_state()
     if stage.options is not None:
         if trainer.is_world_process_zero():

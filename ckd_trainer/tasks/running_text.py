@@ -6,10 +6,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ckd_trainer.data.blocks import BlockOptions, blocks_of
-from ckd_trainer.data.documents import first_texts, read_documents
+from ckd_trainer.data.documents import all_blank, first_texts, read_documents
 from ckd_trainer.data.hub import NamedDataset
 from ckd_trainer.data.streamed_documents import StreamedDocuments, StreamedFile, StreamedRows
-from ckd_trainer.data.tables import Table, state_of
+from ckd_trainer.data.table import Table, state_of
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.utils.errors import InputError
 
@@ -55,10 +55,10 @@ class OpenText:
             self.streamed = StreamedFile(source, quoting=self.quoting)
         if self.streamed is not None:
             self.sample = first_texts((part for part, _ in self.streamed.parts()), _SAMPLE)
+            if not self.sample and lines:
+                raise InputError(f"{self.streamed.name}: all lines are blank: give other files.")
             if not self.sample:
-                blank = f"texts ({source.text_column!r}) are blank: give another text_column"
-                reason = "lines are blank: give other files" if lines else blank
-                raise InputError(f"{self.streamed.name}: all {reason}.")
+                raise all_blank(self.streamed.name, source.text_column)
         else:
             self.sample = first_texts(read_documents(source, self._table, quoting=self.quoting), _SAMPLE)
 

@@ -1,12 +1,12 @@
 """Makes the trainer of each stage of a run, with its teacher checked and cached."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import PreTrainedModel
 
 from ckd_trainer.dynamic_trainer import DynamicTrainer
@@ -18,8 +18,8 @@ from ckd_trainer.tasks.teacher_answers import check_answers, sure_of
 from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.network import hub_errors
 
-_OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
 # Errors of the constructors of `Trainer` and Accelerate about options, some of which come from the launcher.
 REFUSED_BY_TRAINER = re.compile(
     "mixed precision requires|only works in distributed training|`num_steps` is set but|can't (both )?be set|"
@@ -115,18 +115,16 @@ def _make_trainer(trainer_class: Callable[..., DistillationTrainer], **kwargs: A
     """Returns a trainer.
 
     Raises:
-        InputError: options that contradict those of the launcher, or a Hub that cannot be reached.
+        InputError: options that contradict those of the launcher, or a repository that the Hub does not create.
     """
+    args = kwargs["args"]
+    what = (
+        f"push_to_hub is set, but the repository {args.hub_model_id or args.output_dir} cannot be created on the Hub"
+    )
+    way_out = "check the network, the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out"
     try:
-        return trainer_class(**kwargs)
-    except _OF_HUB as error:  # push_to_hub creates the repository here
-        if not kwargs["args"].push_to_hub:
-            raise
-        name = kwargs["args"].hub_model_id or kwargs["args"].output_dir
-        raise InputError(
-            f"push_to_hub is set, but the repository {name} cannot be created on the Hub ({error}): check the "
-            "network, the token (HF_TOKEN) and hub_model_id, or leave push_to_hub out."
-        ) from error
+        with hub_errors(what, way_out) if args.push_to_hub else contextlib.nullcontext():
+            return trainer_class(**kwargs)
     except ValueError as error:
         if not REFUSED_BY_TRAINER.search(str(error)):
             raise

@@ -1,8 +1,13 @@
 """Tells an outage of the network, or of a server, from an answer that will not change."""
 
+import contextlib
 import socket
+from collections.abc import Iterator
 
 from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from ckd_trainer.utils.errors import InputError, TemporaryError
 
 # The libraries that read from the network for `datasets` and `transformers`.
 LIBRARIES = {
@@ -10,6 +15,21 @@ LIBRARIES = {
     *("requests", "s3fs", "urllib3"),
 }
 _PASSING = (408, 425, 429)  # answers to a request that may be repeated, beside those from 500 on
+_OF_HUB = (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError)
+
+
+@contextlib.contextmanager
+def hub_errors(what: str, way_out: str) -> Iterator[None]:
+    """Turns the errors of a call to the Hub into an `InputError`, and an outage into a `TemporaryError`.
+
+    Args:
+        what, way_out: the beginning and the end of the message, such as "the model cannot be uploaded".
+    """
+    try:
+        yield
+    except _OF_HUB as error:
+        kind = TemporaryError if is_outage(error) else InputError
+        raise kind(f"{what} ({error}): {way_out}.") from error
 
 
 def is_refused(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ckd_trainer.data import blocks as module
 from ckd_trainer.data.blocks import BlockOptions, Packer, blocks_of
 from ckd_trainer.data.documents import Part
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.data.text_arguments import TextSource
 from ckd_trainer.utils.errors import InputError
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from ckd_trainer.data.classes import class_names
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.utils.errors import InputError
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.utils.errors import InputError
 
 # Of the real files: how many lines have a field in quotes once pandas has written them, and whether they are in quotes

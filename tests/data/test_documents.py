@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ckd_trainer.data import documents
 from ckd_trainer.data.documents import first_texts, read_documents
-from ckd_trainer.data.tables import Table
+from ckd_trainer.data.table import Table
 from ckd_trainer.data.text_arguments import TextArguments, TextSource
 from ckd_trainer.utils.errors import InputError
 

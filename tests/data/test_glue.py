@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.data.text_tasks import load_task
 from ckd_trainer.utils.errors import InputError
 

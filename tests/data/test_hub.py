@@ -14,7 +14,7 @@ from ckd_trainer.data.glue_arguments import GlueArguments
 from ckd_trainer.data.hub import NamedDataset, hub_name
 from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
-from ckd_trainer.data.tables import state_of
+from ckd_trainer.data.table import state_of
 from ckd_trainer.data.text_tasks import load_task
 from ckd_trainer.utils.errors import InputError, TemporaryError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckd_trainer.data.parts import read_parts
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.utils.errors import InputError
 
 ROWS = [(f'text {n}, "quoted"\nand on' if n % 5 == 0 else f"text {n}", str(n)) for n in range(60)]

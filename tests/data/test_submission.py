@@ -11,7 +11,7 @@ from helpers.files import PROJECT
 from ckd_trainer.data.glue_tasks import GLUE_TASKS
 from ckd_trainer.data.labeled_texts import TextTask
 from ckd_trainer.data.submission import main, write_predictions
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 
 
 def run_folder(path, *files):

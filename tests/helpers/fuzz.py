@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ckd_trainer.data.squad_files import read_questions
-from ckd_trainer.data.tables import open_table
+from ckd_trainer.data.table_files import open_table
 from ckd_trainer.utils.errors import InputError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")

@@ -24,7 +24,7 @@ from helpers.streams import Breaks
 
 import run_mlm_ckd
 from ckd_trainer.data import documents, streams
-from ckd_trainer.utils.errors import InputError
+from ckd_trainer.utils.errors import InputError, TemporaryError
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +154,7 @@ def test_it_breaks_off_for_good(command, long_text, tmp_path, monkeypatch):
     run(command, tmp_path / "whole", *options)
     breaks = Breaks(monkeypatch, at=23, times=10**9)
     with pytest.raises(
-        InputError,
+        TemporaryError,
         match=r"text.txt: reading broke off after part 22 .*\(ConnectionError: server disconnected\), and again in 3 "
         r"more attempts: check the network, .*\. All (\d+) steps are in a checkpoint: the same command resumes",
     ) as error:

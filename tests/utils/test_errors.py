@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 import ckd_trainer.data.squad_files
-import ckd_trainer.data.tables
+import ckd_trainer.data.table_files
 import ckd_trainer.runs.inputs
 import ckd_trainer.runs.run
 import ckd_trainer.runs.training_options
@@ -66,13 +67,13 @@ CACHE = {
 SEAMS = {
     run_teacher: SHARED
     | {
-        "data": (ckd_trainer.data.tables, "split_rows"),
+        "data": (ckd_trainer.data.table_files, "split_rows"),
         "model": (AutoModelForSequenceClassification, "from_pretrained"),
     },
     run_glue_ckd: SHARED
     | CACHE
     | {
-        "data": (ckd_trainer.data.tables, "split_rows"),
+        "data": (ckd_trainer.data.table_files, "split_rows"),
         "model": (AutoModelForSequenceClassification, "from_pretrained"),
         "shape of the model": (AutoModelForSequenceClassification, "from_config"),
     },
@@ -175,14 +176,14 @@ def test_out_of_memory_says_what_takes_less(command, monkeypatch, caplog):
 )
 def test_a_file_of_the_user_is_one_line(number, code, command, monkeypatch, capsys):
     """One that is there when the command starts, and is gone or closed when it is read."""
-    read_bytes = ckd_trainer.data.tables.Path.read_bytes
+    read_bytes = Path.read_bytes
 
     def closed(path):
         if path.name == "train.tsv":
             raise OSError(number, "not this time", str(path))
         return read_bytes(path)
 
-    monkeypatch.setattr(ckd_trainer.data.tables.Path, "read_bytes", closed)
+    monkeypatch.setattr(Path, "read_bytes", closed)
     with pytest.raises(SystemExit) as stopped:
         run_teacher.main(command(run_teacher))
     printed = capsys.readouterr().err

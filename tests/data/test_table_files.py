@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from ckd_trainer.data.tables import open_table, read_table
+from ckd_trainer.data.table_files import open_table, read_table
 from ckd_trainer.utils.errors import InputError
 
 COLA_COLUMNS = ["source", "label", "original mark", "sentence"]
