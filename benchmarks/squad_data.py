@@ -17,8 +17,9 @@ from datasets import concatenate_datasets, disable_progress_bars
 from transformers import AutoTokenizer
 
 from ckd_trainer.data.spans import read_answers, write_answers
-from ckd_trainer.data.squad import encode, load_questions
+from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_features import encode
 from ckd_trainer.metrics.squad import SquadMetric
 
 

@@ -31,8 +31,9 @@ from ckd_trainer.models.subnetworks import (
     subnetworks_of,
 )
 from ckd_trainer.objective import Objective
+from ckd_trainer.teacher.listener import Listener
 from ckd_trainer.teacher.live import TeachingStudent
-from ckd_trainer.teacher.signals import Listener, Signal
+from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.trainer import DistillationTrainer
 from ckd_trainer.training.dynamic_options import check_options, check_terms
 from ckd_trainer.training.importance import labeled_dataset, order_by_importance

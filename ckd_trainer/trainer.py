@@ -42,7 +42,8 @@ from ckd_trainer.models.subnetworks import SUBNETWORKS
 from ckd_trainer.objective import Objective, check_kinds, check_loss, check_readable, listed
 from ckd_trainer.teacher.cache import ROW, SignalCollator
 from ckd_trainer.teacher.cached import PREFIX
-from ckd_trainer.teacher.signals import Listener, Signal
+from ckd_trainer.teacher.listener import Listener
+from ckd_trainer.teacher.signals import Signal
 from ckd_trainer.training.balance import TermBalance, balance_of
 from ckd_trainer.training.gradients import gradients, norm, norms_and_cosines
 from ckd_trainer.training.matching import (

@@ -13,7 +13,7 @@ from transformers import BertForQuestionAnswering, BertForTokenClassification, D
 
 import ckd_trainer.teacher.writer
 from ckd_trainer import CKDArguments, DistillationTrainer, TokenizerPair
-from ckd_trainer.data.squad import SpanCollator
+from ckd_trainer.data.squad_features import SpanCollator
 from ckd_trainer.data.windows import WindowCollator
 from ckd_trainer.methods.attribution import AttributionArguments
 from ckd_trainer.methods.distilbert import DistilBERTArguments

@@ -88,7 +88,7 @@ def read_answers(
 
     Args:
         questions: With the columns id and context.
-        features: The features of these questions, from `ckd_trainer.data.squad.encode` with offsets.
+        features: The features of these questions, from `ckd_trainer.data.squad_features.encode` with offsets.
         start_logits, end_logits: (features, length or more), in token positions (see `ckd_trainer.utils.padding`), as
             `TokenPositionsTrainer.predict` returns them. If padding is on the right, those of any trainer will do.
             Logits that are not finite count as lowest.

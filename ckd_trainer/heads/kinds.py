@@ -263,13 +263,13 @@ class Spans(Head):
             raise InputError(
                 f"the training set has no column {ANSWER_MASK}, but the logits of spans are compared where an answer "
                 "may start or end. Add it (1 for the tokens of the context and [CLS]), with a collator that pads it; "
-                "make the features with encode and SpanCollator of ckd_trainer.data.squad; or set alpha to 0."
+                "make the features with encode and SpanCollator of ckd_trainer.data.squad_features; or set alpha to 0."
             )
 
     def logit_loss(self, student: Tensor, teacher: Tensor, batch: Batch, **scale: Any) -> Tensor:
         if ANSWER_MASK not in batch:
             raise InputError(
-                f"the batch has no {ANSWER_MASK}: use ckd_trainer.data.squad.SpanCollator, or set alpha 0."
+                f"the batch has no {ANSWER_MASK}: use ckd_trainer.data.squad_features.SpanCollator, or set alpha 0."
             )
         mask = batch[ANSWER_MASK]
         if UNIT_MASK in batch:

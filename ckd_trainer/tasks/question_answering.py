@@ -13,8 +13,9 @@ from transformers import AutoModelForQuestionAnswering, EvalPrediction, Training
 from ckd_trainer.arguments import CKDArguments, ModelArguments, RunArguments
 from ckd_trainer.data.hub import hub_name
 from ckd_trainer.data.spans import Answers, read_answers, write_answers
-from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, files_of, load_questions
+from ckd_trainer.data.squad import files_of, load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_features import SpanCollator, check_lengths, encode
 from ckd_trainer.data.squad_tasks import SQUAD_TASKS
 from ckd_trainer.data.tokenizer_pair import Tokenizer
 from ckd_trainer.methods import MethodArguments

@@ -8,7 +8,8 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor
 
-from ckd_trainer.teacher.signals import Listener, Logits, Signal
+from ckd_trainer.teacher.listener import Listener
+from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.utils.units import teachers_view
 from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forward_arguments, use_eager_attention
 

@@ -6,9 +6,8 @@ computed once, however many terms read them.
 """
 
 import abc
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +24,6 @@ from ckd_trainer.teacher.projections import projections_of
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import attention_mask_of, by_token, to_positions
 from ckd_trainer.utils.units import item_mask_of, pooled, pooling_of
-from ckd_trainer.utils.wrapped_models import inner_model
 
 Outputs = Mapping[str, Any]
 
@@ -368,48 +366,3 @@ def _query_key_value(outputs: Outputs, layer: int) -> tuple[Tensor, ...]:
         parts = joint.chunk(3, dim=-1)
     # Modules return the precision of autocast, whereas a forward pass returns float32.
     return tuple(at_least_float32(part) for part in parts)
-
-
-class Listener:
-    """Captures the outputs of a model's modules during a forward pass.
-
-    Args:
-        model: the model.
-        signals: define the modules.
-    """
-
-    def __init__(self, model: torch.nn.Module, signals: Sequence[Signal]):
-        self._captured: dict[str, Any] | None = None
-        modules = {name: module for signal in signals for name, module in signal.modules(model).items()}
-        self._hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
-        if any(signal.differentiates for signal in signals):
-            self._hooks.append(inner_model(model).get_input_embeddings().register_forward_hook(self._record))
-
-    def _record(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-        """Records the operations after the embeddings, even if these are frozen."""
-        if self._captured is not None:
-            output.requires_grad_()
-
-    def _keeper(self, name: str) -> Callable[[torch.nn.Module, Any, Any], None]:
-        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            # Only the first call in a forward pass, because DeBERTa projects positions with the same modules. Nothing
-            # is captured outside a forward pass, because checkpointed layers run again in the backward pass.
-            if self._captured is not None:
-                self._captured.setdefault(name, output)
-
-        return keep
-
-    @contextlib.contextmanager
-    def capturing(self) -> Iterator[dict[str, Any]]:
-        """Captures outputs within the context into the mapping that it yields, by the names that signals read."""
-        captured: dict[str, Any] = {}
-        self._captured = captured
-        try:
-            yield captured
-        finally:
-            self._captured = None
-
-    def close(self) -> None:
-        """Removes the hooks from the model."""
-        for hook in self._hooks:
-            hook.remove()

@@ -26,8 +26,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ckd_trainer.data import spans as spans_module
 from ckd_trainer.data.spans import Answers, read_answers, write_answers
-from ckd_trainer.data.squad import encode, load_questions
+from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_features import encode
 from ckd_trainer.metrics.squad import SquadMetric
 
 # ---------------------------------------------------------------------------------------------------------- the twin

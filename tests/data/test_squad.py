@@ -27,8 +27,9 @@ from helpers.tiny import save_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ckd_trainer.data.squad import SpanCollator, check_lengths, encode, load_questions
+from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_features import SpanCollator, check_lengths, encode
 from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.padding import by_token
 

@@ -5,7 +5,7 @@ from helpers.questions import NO_ANSWER, drawer, make_questions, make_tokenizer,
 from helpers.tokenizers import byte_level
 
 from ckd_trainer import TokenizerPair
-from ckd_trainer.data import squad, windows
+from ckd_trainer.data import squad_features, windows
 from ckd_trainer.data.ner_arguments import NerArguments
 from ckd_trainer.utils.units import is_of_units
 
@@ -46,7 +46,8 @@ def check_units(rows, pair, alone):
 def test_questions(rng, kinds):
     pair, data = TokenizerPair(*map(make_tokenizer, kinds)), questions(drawer(rng))
     rows, alone = (
-        squad.encode(data, tokenizer, options(), with_offsets=True).to_list() for tokenizer in (pair, pair.student)
+        squad_features.encode(data, tokenizer, options(), with_offsets=True).to_list()
+        for tokenizer in (pair, pair.student)
     )
     assert len(rows) > len(data)
     check_units(rows, pair, alone)
@@ -73,7 +74,7 @@ def test_answers_in_words_that_are_cut(caplog, last):
     data = make_questions(("q0", text, "the", answer), ("q1", text, "the", NO_ANSWER))
     for teacher in (byte_level(), make_tokenizer("cls last")):  # the second has no token that begins a text
         caplog.clear()
-        squad.encode(
+        squad_features.encode(
             data, TokenizerPair(student, teacher), options(max_seq_length=length, doc_stride=0), with_offsets=False
         )
         cut = last and len(teacher("the", text)["input_ids"]) > length

@@ -27,8 +27,9 @@ import run_teacher
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.data.demo import reading
 from ckd_trainer.data.spans import read_answers
-from ckd_trainer.data.squad import SpanCollator, encode, load_questions
+from ckd_trainer.data.squad import load_questions
 from ckd_trainer.data.squad_arguments import SquadArguments
+from ckd_trainer.data.squad_features import SpanCollator, encode
 from ckd_trainer.metrics.squad import SquadMetric
 from ckd_trainer.tasks.token_positions import TokenPositionsTrainer
 from ckd_trainer.utils.errors import InputError
