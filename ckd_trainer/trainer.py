@@ -74,6 +74,7 @@ from ckd_trainer.utils.wrapped_models import (
     config_of,
     forward_arguments,
     has_adapters,
+    named_outputs,
     outputs_by_name,
     use_eager_attention,
     use_inner_weight_names,
@@ -217,6 +218,7 @@ class DistillationTrainer(SamplingTrainer):
             projections.detach()
         if source is not None and source is not self._source:
             source.close()
+        self._fitted_args = self.ckd_args
         self._connect(student)
         self._log_plan(before.get("distillation_objective"))
 
@@ -320,6 +322,8 @@ class DistillationTrainer(SamplingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""
+        if self.model_init is None and self.ckd_args is not self._fitted_args:
+            raise InputError("ckd_args was replaced after the trainer was made: call use_loss(ckd_args) instead.")
         if self._projections is not None:
             self._projections.attach()
         try:
@@ -430,17 +434,19 @@ class DistillationTrainer(SamplingTrainer):
 
     @property
     def _other_columns(self) -> set[str]:
-        """Columns of a batch that the loss reads but the model does not."""
+        """Columns of a batch that the loss reads but the student does not."""
         terms = self.distillation_objective.terms.values()
-        of_terms = [name for term in terms for name in term.columns]
+        of_terms = {name for term in terms for name in term.columns}
+        if of_terms:
+            of_terms -= forward_arguments(self.model)
         return {*self.head.other_columns, *of_terms, *([] if self.group_size is None else [GROUP])}
 
     def _student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        others = self._teacher_only_inputs | self._other_columns
         return {
             name: value
             for name, value in inputs.items()
-            if name not in self._teacher_only_inputs
-            and name not in self._other_columns
+            if name not in others
             and not name.startswith(PREFIX)
             and (self.tokenizers is None or not is_of_units(name))
         } | outputs_by_name(self.model)
@@ -576,7 +582,7 @@ class DistillationTrainer(SamplingTrainer):
         weights = self.distillation_objective.weights
         terms = {"task": loss} if "task" in weights else {}
         if signals is not None:
-            terms |= self.distillation_objective(dict(outputs) | captured, signals, inputs)
+            terms |= self.distillation_objective(named_outputs(model, outputs) | captured, signals, inputs)
         ignores_head = weights.keys().isdisjoint({"task", "logits"})
         if ignores_head if self.head.label_columns else self.accelerator.num_processes > 1:
             # No term reads the head or a bare encoder's pooler, and a user's terms may read only parts of a layer. But

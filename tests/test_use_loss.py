@@ -136,3 +136,14 @@ def test_widths_without_labels_to_order_heads_by(tmp_path):
         ckd_args=ckd(alpha=1.0),
         train=train,
     )
+
+
+def test_a_loss_that_is_assigned(tmp_path):
+    """The trainer would train on with the old one."""
+    run = make(tmp_path)
+    run.ckd_args = ckd(alpha=0.9)
+    with pytest.raises(InputError, match=r"ckd_args was replaced .*: call use_loss"):
+        run.train()
+    run.use_loss(run.ckd_args)
+    run.train()
+    assert run.term_weights["logits"] == 0.9

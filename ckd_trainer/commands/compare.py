@@ -176,6 +176,7 @@ def _search(
 ) -> None:
     from ckd_trainer.comparison.ranges import read_ranges  # both import optuna
     from ckd_trainer.comparison.search import Search, write_results
+    from ckd_trainer.training.unlabeled import SHARE
 
     if len(setup.variants) > 1:
         names = first_of([variant.name for variant in setup.variants])
@@ -197,6 +198,8 @@ def _search(
 
     ranges = read_ranges(options.ranges, base.recipe, _not_varied(base, groups), check_draw)
     values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
+    if values.get("unlabeled_share") is None:
+        values["unlabeled_share"] = SHARE
     seed = options.seeds[0] if options.seeds else setup.seed
 
     def run_of(number: int, drawn: Options) -> Run:

@@ -7,12 +7,12 @@ word with a probability by one of its candidates, drawn at random.
 """
 
 import random
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import regex
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,10 +21,12 @@ from ckd_trainer.utils.errors import InputError
 from ckd_trainer.utils.files import input_errors_about, user_path
 
 MOST_VECTORS = 100_000  # the first, most frequent words of a file, as TinyBERT reads
-_LETTERS = re.compile(r"[^\W\d_]+")
+# Letters with their marks, such as the vowel signs of Hindi, and with the joiners that hold words together in Persian.
+_IN_WORD = r"[\p{L}\p{M}\u200C\u200D]"
+_LETTERS = regex.compile(rf"\p{{L}}{_IN_WORD}*")
 # Letters that are neither next to digits nor part of a contraction, such as don't, do n't or it 's. The stem of a
 # possessive counts.
-_WORD = re.compile(r"(?<![\w'’])[^\W\d_]+(?!\w)(?!['’](?!s\b)\w)")
+_WORD = regex.compile(rf"(?<!{_IN_WORD}|[\w\p{{N}}'’]){_LETTERS.pattern}(?!{_IN_WORD}|[\w\p{{N}}])(?!['’](?!s\b)\w)")
 # English words that carry grammar rather than content: replaced, they would change what a text says or break it.
 STOP_WORDS = frozenset(
     """a about above after again against all am an and any are as at be because been before being below
@@ -52,7 +54,7 @@ def words_of(text: str) -> list[Word]:
         >>> [word.text for word in words_of("The 2 cats don't like rain.")]
         ['cats', 'like', 'rain']
     """
-    found = (Word(*match.span(), match[0]) for match in _WORD.finditer(text))
+    found = (Word(match.start(), match.end(), match[0]) for match in _WORD.finditer(text))
     return [word for word in found if word.text.lower() not in STOP_WORDS]
 
 
@@ -222,6 +224,15 @@ class Vectors:
         return [[self.words[row] for row in rows] for rows in order]
 
 
+def _finite_numbers(words: Sequence[str]) -> np.ndarray | None:
+    """Returns the numbers in these words; None if there are none, or if one is not a finite number."""
+    try:
+        numbers = np.array(words, dtype=np.float32)
+    except ValueError:
+        return None
+    return numbers if len(numbers) and np.isfinite(numbers).all() else None
+
+
 def read_vectors(path: str | Path, most: int = MOST_VECTORS) -> Vectors:
     """Reads vectors in the text format of GloVe or word2vec: a word and its numbers on each line.
 
@@ -234,18 +245,19 @@ def read_vectors(path: str | Path, most: int = MOST_VECTORS) -> Vectors:
     path = user_path(path)
     words: list[str] = []
     rows: list[np.ndarray] = []
-    with input_errors_about(path), open(path, encoding="utf-8", errors="replace") as file:
+    size = 0  # of a vector; 0 until it is known
+    with input_errors_about(path), open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            word, *values = line.rstrip().split(" ")
+            # Some words of GloVe's files hold spaces, such as ". . .".
+            word, *values = line.rstrip().rsplit(" ", size or -1)
             if number == 1 and len(values) == 1:
                 continue  # the header of word2vec: the number of words and of dimensions
-            try:
-                vector = np.array(values, dtype=np.float32)
-            except ValueError:
-                vector = np.empty(0, np.float32)
-            if not word or len(vector) == 0 or (rows and len(vector) != len(rows[0])) or not np.isfinite(vector).all():
-                size = f"{len(rows[0])} numbers" if rows else "numbers"
-                raise InputError(f"{path}, line {number}: this is not a word and {size}: give GloVe's text format.")
+            vector = _finite_numbers(values)
+            has_more = " " in word and _finite_numbers(word.split(" ")[-1:]) is not None
+            if not word or vector is None or (size and len(vector) != size) or has_more:
+                numbers = f"{size} numbers" if size else "numbers"
+                raise InputError(f"{path}, line {number}: this is not a word and {numbers}: give GloVe's text format.")
+            size = len(vector)
             if _LETTERS.fullmatch(word):
                 words.append(word)
                 rows.append(vector)

@@ -88,7 +88,10 @@ class MultiLabel(_Labels):
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
-        return {} if labels is None else {"labels": torch.where(_is_given(labels), labels, 0)}
+        if labels is None:
+            return {}
+        labels = torch.where(_is_given(labels), labels, 0)
+        return {"labels": labels if labels.is_floating_point() else labels.float()}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], _is_given(batch["labels"])

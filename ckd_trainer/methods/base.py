@@ -32,7 +32,7 @@ class Term(torch.nn.Module, abc.ABC):
         weight: in the loss; a share of the gradient if the term is balanced, else a factor.
         is_balanced: whether its weight is a share with `term_balance: gradient`.
         student_signal, teacher_signal: the signals that it compares.
-        columns: columns of a batch that it reads, but no model does.
+        columns: columns of a batch that it reads itself, whether or not a model reads them, too.
         relation_heads: the number of heads into which it splits queries, keys and values; None if it reads none, or
             compares the models' own attention heads.
     """

@@ -11,7 +11,14 @@ from torch import Tensor
 from ckd_trainer.teacher.listener import Listener
 from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.utils.units import teachers_view
-from ckd_trainer.utils.wrapped_models import LABELS, asked_for, config_of, forward_arguments, use_eager_attention
+from ckd_trainer.utils.wrapped_models import (
+    LABELS,
+    asked_for,
+    config_of,
+    forward_arguments,
+    named_outputs,
+    use_eager_attention,
+)
 
 
 class _SignalReader:
@@ -40,7 +47,7 @@ class _SignalReader:
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[Signal, Any]:
         with torch.set_grad_enabled(self.differentiates), self.autocast(), self.listener.capturing() as captured:
             outputs = self.model(**self._inputs(batch), **self.options)
-        outputs = dict(outputs) | captured
+        outputs = named_outputs(self.model, outputs) | captured
         values = {signal: signal.of_units(signal.read(outputs, batch), batch) for signal in self.signals}
         return recursively_apply(Tensor.detach, values) if self.differentiates else values
 
@@ -74,7 +81,7 @@ class LiveTeacher(_SignalReader):
         """Returns only the logits, in the teacher's own order of labels and, if they are about tokens, for its own."""
         batch = teachers_view(batch)
         outputs = self.model(**self._inputs(batch), **asked_for(self.model, []), **self.without_cache)
-        return signal.read(outputs, batch)
+        return signal.read(named_outputs(self.model, outputs), batch)
 
 
 class TeachingStudent(_SignalReader):

@@ -7,19 +7,24 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainingArguments
 
-from ckd_trainer.teacher.signals import Signal
+from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.utils.errors import InputError
 
 
-def _check_no_prompts(student: torch.nn.Module, teacher: Any) -> None:
-    """Raises InputError if a PEFT model learned tokens before the text: its states are not those of the text alone."""
+def _check_no_prompts(student: torch.nn.Module, teacher: Any, compared: str) -> None:
+    """Raises InputError if a PEFT model learned tokens before the text: its outputs are not those of the text alone.
+
+    Args:
+        compared: the outputs that are compared token by token.
+    """
+    or_else = "" if compared == "logits" else ", or compare logits alone with CKDArguments.without_relations()"
     for name, model in (("student", student), ("teacher", teacher)):
         for config in getattr(model, "peft_config", {}).values():
             if config.is_prompt_learning and config.peft_type != "PREFIX_TUNING":  # whose prefix has no states
                 raise InputError(
-                    f"the {name} has learned tokens before the text ({config.peft_type.value}), so its hidden states "
-                    "cannot be compared: use LoRA, or compare logits alone with CKDArguments.without_relations()."
+                    f"the {name} has learned tokens before the text ({config.peft_type.value}), so its {compared} "
+                    f"cannot be compared token by token: use LoRA{or_else}."
                 )
 
 
@@ -35,8 +40,10 @@ def check_student_signals(
     Args:
         teacher: a model, a `StoredTeacher`, or None.
     """
+    if any(isinstance(signal, Logits) and signal.head.tokens_dim is not None for signal in signals):
+        _check_no_prompts(student, teacher, "logits")
     if any(signal.model_outputs or signal.modules(student) for signal in signals):
-        _check_no_prompts(student, teacher)
+        _check_no_prompts(student, teacher, "hidden states")
     if any(signal.differentiates for signal in signals):
         check_double_backward(student, teacher, args, accelerator)
     reads_inside = [signal for signal in signals if "attentions" in signal.model_outputs or signal.modules(student)]

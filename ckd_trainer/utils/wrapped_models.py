@@ -5,7 +5,7 @@ names `input_ids` but passes `token_type_ids` on in `**kwargs`, and a compiled m
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -156,6 +156,16 @@ def asked_for(model: torch.nn.Module, signals: Iterable) -> dict[str, bool]:
 def outputs_by_name(model: torch.nn.Module) -> dict[str, bool]:
     """Returns the option that requests outputs by name, if the configuration sets return_dict to False."""
     return {} if getattr(config_of(model), "return_dict", True) else {"return_dict": True}
+
+
+def named_outputs(model: torch.nn.Module, outputs: Any) -> dict[str, Any]:
+    """Returns what a model's forward method has returned as a mapping; raises InputError if it has no names."""
+    if not isinstance(outputs, Mapping):
+        raise InputError(
+            f"{type(unwrapped(model)).__name__}.forward returns a {type(outputs).__name__}, in which outputs have no "
+            "names: return a ModelOutput of transformers, or a mapping such as {'loss': loss, 'logits': logits}."
+        )
+    return dict(outputs)
 
 
 def _passes_on(model: torch.nn.Module) -> bool:

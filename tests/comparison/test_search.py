@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from helpers.files import PROJECT
+from helpers.files import PROJECT, sentences, write_tsv
 from safetensors.torch import load_file
 from transformers import SchedulerType
 
@@ -67,6 +67,14 @@ def test_from_ranges_to_the_best_recipe(in_process, recipe, ranges, tmp_path, ca
     ours = load_file(tmp_path / "again" / "model.safetensors")
     theirs = load_file(output / "runs" / f"trial_{trials[0]['number']}" / "seed_7" / "model.safetensors")
     assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_a_share_of_unlabeled_texts_that_the_recipe_leaves_to_its_default(in_process, recipe, tmp_path, capsys):
+    path, texts = tmp_path / "ranges.yaml", write_tsv(tmp_path / "texts.tsv", sentences(16))
+    path.write_text("unlabeled_share: [0.25, 0.5]\n")
+    found = search(recipe, path, tmp_path / "out", "--unlabeled_file", str(texts), count=1)
+    assert "Trial 0 is the recipe itself." in capsys.readouterr().out
+    assert found["trials"][0]["options"] == {"unlabeled_share": 0.5}
 
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(in_process, recipe, ranges, tmp_path, monkeypatch, capsys):

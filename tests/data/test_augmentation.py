@@ -158,7 +158,10 @@ def test_a_tokenizer_without_a_mask_is_refused(word_pieces):
         ("it 's a film they 've made , i 'll say he 'd go , i 'm , ca n't o’clock", ["film", "made", "say", "go"]),
         ("", []),
         ("  dogs , and\tcats\n", ["dogs", "cats"]),
-        ("foo_bar x2", []),
+        ("foo_bar x2 x²", []),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("e\u0301cole cafe\u0301s", ["e\u0301cole", "cafe\u0301s"]),
+        ("می\u200cخواهم بروم", ["می\u200cخواهم", "بروم"]),
     ],
 )
 def test_words(text, words):
@@ -195,20 +198,22 @@ def test_words_are_replaced_as_often_as_asked():
     assert abs(changed - 120) < 4 * (400 * 0.3 * 0.7) ** 0.5
 
 
-@pytest.mark.parametrize("header", ["", "4 2\n"])
+@pytest.mark.parametrize("header", ["", "4 2\n", "\ufeff"])
 def test_vectors(tmp_path, header):
     path = tmp_path / "vectors.txt"
-    path.write_text(header + "cat 1 0\ndog 1 0.1\n, 0 1\nrain -1 0\n", encoding="utf-8")
+    rows = "cat 1 0\ndog 1 0.1\n, 0 1\nrain -1 0\n. . . 0 1\nat me@example.com 1 1\n2009 1 1\n"
+    path.write_text(header + rows, encoding="utf-8")
     vectors = read_vectors(path)
     assert vectors.words == ["cat", "dog", "rain"]  # punctuation is no candidate
     assert vectors.nearest(vectors.of("Cat")[None], 2) == [["cat", "dog"]] and vectors.of("sun") is None
-    assert read_vectors(path, most=3 if header else 2).words == ["cat", "dog"]
+    assert read_vectors(path, most=3 if header == "4 2\n" else 2).words == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("cat 1 0\ndog 1\n", "line 2: this is not a word and 2 numbers"),
+        ("cat 1 0\ndog 1 0 3\n", "line 2: this is not a word and 2 numbers"),
         ("cat 1 zero\n", "line 1: this is not a word and numbers"),
         ("cat 1 nan\n", "line 1: this is not a word and numbers"),
         ("", "has no words"),

@@ -438,6 +438,11 @@ class OwnTerm(Term):
         return batch["input_ids"].new_full((), len(batch["input_ids"]))
 
 
+def test_several_labels_may_be_whole_numbers():
+    labels = {"labels": torch.tensor([[0, 1], [1, 1]])}
+    assert MultiLabel().labels_for_model(labels)["labels"].equal(labels["labels"].float())
+
+
 def test_a_term_of_the_users_gets_logits_in_the_students_order(tmp_path):
     teacher, term, data = model("classes", seed=1), OwnTerm(), examples("classes")
     teacher.config.id2label = {0: "LABEL_2", 1: "LABEL_0", 2: "LABEL_1"}
@@ -459,6 +464,18 @@ def test_a_term_may_count_with_a_plain_number(tmp_path):
     weights = []
     for term in (OwnTerm(), Counts()):
         run = trainer(tmp_path, "classes", examples("classes"), teacher_model=model("classes", seed=1), terms=[term])
+        run.train()
+        weights.append(run.model.state_dict())
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
+def test_columns_of_a_term_stay_in_the_students_batch(tmp_path):
+    """A term may name a column that the student reads, too."""
+    weights = []
+    for columns in ((), ("attention_mask", "place")):
+        term, data = OwnTerm(), examples("classes").add_column("place", range(len(examples("classes"))))
+        term.columns = columns
+        run = trainer(tmp_path, "classes", data, teacher_model=model("classes", seed=1), terms=[term])
         run.train()
         weights.append(run.model.state_dict())
     assert all(value.equal(weights[1][name]) for name, value in weights[0].items())

@@ -7,7 +7,7 @@ import torch
 from helpers.tiny import no_dropout, tiny_model
 from helpers.training import ALL_TERMS, examples, logs, pad, trainer
 from helpers.wrapping import PassesOn, compiled, lora
-from transformers import BertForSequenceClassification, BertModel, Trainer
+from transformers import BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel, Trainer
 
 from ckd_trainer import CKDArguments, DistillationTrainer
 from ckd_trainer.heads import Classes
@@ -209,6 +209,46 @@ def test_tokens_that_are_learned_before_the_text(tmp_path, who, kind):
         return
     with pytest.raises(InputError, match=f"the {who} has learned tokens before the text .* use LoRA"):
         train(CKDArguments())
+
+
+def causal_model(layers):
+    return GPT2LMHeadModel(GPT2Config(vocab_size=22, n_positions=32, n_embd=32, n_layer=layers, n_head=4))
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_logits_of_tokens_that_are_learned_before_the_text(tmp_path, who, kind):
+    """They push the logits of the text's tokens to other places."""
+    peft = pytest.importorskip("peft")
+    models = {"student": causal_model(layers=2), "teacher": causal_model(layers=4)}
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    models[who] = peft.get_peft_model(models[who], config)
+
+    def run():
+        data = examples(8).remove_columns("labels")
+        data = data.add_column("labels", data["input_ids"][:])
+        given = {"teacher_model": models["teacher"], "ckd_args": CKDArguments.without_relations()}
+        trainer(DistillationTrainer, tmp_path, models["student"], train=data, **given).train()
+
+    if kind == "PrefixTuningConfig":
+        run()
+        return
+    with pytest.raises(InputError, match=rf"the {who} has learned .* its logits cannot be compared .* use LoRA\.$"):
+        run()
+
+
+class ReturnsTuple(PassesOn):
+    def forward(self, **inputs):
+        return tuple(self.model(**inputs, return_dict=False))
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_outputs_without_names(tmp_path, who):
+    models = {"student": no_dropout(layers=2), "teacher": tiny_model(seed=1)}
+    models[who] = ReturnsTuple(models[who])
+    given = {"teacher_model": models["teacher"], "ckd_args": CKDArguments.without_relations(), "head": Classes()}
+    with pytest.raises(InputError, match=r"ReturnsTuple.forward returns a tuple, .*: return a ModelOutput"):
+        trainer(DistillationTrainer, tmp_path, models["student"], **given).train()
 
 
 def test_a_cache_of_a_compiled_teacher_is_that_of_the_teacher(tmp_path):
