@@ -1,5 +1,6 @@
 """The trainer of language models on a stream of text: it resumes within it, and stops where it breaks off."""
 
+import copy
 import itertools
 import json
 from collections.abc import Iterator
@@ -90,7 +91,9 @@ class StreamTrainer(LanguageModelTrainer):
             self.train_dataset.close()
         if self.broken is None:
             return output
-        raise type(self.broken)(f"{self.broken} {self._way_on()}") from self.broken
+        broken = copy.copy(self.broken)
+        broken.args = (f"{self.broken} {self._way_on()}",)
+        raise broken from self.broken
 
     def _way_on(self) -> str:
         if self.state.global_step == 0:

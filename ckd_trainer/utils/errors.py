@@ -46,7 +46,11 @@ class TemporaryError(InputError):
 
 
 class InputErrorOnAnotherRank(InputError):
-    """An `InputError` that another process of the run raised and will print."""
+    """An `InputError` that another process of the run raised and will print; both exit with its code."""
+
+    def __init__(self, message: str, exit_code: int = InputError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class FailedOnAnotherRank(RuntimeError):

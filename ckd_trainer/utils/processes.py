@@ -84,18 +84,19 @@ def in_all_processes(function: Callable[[], Result]) -> Result:
         result = function()
     except Exception as exception:  # of any kind: the other processes must be told
         error = exception
-    outcomes = [error and (isinstance(error, InputError), type(error).__name__, str(error))]
+    code = error.exit_code if isinstance(error, InputError) else None
+    outcomes = [error and (code, type(error).__name__, str(error))]
     if PartialState().num_processes > 1:
         outcomes = gather_object(outcomes)
     failures = [(rank, *outcome) for rank, outcome in enumerate(outcomes) if outcome]
-    bugs = [(rank, f"{kind}: {text}") for rank, is_input, kind, text in failures if not is_input]
-    inputs = [(rank, text) for rank, is_input, _, text in failures if is_input]
+    bugs = [(rank, f"{kind}: {text}") for rank, code, kind, text in failures if code is None]
+    inputs = [(rank, text, code) for rank, code, _, text in failures if code is not None]
     if error is not None and (not isinstance(error, InputError) or inputs[0][0] == PartialState().process_index):
         raise error
     if bugs:
         raise FailedOnAnotherRank(*bugs[0])
     if inputs:
-        raise InputErrorOnAnotherRank(inputs[0][1])
+        raise InputErrorOnAnotherRank(*inputs[0][1:])
     return result
 
 
