@@ -218,7 +218,7 @@ class DistillationTrainer(SamplingTrainer):
             projections.detach()
         if source is not None and source is not self._source:
             source.close()
-        self._fitted_args = self.ckd_args
+        self._fitted = self.ckd_args, self.methods
         self._connect(student)
         self._log_plan(before.get("distillation_objective"))
 
@@ -253,7 +253,7 @@ class DistillationTrainer(SamplingTrainer):
             self._read_from(teacher, student)
         signals = objective.student_signals
         self._student_options = asked_for(student, signals) if objective.terms else {}
-        check_student_signals(student, signals, teacher, self.args, self.accelerator)
+        check_student_signals(student, signals, teacher, self.head, self.args, self.accelerator)
         self._projections = learned_projections(
             student, signals, seed=self.args.seed, learning_rate=self.ckd_args.projection_learning_rate
         )
@@ -322,8 +322,9 @@ class DistillationTrainer(SamplingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trains learned projections with the student, and takes them out of it at the end."""
-        if self.model_init is None and self.ckd_args is not self._fitted_args:
-            raise InputError("ckd_args was replaced after the trainer was made: call use_loss(ckd_args) instead.")
+        is_fitted = self.ckd_args is self._fitted[0] and self.methods is self._fitted[1]
+        if self.model_init is None and not is_fitted:
+            raise InputError("ckd_args or methods were replaced after the trainer was made: call use_loss instead.")
         if self._projections is not None:
             self._projections.attach()
         try:
@@ -434,10 +435,10 @@ class DistillationTrainer(SamplingTrainer):
 
     @property
     def _other_columns(self) -> set[str]:
-        """Columns of a batch that the loss reads but the student does not."""
+        """Columns of a batch that the loss reads, without those of terms that the student reads as well."""
         terms = self.distillation_objective.terms.values()
         of_terms = {name for term in terms for name in term.columns}
-        if of_terms:
+        if of_terms:  # looking at the model's signature in each step takes time
             of_terms -= forward_arguments(self.model)
         return {*self.head.other_columns, *of_terms, *([] if self.group_size is None else [GROUP])}
 

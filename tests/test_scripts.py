@@ -441,6 +441,13 @@ def answer_of_hub(status):
     return error
 
 
+def of_a_large_file(cause):
+    """The error with which huggingface_hub reports that a large file is not uploaded."""
+    error = RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("call", "error", "code"),
     [
@@ -448,6 +455,8 @@ def answer_of_hub(status):
         ("create_repo", answer_of_hub(502), 75),
         ("upload_folder", answer_of_hub(403), 2),
         ("upload_folder", answer_of_hub(502), 75),
+        ("upload_folder", ConnectionError("status 502"), 75),
+        ("upload_folder", of_a_large_file(ConnectionError("status 502")), 75),
     ],
 )
 def test_a_hub_that_does_not_take_the_model(call, error, code, hub, trained_teacher, text_files, tmp_path, capsys):
@@ -458,7 +467,8 @@ def test_a_hub_that_does_not_take_the_model(call, error, code, hub, trained_teac
     with pytest.raises(SystemExit) as stopped:
         distill(trained_teacher, tmp_path / "student", *command)
     printed = capsys.readouterr().err
-    assert stopped.value.code == code and f"Hub (status {error.response.status_code}): check the network" in printed
+    status = 403 if code == 2 else 502
+    assert stopped.value.code == code and f"status {status}): check the network" in printed
     assert (tmp_path / "student" / "model.safetensors").exists() == (call == "upload_folder")
     hub.failing.clear()
     trained = (tmp_path / "student" / "train_results.json").read_bytes() if call == "upload_folder" else None

@@ -142,7 +142,7 @@ def test_a_loss_that_is_assigned(tmp_path):
     """The trainer would train on with the old one."""
     run = make(tmp_path)
     run.ckd_args = ckd(alpha=0.9)
-    with pytest.raises(InputError, match=r"ckd_args was replaced .*: call use_loss"):
+    with pytest.raises(InputError, match=r"ckd_args or methods were replaced .*: call use_loss"):
         run.train()
     run.use_loss(run.ckd_args)
     run.train()

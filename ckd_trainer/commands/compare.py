@@ -198,7 +198,7 @@ def _search(
 
     ranges = read_ranges(options.ranges, base.recipe, _not_varied(base, groups), check_draw)
     values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
-    if values.get("unlabeled_share") is None:
+    if values.get("unlabeled_share") is None:  # a trial names the default
         values["unlabeled_share"] = SHARE
     seed = options.seeds[0] if options.seeds else setup.seed
 

@@ -22,11 +22,13 @@ from ckd_trainer.utils.files import input_errors_about, user_path
 
 MOST_VECTORS = 100_000  # the first, most frequent words of a file, as TinyBERT reads
 # Letters with their marks, such as the vowel signs of Hindi, and with the joiners that hold words together in Persian.
-_IN_WORD = r"[\p{L}\p{M}\u200C\u200D]"
-_LETTERS = regex.compile(rf"\p{{L}}{_IN_WORD}*")
+_LETTERS = regex.compile(r"\p{L}[\p{L}\p{M}\u200C\u200D]*")
 # Letters that are neither next to digits nor part of a contraction, such as don't, do n't or it 's. The stem of a
 # possessive counts.
-_WORD = regex.compile(rf"(?<!{_IN_WORD}|[\w\p{{N}}'’]){_LETTERS.pattern}(?!{_IN_WORD}|[\w\p{{N}}])(?!['’](?!s\b)\w)")
+_WORD = regex.compile(
+    r"(?<![\p{L}\p{N}_'’][\p{M}\u200C\u200D]*)"  # marks after an emoji are not part of the next word
+    rf"{_LETTERS.pattern}(?![\p{{L}}\p{{M}}\p{{N}}_\u200C\u200D])(?!['’](?!s\b)\w)"
+)
 # English words that carry grammar rather than content: replaced, they would change what a text says or break it.
 STOP_WORDS = frozenset(
     """a about above after again against all am an and any are as at be because been before being below

@@ -13,6 +13,7 @@ from ckd_trainer.utils.errors import InputError, is_for_user
 
 
 def open_parquet(path: Path, usecols: Collection[str | None] | None) -> Table:
+    """Returns the table in a parquet file, with these columns of it."""
     with _errors_of_parquet(path):
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names

@@ -1,4 +1,4 @@
-"""Loads questions about contexts: the official files, a data set by name, or own files."""
+"""Loads questions about contexts: the official files, a data set by name, or files of the user."""
 
 import logging
 from collections.abc import Sequence

@@ -183,6 +183,7 @@ def state_of(data: Dataset) -> str:
 
 
 def dataset_of(path: Path, table: pa.Table) -> Dataset:
+    """Returns a table of Arrow as a data set; raises InputError if its columns cannot be used."""
     try:
         return Dataset(table)
     except (*UNUSABLE, ValueError, RecursionError) as error:
@@ -207,5 +208,6 @@ def used_columns(path: Path, names: Sequence[str], usecols: Collection[str | Non
 
 
 def check_rows(path: Path, rows: Sequence | str) -> None:
+    """Raises InputError if a file has no rows, or no text."""
     if not rows:
         raise InputError(f"{path} has no rows: give a file with data.")

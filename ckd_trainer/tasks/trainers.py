@@ -115,7 +115,8 @@ def _make_trainer(trainer_class: Callable[..., DistillationTrainer], **kwargs: A
     """Returns a trainer.
 
     Raises:
-        InputError: options that contradict those of the launcher, or a repository that the Hub does not create.
+        InputError: options that contradict those of the launcher, or a repository that the Hub does not create; a
+            `TemporaryError` if the Hub is out of reach.
     """
     args = kwargs["args"]
     what = (

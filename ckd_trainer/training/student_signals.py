@@ -7,18 +7,19 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainingArguments
 
+from ckd_trainer.heads import Head
 from ckd_trainer.teacher.signals import Logits, Signal
 from ckd_trainer.training.double_backward import check_double_backward
 from ckd_trainer.utils.errors import InputError
 
 
-def _check_no_prompts(student: torch.nn.Module, teacher: Any, compared: str) -> None:
+def _check_no_prompts(student: torch.nn.Module, teacher: Any, compared: str, or_else: str) -> None:
     """Raises InputError if a PEFT model learned tokens before the text: its outputs are not those of the text alone.
 
     Args:
         compared: the outputs that are compared token by token.
+        or_else: a way out beside LoRA.
     """
-    or_else = "" if compared == "logits" else ", or compare logits alone with CKDArguments.without_relations()"
     for name, model in (("student", student), ("teacher", teacher)):
         for config in getattr(model, "peft_config", {}).values():
             if config.is_prompt_learning and config.peft_type != "PREFIX_TUNING":  # whose prefix has no states
@@ -32,6 +33,7 @@ def check_student_signals(
     student: torch.nn.Module,
     signals: Sequence[Signal],
     teacher: Any,
+    head: Head,
     args: TrainingArguments,
     accelerator: Accelerator,
 ) -> None:
@@ -40,10 +42,12 @@ def check_student_signals(
     Args:
         teacher: a model, a `StoredTeacher`, or None.
     """
-    if any(isinstance(signal, Logits) and signal.head.tokens_dim is not None for signal in signals):
-        _check_no_prompts(student, teacher, "logits")
+    by_token = head.tokens_dim is not None
+    or_else = "" if by_token else ", or compare logits alone with CKDArguments.without_relations()"
+    if by_token and any(isinstance(signal, Logits) for signal in signals):
+        _check_no_prompts(student, teacher, "logits", or_else)
     if any(signal.model_outputs or signal.modules(student) for signal in signals):
-        _check_no_prompts(student, teacher, "hidden states")
+        _check_no_prompts(student, teacher, "hidden states", or_else)
     if any(signal.differentiates for signal in signals):
         check_double_backward(student, teacher, args, accelerator)
     reads_inside = [signal for signal in signals if "attentions" in signal.model_outputs or signal.modules(student)]

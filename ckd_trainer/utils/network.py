@@ -1,4 +1,4 @@
-"""Tells an outage of the network, or of a server, from an answer that will not change."""
+"""Errors of the network and the Hub: an outage, which will pass, or an answer that will not change."""
 
 import contextlib
 import socket
@@ -27,9 +27,14 @@ def hub_errors(what: str, way_out: str) -> Iterator[None]:
     """
     try:
         yield
-    except _OF_HUB as error:
+    except InputError:
+        raise
+    except Exception as error:  # large files are uploaded by code that raises errors of its own
+        if not is_outage(error) and not isinstance(error, _OF_HUB):
+            raise
         kind = TemporaryError if is_outage(error) else InputError
-        raise kind(f"{what} ({error}): {way_out}.") from error
+        reason = f"{error} {error.__cause__ or ''}".strip()
+        raise kind(f"{what} ({reason}): {way_out}.") from error
 
 
 def is_refused(error: BaseException) -> bool:

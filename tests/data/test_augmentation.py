@@ -159,6 +159,7 @@ def test_a_tokenizer_without_a_mask_is_refused(word_pieces):
         ("", []),
         ("  dogs , and\tcats\n", ["dogs", "cats"]),
         ("foo_bar x2 x²", []),
+        ("\u2764\ufe0flove 1\ufe0f\u20e3one", ["love"]),
         ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
         ("e\u0301cole cafe\u0301s", ["e\u0301cole", "cafe\u0301s"]),
         ("می\u200cخواهم بروم", ["می\u200cخواهم", "بروم"]),
