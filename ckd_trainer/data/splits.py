@@ -19,7 +19,7 @@ from huggingface_hub.errors import HTTPError
 
 from ckd_trainer.data.parts import read_parts
 from ckd_trainer.utils.errors import NO_ACCESS, NO_ROOM, InputError, TemporaryError, about_file, first_of, is_for_user
-from ckd_trainer.utils.network import is_outage
+from ckd_trainer.utils.network import error_of_network
 
 Data = TypeVar("Data")
 
@@ -222,8 +222,7 @@ def loaded(load: Callable[[], Data], *, name: str, advice: str, also: tuple[type
                 raise TemporaryError(about_file(reason)) from error
         elif not isinstance(reason, (*ABOUT_DATA, *also)) and not is_script:
             raise
-        kind = TemporaryError if is_outage(reason) else InputError
-        raise kind(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
+        raise error_of_network(reason)(f"{name} cannot be loaded ({_one_line(reason)}): {advice}.") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -88,10 +88,7 @@ class MultiLabel(_Labels):
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
-        if labels is None:
-            return {}
-        labels = torch.where(_is_given(labels), labels, 0)
-        return {"labels": labels if labels.is_floating_point() else labels.float()}
+        return {} if labels is None else {"labels": _filled(labels, _is_given(labels))}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], _is_given(batch["labels"])
@@ -137,10 +134,7 @@ class Score(Head):
 
     def labels_for_model(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.get("labels")
-        if labels is None:
-            return {}
-        scores = torch.where(_has_score(labels), labels, 0)
-        return {"labels": scores if scores.is_floating_point() else scores.float()}
+        return {} if labels is None else {"labels": _filled(labels, _has_score(labels))}
 
     def task_loss(self, outputs: Mapping[str, Tensor], batch: Batch, own: Tensor) -> Tensor:
         labels, given = batch["labels"], _has_score(batch["labels"])
@@ -377,6 +371,12 @@ class NoHead(Head):
             f'tokenizer = AutoTokenizer.from_pretrained("{model_id}")\n'
             f'model = AutoModel.from_pretrained("{model_id}")'
         )
+
+
+def _filled(labels: Tensor, given: Tensor) -> Tensor:
+    """Returns labels as fractional numbers, with 0 where none is given."""
+    labels = torch.where(given, labels, 0)
+    return labels if labels.is_floating_point() else labels.float()
 
 
 def _is_given(labels: Tensor) -> Tensor:

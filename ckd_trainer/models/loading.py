@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ckd_trainer.models.compatibility import outline
-from ckd_trainer.utils.errors import InputError, TemporaryError, is_for_user
-from ckd_trainer.utils.network import is_outage
+from ckd_trainer.utils.errors import InputError, is_for_user
+from ckd_trainer.utils.network import error_of_network
 
 Result = TypeVar("Result")
 
@@ -56,8 +56,7 @@ def call(
         message = f"{' '.join(str(error).split())[:600]} ({type(error).__name__})"
         if os.path.exists(name_or_path):
             raise InputError(f"cannot load {name_or_path}: {message}") from error
-        kind = TemporaryError if is_outage(error) else InputError
-        raise kind(
+        raise error_of_network(error)(
             f"cannot load {name_or_path}: there is no such folder here, and loading it from the Hub fails: {message}"
         ) from error
 

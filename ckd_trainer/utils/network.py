@@ -32,9 +32,13 @@ def hub_errors(what: str, way_out: str) -> Iterator[None]:
     except Exception as error:  # large files are uploaded by code that raises errors of its own
         if not is_outage(error) and not isinstance(error, _OF_HUB):
             raise
-        kind = TemporaryError if is_outage(error) else InputError
         reason = f"{error} {error.__cause__ or ''}".strip()
-        raise kind(f"{what} ({reason}): {way_out}.") from error
+        raise error_of_network(error)(f"{what} ({reason}): {way_out}.") from error
+
+
+def error_of_network(error: BaseException) -> type[InputError]:
+    """Returns the exception for an error that the user can fix: a `TemporaryError` for an outage."""
+    return TemporaryError if is_outage(error) else InputError
 
 
 def is_refused(error: BaseException) -> bool:
